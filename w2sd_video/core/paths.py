@@ -1,0 +1,124 @@
+"""Paths: how a latent moves between two noise levels while the network's native prediction is held constant.
+
+A step over an interval of levels is affine, ``x_end = keep * x + move * prediction``. Its direction is only the order
+of the two ends: noisy to clean denoises, clean to noisy inverts, and with one prediction the two are exact inverses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+
+from w2sd_video.core.levels import Level
+
+
+class Path(Protocol):
+    """What the samplers need of a path; `NoisePath` and `FlowPath` are the two there are."""
+
+    def check(self, levels: Sequence[Level]) -> None: ...
+
+    def coefficients(self, start: Level, end: Level) -> tuple[float, float]: ...
+
+    def gap_coefficient(self, start: Level, end: Level) -> float: ...
+
+    def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor: ...
+
+    def clean(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor: ...
+
+    def noise(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor: ...
+
+    def renoise(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor: ...
+
+
+@final
+@dataclass(frozen=True)
+class NoisePath:
+    """Holds the predicted noise eps constant: DDIM, and Euler on sigmas when alpha is 1 throughout."""
+
+    def check(self, levels: Sequence[Level]) -> None:
+        """Raise ValueError if some level has alpha 0, from which eps alone cannot make a step."""
+        for i, level in enumerate(levels):
+            if level.alpha == 0:
+                raise ValueError(
+                    f"level {i} is {level}: a noise prediction cannot leave pure noise (alpha 0); "
+                    "give the first level a small alpha > 0, or use FlowPath with a velocity prediction"
+                )
+
+    def coefficients(self, start: Level, end: Level) -> tuple[float, float]:
+        """The (keep, move) of ``x_end = keep * x + move * eps``: r = alpha_end / alpha_start, sigma_end - r sigma_start."""
+        keep = end.alpha / start.alpha
+        return keep, end.sigma - keep * start.sigma
+
+    def gap_coefficient(self, start: Level, end: Level) -> float:
+        """The c of ``x~ - x = c * (eps_weak - eps_strong)``: alpha_start * (kappa_start - kappa_end) (Eq. 5)."""
+        return start.sigma - start.alpha * end.sigma / end.alpha
+
+    def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor:
+        """Move ``x`` from ``start`` to ``end`` along eps; any shape, the result has the dtype of ``x``."""
+        keep, move = self.coefficients(start, end)
+        return torch.add(x * keep, like(prediction, x), alpha=move)
+
+    def clean(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor:
+        """The x0 estimate ``(x - sigma * eps) / alpha`` of ``x`` at ``level``."""
+        return torch.sub(x, like(prediction, x), alpha=level.sigma) / level.alpha
+
+    def noise(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor:
+        """The noise estimate of ``x`` at ``level``: eps itself."""
+        return like(prediction, x)
+
+    def renoise(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
+        """The latent ``alpha * x0 + sigma * noise`` at ``level``."""
+        return torch.add(x0 * level.alpha, like(noise, x0), alpha=level.sigma)
+
+
+@final
+@dataclass(frozen=True)
+class FlowPath:
+    """Holds the predicted velocity v = noise - x0 constant: flow matching with alpha = 1 - sigma."""
+
+    def check(self, levels: Sequence[Level]) -> None:
+        """Raise ValueError if some level is off the straight path alpha = 1 - sigma by over 1e-6 (float32 schedules)."""
+        for i, level in enumerate(levels):
+            if abs(level.alpha + level.sigma - 1.0) > 1e-6:
+                raise ValueError(
+                    f"level {i} is {level}: flow matching needs alpha = 1 - sigma, but they sum to "
+                    f"{level.alpha + level.sigma:.8g}; use NoisePath for a variance-preserving schedule"
+                )
+
+    def coefficients(self, start: Level, end: Level) -> tuple[float, float]:
+        """The (keep, move) of ``x_end = keep * x + move * v``: 1 and sigma_end - sigma_start."""
+        return 1.0, end.sigma - start.sigma
+
+    def gap_coefficient(self, start: Level, end: Level) -> float:
+        """The c of ``x~ - x = c * (v_weak - v_strong)``: sigma_start - sigma_end (Eq. 5)."""
+        return start.sigma - end.sigma
+
+    def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor:
+        """Move ``x`` from ``start`` to ``end`` along v; any shape, the result has the dtype of ``x``."""
+        return torch.add(x, like(prediction, x), alpha=end.sigma - start.sigma)
+
+    def clean(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor:
+        """The x0 estimate ``x - sigma * v`` of ``x`` at ``level``."""
+        return torch.sub(x, like(prediction, x), alpha=level.sigma)
+
+    def noise(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor:
+        """The noise estimate ``x + alpha * v`` of ``x`` at ``level``."""
+        return torch.add(x, like(prediction, x), alpha=level.alpha)
+
+    def renoise(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
+        """The latent ``alpha * x0 + sigma * noise`` at ``level``."""
+        return torch.add(x0 * level.alpha, like(noise, x0), alpha=level.sigma)
+
+
+def like(prediction: Tensor, x: Tensor) -> Tensor:
+    """``prediction`` in the dtype of ``x``; ValueError if its shape differs (it would broadcast silently)."""
+    if prediction.shape != x.shape:
+        raise ValueError(
+            f"the network's prediction has shape {tuple(prediction.shape)}, the latent {tuple(x.shape)}; "
+            "a denoiser must return one value per latent value (split off a predicted variance first)"
+        )
+    return prediction.to(x.dtype)

@@ -1,0 +1,189 @@
+"""Samplers: plain sampling, W2SD (Algorithm 1) and auto-guidance, over any tensor and either path.
+
+`levels` are T + 1 levels, noisiest first. Every coefficient is a Python float made from them, so nothing in a loop
+reads a tensor back to the host. Latents are carried in float32 or better whatever is given and whatever the networks
+return. Gradients are not switched off here: wrap a call in `torch.no_grad()` when none are wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from w2sd_video.core.levels import Level, check_chain
+from w2sd_video.core.paths import Path
+from w2sd_video.core.reflection import Denoiser, reflect, reflect_fused, reflect_release
+
+MODES = ("paper", "fused", "release")
+
+OnStep = Callable[[int, Tensor], "Tensor | None"]
+"""Called after step i with the latent at levels[i + 1]; a returned tensor replaces it; StopSampling ends the run."""
+
+OnReflect = Callable[[int, Tensor, Tensor], None]
+"""Called after the reflection of step i with x and x~, both at levels[i]."""
+
+
+class StopSampling(Exception):
+    """Raised by an `OnStep` to end sampling now, with ``latent`` as the result."""
+
+    def __init__(self, latent: Tensor) -> None:
+        super().__init__("sampling was stopped by a callback")
+        self.latent = latent
+
+
+def sample(
+    x: Tensor, levels: Sequence[Level], strong: Denoiser, path: Path, *, on_step: OnStep | None = None
+) -> Tensor:
+    """The latent at the last level, sampled from ``x`` with one model. T evaluations.
+
+    Args:
+        x: latent at ``levels[0]``, any shape, any floating dtype.
+        levels: T + 1 levels, noisiest first.
+        strong: denoiser giving the native prediction of ``path``.
+        path: `NoisePath` or `FlowPath`.
+        on_step: see `OnStep`.
+
+    Returns:
+        Latent of the shape of ``x``, float32 (float64 for a float64 ``x``).
+
+    Raises:
+        ValueError: the levels are not a sampling grid of ``path``, or ``x`` is not floating point.
+    """
+
+    def advance(i: int, x: Tensor) -> Tensor:
+        return path.step(x, strong(x, levels[i]), levels[i], levels[i + 1])
+
+    return _run(x, levels, path, advance, on_step)
+
+
+def w2sd(
+    x: Tensor,
+    levels: Sequence[Level],
+    strong: Denoiser,
+    weak: Denoiser,
+    path: Path,
+    *,
+    num_reflections: int | None = None,
+    mode: str = "paper",
+    reflector: Denoiser | None = None,
+    strength: float = 1.0,
+    on_step: OnStep | None = None,
+    on_reflect: OnReflect | None = None,
+) -> Tensor:
+    """The latent at the last level, reflected in the first lambda of T steps (Alg. 1). T + 2 lambda evaluations.
+
+    Alg. 1 line 9 reads x~ also where no reflection was made; there it is x.
+
+    Args:
+        x, levels, path, on_step: as for `sample`.
+        strong: denoiser of the sampling steps, and of the reflections unless ``reflector`` is given.
+        weak: denoiser of the inversions.
+        num_reflections: lambda, counted from the noisiest step; None is T - 1. T is allowed where the last step can be
+            inverted (its end keeps noise) and in mode "fused"; never in mode "release".
+        mode: "paper" (`reflect`), "fused" (`reflect_fused`) or "release" (`reflect_release`).
+        reflector: the strong model as used inside the reflection, when it differs from sampling (App. C.1).
+        strength: multiplies x~ - x; 1 is W2SD, 0 evaluates everything and changes nothing.
+        on_reflect: see `OnReflect`.
+
+    Returns:
+        Latent of the shape of ``x``, float32 (float64 for a float64 ``x``).
+
+    Raises:
+        ValueError: as for `sample`; or an unknown mode, a lambda that cannot be had, a strength that is not finite.
+    """
+    check_chain(levels)
+    lam = _check_reflections(num_reflections, levels, mode)
+    if not math.isfinite(strength):
+        raise ValueError(f"strength must be a finite number (1 is W2SD), got {strength}")
+    inner = strong if reflector is None else reflector
+
+    def reflected(i: int, x: Tensor) -> Tensor:
+        start, end = levels[i], levels[i + 1]
+        if mode == "fused":
+            return reflect_fused(x, start, end, inner, weak, path, strength=strength)
+        if mode == "release":
+            tilde = reflect_release(x, start, end, levels[i + 2], inner, weak, path)
+        else:
+            tilde = reflect(x, start, end, inner, weak, path)
+        return tilde if strength == 1 else torch.lerp(x, tilde, float(strength))
+
+    def advance(i: int, x: Tensor) -> Tensor:
+        if i < lam:
+            tilde = reflected(i, x)
+            if on_reflect is not None:
+                on_reflect(i, x, tilde)
+            x = tilde
+        return path.step(x, strong(x, levels[i]), levels[i], levels[i + 1])
+
+    return _run(x, levels, path, advance, on_step)
+
+
+def autoguided(
+    x: Tensor,
+    levels: Sequence[Level],
+    strong: Denoiser,
+    weak: Denoiser,
+    path: Path,
+    *,
+    weight: float = 1.0,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """The latent at the last level by auto-guidance: good + weight * (good - bad) (Eq. 36-38). 2 T evaluations.
+
+    The baseline of App. E.5: to first order, W2SD is this with weight 1. Arguments, result and errors as for `sample`.
+    """
+
+    def advance(i: int, x: Tensor) -> Tensor:
+        start, end = levels[i], levels[i + 1]
+        good = path.step(x, strong(x, start), start, end)  # Eq. 36
+        bad = path.step(x, weak(x, start), start, end)  # Eq. 37
+        return torch.add(good, good - bad, alpha=weight)  # Eq. 38
+
+    return _run(x, levels, path, advance, on_step)
+
+
+def num_evaluations(num_steps: int, num_reflections: int) -> int:
+    """The evaluations of a W2SD run: T + 2 lambda (a guided evaluation counts once)."""
+    return num_steps + 2 * num_reflections
+
+
+def _run(
+    x: Tensor,
+    levels: Sequence[Level],
+    path: Path,
+    advance: Callable[[int, Tensor], Tensor],
+    on_step: OnStep | None,
+) -> Tensor:
+    check_chain(levels)
+    path.check(levels)
+    if not x.is_floating_point():
+        raise ValueError(f"the latent must be a floating-point tensor, got {x.dtype}")
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    for i in range(len(levels) - 1):
+        x = advance(i, x)
+        if on_step is not None:
+            try:
+                replaced = on_step(i, x)
+            except StopSampling as stop:
+                return stop.latent
+            x = x if replaced is None else replaced.to(x.dtype)
+    return x
+
+
+def _check_reflections(num_reflections: int | None, levels: Sequence[Level], mode: str) -> int:
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    num_steps = len(levels) - 1
+    last_inverts = mode == "fused" or (mode == "paper" and levels[-1].sigma > 0)
+    most = num_steps if last_inverts else num_steps - 1
+    if num_reflections is None:
+        return num_steps - 1
+    if not (isinstance(num_reflections, int) and 0 <= num_reflections <= most):
+        reason = "" if last_inverts else f" (the last step cannot be inverted in mode {mode!r} on this schedule)"
+        raise ValueError(
+            f"num_reflections must be a whole number from 0 to {most} for {num_steps} steps{reason}, got {num_reflections!r}"
+        )
+    return num_reflections
