@@ -49,7 +49,7 @@ class NoisePath:
                 )
 
     def coefficients(self, start: Level, end: Level) -> tuple[float, float]:
-        """The (keep, move) of ``x_end = keep * x + move * eps``: r = alpha_end / alpha_start, sigma_end - r sigma_start."""
+        """The (keep, move) of ``keep * x + move * eps``: r = alpha_end / alpha_start, and sigma_end - r sigma_start."""
         keep = end.alpha / start.alpha
         return keep, end.sigma - keep * start.sigma
 
@@ -81,7 +81,7 @@ class FlowPath:
     """Holds the predicted velocity v = noise - x0 constant: flow matching with alpha = 1 - sigma."""
 
     def check(self, levels: Sequence[Level]) -> None:
-        """Raise ValueError if some level is off the straight path alpha = 1 - sigma by over 1e-6 (float32 schedules)."""
+        """Raise ValueError if some level is off the straight path alpha = 1 - sigma by over 1e-6 (float32 grids)."""
         for i, level in enumerate(levels):
             if abs(level.alpha + level.sigma - 1.0) > 1e-6:
                 raise ValueError(
