@@ -182,8 +182,9 @@ def _check_reflections(num_reflections: int | None, levels: Sequence[Level], mod
     if num_reflections is None:
         return num_steps - 1
     if not (isinstance(num_reflections, int) and 0 <= num_reflections <= most):
-        reason = "" if last_inverts else f"; the last step cannot be inverted in mode {mode!r} on this schedule"
+        reason = "" if last_inverts else f" (the last one cannot be inverted in mode {mode!r} on this schedule)"
         raise ValueError(
-            f"num_reflections must be a whole number from 0 to {most}, got {num_reflections!r} for {num_steps} steps{reason}"
+            f"num_reflections must be a whole number from 0 to {most} for {num_steps} steps{reason}; "
+            f"got {num_reflections!r}"
         )
     return num_reflections
