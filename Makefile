@@ -1,0 +1,36 @@
+# make demo: watch W2SD beside its weak and strong versions; make test: everything that is checked.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow bench score format clean
+
+demo: .venv/ready
+	$(BIN)/python scripts/generate_video.py
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/ready
+	$(BIN)/python scripts/benchmark.py
+
+score: .venv/ready
+	$(BIN)/python scripts/score_demo.py
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, got " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch .venv/ready
+
+clean:
+	rm -rf .venv outputs build dist *.egg-info
