@@ -177,6 +177,7 @@ def test_the_release_inverts_with_the_coefficients_of_diffusers_ddim_inverse_one
 def test_guidance_is_exactly_one_half_at_scales_0_and_1(dtype: torch.dtype) -> None:
     unconditional, conditional = randn(1000, seed=1).to(dtype), randn(1000, seed=2).to(dtype)
     working = torch.promote_types(dtype, torch.float32)
+    assert lerp_guidance(unconditional, conditional, 3.0).dtype == working
     assert torch.equal(lerp_guidance(unconditional, conditional, 0.0), unconditional.to(working))
     assert torch.equal(lerp_guidance(unconditional, conditional, 1.0), conditional.to(working))
 
