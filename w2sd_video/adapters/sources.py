@@ -1,0 +1,251 @@
+"""Components of a pair from where they lie: a diffusers folder, a hub id or a single file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    MotionAdapter,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from w2sd_video.adapters.checkpoints import LDM_TEXT, LDM_VAE, Checkpoint, read_json, weight_files
+from w2sd_video.errors import UserError
+
+# What a text encoder's config says of its file rather than of what it computes.
+BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+NETWORKS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
+
+
+@dataclass
+class TextParts:
+    """SDXL's two tokenizers and text encoders; `force_zeros` says that an absent negative prompt is all zeros."""
+
+    tokenizer: Any
+    tokenizer_2: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    force_zeros: bool = True
+
+    def components(self) -> dict[str, Any]:
+        names = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
+        return {name: getattr(self, name) for name in names}
+
+
+@contextmanager
+def reading(name: str, part: str) -> Iterator[None]:
+    """Turn what the libraries raise for damaged, missing or unfitting weights into an error that names the file."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # safetensors, huggingface_hub, diffusers and transformers each raise their own
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"cannot load the {part} of {name}: {type(error).__name__}: {' '.join(reason)[:400]}; "
+            "check that the checkpoint is complete and of the SDXL family"
+        ) from error
+
+
+def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | None = None) -> Any:
+    """Returns `module` in evaluation mode, once every tensor of it is known to come from the checkpoint."""
+    unset = set((info or {}).get("missing_keys") or ())
+    unset |= {key for key, *_ in (info or {}).get("mismatched_keys") or ()}
+    unset |= {key for key, tensor in module.named_parameters() if tensor.is_meta}
+    if unset:
+        raise UserError(
+            f"the {part} of {name} lacks {len(unset)} tensors, which would be random: {', '.join(sorted(unset)[:5])}; "
+            "download the checkpoint again, or give one of the SDXL family"
+        )
+    return module.eval()
+
+
+class FolderSource:
+    """A diffusers folder, a folder with one network, or a hub id."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, allow_pickle: bool = False) -> None:
+        self.checkpoint, self.dtype, self.allow_pickle = checkpoint, dtype, allow_pickle
+
+    def _load(self, kind: Any, part: str, dtype: torch.dtype, **settings: Any) -> Any:
+        """`kind.from_pretrained` of `part`, strictly; on the hub the half-size files are tried first for 16 bits."""
+        name, folder = self.checkpoint.given, self.checkpoint.part_folder(part)
+        if self.checkpoint.kind == "network":
+            folder = self.checkpoint.path
+        place: dict[str, Any] = (
+            {"subfolder": part} if self.checkpoint.kind == "hub" and part != "motion_adapter" else {}
+        )
+        variants: list[str | None] = [None]
+        if folder is not None:
+            files = weight_files(folder)
+            variants = ["fp16" if files and ".fp16" in files[0].name + files[0].suffix else None]
+        elif dtype in (torch.float16, torch.bfloat16):
+            variants = ["fp16", None]
+        for variant in variants:
+            with reading(name, part):
+                try:
+                    module, info = kind.from_pretrained(
+                        str(folder) if folder is not None else name,
+                        dtype=dtype,
+                        variant=variant,
+                        use_safetensors=None if self.allow_pickle else True,
+                        local_files_only=folder is not None,
+                        output_loading_info=True,
+                        **place,
+                        **settings,
+                    )
+                except OSError:
+                    if variant == variants[-1]:
+                        raise
+                    continue
+            return check_complete(module, name, part, info)
+        raise AssertionError("the last variant either loads or raises")
+
+    def config(self, part: str) -> dict[str, Any] | None:
+        """The config of `part`; fetched where the checkpoint is a hub id, None where there is none."""
+        if self.checkpoint.kind != "hub":
+            return self.checkpoint.config(part)
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        file = "scheduler_config.json" if part == "scheduler" else "config.json"
+        inside = {"model_index": "model_index.json", "motion_adapter": "config.json"}.get(part, f"{part}/{file}")
+        with reading(self.checkpoint.given, part):
+            try:
+                return read_json(Path(hf_hub_download(self.checkpoint.given, inside)))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                return None
+
+    def unet(self) -> UNet2DConditionModel | UNetMotionModel:
+        name = (self.config("unet") or {}).get("_class_name", "UNet2DConditionModel")
+        if name not in NETWORKS:
+            raise UserError(f"the unet of {self.checkpoint.given} is a {name}; allowed: {' or '.join(NETWORKS)}")
+        return self._load(NETWORKS[name], "unet", self.dtype)
+
+    def vae(self) -> AutoencoderKL | None:
+        config = self.config("vae")
+        return None if config is None else self._load(AutoencoderKL, "vae", vae_dtype(config, self.dtype))
+
+    def motion_adapter(self) -> MotionAdapter:
+        return self._load(MotionAdapter, "motion_adapter", self.dtype)
+
+    def text(self) -> TextParts | None:
+        if self.config("text_encoder") is None or self.config("text_encoder_2") is None:
+            return None
+        name, path = self.checkpoint.given, self.checkpoint.path
+        tokenizers = {}
+        for part in ("tokenizer", "tokenizer_2"):
+            with reading(name, part):
+                tokenizers[part] = CLIPTokenizer.from_pretrained(
+                    str(path or name), subfolder=part, local_files_only=path is not None
+                )
+        return TextParts(
+            **tokenizers,
+            text_encoder=self._load(CLIPTextModel, "text_encoder", self.dtype),
+            text_encoder_2=self._load(CLIPTextModelWithProjection, "text_encoder_2", self.dtype),
+            force_zeros=bool((self.config("model_index") or {}).get("force_zeros_for_empty_prompt", True)),
+        )
+
+
+class FileSource:
+    """A single SDXL file; configs and tokenizers come from the `config` folder (or hub id)."""
+
+    def __init__(self, checkpoint: Checkpoint, config: str, dtype: torch.dtype) -> None:
+        self.checkpoint, self.dtype = checkpoint, dtype
+        folder = Path(config)
+        base = Checkpoint(config, "pipeline", folder) if folder.is_dir() else Checkpoint(config, "hub")
+        self.base = FolderSource(base, dtype)
+
+    def _has(self, *keys: str) -> bool:
+        header = self.checkpoint.header
+        return header is None or all(any(name.startswith(key) for name in header) for key in keys)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"config": self.base.checkpoint.given, "local_files_only": self.base.checkpoint.kind == "pipeline"}
+
+    def config(self, part: str) -> dict[str, Any] | None:
+        found = self.base.config(part)
+        if part == "unet" and found is not None:
+            return {**found, "_class_name": "UNet2DConditionModel"}
+        if part == "scheduler" and found is not None and self.checkpoint.header and "v_pred" in self.checkpoint.header:
+            return {**found, "prediction_type": "v_prediction"}
+        return None if part == "vae" and not self._has(LDM_VAE) else found
+
+    def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        name = self.checkpoint.given
+        with reading(name, part):
+            module = kind.from_single_file(str(self.checkpoint.path), subfolder=part, dtype=dtype, **self._place)
+        return check_complete(module, name, part)
+
+    def unet(self) -> UNet2DConditionModel:
+        return self._load(UNet2DConditionModel, "unet", self.dtype)
+
+    def vae(self) -> AutoencoderKL | None:
+        config = self.config("vae")
+        return None if config is None else self._load(AutoencoderKL, "vae", vae_dtype(config, self.dtype))
+
+    def text(self) -> TextParts | None:
+        if not self._has(*LDM_TEXT):
+            return None
+        name = self.checkpoint.given
+        with reading(name, "text encoders"):
+            pipe = StableDiffusionXLPipeline.from_single_file(
+                str(self.checkpoint.path), unet=None, vae=None, dtype=self.dtype, add_watermarker=False, **self._place
+            )
+        for part in ("text_encoder", "text_encoder_2"):
+            check_complete(getattr(pipe, part), name, part)
+        force_zeros = bool((self.base.config("model_index") or {}).get("force_zeros_for_empty_prompt", True))
+        return TextParts(pipe.tokenizer, pipe.tokenizer_2, pipe.text_encoder, pipe.text_encoder_2, force_zeros)
+
+
+Source = FolderSource | FileSource
+
+
+def vae_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The dtype a VAE decodes in: float32 where float16 overflows (`force_upcast`), else the networks' own.
+
+    The stock pipeline widens such a VAE for the call only, and diffusers 0.42 widens only part of it: its float16 decode
+    fails after all the sampling.
+    """
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
+
+
+def same_text_parts(first: TextParts, second: TextParts) -> bool:
+    """Whether both sides encode every prompt alike: the same vocabularies, settings and weights."""
+    for part in ("tokenizer", "tokenizer_2"):
+        ours, theirs = getattr(first, part), getattr(second, part)
+        if ours.get_vocab() != theirs.get_vocab() or ours.model_max_length != theirs.model_max_length:
+            return False
+        if ours.special_tokens_map != theirs.special_tokens_map:
+            return False
+    if first.force_zeros != second.force_zeros:
+        return False
+    for part in ("text_encoder", "text_encoder_2"):
+        ours, theirs = getattr(first, part), getattr(second, part)
+        settings = [
+            {key: value for key, value in encoder.config.to_dict().items() if key not in BOOKKEEPING}
+            for encoder in (ours, theirs)
+        ]
+        if settings[0] != settings[1] or not same_weights(ours, theirs):
+            return False
+    return True
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules of one class hold equal tensors under equal names."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        tensor.shape == theirs[name].shape and torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
+    )
