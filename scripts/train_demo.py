@@ -26,8 +26,8 @@ from w2sd_video.demo.training import (
 TEXT = Phase(1, steps=400, batch=120, learning_rate=3e-3, ema=0.99)
 VAE = Phase(2, steps=1200, batch=64, learning_rate=3e-3, ema=0.99)
 FRAMES = Phase(3, steps=1500, batch=128, learning_rate=1.5e-3, ema=0.995)
-CLIPS = Phase(4, steps=2600, batch=16, learning_rate=1.2e-3, ema=0.995)
-SIDES = Phase(5, steps=900, batch=16, learning_rate=6e-4, ema=0.995)
+CLIPS = Phase(4, steps=2200, batch=16, learning_rate=1.2e-3, ema=0.995)
+SIDES = Phase(5, steps=700, batch=16, learning_rate=6e-4, ema=0.995)
 
 
 def main() -> int:
@@ -54,7 +54,8 @@ def main() -> int:
 
     command = [sys.executable, __file__, *sys.argv[1:], "--side"]
     sides = [subprocess.Popen([*command, side]) for side in ("strong", "weak")]
-    if any([side.wait() for side in sides]):
+    codes = [side.wait() for side in sides]
+    if any(codes):
         print("error: a side did not finish training; the same command continues it", file=sys.stderr)
         return 1
     networks = []

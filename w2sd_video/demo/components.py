@@ -1,5 +1,7 @@
 """The demo's networks in diffusers' and transformers' own classes, at a size that two CPU cores can train."""
 
+import json
+
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -22,17 +24,15 @@ def build_tokenizer() -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False, min_frequency=1)
     tokenizer.train_from_iterator(CAPTIONS, trainer)
     learned = tokenizer.get_vocab()
-    merges = tokenizer_merges(tokenizer)
+    merges = _merges_of(tokenizer)
     pieces = sorted(alphabet) + [letter + "</w>" for letter in sorted(alphabet)]
     pieces += [piece for piece, _ in sorted(learned.items(), key=lambda item: item[1]) if piece not in pieces]
     vocab = {piece: index for index, piece in enumerate([*pieces, start, end])}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
 
-def tokenizer_merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+def _merges_of(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """The merge rules of a trained byte-pair model, most frequent first."""
-    import json
-
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in merges]
 

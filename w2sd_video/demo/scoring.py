@@ -1,13 +1,19 @@
-"""Score sampling methods on the bundled pair with the oracle: accuracies, and paired differences with intervals."""
+"""The sampling methods that are compared on the bundled pair, and what the oracle reads in their videos."""
 
+import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from diffusers import AnimateDiffSDXLPipeline
+from PIL import Image
 from torch import Tensor
 
-from w2sd_video.demo import oracle
+from w2sd_video.adapters.animatediff import load_pair
+from w2sd_video.adapters.hosting import reflected
+from w2sd_video.demo import oracle, world
 from w2sd_video.demo.captions import CAPTIONS, parse_caption
 
 STEPS, REFLECTIONS = 20, 10
@@ -64,79 +70,76 @@ def prompts_and_seeds(count: int) -> tuple[list[str], list[int]]:
     return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)], [100_000 + i for i in range(count)]
 
 
-def score(pair, method: Method, count: int, batch: int = 24, progress=None) -> tuple[Score, Tensor]:
-    """Generate `count` videos with one method and read them; also the frames, [N, F, 3, H, W] uint8.
+def load(weights: Path) -> dict[str, AnimateDiffSDXLPipeline]:
+    """The two sides of a pair written by `export_pair`, each as a pipeline; everything but the UNet is shared."""
+    pair = load_pair(str(weights), str(weights / "weak"), None, dtype=torch.float32, device="cpu")
+    weak = AnimateDiffSDXLPipeline(**{**pair.pipe.components, "unet": pair.weak})
+    return {"strong": pair.pipe, "weak": weak}
+
+
+def generate(sides: Mapping[str, AnimateDiffSDXLPipeline], method: Method, prompts: list[str], seeds: list[int]):
+    """Frames [B, F, 3, H, W] in [0, 1] and the run that made them, for one batch of prompts and noise seeds."""
+    partner = sides[method.partner].unet if method.partner in sides else method.partner
+    pipe = sides[method.sampled]
+    pipe.set_progress_bar_config(disable=True)
+    with reflected(
+        pipe,
+        weak=partner,
+        num_reflections=0 if partner is None else REFLECTIONS,
+        mode=method.mode,
+        strength=method.strength,
+        method=method.algorithm,
+    ) as run:
+        frames = pipe(
+            prompts,
+            num_frames=world.NUM_FRAMES,
+            height=world.SIZE,
+            width=world.SIZE,
+            num_inference_steps=method.steps,
+            guidance_scale=method.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="pt",
+        ).frames
+    return frames.float().clamp(0, 1), run
+
+
+def score(
+    sides: Mapping[str, AnimateDiffSDXLPipeline],
+    method: Method,
+    count: int,
+    batch: int = 24,
+    progress: Callable[[int], object] = lambda finished: None,
+) -> tuple[Score, Tensor]:
+    """Generate `count` videos with one method and read them; also the frames as [N, F, 3, H, W] uint8.
 
     Args:
-        pair: a `LoadedPair` of the demo preset.
-        progress: called with the number of finished videos after each batch.
+        sides: from `load`.
+        progress: called after each batch with the number of videos in it.
     """
-    from w2sd_video import reflected
-
     prompts, seeds = prompts_and_seeds(count)
-    frames, rows, evaluations, start = [], 0, 0, time.perf_counter()
+    wanted = torch.tensor([parse_caption(prompt) for prompt in prompts])
+    videos, correct, start = [], [], time.perf_counter()
     for first in range(0, count, batch):
         chosen = slice(first, first + batch)
-        with pair.sampling(method.sampled) as pipe:
-            partner = pair.network(method.partner) if method.partner in ("weak", "strong") else method.partner
-            with reflected(
-                pipe,
-                weak=partner,
-                num_reflections=REFLECTIONS if partner is not None else 0,
-                mode=method.mode,
-                strength=method.strength,
-                method=method.algorithm,
-                progress=False,
-            ) as run:
-                clips = pipe(
-                    prompts[chosen],
-                    num_frames=8,
-                    height=32,
-                    width=32,
-                    num_inference_steps=method.steps,
-                    guidance_scale=method.guidance,
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[chosen]],
-                    output_type="pt",
-                ).frames
-        frames.append((clips.float().clamp(0, 1) * 255).round().to(torch.uint8))
-        rows, evaluations = run.num_rows, run.num_evaluations
-        if progress is not None:
-            progress(first + len(clips))
-    videos = torch.cat(frames)
-    wanted = torch.tensor([parse_caption(prompt) for prompt in prompts])
-    correct = torch.cat(
-        [oracle.accuracy(part / 255, want) for part, want in zip(videos.split(240), wanted.split(240), strict=True)]
-    )
-    return Score(correct, evaluations, rows, (time.perf_counter() - start) / count), videos
+        frames, run = generate(sides, method, prompts[chosen], seeds[chosen])
+        videos.append((frames * 255).round().to(torch.uint8))
+        correct.append(oracle.accuracy(videos[-1] / 255, wanted[chosen]))  # as a file would hold it: 8 bits
+        progress(len(frames))
+    seconds = (time.perf_counter() - start) / count
+    return Score(torch.cat(correct), run.num_evaluations, run.num_rows // len(frames), seconds), torch.cat(videos)
 
 
-def paired_interval(a: Tensor, b: Tensor, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """The mean of a - b over paired videos [N] and its 95 percent bootstrap interval (percentiles over videos)."""
-    difference = a.double() - b.double()
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(difference), (draws, len(difference)), generator=generator)
-    means = difference[picks].mean(dim=1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return difference.mean().item(), low, high
+def save_sheet(videos: Tensor, path: Path, rows: int = 12) -> None:
+    """A picture of the first clips, one a row, its frames from left to right, four times as large."""
+    clips = videos[:: max(1, len(videos) // rows)][:rows]
+    sheet = clips.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [rows * H, F * W, 3]
+    picture = Image.fromarray(sheet.numpy())
+    picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.NEAREST).save(path)
 
 
-# name, method, compared with, least mean difference, the sign the whole interval must have (None: exact equality)
-BARS: Sequence[tuple[str, str, str, float, int | None]] = (
-    ("W2SD (paper mode) beats strong by 0.08", "w2sd", "strong", 0.08, 1),
-    ("W2SD (fused) beats strong by 0.05", "w2sd-fused", "strong", 0.05, 1),
-    ("W2SD beats its own zero-gap", "w2sd", "zero-gap", 0.0, 1),
-    ("W2SD beats strong at equal evaluations", "w2sd", "strong-equal", 0.0, 1),
-    ("swapped roles fall below strong", "swapped", "strong", 0.0, -1),
-    ("swapped roles fall below weak", "swapped", "weak", 0.0, 0),
-    ("fused zero-gap is strong, exactly", "zero-gap-fused", "strong", 0.0, None),
-)
-
-
-def check_bar(a: Tensor, b: Tensor, least: float, sign: int | None) -> bool:
-    """Whether videos `a` against `b` [N] meet a bar of `BARS`: 1 and -1 want the interval above or below 0, 0 the mean below."""
-    if sign is None:
-        return torch.equal(a, b)
-    mean, low, high = paired_interval(a, b)
-    if sign == 0:
-        return mean < 0
-    return (mean >= least and low > 0) if sign > 0 else high < 0
+def fingerprint(weights: Path) -> str:
+    """A hash of a pair's weight files, so that scores of other weights are not taken for these."""
+    digest = hashlib.sha256()
+    for path in sorted(weights.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

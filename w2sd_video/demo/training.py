@@ -5,6 +5,7 @@ of wrong captions differs (strong 0.15, weak 0.30 per attribute), so that the we
 Every draw of step n comes from a generator seeded with (seed, phase, n), so a phase can be stopped and resumed anywhere.
 """
 
+import copy
 import math
 import os
 import time
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNetMotionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from w2sd_video.adapters.animatediff import assemble_motion_unet
 from w2sd_video.demo import components, world
 from w2sd_video.demo.captions import CAPTIONS, COLOURS, MOTIONS, SHAPES, parse_caption
 
@@ -227,7 +229,9 @@ def signal_rates() -> tuple[Tensor, Tensor]:
     return cumulative.sqrt(), (1 - cumulative).sqrt()
 
 
-def diffusion_loss(network: nn.Module, bank: Bank, batch: int, corruption: float, video: bool):
+def diffusion_loss(
+    network: nn.Module, bank: Bank, batch: int, corruption: float, video: bool
+) -> Callable[[torch.Generator], Tensor]:
     """The v-prediction loss on clips, or on single frames of them, captioned wrongly with probability `corruption`."""
     alphas, sigmas = signal_rates()
     time_ids = torch.tensor(TIME_IDS, dtype=torch.float32).expand(batch, 6)
@@ -254,27 +258,30 @@ def diffusion_loss(network: nn.Module, bank: Bank, batch: int, corruption: float
     return loss
 
 
-def train_frames(bank: Bank, folder: Path, seed: int, phase: Phase, quiet: bool):
+def train_frames(bank: Bank, folder: Path, seed: int, phase: Phase, quiet: bool) -> UNet2DConditionModel:
     """The 2-D UNet, on single frames captioned as the weak side's are."""
     torch.manual_seed(seed + 2)
     unet = components.build_unet()
-    train("frames", phase, unet, diffusion_loss(unet, bank, phase.batch, CORRUPTION["weak"], False), folder, seed, quiet)
+    train(
+        "frames", phase, unet, diffusion_loss(unet, bank, phase.batch, CORRUPTION["weak"], False), folder, seed, quiet
+    )
     return unet
 
 
-def untrained_motion_unet(unet2d) -> UNetMotionModel:
-    """The motion UNet over a 2-D UNet, whose new motion modules change nothing yet."""
+def untrained_motion_unet(unet2d: UNet2DConditionModel) -> UNetMotionModel:
+    """The motion UNet over a copy of a 2-D UNet, whose new motion modules change nothing yet."""
     torch.manual_seed(0)
-    network = UNetMotionModel.from_unet2d(unet2d, components.build_motion_adapter())
-    network.add_embedding.load_state_dict(unet2d.add_embedding.state_dict())
-    for name, module in network.named_modules():
-        if "motion_modules" in name and name.endswith(".proj_out"):
+    adapter = components.build_motion_adapter()
+    for name, module in adapter.named_modules():
+        if name.endswith(".proj_out"):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
-    return network
+    return assemble_motion_unet(copy.deepcopy(unet2d), adapter)
 
 
-def train_clips(unet2d, bank: Bank, folder: Path, seed: int, phase: Phase, quiet: bool) -> UNetMotionModel:
+def train_clips(
+    unet2d: UNet2DConditionModel, bank: Bank, folder: Path, seed: int, phase: Phase, quiet: bool
+) -> UNetMotionModel:
     """2-D layers and motion modules together, on clips captioned as the weak side's are."""
     network = untrained_motion_unet(unet2d)
     loss = diffusion_loss(network, bank, phase.batch, CORRUPTION["weak"], True)
