@@ -26,7 +26,7 @@ def extract_motion_adapter(network: UNetMotionModel) -> MotionAdapter:
 def export_pair(
     output: Path, encoders: TextEncoders, vae: AutoencoderKL, strong: UNetMotionModel, weak: UNetMotionModel
 ) -> None:
-    """Save float16 safetensors: `output` loads with AnimateDiffSDXLPipeline.from_pretrained, `output/weak/unet` beside it.
+    """Save float16 safetensors: `output` is an AnimateDiffSDXLPipeline folder, `output/weak/unet` the weak side's UNet.
 
     Raises:
         ValueError: the sides' motion modules differ, so that one adapter cannot serve both.

@@ -27,7 +27,7 @@ def read(frames: Tensor) -> Tensor:
 
 
 def accuracy(frames: Tensor, attributes: Tensor) -> Tensor:
-    """Which attributes are read as asked for: booleans [B, 3] for clips [B, F, 3, H, W] and wanted attributes [B, 3]."""
+    """Which attributes are read as asked for: booleans [B, 3] for clips [B, F, 3, H, W] and attributes [B, 3]."""
     return read(frames) == attributes
 
 

@@ -1,4 +1,4 @@
-"""What the demo's scores say: paired differences with intervals, the table, and the bars the bundled pair is held to."""
+"""What the demo's scores say: paired differences with intervals, the table, and the bars the pair is held to."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -32,7 +32,7 @@ def paired_interval(a: Tensor, b: Tensor, draws: int = 10_000, seed: int = 0) ->
 class Bar(NamedTuple):
     """A claim about two methods: the mean difference is at least `least`, and `side` says what else must hold.
 
-    `side` is "above" or "below" (the whole interval lies there), "mean below" (the mean does) or "equal" (no video differs).
+    `side` is "above" or "below" (the whole interval lies there), "mean below" (the mean does) or "equal" (all videos).
     """
 
     claim: str
