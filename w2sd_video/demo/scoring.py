@@ -11,8 +11,8 @@ from diffusers import AnimateDiffSDXLPipeline
 from PIL import Image
 from torch import Tensor
 
-from w2sd_video.adapters.animatediff import load_pair
 from w2sd_video.adapters.hosting import reflected
+from w2sd_video.adapters.loading import load_pair
 from w2sd_video.demo import oracle, world
 from w2sd_video.demo.captions import CAPTIONS, parse_caption
 
@@ -79,12 +79,13 @@ def load(weights: Path) -> dict[str, AnimateDiffSDXLPipeline]:
 
 def generate(sides: Mapping[str, AnimateDiffSDXLPipeline], method: Method, prompts: list[str], seeds: list[int]):
     """Frames [B, F, 3, H, W] in [0, 1] and the run that made them, for one batch of prompts and noise seeds."""
-    partner = sides[method.partner].unet if method.partner in sides else method.partner
+    partner = method.partner
+    weak = sides[partner].unet if partner in ("strong", "weak") else partner
     pipe = sides[method.sampled]
     pipe.set_progress_bar_config(disable=True)
     with reflected(
         pipe,
-        weak=partner,
+        weak=weak,
         num_reflections=0 if partner is None else REFLECTIONS,
         mode=method.mode,
         strength=method.strength,

@@ -1,8 +1,9 @@
 """How the demo's networks are trained: text encoders, VAE, a 2-D UNet on frames, motion on clips, then the two sides.
 
-The pair follows the paper's Theorem 2: both sides start from the same networks and see the same batches; only the share
-of wrong captions differs (strong 0.15, weak 0.30 per attribute), so that the weak side's bias is about twice the strong's.
-Every draw of step n comes from a generator seeded with (seed, phase, n), so a phase can be stopped and resumed anywhere.
+The pair follows the paper's Theorem 2: both sides start from the same networks and see the same batches; only the
+share of wrong captions differs (strong 0.15, weak 0.30 per attribute), so the weak side's bias is about twice the
+strong's. Every draw of step n comes from a generator seeded with (seed, phase, n), so that a phase can be stopped and
+resumed anywhere.
 """
 
 import copy
@@ -195,7 +196,7 @@ def normalise_latents(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Bank:
-    """Encoded clips to draw batches from: latents [N, 4, F, 8, 8] and attributes [N, 3]; and all captions' embeddings."""
+    """Encoded clips to draw batches from: latents [N, 4, F, 8, 8], attributes [N, 3]; and the captions' embeddings."""
 
     latents: Tensor
     attributes: Tensor

@@ -1,7 +1,7 @@
 """The toy world: clips of one coloured shape that starts near the centre and moves outward, or stays.
 
-Because every clip starts at the centre, "moving left" also means "on the left side" in a single frame: a 2-D network can
-learn where a motion leads, and a motion module has to learn the order in time.
+Because every clip starts at the centre, "moving left" also means "on the left side" in a single frame: a 2-D network
+can learn where a motion leads, and a motion module has to learn the order in time.
 """
 
 import math
@@ -100,7 +100,7 @@ def random_frames(count: int, generator: torch.Generator) -> Clips:
 def corrupt(attributes: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """The attributes a biased captioner writes down: each one is replaced by a uniform draw with `probability`.
 
-    The draws do not depend on `probability`, so two captioners fed the same generator state err on nested sets of clips.
+    The draws do not depend on `probability`, so two captioners fed the same generator state err on nested sets.
     """
     draws = random_attributes(len(attributes), generator)
     wrong = torch.rand(attributes.shape, generator=generator) < probability
