@@ -18,9 +18,9 @@ class ModelSpec:
     """What differs on one side of a pair; `None` (or an empty tuple) means "as the strong side".
 
     `guidance` is the scale of classifier-free guidance, `uncond + guidance * (cond - uncond)`: any finite number, 0
-    (the unconditional prediction), 1 (the conditional one) and negative numbers included. On a network whose guidance is
-    an input (Flux and other guidance-distilled networks) it is that embedded guidance, unless the call itself runs real
-    guidance (`true_cfg_scale` above 1), in which case it is the scale of the real one.
+    (the unconditional prediction), 1 (the conditional one) and negative numbers included. On a network whose guidance
+    is an input (Flux and other guidance-distilled networks) it is that embedded guidance, unless the call itself runs
+    real guidance (`true_cfg_scale` above 1), in which case it is the scale of the real one.
     """
 
     checkpoint: str | None = None
@@ -57,8 +57,8 @@ class ReflectionConfig:
     """How a pair is used.
 
     `num_reflections` is lambda, counted from the noisiest level (`None`: one fewer than the steps); `mode` one of
-    "paper", "fused" and "release"; `strength` multiplies the move each reflection makes; `reflector` says how the strong
-    side differs inside the reflection from how it samples (App. C.1 reflects at guidance 1.0 and samples at 5.5).
+    "paper", "fused" and "release"; `strength` multiplies the move each reflection makes; `reflector` says how the
+    strong side differs inside the reflection from how it samples (App. C.1 reflects at 1.0 and samples at 5.5).
     """
 
     num_reflections: int | None = None

@@ -1,0 +1,215 @@
+"""What a pipeline tells its network at a step, taken apart so that our sampler can tell it the same at any latent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from w2sd_video.adapters.recording import LATENT_DEPENDENT, NetworkCall, RecordedStep
+from w2sd_video.core import lerp_guidance
+from w2sd_video.errors import UserError
+
+
+@dataclass
+class Counter:
+    """Network calls and batch rows so far, and evaluations of a side (a guided one counts once)."""
+
+    forwards: int = 0
+    rows: int = 0
+    evaluations: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """The arguments of one step's network calls, without the latent.
+
+    `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guidance` is how the pipeline
+    itself weighs the halves, 1 where it prepared one only.
+    """
+
+    network: nn.Module
+    latent_name: str
+    latent_shape: torch.Size
+    dtype: torch.dtype
+    conditional: dict[str, Any]
+    unconditional: dict[str, Any] | None = None
+    doubled: dict[str, Any] | None = None
+    conditional_first: bool = False
+    guidance: float = 1.0
+
+    @property
+    def timestep(self) -> Tensor:
+        return self.conditional["timestep"]
+
+    def at(self, timestep: Tensor) -> Conditioning:
+        """The same at another step's timestep, whatever its shape there (a scalar, or one per row)."""
+        value = timestep.reshape(-1)[0]
+        return self._with("timestep", lambda told: value.to(told.dtype).expand(told.shape))
+
+    def with_embedded(self, factor: float) -> Conditioning:
+        """The same with the guidance that is an input of the network multiplied."""
+        return self._with("guidance", lambda told: told * factor)
+
+    def _with(self, name: str, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        def changed(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
+            return None if arguments is None else {**arguments, name: change(arguments[name])}
+
+        conditional = changed(self.conditional)
+        assert conditional is not None
+        return replace(
+            self,
+            conditional=conditional,
+            unconditional=changed(self.unconditional),
+            doubled=changed(self.doubled),
+        )
+
+
+def predict(
+    conditioning: Conditioning,
+    x: Tensor,
+    guidance: float,
+    *,
+    counter: Counter,
+    network: nn.Module | None = None,
+) -> Tensor:
+    """Returns the guided prediction at `x` [B, ...], float32 or better; a half that does not count is not evaluated.
+
+    `network` stands in for the recorded one.
+    """
+    net = conditioning.network if network is None else network
+
+    def evaluate(arguments: dict[str, Any], latent: Tensor) -> Tensor:
+        counter.forwards += 1
+        counter.rows += latent.shape[0]
+        given = {name: _fresh(value) for name, value in arguments.items()}
+        given.update(return_dict=False)
+        given[conditioning.latent_name] = latent.to(conditioning.dtype)
+        output = net(**given)[0]
+        if output.shape != latent.shape:
+            raise UserError(
+                f"{type(net).__name__} predicts shape {tuple(output.shape)} for a latent of {tuple(latent.shape)}; "
+                "both sides must work on latents of one shape"
+            )
+        return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    if guidance == 1:
+        return evaluate(conditioning.conditional, x)
+    if conditioning.unconditional is None:
+        raise UserError(
+            f"guidance {guidance:g} needs the unconditional half of guidance, which the pipeline did not prepare at this "
+            "step; use guidance 1, or no callback that turns guidance off"
+        )
+    if guidance == 0:
+        return evaluate(conditioning.unconditional, x)
+    if conditioning.doubled is not None:
+        first, second = evaluate(conditioning.doubled, torch.cat([x, x])).chunk(2)
+    elif conditioning.conditional_first:
+        first, second = evaluate(conditioning.conditional, x), evaluate(conditioning.unconditional, x)
+    else:
+        first, second = evaluate(conditioning.unconditional, x), evaluate(conditioning.conditional, x)
+    conditional, unconditional = (first, second) if conditioning.conditional_first else (second, first)
+    return lerp_guidance(unconditional, conditional, guidance)
+
+
+def read_conditioning(
+    step: RecordedStep, scales: Sequence[float], known: tuple[bool, float] | None = None
+) -> Conditioning:
+    """Returns the conditioning of a recorded step.
+
+    Args:
+        step: what the pipeline did up to its scheduler's step.
+        scales: the guidance scales the pipeline may be applying.
+        known: whether the conditional half comes first, and the scale, if that was measured at an earlier step
+            (measuring reads from the device).
+
+    Raises:
+        UserError: the pipeline does something else than plain guidance on its latent.
+    """
+    rows = [call.latent.shape[0] for call in step.calls]
+    batch = step.sample.shape[0]
+    for call in step.calls:
+        _check_call(call, step.sample)
+    if rows == [batch]:
+        (call,) = step.calls
+        return Conditioning(call.network, call.latent_name, step.sample.shape, call.latent.dtype, _without_latent(call))
+    if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):
+        raise UserError(
+            f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection knows one "
+            "call, one call with the batch doubled, and two calls (turn off perturbed-attention or skip-layer guidance)"
+        )
+    conditional_first, guidance = known or _measure(step.combined, scales)
+    call = step.calls[0]
+    if len(rows) == 2:
+        halves, doubled = [_without_latent(each) for each in step.calls], None
+    else:
+        doubled = _without_latent(call)
+        halves = [{name: _half(name, value, 2 * batch, k) for name, value in doubled.items()} for k in (0, 1)]
+    conditional, unconditional = halves if conditional_first else halves[::-1]
+    return Conditioning(
+        call.network,
+        call.latent_name,
+        step.sample.shape,
+        call.latent.dtype,
+        conditional,
+        unconditional,
+        doubled,
+        conditional_first,
+        guidance,
+    )
+
+
+def _measure(combined: Tensor, scales: Sequence[float]) -> tuple[bool, float]:
+    """Whether the conditional half comes first, and the guidance scale, from what became of the probe (1 first, else 0)."""
+    low, high = torch.stack(torch.aminmax(combined[0].float())).tolist()
+    if math.isfinite(low) and math.isfinite(high) and high - low <= 1e-2 * max(1.0, abs(high)):
+        for scale in scales:
+            near = 1e-2 * max(1.0, abs(scale))
+            if abs(low - (1.0 - scale)) <= near:
+                return False, scale
+            if abs(low - scale) <= near:
+                return True, scale
+    raise UserError(
+        "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
+        f"(scale one of {[float(s) for s in scales]}); turn off guidance_rescale and other changes to guidance"
+    )
+
+
+def _check_call(call: NetworkCall, sample: Tensor) -> None:
+    name = type(call.network).__name__
+    for argument in LATENT_DEPENDENT:
+        if call.arguments.get(argument) is not None:
+            raise UserError(
+                f"{name} is given {argument}, which a ControlNet computes from the latent; reflection does not call "
+                "ControlNets yet: use the pipeline without one"
+            )
+    if call.latent.shape[1:] != sample.shape[1:]:
+        raise UserError(
+            f"{name} is given a latent of shape {tuple(call.latent.shape)} while the scheduler steps one of "
+            f"{tuple(sample.shape)}; networks that take more than the latent (inpainting, image to video by "
+            "concatenation) are not supported"
+        )
+
+
+def _without_latent(call: NetworkCall) -> dict[str, Any]:
+    return {name: value for name, value in call.arguments.items() if name != call.latent_name}
+
+
+def _half(name: str, value: Any, rows: int, index: int) -> Any:
+    """The given half of everything with a batch dimension (`rows`, or a multiple: text embeddings repeated per frame)."""
+    if isinstance(value, dict):
+        return {key: _half(key, item, rows, index) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_half(name, item, rows, index) for item in value)
+    batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] % rows == 0
+    if not batched or "rotary" in name or name in ("img_ids", "txt_ids"):
+        return value
+    return value.chunk(2)[index]
+
+
+def _fresh(value: Any) -> Any:
+    return {key: _fresh(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,231 @@
+"""Turning any diffusers pipeline call into a W2SD call.
+
+The stock pipeline runs as ever: it encodes prompts, makes latents, loops, calls back, decodes and frees its hooks. Only
+the two things its loop is made of are taken over: calling the network is recorded, and `scheduler.step` makes one step
+of our sampler, with the real networks, at that step's recorded conditioning.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
+from w2sd_video.adapters.recording import Recorder
+from w2sd_video.adapters.refusals import check_call, check_network, check_pipelines
+from w2sd_video.adapters.run import Run
+from w2sd_video.adapters.schedules import check_scheduler
+from w2sd_video.adapters.settings import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
+from w2sd_video.adapters.sides import SideMaker, WeakSide
+from w2sd_video.adapters.stepping import HostedCall, Method
+from w2sd_video.errors import UserError
+from w2sd_video.pair import ModelSpec, ReflectionConfig
+
+Weak = Any  # a pipeline | nn.Module | ModelSpec | (pipeline or nn.Module, ModelSpec) | "zero-gap" | None
+Progress = bool | Callable[[int, int], None] | None
+METHODS = ("w2sd", "autoguided")
+HOSTED = "_w2sd_hosted"
+
+
+@contextmanager
+def reflected(
+    pipe: Any,
+    weak: Weak = None,
+    *,
+    num_reflections: int | None = None,
+    mode: str = "paper",
+    strength: float = 1.0,
+    reflector: ModelSpec | None = None,
+    config: ReflectionConfig | None = None,
+    method: str = "w2sd",
+    weak_inputs: Mapping[str, Any] | None = None,
+    first_order: bool = False,
+    progress: Progress = None,
+) -> Iterator[Run]:
+    """While active, every call of `pipe` is a W2SD call; yields the `Run` that counts what the latest call did.
+
+        with reflected(pipe, weak=weak_unet, num_reflections=49) as run:
+            frames = pipe(prompt, num_inference_steps=50, guidance_scale=3.0, generator=g).frames
+        run.num_evaluations, run.num_rows, run.gaps
+
+    The strong side samples as the call says: its `guidance_scale` (`true_cfg_scale` where there is one), where diffusers
+    takes 1 and less for no guidance. What the weak side leaves out is as the strong side reflects (`reflector`), and what
+    `reflector` leaves out is as the strong side samples. Guidances of the two may be any number, 0 and negative ones
+    included, also where the call itself has guidance off. On a network whose guidance is an input (Flux) they are that
+    input, unless the call runs real guidance (`true_cfg_scale` above 1 and a negative prompt), which they then are.
+
+    Args:
+        pipe: a diffusers pipeline. Prompts, latents, callbacks, interrupts, decoding, output types and offloading are its
+            own; the scheduler is the one it has when called.
+        weak: another pipeline of the same latent space; another network (`nn.Module`) of the class of the pipeline's own;
+            a `ModelSpec` of what differs on the same network (guidance, prompt, negative_prompt); a tuple (pipeline or
+            network, ModelSpec); or "zero-gap", the control whose weak side is the strong side as it reflects. None only
+            without reflections: plain sampling through the same code.
+        num_reflections: lambda, from the noisiest step; None is one fewer than the steps.
+        mode: "paper" (Alg. 1), "fused" (Theorem 1) or "release" (the published code's coefficients).
+        strength: multiplies the move of each reflection, or is the weight of auto-guidance.
+        reflector: how the strong side differs inside the reflection (guidance, prompt, negative_prompt).
+        config: the four settings above in one; give either it or them.
+        method: "w2sd", or "autoguided" (App. E.5) with the same two sides.
+        weak_inputs: call arguments in place of the strong call's when the weak side's conditioning is made, such as
+            prompt_embeds computed before its text encoders were freed.
+        first_order: allow a multistep scheduler (DPM++ multistep, UniPC, PNDM ...) for its grid, with first-order steps.
+        progress: False for no progress bar; a function (done, total) called after each evaluation, instead of the bar;
+            None for the pipeline's own bar, counting evaluations.
+
+    Raises:
+        UserError: on entry or in the call, before the first evaluation, for what cannot be reflected.
+        NonFiniteLatentError: in the call, naming the step whose latent was not finite.
+    """
+    method_settings, spec = _settings(config, num_reflections, mode, strength, reflector, method, first_order)
+    if hasattr(type(pipe), HOSTED):
+        raise UserError("this pipeline is already inside a `with reflected(...)`; leave that one first")
+    networks_of(pipe)
+    check_scheduler(pipe.scheduler, first_order=first_order)
+    check_spec(spec, "reflector")
+    sides = _weak_side(pipe, weak, weak_inputs, method_settings)
+    run = Run()
+    kind = type(pipe)
+    host = _Host(pipe, kind, sides, spec, method_settings, progress, run)
+    object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
+    try:
+        yield run
+    finally:
+        object.__setattr__(pipe, "__class__", kind)
+
+
+class _Host:
+    """Runs the calls of one `with reflected(...)`, one at a time."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        kind: type,
+        weak: WeakSide | None,
+        reflector: ModelSpec,
+        method: Method,
+        progress: Progress,
+        run: Run,
+    ) -> None:
+        self._pipe, self._kind, self._weak, self._reflector = pipe, kind, weak, reflector
+        self._method, self._progress, self._run = method, progress, run
+        self._busy = False
+
+    def call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        if self._busy:
+            raise UserError(
+                "the pipeline was called inside its own reflected call; call it after that one has returned"
+            )
+        self._busy = True
+        try:
+            return self._call(args, kwargs)
+        finally:
+            self._busy = False
+
+    def _call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        pipe, stock = self._pipe, self._kind.__call__  # type: ignore[operator]
+        self._run.reset()
+        arguments = call_arguments(stock, pipe, args, kwargs)
+        check_call(pipe, arguments, self._method)
+        guidance = call_guidance(stock, pipe, arguments)
+        maker = SideMaker(pipe, stock, arguments, guidance)
+        reflector = maker.reflector(self._reflector)
+        weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
+        if self._weak is not None and maker.alike(reflector, weak):
+            raise UserError(
+                "the weak side differs in nothing from the strong side as it reflects; say what differs, "
+                'or ask for that control by name: weak="zero-gap"'
+            )
+        hosted = HostedCall(pipe, self._method, reflector, weak, guidance, self._run)
+        given = arguments
+        if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
+            given = with_both_halves(guidance, arguments)
+        bar = functools.partial(self._bar, hosted)
+        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step)
+        try:
+            with progress_bar_replaced(pipe, bar), recorder.installed():
+                result = stock(pipe, **given)
+            hosted.finish()
+        finally:
+            if given is not arguments and hasattr(pipe, "_guidance_scale"):
+                pipe._guidance_scale = maker.argument("guidance_scale")
+        return result
+
+    def _bar(self, hosted: HostedCall, iterable: Iterable | None, num_steps: int) -> EvaluationBar:
+        total = self._method.evaluations(num_steps)
+        own = self._progress is None or self._progress is True
+        bar = self._kind.progress_bar(self._pipe, total=total) if own else None  # type: ignore[attr-defined]
+        report = self._progress if callable(self._progress) else None
+        hosted.bar = EvaluationBar(bar, iterable, total, report)
+        return hosted.bar
+
+
+def _hosted_class(kind: type, call: Callable[[tuple, Mapping[str, Any]], Any]) -> type:
+    """A class like `kind` whose instances, when called, run `call` instead."""
+
+    @functools.wraps(kind.__call__)  # type: ignore[operator]
+    def hosted(_pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(args, kwargs)
+
+    body = {"__call__": hosted, "__module__": kind.__module__, "__qualname__": kind.__qualname__, HOSTED: True}
+    return type(kind)(kind.__name__, (kind,), body)
+
+
+def _settings(
+    config: ReflectionConfig | None,
+    num_reflections: int | None,
+    mode: str,
+    strength: float,
+    reflector: ModelSpec | None,
+    method: str,
+    first_order: bool,
+) -> tuple[Method, ModelSpec]:
+    given = (num_reflections, mode, strength, reflector) != (None, "paper", 1.0, None)
+    if config is not None and given:
+        raise UserError("give either config or num_reflections, mode, strength and reflector, not both")
+    chosen = config or ReflectionConfig(num_reflections, mode, strength, reflector)
+    if method not in METHODS:
+        raise UserError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
+    if method == "autoguided" and (chosen.num_reflections, chosen.mode, chosen.reflector) != (None, "paper", None):
+        raise UserError('method="autoguided" makes no reflections: it takes a weak side and strength (its weight) only')
+    settings = Method(method, chosen.num_reflections, chosen.mode, float(chosen.strength), first_order)
+    return settings, chosen.reflector or ModelSpec()
+
+
+def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: Method) -> WeakSide | None:
+    """The `weak` argument taken apart and checked; None for the control and where no weak side is used."""
+    if isinstance(weak, str) or weak is None:
+        if weak not in (None, "zero-gap"):
+            raise UserError(
+                f'weak is {weak!r}; the only name is "zero-gap" (load a checkpoint first and give the pipeline)'
+            )
+        if weak is None and (method.name == "autoguided" or method.num_reflections != 0):
+            raise UserError(
+                "weak is missing; give a pipeline, a network or a ModelSpec of what differs, the control "
+                'weak="zero-gap", or num_reflections=0 for plain sampling'
+            )
+        if inputs:
+            raise UserError("weak_inputs needs a weak side to be the inputs of")
+        return None
+    model, spec = weak if isinstance(weak, tuple) and len(weak) == 2 else (None, weak)
+    if not isinstance(spec, ModelSpec):
+        model, spec = spec, ModelSpec()
+    check_spec(spec, "weak")
+    inputs = dict(inputs or {})
+    if model is None or model is pipe:
+        return WeakSide(None, None, spec, inputs)
+    if isinstance(model, nn.Module):
+        check_network(model, pipe)
+        own = networks_of(pipe)
+        return WeakSide(None, None if len(own) == 1 and model is own[0] else model, spec, inputs)
+    if not callable(model) or not hasattr(model, "scheduler"):
+        raise UserError(f'weak is a {type(model).__name__}; give a pipeline, a network, a ModelSpec or "zero-gap"')
+    if hasattr(type(model), HOSTED):
+        raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
+    networks_of(model)
+    check_pipelines(pipe, model)
+    return WeakSide(model, None, spec, inputs)

@@ -1,0 +1,164 @@
+"""Watching a stock pipeline call: what it tells its network at each step, and taking over its scheduler's step.
+
+While a call is recorded, calling a network does nothing but note the arguments, and returns a probe: ones in the first
+row and zeros elsewhere, so that what the pipeline makes of them shows which half of guidance comes first and how it is
+weighed. Only the outermost call is intercepted (through the object's class), so hooks,
+offloading, compilation and whatever else sits on `forward` never see a probe.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor, nn
+
+from w2sd_video.errors import UserError
+
+LATENT_NAMES = ("sample", "hidden_states")
+# Arguments that depend on the latent (ControlNet and its like): recorded once, they would be wrong at every other latent.
+LATENT_DEPENDENT = (
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+    "controlnet_block_samples",
+    "controlnet_single_block_samples",
+    "block_controlnet_hidden_states",
+    "controlnet_states",
+)
+OnStep = Callable[["RecordedStep"], Tensor]
+
+
+class RecordingDone(Exception):
+    """Ends a pipeline call whose conditioning is known; private to this package."""
+
+
+@dataclass(frozen=True)
+class NetworkCall:
+    """One call of a network: its arguments by name (containers copied, as pipelines and networks change them)."""
+
+    network: nn.Module
+    arguments: dict[str, Any]
+    latent_name: str
+
+    @property
+    def latent(self) -> Tensor:
+        return self.arguments[self.latent_name]
+
+
+@dataclass
+class RecordedStep:
+    """What a pipeline did up to one `scheduler.step`: its network calls, and what it handed to the scheduler."""
+
+    calls: list[NetworkCall]
+    combined: Tensor
+    timestep: Any
+    sample: Tensor
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Recorder:
+    """Intercepts the networks and the scheduler of one pipeline call; `on_step` makes the next latent.
+
+    Inside `on_step` everything is as it was, so the networks can be called as ever.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], scheduler: Any, on_step: OnStep) -> None:
+        self._networks = {id(network): network for network in networks}
+        self._classes = {key: type(network) for key, network in self._networks.items()}
+        self._masks = {key: self._mask(kind) for key, kind in self._classes.items()}
+        self._names = {key: _parameter_names(network) for key, network in self._networks.items()}
+        self._scheduler = scheduler
+        self._on_step = on_step
+        self._calls: list[NetworkCall] = []
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        had = vars(self._scheduler).get("step")
+        step = self._scheduler.step
+
+        @functools.wraps(step)  # pipelines look at its signature
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            return self._step(*args, **kwargs)
+
+        self._scheduler.step = stand_in
+        self._put(self._masks)
+        try:
+            yield
+        finally:
+            self._put(self._classes)
+            if vars(self._scheduler).get("step") is stand_in:
+                if had is None:
+                    del self._scheduler.step
+                else:
+                    self._scheduler.step = had
+
+    def _put(self, classes: dict[int, type]) -> None:
+        for key, network in self._networks.items():
+            # Past the object's own __setattr__: a compiled module forwards that to the module inside.
+            object.__setattr__(network, "__class__", classes[key])
+
+    def _mask(self, kind: type) -> type:
+        def call(network: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._record(network, args, kwargs)
+
+        body: dict[str, Any] = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+        if hasattr(kind, "cache_context"):  # walks all modules of the network to prepare a cache that is not used
+            body["cache_context"] = lambda *_, **__: nullcontext()
+        return type(kind)(kind.__name__, (kind,), body)
+
+    def _record(self, network: Any, args: tuple, kwargs: dict) -> Any:
+        arguments = {name: _copy(value) for name, value in zip(self._names[id(network)], args, strict=False)}
+        arguments.update({name: _copy(value) for name, value in kwargs.items()})
+        name = next((name for name in LATENT_NAMES if name in arguments), None)
+        if name is None or not isinstance(arguments[name], Tensor) or "timestep" not in arguments:
+            raise UserError(
+                f"{type(network).__name__} is not called with a latent ({' or '.join(LATENT_NAMES)}) and a timestep; "
+                "reflection is for denoising networks of that form"
+            )
+        self._calls.append(NetworkCall(network, arguments, name))
+        latent = arguments[name]
+        probe = torch.zeros_like(latent)
+        if len(self._calls) == 1:
+            probe[0] = 1.0  # the first row is of the half that comes first, in one call or in two
+        return (probe,) if arguments.get("return_dict") is False else Transformer2DModelOutput(sample=probe)
+
+    def _step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, return_dict: bool = True, **options: Any
+    ) -> Any:
+        calls, self._calls = self._calls, []
+        self._put(self._classes)
+        try:
+            _check_options(type(self._scheduler).__name__, args, options)
+            latent = self._on_step(RecordedStep(calls, model_output, timestep, sample, options))
+        finally:
+            self._put(self._masks)
+        return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
+
+
+def _parameter_names(network: nn.Module) -> list[str]:
+    inner = getattr(network, "_orig_mod", network)  # of a compiled module
+    return list(inspect.signature(type(inner).forward).parameters)[1:]
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+def _check_options(name: str, args: tuple, options: dict[str, Any]) -> None:
+    for option in ("eta", "s_churn"):
+        if options.get(option):
+            raise UserError(
+                f"{option}={options[option]} makes {name} draw noise at every step, which an inversion cannot take back; "
+                f"leave {option} at 0"
+            )
+    if args or options.get("per_token_timesteps") is not None or options.get("variance_noise") is not None:
+        raise UserError(f"this pipeline gives {name}.step arguments that reflection does not know: {sorted(options)}")

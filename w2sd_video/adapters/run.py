@@ -1,0 +1,49 @@
+"""What a reflected call did, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from w2sd_video.adapters.conditioning import Counter
+
+
+@dataclass
+class Run:
+    """Counts of the latest pipeline call inside `with reflected(...)`; all zero before the first.
+
+    Attributes:
+        num_steps: steps made (fewer than asked for after an interrupt).
+        num_reflections: reflections made.
+    """
+
+    num_steps: int = 0
+    num_reflections: int = 0
+    _counter: Counter = field(default_factory=Counter, repr=False)
+    _gaps: list[Tensor] = field(default_factory=list, repr=False)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations of a side; a guided one counts once: T + 2 lambda."""
+        return self._counter.evaluations
+
+    @property
+    def num_forwards(self) -> int:
+        """Calls of a network."""
+        return self._counter.forwards
+
+    @property
+    def num_rows(self) -> int:
+        """Batch rows sent through a network (sample-forwards), the unit of cost: a guided evaluation is two per item."""
+        return self._counter.rows
+
+    @property
+    def gaps(self) -> list[float]:
+        """The norm ||x~ - x|| of each reflection's move, over the whole latent; reading it waits for the device."""
+        return [float(gap) for gap in self._gaps]
+
+    def reset(self) -> None:
+        self.num_steps = self.num_reflections = 0
+        self._counter = Counter()
+        self._gaps = []

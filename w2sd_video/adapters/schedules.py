@@ -1,0 +1,222 @@
+"""From a diffusers scheduler to noise levels and a path; refuses by name what cannot be reflected.
+
+The levels are made from the scheduler's own list of timesteps or sigmas, so they chain exactly on every grid. (Stock DDIM
+steps by a fixed stride instead, which misses its own grid with "linspace" spacing, and with "trailing" spacing unless
+the number of steps divides the number of training steps.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from w2sd_video.core import FlowPath, Level, NoisePath, check_chain
+from w2sd_video.errors import UserError
+
+GRID = ("DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler")
+EULER = ("EulerDiscreteScheduler",)
+FLOW = ("FlowMatchEulerDiscreteScheduler",)
+# Usable for their grid alone, with steps of first order, when asked for.
+MULTISTEP_GRID = ("PNDMScheduler",)
+MULTISTEP_EULER = ("LMSDiscreteScheduler",)
+MULTISTEP_SIGMAS = (
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+)
+STOCHASTIC = (
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "SASolverScheduler",
+    "CogVideoXDPMScheduler",
+    "FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler",
+)
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample"}
+REMEDY = (
+    "use pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False), EulerDiscreteScheduler, or "
+    "FlowMatchEulerDiscreteScheduler for a flow-matching model"
+)
+# alpha_bar of a level of pure noise is put here (EulerDiscreteScheduler's own choice), as eps alone cannot leave alpha 0.
+SMALLEST_ALPHA_BAR = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The levels of one sampling run, noisiest first.
+
+    Attributes:
+        levels: T + 1 of them; on a noise path alpha^2 + sigma^2 = 1, on a flow path alpha + sigma = 1.
+        path: what the native prediction is held to mean.
+        prediction: what the network gives: "epsilon", "v_prediction", "sample" or "flow".
+        scales: the pipeline's latent at level i is scales[i] times ours (not 1 only for Euler, whose alpha is 1).
+        steps: for each timestep of the pipeline's loop the index of the step made there, None for a repeated timestep.
+    """
+
+    levels: tuple[Level, ...]
+    path: NoisePath | FlowPath
+    prediction: str
+    scales: tuple[float, ...]
+    steps: tuple[int | None, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.levels) - 1
+
+    @property
+    def starts_at_pure_noise(self) -> bool:
+        """Whether the first level has (almost) no signal left: betas rescaled to zero terminal SNR."""
+        return isinstance(self.path, NoisePath) and self.levels[0].alpha < 1e-3
+
+
+def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
+    """Raises `UserError` for a scheduler whose steps cannot be reflected, saying which can."""
+    name = type(scheduler).__name__
+    multistep = MULTISTEP_GRID + MULTISTEP_EULER + MULTISTEP_SIGMAS
+    config = scheduler.config
+    if name in STOCHASTIC or str(config.get("algorithm_type", "")).startswith("sde"):
+        raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {REMEDY}")
+    if name in multistep and not first_order:
+        raise UserError(
+            f"{name} keeps a history of predictions, which does not hold for a reflected latent; {REMEDY}; "
+            "or give first_order=True for steps of first order on its grid"
+        )
+    if name not in GRID + EULER + FLOW + multistep:
+        raise UserError(f"no reflection is known for {name}; {REMEDY}")
+    if name == "PNDMScheduler" and not config.skip_prk_steps:
+        raise UserError(f"PNDMScheduler with skip_prk_steps=False has a grid with half steps; {REMEDY}")
+    for flag in ("clip_sample", "thresholding"):
+        if config.get(flag, False):
+            raise UserError(
+                f"{name} has {flag}=True: a clipped step is not invertible; "
+                f"use {name}.from_config(pipe.scheduler.config, {flag}=False)"
+            )
+    for flag in ("invert_sigmas", "stochastic_sampling"):
+        if config.get(flag, False):
+            raise UserError(f"{name} has {flag}=True, which cannot be reflected; use it with {flag}=False")
+    prediction_of(scheduler)
+
+
+def prediction_of(scheduler: Any) -> str:
+    """Returns what a network made for this scheduler predicts: "epsilon", "v_prediction", "sample" or "flow"."""
+    config = scheduler.config
+    if type(scheduler).__name__ in FLOW:
+        return "flow"
+    given = config.get("prediction_type", "epsilon")
+    flow = bool(config.get("use_flow_sigmas", False))
+    if flow and given == "flow_prediction":
+        return "flow"
+    if flow or given not in PREDICTIONS:
+        kind = f"prediction_type={given!r}" + (" with use_flow_sigmas=True" if flow else "")
+        raise UserError(
+            f"{type(scheduler).__name__} has {kind}; it must be 'epsilon', 'v_prediction' or 'sample', "
+            "or 'flow_prediction' with use_flow_sigmas=True"
+        )
+    return PREDICTIONS[given]
+
+
+def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, first_order: bool = False) -> Schedule:
+    """Returns the levels of a scheduler whose timesteps are set, as the pipeline's loop will go through them.
+
+    Args:
+        scheduler: a diffusers scheduler after `set_timesteps`.
+        start: index of the loop's first timestep (image-to-image calls start later than 0).
+        count: how many timesteps the loop has; None for all that are left.
+        first_order: allow a multistep scheduler, for its grid only.
+
+    Raises:
+        UserError: the scheduler cannot be reflected, or its levels do not run from noisy to clean.
+    """
+    check_scheduler(scheduler, first_order=first_order)
+    name = type(scheduler).__name__
+    timesteps = scheduler.timesteps.tolist()  # the one host read, once per call
+    stop = len(timesteps) if count is None else min(start + count, len(timesteps))
+    if name in GRID + MULTISTEP_GRID:
+        steps, levels = _grid_levels(scheduler, timesteps, start, stop)
+        path: NoisePath | FlowPath = NoisePath()
+    else:
+        flow = is_flow(scheduler)
+        path = FlowPath() if flow else NoisePath()
+        sigmas = [float(sigma) for sigma in scheduler.sigmas[start : stop + 1]]
+        told = [*timesteps[start:stop], *timesteps[stop:], 0][: len(sigmas)]
+        levels = [_sigma_level(t, sigma, flow) for t, sigma in zip(told, sigmas, strict=True)]
+        steps = list(range(stop - start))
+    levels = _end_clean(levels)
+    prediction = prediction_of(scheduler)
+    if levels[0].alpha == 0 and isinstance(path, NoisePath):
+        if prediction == "epsilon":
+            raise UserError(
+                f"{name} starts at pure noise (rescale_betas_zero_snr=True), where a noise prediction says nothing; "
+                "use a scheduler with rescale_betas_zero_snr=False, or a v-prediction network"
+            )
+        levels[0] = _grid_level(levels[0].timestep, SMALLEST_ALPHA_BAR)
+    try:
+        check_chain(levels)
+        path.check(levels)
+    except ValueError as error:
+        raise UserError(f"{name} has a grid that cannot be reflected: {error}; or {REMEDY}") from error
+    euler = name in EULER + MULTISTEP_EULER
+    scales = tuple(1.0 / level.alpha if euler else 1.0 for level in levels)
+    return Schedule(tuple(levels), path, prediction, scales, tuple(steps))
+
+
+def to_native(kind: str, prediction: Tensor, x: Tensor, level: Level) -> Tensor:
+    """Returns the path's native prediction (eps, or v on a flow) for a network output of kind `kind` at (x, level).
+
+    The level is the one the network was told. Shapes are all that of `x`; float32 or better.
+    """
+    if kind == "v_prediction":
+        return torch.add(prediction * level.alpha, x, alpha=level.sigma)
+    if kind == "sample":
+        return torch.sub(x, prediction, alpha=level.alpha) / level.sigma
+    return prediction
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether the scheduler steps along a flow (alpha = 1 - sigma)."""
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas", False))
+
+
+def _grid_levels(scheduler: Any, timesteps: list, start: int, stop: int) -> tuple[list[int | None], list[Level]]:
+    """Levels at the timesteps; the last step ends where the scheduler's own last step ends."""
+    alpha_bar = [float(a) for a in scheduler.alphas_cumprod]
+    told: list[int] = []
+    steps: list[int | None] = []
+    for t in timesteps[start:stop]:  # PNDM visits its second timestep twice
+        steps.append(None if told and told[-1] == t else len(told))
+        told += [] if steps[-1] is None else [t]
+    after = timesteps[stop] if stop < len(timesteps) else None
+    if after is None:
+        after = told[-1] - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    final = alpha_bar[after] if after >= 0 else float(scheduler.final_alpha_cumprod)
+    levels = [_grid_level(t, alpha_bar[t]) for t in told]
+    return steps, [*levels, _grid_level(max(after, 0), final)]
+
+
+def _grid_level(timestep: float, alpha_bar: float) -> Level:
+    return Level(timestep, math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar))
+
+
+def _sigma_level(timestep: float, sigma: float, flow: bool) -> Level:
+    """On a flow sigma is the noise's share; elsewhere it is noise over signal, put on alpha^2 + sigma^2 = 1."""
+    if flow:
+        return Level(timestep, 1.0 - sigma, sigma)
+    norm = math.sqrt(sigma * sigma + 1.0)
+    return Level(timestep, 1.0 / norm, sigma / norm)
+
+
+def _end_clean(levels: list[Level]) -> list[Level]:
+    """A last step that goes nowhere (DDIM "linspace" without set_alpha_to_one) goes to clean data instead."""
+    if len(levels) > 1 and levels[-1].kappa == levels[-2].kappa:
+        return [*levels[:-1], Level(levels[-1].timestep, 1.0, 0.0)]
+    return levels

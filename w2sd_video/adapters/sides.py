@@ -1,0 +1,178 @@
+"""The two sides of one call: what the weak model, and the strong one as it reflects, are told and how they are guided."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from w2sd_video.adapters.conditioning import Conditioning, read_conditioning
+from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
+from w2sd_video.adapters.recording import RecordedStep, Recorder, RecordingDone
+from w2sd_video.adapters.schedules import prediction_of
+from w2sd_video.adapters.settings import (
+    BOTH_HALVES,
+    CallGuidance,
+    call_guidance,
+    networks_of,
+    replaced,
+    with_both_halves,
+    with_prompts,
+)
+from w2sd_video.adapters.stepping import Side
+from w2sd_video.errors import UserError
+from w2sd_video.pair import ModelSpec
+
+# Not for a call that only records: its latents are thrown away, and nobody is to be called back.
+LEFT_OUT = ("callback", "callback_steps", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator")
+
+
+@dataclass(frozen=True)
+class WeakSide:
+    """The `weak` argument of `reflected`, taken apart: a pipeline or a network or neither, and what else differs."""
+
+    pipe: Any = None
+    network: nn.Module | None = None
+    spec: ModelSpec = field(default_factory=ModelSpec)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SideMaker:
+    """Makes the sides of a call of `stock(pipe, **arguments)`, which guides as `guidance` says."""
+
+    pipe: Any
+    stock: Any
+    arguments: dict[str, Any]
+    guidance: CallGuidance
+
+    def argument(self, name: str) -> Any:
+        """The value of a call argument, given or by default."""
+        return self.arguments.get(name, inspect.signature(self.stock).parameters[name].default)
+
+    def reflector(self, spec: ModelSpec) -> Side:
+        """The strong side inside the reflection; what `spec` leaves out is as it samples."""
+        side = self._guided(Side(), spec.guidance)
+        if spec.prompt is None and spec.negative_prompt is None:
+            return side
+        return self._recorded(side, self.pipe, with_prompts(spec, self.arguments), spec, spec.guidance)
+
+    def weak(self, weak: WeakSide, reflector_spec: ModelSpec, reflector: Side) -> Side:
+        """The weak side; what is not said about it is as on the strong side inside the reflection."""
+        spec = weak.spec
+        side = self._guided(replace(reflector, network=weak.network), spec.guidance)
+        if weak.pipe is None and not weak.inputs and spec.prompt is None and spec.negative_prompt is None:
+            return side
+        pipe = self.pipe if weak.pipe is None else weak.pipe
+        arguments = self._accepted(with_prompts(reflector_spec, self.arguments), pipe)
+        unknown = set(weak.inputs) - set(inspect.signature(self._call(pipe)).parameters)
+        if unknown:
+            raise UserError(
+                f"weak_inputs has {', '.join(sorted(unknown))}, which a {type(pipe).__name__} call does not take"
+            )
+        arguments = replaced(with_prompts(spec, arguments), weak.inputs)
+        scale = spec.guidance if spec.guidance is not None else reflector_spec.guidance
+        if weak.pipe is not None:
+            side = replace(side, prediction=prediction_of(pipe.scheduler))
+        return self._recorded(side, pipe, arguments, spec, scale, set(weak.inputs))
+
+    def alike(self, reflector: Side, weak: Side) -> bool:
+        """Whether the two sides are the same, so that there is no gap."""
+
+        def resolved(side: Side) -> Side:
+            scale = self.guidance.scale if side.guidance is None else side.guidance
+            embedded = self.guidance.embedded if side.embedded is None else side.embedded
+            return replace(side, guidance=scale, embedded=embedded)
+
+        return resolved(reflector) == resolved(weak)
+
+    def _guided(self, side: Side, scale: float | None) -> Side:
+        if scale is None:
+            return side
+        if self.guidance.embedded is None:
+            return replace(side, guidance=float(scale))
+        if self.guidance.embedded == 0:
+            raise UserError(
+                "guidance of the other side is set by proportion here: call with a guidance_scale other than 0"
+            )
+        return replace(side, embedded=float(scale))
+
+    def _call(self, pipe: Any) -> Any:
+        return self.stock if pipe is self.pipe else type(pipe).__call__
+
+    def _accepted(self, arguments: dict[str, Any], pipe: Any) -> dict[str, Any]:
+        """The arguments that another pipeline's call takes; refused if one that matters is not among them."""
+        taken = inspect.signature(self._call(pipe)).parameters
+        defaults = inspect.signature(self.stock).parameters
+        for name, value in arguments.items():
+            if name not in taken and name not in LEFT_OUT and not (value is None or value is defaults[name].default):
+                raise UserError(
+                    f"the call gives {name}, which the weak {type(pipe).__name__} does not take; leave it out, or give "
+                    "weak as a network"
+                )
+        return {name: value for name, value in arguments.items() if name in taken and name not in LEFT_OUT}
+
+    def _recorded(
+        self,
+        side: Side,
+        pipe: Any,
+        arguments: dict[str, Any],
+        spec: ModelSpec,
+        scale: float | None,
+        given: set[str] = frozenset(),  # type: ignore[assignment]
+    ) -> Side:
+        """The side with the conditioning of a call of its own. `scale` is its guidance, None as the strong side samples."""
+        call = self._call(pipe)
+        guidance = call_guidance(call, pipe, arguments)
+        if scale is None and guidance.name in given:
+            scale = guidance.scale if guidance.embedded is None else guidance.embedded
+        if guidance.embedded is not None:
+            if spec.negative_prompt is not None:
+                raise UserError(
+                    "negative_prompt differs, but this call has no guidance that uses one; "
+                    f"call the pipeline with {guidance.name} above 1 and a negative prompt"
+                )
+            if scale is not None:
+                arguments = {**arguments, "guidance_scale": scale}
+            side = replace(side, guidance=1.0, embedded=None)
+        else:
+            in_force = self.guidance.scale if scale is None else float(scale)
+            if in_force == 1 and spec.negative_prompt is not None:
+                raise UserError("negative_prompt differs, but guidance 1 uses none; set another guidance")
+            if in_force != 1:
+                arguments = with_both_halves(guidance, arguments)
+            side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
+        step = record(pipe, call, arguments, self.pipe.scheduler)
+        return replace(side, conditioning=read_conditioning(step, [*guidance.scales, BOTH_HALVES]))
+
+
+def record(pipe: Any, call: Any, arguments: Mapping[str, Any], scheduler: Any) -> RecordedStep:
+    """Returns the first step of `call(pipe, **arguments)` on `scheduler`, stopping the call there."""
+    found: list[RecordedStep] = []
+
+    def stop(step: RecordedStep) -> Tensor:
+        found.append(step)
+        raise RecordingDone
+
+    own = pipe.scheduler
+    quiet = progress_bar_replaced(pipe, lambda iterable, total: EvaluationBar(None, iterable, total, None))
+    arguments = {name: value for name, value in arguments.items() if name not in LEFT_OUT}
+    arguments["generator"] = torch.Generator("cpu").manual_seed(0)  # the caller's generators stay where they are
+    vars(pipe)["scheduler"] = scheduler
+    try:
+        with quiet, Recorder(networks_of(pipe), scheduler, stop).installed():
+            call(pipe, **arguments)
+    except RecordingDone:
+        pass
+    finally:
+        vars(pipe)["scheduler"] = own
+        pipe.maybe_free_model_hooks()
+    if not found:
+        raise UserError(
+            f"the call of the weak {type(pipe).__name__} ended without a sampling step; check its arguments"
+        )
+    return found[0]

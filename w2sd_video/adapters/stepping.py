@@ -1,0 +1,257 @@
+"""One hosted pipeline call: our sampler makes every step of the pipeline's own loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning
+from w2sd_video.adapters.finite import FiniteWatch, likely_cause
+from w2sd_video.adapters.progress import EvaluationBar
+from w2sd_video.adapters.recording import RecordedStep
+from w2sd_video.adapters.run import Run
+from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
+from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance
+from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, w2sd
+from w2sd_video.errors import UserError
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model as the sampler sees it; None means as the pipeline itself does it at the current step.
+
+    Attributes:
+        network: evaluated instead of the conditioning's own.
+        conditioning: recorded from another call; its timestep is replaced by the current one.
+        guidance: scale of classifier-free guidance.
+        embedded: value of the guidance that is an input of the network, in the units of the call's argument.
+        prediction: what the network predicts.
+    """
+
+    network: nn.Module | None = None
+    conditioning: Conditioning | None = None
+    guidance: float | None = None
+    embedded: float | None = None
+    prediction: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """The sampler and its settings: `name` is "w2sd" or "autoguided", the rest is as in `reflected`."""
+
+    name: str = "w2sd"
+    num_reflections: int | None = None
+    mode: str = "paper"
+    strength: float = 1.0
+    first_order: bool = False
+
+    def reflections(self, num_steps: int) -> int:
+        if self.name == "autoguided":
+            return 0
+        return num_steps - 1 if self.num_reflections is None else self.num_reflections
+
+    def evaluations(self, num_steps: int) -> int:
+        return 2 * num_steps if self.name == "autoguided" else num_steps + 2 * self.reflections(num_steps)
+
+
+class HostedCall:
+    """The state of one pipeline call; its `step` makes the steps of a `Recorder`.
+
+    Args:
+        pipe: the pipeline.
+        method: the sampler.
+        reflector: the strong side inside reflections (the sampling side is what the pipeline itself does).
+        weak: the weak side.
+        guidance: how the user's call guides.
+        run: where to count.
+    """
+
+    def __init__(
+        self, pipe: Any, method: Method, reflector: Side, weak: Side, guidance: CallGuidance, run: Run
+    ) -> None:
+        self.pipe, self.method, self.reflector, self.weak, self.run = pipe, method, reflector, weak, run
+        self.bar: EvaluationBar | None = None
+        self._guidance = guidance
+        self._strong = Side()
+        self._schedule: Schedule | None = None
+        self._visited = 0
+        self._orders: dict[tuple, tuple[bool, float]] = {}
+        self._sent: tuple[Tensor, int] | None = None
+        self._latent: Tensor | None = None
+
+    def step(self, recorded: RecordedStep) -> Tensor:
+        """Returns the pipeline's next latent; called in place of `scheduler.step`."""
+        schedule = self._schedule or self._begin(recorded)
+        scheduler = self.pipe.scheduler
+        if getattr(scheduler, "_step_index", None) is not None:
+            scheduler._step_index += 1
+        i = schedule.steps[self._visited]
+        self._visited += 1
+        if i is None:
+            return recorded.sample
+        self._current = self._read(recorded)
+        x = self._advance(schedule, i, self._received(recorded.sample, schedule.scales[i]))
+        self._watch.add(i, "the sampling part", x)
+        self.run.num_steps += 1
+        sent = (x if schedule.scales[i + 1] == 1 else x * schedule.scales[i + 1]).to(recorded.sample.dtype)
+        self._latent, self._sent = x, (sent, _version(sent))
+        return sent
+
+    def finish(self) -> None:
+        """Raises if some latent was not finite; to be called after the pipeline's loop."""
+        if self._schedule is not None:
+            self._watch.finish()
+
+    def _begin(self, recorded: RecordedStep) -> Schedule:
+        """Reads the schedule, and checks once what holds for the whole call."""
+        pipe, method = self.pipe, self.method
+        start = first_index(pipe.scheduler, recorded.timestep)
+        count = getattr(pipe, "_num_timesteps", None)
+        schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=method.first_order)
+        check_reflections(method, schedule)
+        self._current = self._read(recorded)
+        check_input(recorded, schedule)
+        for side in (self.reflector, self.weak):
+            if side.conditioning is not None:
+                check_same_space(side.conditioning, self._current, recorded.sample)
+        self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
+        self._schedule = schedule
+        return schedule
+
+    def _advance(self, schedule: Schedule, i: int, x: Tensor) -> Tensor:
+        """Step i of the sampler: the sampler itself on the levels that step needs, stopped after it."""
+        levels, method = schedule.levels[i : i + 3], self.method
+        strong, weak = self._denoiser(self._strong), self._denoiser(self.weak)
+        if method.name == "autoguided":
+            return autoguided(x, levels, strong, weak, schedule.path, weight=method.strength, on_step=_stop)
+        return w2sd(
+            x,
+            levels,
+            strong,
+            weak,
+            schedule.path,
+            num_reflections=int(i < method.reflections(schedule.num_steps)),
+            mode=method.mode,
+            reflector=self._denoiser(self.reflector),
+            strength=method.strength,
+            on_step=_stop,
+            on_reflect=lambda _, before, after: self._on_reflect(i, before, after),
+        )
+
+    def _on_reflect(self, i: int, x: Tensor, tilde: Tensor) -> None:
+        self.run.num_reflections += 1
+        self.run._gaps.append(torch.linalg.vector_norm(tilde - x))
+        self._watch.add(i, "the reflection", tilde)
+
+    def _received(self, sample: Tensor, scale: float) -> Tensor:
+        """Our own float32 latent where the pipeline hands back what it was given, else what it hands (a callback's)."""
+        if self._sent is not None and self._latent is not None:
+            sent, version = self._sent
+            if sample is sent and _version(sample) == version:
+                return self._latent
+        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        return x if scale == 1 else x / scale
+
+    def _read(self, recorded: RecordedStep) -> Conditioning:
+        """The step's conditioning. What comes first and how it is weighed is measured again only when it may have changed."""
+        scale = getattr(self.pipe, "_guidance_scale", None)
+        key = (tuple(call.latent.shape[0] for call in recorded.calls), id(recorded.calls[0].network), scale)
+        scales = [*self._guidance.scales, BOTH_HALVES, *([scale] if isinstance(scale, int | float) else [])]
+        conditioning = read_conditioning(recorded, scales, self._orders.get(key))
+        self._orders[key] = (conditioning.conditional_first, conditioning.guidance)
+        return conditioning
+
+    def _denoiser(self, side: Side) -> Denoiser:
+        """The side as a function of (x, level told), at the current step's timestep."""
+        assert self._schedule is not None
+        conditioning = side.conditioning or self._current
+        guidance = side.guidance
+        if guidance is None:  # the scale that only makes the pipeline prepare both halves is not the call's own
+            guidance = self._current.guidance if self._guidance.real else self._guidance.scale
+        if side.conditioning is not None:
+            conditioning = conditioning.at(self._current.timestep)
+        if side.embedded is not None and self._guidance.embedded:
+            conditioning = conditioning.with_embedded(side.embedded / self._guidance.embedded)
+        kind = side.prediction or self._schedule.prediction
+
+        def denoise(x: Tensor, level: Level) -> Tensor:
+            network, counter = side.network, self.run._counter
+            output = predict(conditioning, x, guidance, counter=counter, network=network)
+            counter.evaluations += 1
+            if self.bar is not None:
+                self.bar.advance()
+            return to_native(kind, output.to(x.dtype), x, level)
+
+        return denoise
+
+
+def first_index(scheduler: Any, timestep: Any) -> int:
+    """Returns where in the scheduler's timesteps a pipeline's loop starts (later than 0 for image to image)."""
+    timesteps = scheduler.timesteps.tolist()
+    if float(timestep) not in timesteps:
+        raise UserError(f"the pipeline starts at timestep {float(timestep):g}, which is not one of its scheduler's")
+    return timesteps.index(float(timestep))
+
+
+def check_reflections(method: Method, schedule: Schedule) -> None:
+    """Raises `UserError` for a number of reflections, mode or strength that this schedule does not allow."""
+    try:
+        if method.name == "w2sd":  # the sampler's own checks, on an empty latent
+            w2sd(
+                torch.zeros(0),
+                schedule.levels,
+                lambda x, _: x,
+                lambda x, _: x,
+                schedule.path,
+                num_reflections=method.num_reflections,
+                mode=method.mode,
+                strength=method.strength,
+                on_step=_stop,
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    reflects = method.reflections(schedule.num_steps) > 0 and method.mode != "fused"
+    if reflects and schedule.starts_at_pure_noise:
+        raise UserError(
+            "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
+            'image; use mode="fused", or a scheduler with rescale_betas_zero_snr=False'
+        )
+
+
+def check_input(recorded: RecordedStep, schedule: Schedule) -> None:
+    """Raises `UserError` if the pipeline feeds its network anything but the scheduler's latent."""
+    call = recorded.calls[0]
+    ours = recorded.sample / schedule.scales[schedule.steps[0] or 0]
+    theirs = call.latent[: ours.shape[0]].to(ours.dtype)
+    tolerance = 1e-4 if call.latent.dtype == torch.float32 else 2e-2
+    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
+        raise UserError(
+            f"this pipeline changes the latent before {type(call.network).__name__} sees it, in a way that reflection does "
+            "not know, so it cannot be reflected"
+        )
+
+
+def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) -> None:
+    """Raises `UserError` if another recorded call works on other latents, or counts time otherwise."""
+    if other.latent_shape != sample.shape:
+        raise UserError(
+            f"the weak side works on latents of shape {tuple(other.latent_shape)}, the strong on {tuple(sample.shape)}; "
+            "both must share one latent space and size (same height, width, frames and batch)"
+        )
+    if not torch.isclose(other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2):
+        raise UserError(
+            f"the weak network is told timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one is told "
+            f"{float(ours.timestep.reshape(-1)[0]):g}; both must count time alike"
+        )
+
+
+def _stop(_: int, x: Tensor) -> Tensor | None:
+    raise StopSampling(x)
+
+
+def _version(x: Tensor) -> int:
+    """Counts changes made in place; tensors of inference mode do not keep it."""
+    return 0 if x.is_inference() else x._version
