@@ -45,6 +45,7 @@ def load_pair(
     allow_pickle: bool = False,
     num_frames: int | None = None,
     scheduler: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> LoadedPair:
     """Returns the pair, on `device`, in evaluation mode, with equal tensors of the two sides in one storage.
 
@@ -54,7 +55,8 @@ def load_pair(
     given.
 
     `dtype` and `device` None choose for the machine. `offload` is "none", "model", "sequential" or "group".
-    `num_frames` is checked against the motion modules. `scheduler` overrides settings of the DDIM scheduler.
+    `num_frames` is checked against the motion modules. `scheduler` overrides settings of the DDIM scheduler. `quiet`
+    silences the libraries' progress bars.
 
     Raises:
         UserError: what was given does not exist, is damaged, or does not make a pair; the message says what is allowed.
@@ -69,13 +71,13 @@ def load_pair(
     theirs = _source(specification.weak, specification.weak_config, chosen_dtype, allow_pickle)
     adapter = specification.motion_adapter
     motion = None if adapter is None else sources.FolderSource(adapter, chosen_dtype, allow_pickle)
-    if specification.needs_network:
-        _check_fetched(specification, ours, theirs, motion)
-
     notes: list[str] = []
-    unet, weak_unet = _load_networks(ours, theirs, motion)
-    vae = _load_vae(ours, theirs, notes)
-    text, weak_text = _load_text(ours, theirs, notes)
+    with sources.progress_bars(shown=not quiet):
+        if specification.needs_network:
+            _check_fetched(specification, ours, theirs, motion)
+        unet, weak_unet = _load_networks(ours, theirs, motion, notes)
+        vae = _load_vae(ours, theirs, notes)
+        text, weak_text = _load_text(ours, theirs, notes)
     pipe = AnimateDiffSDXLPipeline(
         vae=vae,
         unet=unet,
@@ -152,7 +154,7 @@ def _check_fetched(specification: PairSpecification, ours: Any, theirs: Any, mot
     check_configs(configs, specification.strong.given, specification.weak.given, specification.num_frames)
 
 
-def _load_networks(ours: Any, theirs: Any, motion: Any) -> tuple[UNetMotionModel, UNetMotionModel]:
+def _load_networks(ours: Any, theirs: Any, motion: Any, notes: list[str]) -> tuple[UNetMotionModel, UNetMotionModel]:
     """Both motion UNets with one adapter; whatever is equal in the second is dropped before anything else is loaded."""
     adapter = None if motion is None else motion.motion_adapter()
     first, second = ours.unet(), None
@@ -168,6 +170,9 @@ def _load_networks(ours: Any, theirs: Any, motion: Any) -> tuple[UNetMotionModel
     second = second if second is not None else theirs.unet()
     weak = assemble_motion_unet(second, adapter) if isinstance(second, UNet2DConditionModel) else second
     share_equal_tensors(unet, weak)
+    modules = [motion_adapter_of(network) for network in (unet, weak)]
+    if unique_bytes(*modules) != unique_bytes(modules[0]):
+        notes.append("the sides hold motion modules of their own, which differ: they are part of the gap")
     return unet, weak
 
 

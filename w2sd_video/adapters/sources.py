@@ -16,10 +16,12 @@ from diffusers import (
     UNet2DConditionModel,
     UNetMotionModel,
 )
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
-from w2sd_video.adapters.checkpoints import LDM_TEXT, LDM_VAE, Checkpoint, read_json, weight_files
+from w2sd_video.adapters.checkpoints import LDM_TEXT, LDM_UNET, LDM_VAE, Checkpoint, read_json, weight_files
 from w2sd_video.errors import UserError
 
 # What a text encoder's config says of its file rather than of what it computes.
@@ -43,6 +45,20 @@ class TextParts:
 
 
 @contextmanager
+def progress_bars(*, shown: bool) -> Iterator[None]:
+    """Inside, the libraries' progress bars for loading are as they were, or silenced; afterwards as they were."""
+    switches = [logging for logging in (diffusers_logging, transformers_logging) if not shown]
+    active = [logging for logging in switches if logging.is_progress_bar_enabled()]
+    for logging in active:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in active:
+            logging.enable_progress_bar()
+
+
+@contextmanager
 def reading(name: str, part: str) -> Iterator[None]:
     """Turn what the libraries raise for damaged, missing or unfitting weights into an error that names the file."""
     try:
@@ -50,6 +66,11 @@ def reading(name: str, part: str) -> Iterator[None]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # safetensors, huggingface_hub, diffusers and transformers each raise their own
+        if "meta tensor" in str(error):  # how diffusers ends when a single file leaves part of a network without values
+            raise UserError(
+                f"the {part} of {name} lacks tensors, which would be random; download the checkpoint again, "
+                "or give one of the SDXL family"
+            ) from error
         reason = str(error).strip().splitlines()
         raise UserError(
             f"cannot load the {part} of {name}: {type(error).__name__}: {' '.join(reason)[:400]}; "
@@ -107,6 +128,12 @@ class FolderSource:
                     if variant == variants[-1]:
                         raise
                     continue
+            surplus = info.get("unexpected_keys") or ()
+            if surplus and part in ("unet", "motion_adapter"):
+                raise UserError(
+                    f"the {part} of {name} holds {len(surplus)} tensors that its config has no place for: "
+                    f"{', '.join(sorted(surplus)[:5])}; they would be dropped: give the config made for it"
+                )
             return check_complete(module, name, part, info)
         raise AssertionError("the last variant either loads or raises")
 
@@ -190,7 +217,16 @@ class FileSource:
         return check_complete(module, name, part)
 
     def unet(self) -> UNet2DConditionModel:
-        return self._load(UNet2DConditionModel, "unet", self.dtype)
+        network = self._load(UNet2DConditionModel, "unet", self.dtype)
+        # The layouts correspond tensor by tensor; diffusers drops without a word what its config does not describe.
+        held = sum(name.startswith(LDM_UNET) for name in self.checkpoint.header or ())
+        described = len(network.state_dict())
+        if self.checkpoint.header is not None and held != described:
+            raise UserError(
+                f"the UNet of {self.checkpoint.given} holds {held} tensors and its config describes {described}; "
+                "give the config folder of the file's own family"
+            )
+        return network
 
     def vae(self) -> AutoencoderKL | None:
         config = self.config("vae")
@@ -216,8 +252,8 @@ Source = FolderSource | FileSource
 def vae_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:
     """The dtype a VAE decodes in: float32 where float16 overflows (`force_upcast`), else the networks' own.
 
-    The stock pipeline widens such a VAE for the call only, and diffusers 0.42 widens only part of it: its float16 decode
-    fails after all the sampling.
+    The stock pipeline widens such a VAE for the call only, and diffusers 0.42 widens only part of it: its float16
+    decode fails after all the sampling.
     """
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 

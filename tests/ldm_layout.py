@@ -1,0 +1,130 @@
+"""Write an SDXL pipeline as one .safetensors file in the original layout, as checkpoints are passed around."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+WHOLE = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
+
+def unet_to_ldm(unet: Any) -> dict[str, Tensor]:
+    layers = unet.config["layers_per_block"]
+    attended = {
+        (side, i): "CrossAttn" in name
+        for side in ("down", "up")
+        for i, name in enumerate(unet.config[f"{side}_block_types"])
+    }
+
+    def rename(name: str) -> str:
+        for ours, theirs in WHOLE.items():
+            if name.startswith(ours + "."):
+                return theirs + name[len(ours) :]
+        found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name)
+        if found:
+            side, block, kind, index, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+            if side == "down":
+                place = f"input_blocks.{1 + block * (layers + 1) + (layers if kind == 'downsamplers' else index)}"
+            else:
+                place = f"output_blocks.{block * (layers + 1) + (layers if kind == 'upsamplers' else index)}"
+            if kind == "downsamplers":
+                return f"{place}.0.{rest.replace('conv', 'op', 1)}"
+            if kind == "upsamplers":
+                return f"{place}.{2 if attended[side, block] else 1}.{rest}"
+            return f"{place}.{1 if kind == 'attentions' else 0}.{resnet(rest) if kind == 'resnets' else rest}"
+        found = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name)
+        assert found, name
+        if found[1] == "attentions":
+            return f"middle_block.1.{found[3]}"
+        return f"middle_block.{2 * int(found[2])}.{resnet(found[3])}"
+
+    def resnet(rest: str) -> str:
+        part, dot, tail = rest.partition(".")
+        return RESNET[part] + dot + tail
+
+    return {"model.diffusion_model." + rename(name): tensor for name, tensor in unet.state_dict().items()}
+
+
+def vae_to_ldm(vae: Any) -> dict[str, Tensor]:
+    blocks = len(vae.config["block_out_channels"])
+    renamed = {}
+    for name, tensor in vae.state_dict().items():
+        name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
+        name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+        name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda m: f"up.{blocks - 1 - int(m[1])}.block", name)
+        name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample", name)
+        name = re.sub(r"mid_block\.resnets\.(\d+)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+        name = name.replace("mid_block.attentions.0", "mid.attn_1").replace("conv_shortcut", "nin_shortcut")
+        name = name.replace("conv_norm_out", "norm_out").replace("group_norm", "norm")
+        name = name.replace("to_out.0", "proj_out")
+        name = re.sub(r"attn_1\.to_([qkv])", r"attn_1.\1", name)
+        if "attn_1" in name and tensor.ndim == 2:
+            tensor = tensor[:, :, None, None]  # the original attends with 1 x 1 convolutions
+        renamed["first_stage_model." + name] = tensor
+    return renamed
+
+
+def text_encoder_to_ldm(encoder: Any) -> dict[str, Tensor]:
+    prefix = "conditioner.embedders.0.transformer.text_model."
+    return {prefix + name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
+
+
+def text_encoder_2_to_ldm(encoder: Any) -> dict[str, Tensor]:
+    """The second encoder as OpenCLIP keeps it: query, key and value in one matrix, the projection transposed."""
+    whole = {
+        "embeddings.token_embedding.weight": "token_embedding.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "final_layer_norm.weight": "ln_final.weight",
+        "final_layer_norm.bias": "ln_final.bias",
+    }
+    parts = {
+        "self_attn.out_proj": "attn.out_proj",
+        "layer_norm1": "ln_1",
+        "layer_norm2": "ln_2",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+    }
+    state = {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
+    renamed = {"text_projection": state.pop("text_projection.weight").T.contiguous()}
+    for name, tensor in state.items():
+        found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.*)\.(weight|bias)", name)
+        if not found:
+            renamed[whole[name]] = tensor
+        elif found[2] == "self_attn.q_proj":
+            joined = [state[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            renamed[f"transformer.resblocks.{found[1]}.attn.in_proj_{found[3]}"] = torch.cat(joined)
+        elif found[2] in parts:
+            renamed[f"transformer.resblocks.{found[1]}.{parts[found[2]]}.{found[3]}"] = tensor
+    return {"conditioner.embedders.1.model." + name: tensor for name, tensor in renamed.items()}
+
+
+def save_single_file(pipe: Any, path: Path, *, text: bool = True, vae: bool = True, **extra: Tensor) -> Path:
+    """Save the SDXL pipeline at `path`, without its text encoders or VAE where asked, and return `path`."""
+    tensors = unet_to_ldm(pipe.unet)
+    if vae:
+        tensors |= vae_to_ldm(pipe.vae)
+    if text:
+        tensors |= text_encoder_to_ldm(pipe.text_encoder) | text_encoder_2_to_ldm(pipe.text_encoder_2)
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in (tensors | extra).items()}, path)
+    return path
