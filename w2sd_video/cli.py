@@ -1,0 +1,250 @@
+"""The command `w2sd-video`: arguments to a request, a request to videos.
+
+Nothing heavy is imported before the arguments are checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from w2sd_video import __version__
+from w2sd_video.errors import UserError
+from w2sd_video.generate import generate, on_device
+from w2sd_video.pair import MODES
+from w2sd_video.planning import parse_methods, plan
+from w2sd_video.presets import PRESETS
+from w2sd_video.progress import TerminalProgress
+from w2sd_video.prompts import read_prompts, without_repeats
+from w2sd_video.reports import describe_plan, describe_summary, plan_text, summary_text
+from w2sd_video.request import DTYPES, METHODS, OFFLOADS, GenerationRequest
+from w2sd_video.video_io import FORMATS
+
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_KEPT = "Finished videos are kept; once there is room and permission, run the same command again."
+
+EPILOG = """\
+examples:
+  w2sd-video                                   the bundled demo, on any machine: weak, strong, W2SD, zero-gap
+  w2sd-video --prompt "a red ring moving up" --num-videos 4
+  w2sd-video --mode fused --strength 2 --methods strong,w2sd,zero-gap
+  w2sd-video --preset juggernaut-vs-sdxl --prompt "a corgi runs on the beach" --dry-run
+  w2sd-video --strong ./finetune.safetensors --weak stabilityai/stable-diffusion-xl-base-1.0 --prompts prompts.txt
+
+presets:
+{presets}
+
+methods:
+{methods}
+
+prompt files (UTF-8):
+  .txt   a prompt a line; blank lines and lines that start with # are skipped
+  .csv   a header with a column "prompt"
+  .json  a list of strings, or of objects with "prompt"
+
+The output folder holds run.json, results.jsonl (a line per video), one folder per method with "<prompt>-<index>.mp4",
+comparison/ and index.html. Stopped at any moment, the same command finishes the set. Another run is refused in the same
+folder; only methods may be added, and --offload, --quiet and --format may change.
+
+exit codes: 0 all videos are there; 1 a video failed (results.jsonl says why) or memory ran out; 2 refused: bad
+arguments, files or folder, or a disk that is full or read-only (what was finished is kept); 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser.
+
+    Flags that are not given are None: defaults stand in the presets and the request only.
+    """
+    presets = "\n".join(
+        f"  {p.name:20s} {p.description};\n{'':23s}{p.steps} steps, guidance {p.guidance:g}, "
+        f"{p.num_frames} frames of {p.width}x{p.height} at {p.fps} fps"
+        for p in PRESETS.values()
+    )
+    methods = "\n".join(f"  {name:10s} {method.about}" for name, method in METHODS.items())
+    parser = argparse.ArgumentParser(
+        prog="w2sd-video",
+        description="Generate videos with Weak-to-Strong Diffusion (W2SD) beside weak and strong ones.",
+        epilog=EPILOG.format(presets=presets, methods=methods),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"w2sd-video {__version__}")
+    what = parser.add_argument_group("what to show")
+    what.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="a prompt; may be given several times (default: the demo's own)",
+    )
+    what.add_argument("--prompts", metavar="FILE", help="a file of prompts: .txt, .csv or .json (see below)")
+    what.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what to steer away from; counts where guidance is above 1"
+    )
+    what.add_argument(
+        "--methods", metavar="LIST", help=f"comma-separated, of {', '.join(METHODS)} (default: weak,strong,w2sd)"
+    )
+    what.add_argument(
+        "--num-videos", type=int, metavar="N", help="videos per prompt, each from other noise (default: 1)"
+    )
+    what.add_argument(
+        "--seed", type=int, metavar="N", help="video i of every prompt starts from the noise of seed N + i (default: 0)"
+    )
+    pair = parser.add_argument_group("the pair")
+    pair.add_argument(
+        "--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: demo; with --strong and --weak, the paper's)"
+    )
+    pair.add_argument(
+        "--strong", metavar="MODEL", help="strong side: a hub id, a diffusers folder or a .safetensors file"
+    )
+    pair.add_argument("--weak", metavar="MODEL", help="weak side: the same kinds, or a folder with only a unet/")
+    pair.add_argument("--motion-adapter", metavar="MODEL", help="AnimateDiff-SDXL motion modules: a hub id or a folder")
+    pair.add_argument(
+        "--config", metavar="FOLDER", help="configs and tokenizers for .safetensors files, for use offline"
+    )
+    pair.add_argument(
+        "--allow-pickle",
+        action="store_const",
+        const=True,
+        help="open .bin weights, which can run code: only if you trust them",
+    )
+    how = parser.add_argument_group("sampling and reflection (default: the preset's)")
+    how.add_argument("--steps", type=int, metavar="T", help="sampling steps")
+    how.add_argument("--guidance", type=float, metavar="G", help="guidance of sampling: 1 (unguided) or more")
+    how.add_argument(
+        "--reflections", type=int, metavar="L", help="lambda: how many steps, from the noisiest, are reflected"
+    )
+    how.add_argument(
+        "--mode",
+        metavar="MODE",
+        help=f"{', '.join(MODES)}: Algorithm 1, Theorem 1 exactly, or as the published code does",
+    )
+    how.add_argument(
+        "--strength", type=float, metavar="S", help="how much of each reflection's move is made; 1 is the paper's"
+    )
+    how.add_argument(
+        "--strong-guidance", type=float, metavar="G", help="guidance of the strong side inside the reflection"
+    )
+    how.add_argument("--weak-guidance", type=float, metavar="G", help="guidance of the weak side inside the reflection")
+    video = parser.add_argument_group("the videos (default: the preset's)")
+    video.add_argument("--num-frames", type=int, metavar="F", help="frames per video")
+    video.add_argument(
+        "--height", type=int, metavar="PX", help="height; a multiple of the VAE's factor (8 for SDXL, 4 for the demo)"
+    )
+    video.add_argument("--width", type=int, metavar="PX", help="width; likewise")
+    video.add_argument("--fps", type=float, metavar="FPS", help="frames per second of the file")
+    video.add_argument(
+        "--video-format", metavar="FORMAT", help=f"{', '.join(FORMATS)}; png is a folder of frames (default: mp4)"
+    )
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    machine.add_argument(
+        "--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default: auto: float32 on a CPU, else 16 bits)"
+    )
+    machine.add_argument(
+        "--offload",
+        metavar="KIND",
+        help=f"{', '.join(OFFLOADS)}: keep networks off the GPU until needed (default: none)",
+    )
+    machine.add_argument(
+        "--compile", action="store_const", const=True, help="compile the networks' blocks; pays off over many videos"
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument(
+        "--output", metavar="FOLDER", help="where to write (default: a folder under outputs/ named after the settings)"
+    )
+    out.add_argument(
+        "--format", choices=("text", "json"), default="text", help="how to report on standard output (default: text)"
+    )
+    out.add_argument("--quiet", action="store_true", help="no progress, only failures")
+    out.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be done, what it costs and what is written; load no model",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code (see `--help`)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = build_parser().parse_args(words)
+    as_json = arguments.format == "json"
+    _calm_libraries(bars=sys.stderr.isatty() and not arguments.quiet)
+    try:
+        # Libraries may print: on standard output there is one report and nothing else.
+        with contextlib.redirect_stdout(sys.stderr):
+            code, report = _run(arguments, words)
+    except KeyboardInterrupt:
+        code, report = EXIT_INTERRUPTED, {"status": "interrupted", "error": "interrupted"}
+        print("\ninterrupted; finished videos are kept: run the same command again to make the rest", file=sys.stderr)
+    except UserError as error:
+        code, report = EXIT_REFUSED, _refused(str(error))
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror or error}{where}\n{_KEPT}"
+        code, report = EXIT_REFUSED, _refused(message)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(
+            f"error: out of memory ({error}).\nFinished videos are kept. Try --offload model, then --offload group, a "
+            "smaller --height and --width, or fewer --num-frames; --dry-run estimates what is needed.",
+            file=sys.stderr,
+        )
+        code, report = EXIT_FAILED, {"status": "out of memory", "error": str(error)}
+    if as_json:
+        print(json.dumps({**report, "exit_code": code}, ensure_ascii=True), flush=True)
+    elif "text" in report:
+        print(report["text"], flush=True)
+    return code
+
+
+def _calm_libraries(*, bars: bool) -> None:
+    """Tells libraries that are not loaded yet to print errors only, unless the user's environment says otherwise."""
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    if not bars:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
+    progress = TerminalProgress(quiet=arguments.quiet)
+    done = plan(_request(arguments, progress))
+    as_json = arguments.format == "json"
+    if arguments.dry_run:
+        done = on_device(done)[0]
+        report = describe_plan(done)
+        return EXIT_DONE, report if as_json else {"text": plan_text(report)}
+    summary = generate(done, progress=progress, command=shlex.join(["w2sd-video", *words]))
+    code = EXIT_DONE if summary.complete else EXIT_FAILED
+    return code, describe_summary(summary) if as_json else {"text": summary_text(summary, quiet=arguments.quiet)}
+
+
+def _request(arguments: argparse.Namespace, progress: TerminalProgress) -> GenerationRequest:
+    prompts = list(arguments.prompt or [])
+    if arguments.prompts is not None:
+        prompts += read_prompts(arguments.prompts)
+    if repeated := len(prompts) - len(without_repeats(prompts)):
+        progress.note(
+            f"{repeated} repeated prompts are made once: a repeat would be the same video (use --num-videos for more)"
+        )
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    for name in ("format", "quiet", "dry_run", "prompt"):
+        given.pop(name, None)
+    given["prompts"] = without_repeats(prompts)
+    if "methods" in given:
+        given["methods"] = parse_methods(given["methods"])
+    return GenerationRequest(**given)
+
+
+def _refused(message: str) -> dict[str, Any]:
+    print(f"error: {message}", file=sys.stderr)
+    return {"status": "refused", "error": message}

@@ -1,0 +1,67 @@
+"""File names from prompts: VBench's "<prompt>-<index>" where the prompt can be a file name, else a safe unique one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+
+MAX_STEM_BYTES = 180  # leaves room for "-<index>", a suffix and the mark of an unfinished file within the usual 255
+_RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))])
+_FORBIDDEN = frozenset("/\\" + ('<>:"|?*' if os.name == "nt" else ""))
+
+
+def video_stems(prompts: Sequence[str]) -> tuple[str, ...]:
+    """Returns one file-name stem per prompt, in order; a video's file is `f"{stem}-{index}{suffix}"`.
+
+    A prompt that can be a file name is its own stem, letter for letter, as VBench looks it up (a trailing dot is
+    harmless before "-<index>"). Others (slashes, control characters, marks that reorder text, leading dots, dashes or
+    spaces, trailing spaces, device names of Windows, more than 180 bytes of UTF-8) get a cleaned text and a hash of
+    the true prompt. Of prompts that differ only by case or Unicode normal form the first that is safe keeps its text.
+    The same list always gives the same stems, and no two are equal on a file system that ignores case or normal form.
+    Repeats in the list are the caller's fault (ValueError).
+    """
+    if len(set(prompts)) != len(prompts):
+        raise ValueError("prompts repeat; drop the repeats first (prompts.without_repeats)")
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for prompt in prompts:
+        if clean_stem(prompt) == prompt and _key(prompt) not in taken:
+            stems[prompt] = prompt
+            taken.add(_key(prompt))
+    for prompt in prompts:
+        if prompt in stems:
+            continue
+        digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+        for length in range(8, len(digest) + 1, 8):
+            stem = f"{clean_stem(prompt, MAX_STEM_BYTES - length - 1)}~{digest[:length]}"
+            if _key(stem) not in taken:
+                break
+        stems[prompt] = stem
+        taken.add(_key(stem))
+    return tuple(stems[prompt] for prompt in prompts)
+
+
+def clean_stem(prompt: str, max_bytes: int = MAX_STEM_BYTES) -> str:
+    """Returns the prompt if it can be a file name, else the nearest text that can; at most `max_bytes` of UTF-8."""
+    text = "".join("_" if _hostile(character) else character for character in prompt)
+    text = text.strip()
+    if text.startswith((".", "-", "~")):
+        text = "_" + text[1:]
+    if text.split(".")[0].rstrip(" ").upper() in _RESERVED:
+        text = "_" + text
+    encoded = text.encode("utf-8", "replace")[:max_bytes]
+    return encoded.decode("utf-8", "ignore").rstrip() or "_"
+
+
+def _hostile(character: str) -> bool:
+    # Cc: control; Zl, Zp: line and paragraph separators; Cs: half a surrogate pair; the rest of the test:
+    # bidirectional controls.
+    if character in _FORBIDDEN or unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
+        return True
+    return unicodedata.bidirectional(character) in ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+
+
+def _key(stem: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", stem).casefold())

@@ -1,0 +1,240 @@
+"""From a request to a plan: presets filled in, everything checked that can be before a model is loaded (imports no
+torch).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from w2sd_video.errors import UserError
+from w2sd_video.file_names import video_stems
+from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig, check_pair
+from w2sd_video.presets import PRESETS, Preset, get_preset
+from w2sd_video.prompts import check_prompt, without_repeats
+from w2sd_video.request import DEFAULT_METHODS, DTYPES, METHODS, OFFLOADS, GenerationRequest, Plan
+from w2sd_video.video_io import check_format
+
+if TYPE_CHECKING:
+    from w2sd_video.adapters.specification import PairSpecification
+
+MAX_STEPS = 1000  # the training levels of every diffusion scheduler here
+MAX_SEED = 2**63 - 1
+
+
+def plan(request: GenerationRequest) -> Plan:
+    """Returns the request completed from its preset and checked against everything that can be known without loading a
+    model.
+
+    Raises UserError saying what was got, what is allowed and what to do.
+    """
+    preset = _preset(request)
+    strong, weak, adapter = _checkpoints(request, preset)
+    steps = _whole(request.steps, preset.steps, "steps", 1, MAX_STEPS)
+    guidance = _finite(request.guidance, preset.guidance, "guidance")
+    if (
+        guidance < 1
+    ):  # diffusers pipelines take any scale up to 1 to mean "unguided": what was asked for would not be done
+        raise UserError(
+            f"guidance is {guidance:g}; sampling takes 1 (unguided) or more; inside the reflection, --strong-guidance "
+            "and --weak-guidance may be any number"
+        )
+    inside = (
+        preset.pair.strong.guidance if request.guidance is None else guidance
+    )  # sampling and reflecting agree unless told not to
+    strong_guidance = _finite(request.strong_guidance, guidance if inside is None else inside, "strong guidance")
+    outer = preset.pair.weak.guidance
+    weak_guidance = _finite(request.weak_guidance, strong_guidance if outer is None else outer, "weak guidance")
+    mode = request.mode or preset.reflection.mode
+    if mode not in MODES:
+        _unknown("mode", mode, MODES)
+    done = Plan(
+        preset=preset.name,
+        pair=ModelPair(
+            ModelSpec(checkpoint=strong, guidance=strong_guidance),
+            ModelSpec(checkpoint=weak, guidance=weak_guidance),
+            name=preset.pair.name if (strong, weak) == _sides(preset) else f"{Path(strong).stem}-vs-{Path(weak).stem}",
+        ),
+        motion_adapter=adapter,
+        config=request.config,
+        reflection=ReflectionConfig(
+            num_reflections=_reflections(request.reflections, steps, preset),
+            mode=mode,
+            strength=_finite(request.strength, preset.reflection.strength, "strength"),
+        ),
+        prompts=(prompts := _prompts(request.prompts, preset)),
+        stems=video_stems(prompts),
+        methods=_methods(request.methods, preset),
+        steps=steps,
+        guidance=guidance,
+        negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
+        num_frames=_whole(request.num_frames, preset.num_frames, "number of frames", 1, 10_000),
+        height=_whole(request.height, preset.height, "height", 8, 8192),
+        width=_whole(request.width, preset.width, "width", 8, 8192),
+        fps=_finite(request.fps, preset.fps, "fps"),
+        seed=_whole(request.seed, 0, "seed", 0, MAX_SEED),
+        num_videos=_whole(request.num_videos, 1, "number of videos", 1, 100_000),
+        dtype=_one_of(
+            request.dtype if request.dtype != "auto" or preset.dtype is None else preset.dtype, DTYPES, "dtype"
+        ),
+        device=request.device,
+        offload=_one_of(request.offload, OFFLOADS, "offload"),
+        compile=request.compile,
+        allow_pickle=request.allow_pickle,
+        output=Path(),
+        video_format=request.video_format,
+    )
+    if {"w2sd", "swapped"} & set(done.methods):
+        check_pair(done.pair)
+    _check_seeds(done)
+    _check_checkpoints(done)
+    check_format(done.video_format, done.height, done.width, done.fps)
+    return replace(done, output=_output(request.output, done))
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Returns the methods in a comma-separated list; raises UserError naming an unknown one and the nearest that
+    exists.
+    """
+    return _methods(tuple(name.strip() for name in text.split(",") if name.strip()), None)
+
+
+def _preset(request: GenerationRequest) -> Preset:
+    if request.preset is not None:
+        if request.preset not in PRESETS:
+            _unknown("preset", request.preset, PRESETS)
+        return get_preset(request.preset)
+    if request.strong is None and request.weak is None:
+        return get_preset("demo")
+    if request.strong is None or request.weak is None:
+        given, lacking = ("strong", "weak") if request.weak is None else ("weak", "strong")
+        raise UserError(
+            f"--{given} is given without --{lacking}; give both, or a --preset whose {lacking} side is to be used"
+        )
+    return get_preset("juggernaut-vs-sdxl")
+
+
+def _sides(preset: Preset) -> tuple[str | None, str | None]:
+    return preset.pair.strong.checkpoint, preset.pair.weak.checkpoint
+
+
+def _checkpoints(request: GenerationRequest, preset: Preset) -> tuple[str, str, str | None]:
+    strong, weak = (given or own for given, own in zip((request.strong, request.weak), _sides(preset), strict=True))
+    assert strong is not None and weak is not None
+    adapter = request.motion_adapter
+    # Two local checkpoints without a preset bring their own motion modules or are refused: nothing is fetched unless a
+    # hub id is given.
+    if adapter is None and (request.preset or not (Path(strong).exists() and Path(weak).exists())):
+        adapter = preset.motion_adapter
+    return strong, weak, adapter
+
+
+def specification_of(done: Plan) -> PairSpecification:
+    """Returns the plan's pair as its files describe it; raises UserError for files that do not exist, are damaged or
+    do not fit.
+    """
+    from w2sd_video.adapters.specification import check_pair_specification
+
+    assert done.pair.strong.checkpoint is not None and done.pair.weak.checkpoint is not None
+    return check_pair_specification(
+        done.pair.strong.checkpoint,
+        done.pair.weak.checkpoint,
+        done.motion_adapter,
+        config=done.config,
+        allow_pickle=done.allow_pickle,
+        num_frames=done.num_frames,
+    )
+
+
+def _check_checkpoints(done: Plan) -> None:
+    from w2sd_video.adapters.specification import local_configs
+
+    configs = local_configs(specification_of(done))
+    vae = configs.strong_vae or configs.weak_vae or {}
+    factor = 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1)  # SDXL's VAE: 8
+    for name, size in (("height", done.height), ("width", done.width)):
+        if size % factor:
+            near = max(factor, size // factor * factor)
+            raise UserError(
+                f"{name} is {size}; it must be a multiple of {factor}, the size of what the VAE makes one latent of: "
+                f"use {near} or {near + factor}"
+            )
+
+
+def _reflections(given: int | None, steps: int, preset: Preset) -> int:
+    if given is not None:
+        most = "the last step ends without noise, so it cannot be inverted"
+        if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= steps:
+            raise UserError(f"reflections is {given!r} with {steps} steps; use 0 to {steps - 1} ({most})")
+        return given
+    own = preset.reflection.num_reflections
+    share = 1.0 if own is None else own / preset.steps
+    return min(steps - 1, round(share * steps))
+
+
+def _prompts(given: Sequence[str], preset: Preset) -> tuple[str, ...]:
+    if given:
+        return tuple(check_prompt(prompt, f"prompt {n}") for n, prompt in enumerate(without_repeats(given), start=1))
+    if preset.name != "demo":
+        raise UserError(f"preset {preset.name!r} has no prompts of its own; give --prompt TEXT or --prompts FILE")
+    from w2sd_video.demo import DEMO_PROMPTS
+
+    return tuple(DEMO_PROMPTS)
+
+
+def _methods(given: Iterable[str] | None, preset: Preset | None) -> tuple[str, ...]:
+    if given is None:
+        return (*DEFAULT_METHODS, "zero-gap") if preset is not None and preset.name == "demo" else DEFAULT_METHODS
+    methods = tuple(dict.fromkeys(given))
+    if not methods:
+        raise UserError(f"no method is given; choose from {', '.join(METHODS)}")
+    for method in methods:
+        if method not in METHODS:
+            _unknown("method", method, METHODS)
+    return methods
+
+
+def _output(given: str | Path | None, done: Plan) -> Path:
+    if given is not None:
+        return Path(given)
+    identity = json.dumps([done.settings(), done.pair_record(), done.prompts, done.dtype, done.device], sort_keys=True)
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in done.pair.name)[:80].strip(".")
+    return Path("outputs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def _check_seeds(done: Plan) -> None:
+    if done.seed + done.num_videos - 1 > MAX_SEED:
+        raise UserError(f"seed {done.seed} + {done.num_videos} videos goes beyond {MAX_SEED}; use a smaller seed")
+
+
+def _whole(given: int | None, default: int, name: str, low: int, high: int) -> int:
+    value = default if given is None else given
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    return value
+
+
+def _finite(given: float | None, default: float, name: str) -> float:
+    value = default if given is None else given
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}; it must be a finite number")
+    return float(value)
+
+
+def _one_of(value: str, allowed: Iterable[str], name: str) -> str:
+    if value not in allowed:
+        _unknown(name, value, allowed)
+    return value
+
+
+def _unknown(kind: str, got: str, allowed: Iterable[str]) -> NoReturn:
+    allowed = list(allowed)
+    near = difflib.get_close_matches(got.lower(), allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"unknown {kind} {got!r}: choose from {', '.join(allowed)}{hint}")

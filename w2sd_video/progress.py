@@ -1,0 +1,84 @@
+"""How far a run is: silent by default, a bar with the time left on a terminal, a line per video elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+class Progress:
+    """Told what happens in a run and silent about it: the base of others."""
+
+    def started(self, evaluations: int, videos: int) -> None:
+        """The run is about to make `videos` videos with `evaluations` evaluations in all."""
+
+    def making(self, label: str) -> None:
+        """The video called `label` is next."""
+
+    def evaluated(self, count: int) -> None:
+        """`count` more evaluations are behind (may be negative: a failed video's are taken back)."""
+
+    def finished(self, record: Mapping[str, Any]) -> None:
+        """A video is on the disk, or failed: its line of results.jsonl."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know, though the run goes on."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class TerminalProgress(Progress):
+    """Progress on standard error: a bar over all evaluations on a terminal, else a line per video; notes in both cases.
+
+    `quiet` leaves failures and notes only.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._videos = 0
+        self._done = 0
+
+    def started(self, evaluations: int, videos: int) -> None:
+        self._videos = videos
+        if self._quiet:
+            return
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=evaluations, unit="eval", file=sys.stderr, dynamic_ncols=True, smoothing=0.1, leave=False
+            )
+        else:
+            self._say(f"making {videos} videos, {evaluations} evaluations")
+
+    def making(self, label: str) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self._done + 1}/{self._videos} {label[:40]}")
+
+    def evaluated(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def finished(self, record: Mapping[str, Any]) -> None:
+        self._done += 1
+        if record["status"] != "done":
+            self._say(f"FAILED {record['method']}, {record['prompt']!r}, video {record['index']}: {record['reason']}")
+        elif not self._quiet and self._bar is None:
+            self._say(f"[{self._done}/{self._videos}] {record['path']} ({record['seconds']:.3g} s)")
+
+    def note(self, message: str) -> None:
+        self._say(f"note: {message}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)

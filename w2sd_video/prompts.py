@@ -1,0 +1,165 @@
+"""Prompt files (txt, csv, json): read strictly, refused with the place of the fault."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.errors import UserError
+
+SUFFIXES = (".txt", ".csv", ".json")
+KEYS = ("prompt", "prompt_en")  # "prompt_en" is what VBench's own prompt list calls it
+MAX_BYTES = 64 * 2**20
+
+
+def read_prompts(path: str | Path) -> tuple[str, ...]:
+    """Returns the prompts of a UTF-8 file in their order, repeats included.
+
+    - `.txt`: one prompt a line; blank lines and lines starting with `#` are skipped (a prompt that starts with `#`
+      needs csv or json).
+    - `.csv`: a header line with a column `prompt` (or `prompt_en`); other columns are ignored.
+    - `.json`: a list of strings, or of objects with `prompt` (or `prompt_en`).
+
+    A byte-order mark is accepted. Raises UserError, naming the line or the byte, for a file that cannot be read, is
+    empty, binary, not UTF-8, not of that shape, or holds no prompt.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(
+            f"prompt file {path}: its name ends in {suffix or 'nothing'!r}; use one of {', '.join(SUFFIXES)}"
+        )
+    text = _decode(_read(path), path)
+    parse = {".txt": _lines, ".csv": _table, ".json": _list}[suffix]
+    prompts = tuple(check_prompt(prompt, f"{path}, {place}") for prompt, place in parse(text, path))
+    if not prompts:
+        raise UserError(
+            f"prompt file {path} holds no prompt; write at least one (see --help for the three file formats)"
+        )
+    return prompts
+
+
+def check_prompt(prompt: str, where: str) -> str:
+    """Returns the prompt if it can be used, else raises UserError saying where it stands."""
+    if not prompt.strip():
+        raise UserError(f"{where}: the prompt is empty; write some text or leave it out")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: character {error.start} of the prompt is not valid Unicode text; write it as UTF-8"
+        ) from None
+    return prompt
+
+
+def without_repeats(prompts: Iterable[str]) -> tuple[str, ...]:
+    """Returns the prompts with only the first of any exact repeat kept: a repeat would be the same video (same noise,
+    same text).
+    """
+    return tuple(dict.fromkeys(prompts))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(
+                f"prompt file {path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read; give a prompt file"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"prompt file {path} cannot be read: {error.strerror}; give the path of an existing file"
+        ) from None
+
+
+def _decode(data: bytes, path: Path) -> str:
+    if not data:
+        raise UserError(f"prompt file {path} is empty; write at least one prompt")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"prompt file {path} is UTF-16 (byte 0 is 0x{data[0]:02x}); save it as UTF-8")
+    zero = data.find(b"\0")
+    if zero >= 0:
+        raise UserError(
+            f"prompt file {path} is binary: line {_line(data, zero)} (byte {zero}) holds a NUL; give a UTF-8 text file"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        raise UserError(
+            f"prompt file {path} is not UTF-8: line {_line(data, offset)} (byte {offset}) holds 0x{data[offset]:02x}; "
+            "save it as UTF-8"
+        ) from None
+
+
+def _line(data: bytes, offset: int) -> int:
+    return data.count(b"\n", 0, offset) + 1
+
+
+def _lines(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        prompt = line.strip()
+        if prompt and not prompt.startswith("#"):
+            yield prompt, f"line {number}"
+
+
+def _table(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        column = next((header.index(key) for key in KEYS if key in header), None)
+        if column is None:
+            raise UserError(
+                f"prompt file {path}, line 1: the columns are {', '.join(header) or 'none'}; one must be called prompt"
+            )
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) <= column:
+                raise UserError(
+                    f"prompt file {path}, line {reader.line_num}: {len(row)} columns; the prompt is column {column + 1}"
+                )
+            yield row[column].strip(), f"line {reader.line_num}"
+    except csv.Error as error:
+        raise UserError(
+            f"prompt file {path}, line {reader.line_num}: {error}; quote text that holds commas or quotes"
+        ) from None
+
+
+def _list(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    try:
+        data: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"prompt file {path}, line {error.lineno} column {error.colno}: not JSON: {error.msg}"
+        ) from None
+    except RecursionError:
+        raise UserError(f"prompt file {path}: nested too deeply; write a list of strings") from None
+    if not isinstance(data, list):
+        raise UserError(
+            f"prompt file {path}: the JSON is {_kind(data)}; it must be a list of strings or of objects with a prompt"
+        )
+    for number, entry in enumerate(data, start=1):
+        value = next((entry[key] for key in KEYS if key in entry), None) if isinstance(entry, dict) else entry
+        if not isinstance(value, str):
+            raise UserError(
+                f"prompt file {path}, entry {number} is {_kind(entry)} without a text prompt; "
+                "write a string or an object with a prompt"
+            )
+        yield value.strip(), f"entry {number}"
+
+
+def _kind(value: Any) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return names.get(type(value), "null")

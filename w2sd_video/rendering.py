@@ -1,0 +1,145 @@
+"""One video of a loaded pair by one method: what each method means in terms of `reflected`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from w2sd_video.adapters import reflected
+from w2sd_video.adapters.finite import NonFiniteLatentError
+from w2sd_video.adapters.loaded_pair import LoadedPair, PromptInputs
+from w2sd_video.pair import ModelSpec
+from w2sd_video.request import Plan
+
+Report = Callable[[int, int], None]
+"""Called after each evaluation with how many are behind and how many there are in all."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A video's frames `[F, H, W, 3]` uint8 RGB and what they cost."""
+
+    frames: NDArray[np.uint8]
+    num_evaluations: int
+    num_forwards: int
+    num_rows: int
+    seconds: float
+    peak_memory_mb: float
+
+
+def render(pair: LoadedPair, plan: Plan, method: str, inputs: PromptInputs, seed: int, report: Report) -> Rendered:
+    """Returns one video of the pair.
+
+    `weak` and `strong` sample one network alone with the plan's sampling guidance; `w2sd` reflects the strong side
+    with the weak one; `zero-gap` reflects the strong side with itself; `swapped` samples the weak network and
+    exchanges the two sides inside the reflection, each with its own guidance there. The initial noise comes from a CPU
+    generator seeded `seed`, so it is the same for all methods.
+
+    Raises NonFiniteLatentError, naming the step and the likely cause, if a latent or the decoded frames are not finite.
+    """
+    settings = {
+        "num_reflections": plan.num_reflections,
+        "mode": plan.reflection.mode,
+        "strength": plan.reflection.strength,
+    }
+    strong, weak = (ModelSpec(guidance=scale) for scale in (plan.strong_guidance, plan.weak_guidance))
+    own, other = inputs.strong, inputs.weak or inputs.strong
+    if method == "strong":
+        return _run(pair.pipe, own, plan, seed, report, num_reflections=0)
+    if method == "w2sd":
+        return _run(
+            pair.pipe,
+            own,
+            plan,
+            seed,
+            report,
+            weak=(pair.weak, weak),
+            weak_inputs=inputs.weak,
+            reflector=strong,
+            **settings,
+        )
+    if method == "zero-gap":
+        return _run(pair.pipe, own, plan, seed, report, weak="zero-gap", reflector=strong, **settings)
+    if method == "weak":
+        with _sampling(pair.pipe, pair.weak_unet):
+            return _run(pair.pipe, other, plan, seed, report, num_reflections=0)
+    assert method == "swapped", method
+    if inputs.weak is not None:  # two text encoders: each side is a pipeline
+        return _run(
+            pair.weak, other, plan, seed, report, weak=(pair.pipe, strong), weak_inputs=own, reflector=weak, **settings
+        )
+    network = pair.pipe.unet
+    with _sampling(pair.pipe, pair.weak_unet):
+        return _run(pair.pipe, own, plan, seed, report, weak=(network, strong), reflector=weak, **settings)
+
+
+def compile_networks(pair: LoadedPair) -> None:
+    """Makes torch compile the repeated blocks of both networks (whole ones take minutes and gain little more)."""
+    repeated = ("BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D")
+    for network in (pair.pipe.unet, pair.weak_unet):
+        for module in network.modules():
+            if type(module).__name__ in repeated:
+                module.compile()
+
+
+def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Report, **reflection: Any) -> Rendered:
+    pipe.set_progress_bar_config(disable=True)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    begin = time.perf_counter()
+    with reflected(pipe, progress=report, **reflection) as run:
+        output = pipe(
+            **inputs,
+            num_frames=plan.num_frames,
+            height=plan.height,
+            width=plan.width,
+            num_inference_steps=plan.steps,
+            guidance_scale=plan.guidance,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="np",
+        )
+    pictures = np.asarray(output.frames)[0]  # [F, H, W, 3] in 0..1
+    seconds = time.perf_counter() - begin
+    if not np.isfinite(pictures).all():
+        raise NonFiniteLatentError(
+            plan.steps, plan.steps, "the decoding that follows", f"the VAE overflows in {plan.dtype}: use float32"
+        )
+    return Rendered(
+        frames=np.rint(pictures.clip(0, 1) * 255).astype(np.uint8),
+        num_evaluations=run.num_evaluations,
+        num_forwards=run.num_forwards,
+        num_rows=run.num_rows,
+        seconds=seconds,
+        peak_memory_mb=_peak_memory() if not cuda else torch.cuda.max_memory_allocated() / 2**20,
+    )
+
+
+@contextmanager
+def _sampling(pipe: Any, network: Any) -> Iterator[None]:
+    """Inside, the pipeline's network is this one."""
+    own = pipe.unet
+    pipe.unet = network
+    try:
+        yield
+    finally:
+        pipe.unet = own
+
+
+def _peak_memory() -> float:
+    """The most memory this process has held so far, in MiB (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,118 @@
+"""What a plan will do and what a run came to: as JSON data for programs, as text for people (imports no torch)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from w2sd_video.planning import specification_of
+from w2sd_video.request import METHODS, Plan
+
+if TYPE_CHECKING:
+    from w2sd_video.adapters.estimate import MemoryEstimate
+    from w2sd_video.generate import Summary
+
+
+def describe_plan(done: Plan) -> dict[str, Any]:
+    """Returns what a plan will do as JSON data: methods with their cost per video, totals, memory and files."""
+    tasks = done.tasks()
+    memory = _memory(done)
+    files = [task.path for task in tasks]
+    if len(done.methods) > 1:
+        files += [f"comparison/{group[0].name}.mp4" for group in done.groups()]
+    return {
+        "status": "planned",
+        "folder": str(done.output),
+        "preset": done.preset,
+        "pair": done.pair_record(),
+        "settings": done.settings(),
+        "device": done.device,
+        "dtype": done.dtype,
+        "methods": {m: {"evaluations": done.evaluations(m), "rows": done.rows(m)} for m in done.methods},
+        "videos": len(tasks),
+        "prompts": len(done.prompts),
+        "evaluations": sum(done.evaluations(task.method) for task in tasks),
+        "rows": sum(done.rows(task.method) for task in tasks),
+        "memory_mb": {
+            "weights": round(memory.networks / 2**20),
+            "sampling": round(memory.sample_peak / 2**20),
+            "decoding": round(memory.decode_peak / 2**20),
+            "peak": round(memory.peak / 2**20),
+        },
+        "files": ["run.json", "results.jsonl", "index.html", *files],
+    }
+
+
+def _memory(done: Plan) -> MemoryEstimate:
+    from w2sd_video.adapters.estimate import estimate_memory
+
+    scales = (done.guidance, done.strong_guidance, done.weak_guidance)
+    return estimate_memory(
+        specification_of(done),
+        dtype=done.dtype,
+        height=done.height,
+        width=done.width,
+        num_frames=done.num_frames,
+        rows=1 if all(scale in (0, 1) for scale in scales) else 2,
+        offload=done.offload,
+    )
+
+
+def plan_text(report: dict[str, Any], most_files: int = 20) -> str:
+    """Returns a plan as text for people."""
+    settings, memory = report["settings"], report["memory_mb"]
+    lines = [
+        f"{report['videos']} videos of {report['prompts']} prompts into {report['folder']}",
+        f"on {report['device']}, {report['dtype']}",
+        f"strong: {report['pair']['strong']}",
+        f"weak:   {report['pair']['weak']}",
+        f"{settings['num_frames']} frames of {settings['width']}x{settings['height']} at {settings['fps']:g} fps",
+        f"{settings['steps']} steps, {settings['reflections']} reflections, mode {settings['mode']}, "
+        f"strength {settings['strength']:g}",
+        f"guidance: {settings['guidance']:g} sampling; inside the reflection {settings['strong_guidance']:g} strong, "
+        f"{settings['weak_guidance']:g} weak",
+        "",
+        f"{'method':10s} {'evaluations':>12s} {'network rows':>13s}   per video",
+        *(f"{name:10s} {cost['evaluations']:12d} {cost['rows']:13d}" for name, cost in report["methods"].items()),
+        f"{'in all':10s} {report['evaluations']:12d} {report['rows']:13d}",
+        "",
+        f"memory, estimated: {memory['peak']} MB at the peak (weights {memory['weights']}, "
+        f"sampling {memory['sampling']}, decoding {memory['decoding']})",
+        f"files, {len(report['files'])} in all:",
+        *(f"  {file}" for file in report["files"][:most_files]),
+    ]
+    if len(report["files"]) > most_files:
+        lines.append(f"  ... and {len(report['files']) - most_files} more")
+    return "\n".join(lines)
+
+
+def describe_summary(summary: Summary) -> dict[str, Any]:
+    """Returns what a run came to as JSON data."""
+    return {
+        "status": "done" if summary.complete else "failed",
+        "folder": str(summary.folder),
+        "page": str(summary.folder / "index.html"),
+        "results": str(summary.folder / "results.jsonl"),
+        "videos": summary.total,
+        "kept": summary.kept,
+        "made": summary.made,
+        "failed": summary.failed,
+        "seconds": round(summary.seconds, 3),
+    }
+
+
+def summary_text(summary: Summary, *, quiet: bool = False) -> str:
+    """Returns what a run came to as text for people; with `quiet` the page's path only."""
+    page = summary.folder / "index.html"
+    if quiet:
+        return str(page)
+    made, lines = summary.made, []
+    for method in dict.fromkeys(record["method"] for record in made):
+        records = [record for record in made if record["method"] == method]
+        seconds = sum(record["seconds"] for record in records) / len(records)
+        lines.append(
+            f"  {METHODS[method].title:10s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per video"
+        )
+    kept = f", {summary.kept} were there already" if summary.kept else ""
+    failed = f", {len(summary.failed)} FAILED (results.jsonl says why)" if summary.failed else ""
+    head = f"{len(made)} videos made in {summary.seconds:.1f} s{kept}{failed}"
+    return "\n".join([head, *lines, f"look at them: {page}"])

@@ -1,0 +1,219 @@
+"""What to generate: a frozen request, and the plan it becomes once every setting is known (imports no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.pair import ModelPair, ReflectionConfig
+from w2sd_video.video_io import suffix_of
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+OFFLOADS = ("none", "model", "group")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make a video from a pair: its title, what it is, and whether it reflects."""
+
+    title: str
+    about: str
+    reflects: bool
+
+
+METHODS: dict[str, Method] = {
+    "weak": Method("weak", "the weak model alone", False),
+    "strong": Method("strong", "the strong model alone", False),
+    "w2sd": Method("W2SD", "the strong model, reflected with the weak one", True),
+    "zero-gap": Method(
+        "zero-gap", "control: the same reflections with the strong model on both sides, so with no gap at all", True
+    ),
+    "swapped": Method(
+        "swapped", "control: roles exchanged, the weak model sampled and reflected with the strong one", True
+    ),
+}
+DEFAULT_METHODS = ("weak", "strong", "w2sd")
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to generate; `None` means "as the preset has it", and no field needs to be given: that is the bundled demo.
+
+    `prompts` empty: the demo's own. `preset` None: the demo, or, when `strong` and `weak` are given, the paper's
+    AnimateDiff-SDXL settings (`juggernaut-vs-sdxl`) with those checkpoints. `motion_adapter` None: what the
+    checkpoints bring, or the preset's. `guidance` is that of sampling, `strong_guidance` and `weak_guidance` are those
+    inside the reflection. `reflections` is lambda; with `steps` changed and lambda not given, the preset's share of
+    the steps is reflected. `seed`: video `index` of every prompt starts from the noise of the CPU generator seeded
+    `seed + index`, for every method. `output` None: a folder under `outputs` named after the pair and the settings.
+    `methods` None: weak, strong and w2sd; for the demo zero-gap as well.
+    """
+
+    prompts: tuple[str, ...] = ()
+    preset: str | None = None
+    strong: str | None = None
+    weak: str | None = None
+    motion_adapter: str | None = None
+    config: str | None = None
+    methods: tuple[str, ...] | None = None
+    mode: str | None = None
+    strength: float | None = None
+    steps: int | None = None
+    reflections: int | None = None
+    guidance: float | None = None
+    strong_guidance: float | None = None
+    weak_guidance: float | None = None
+    negative_prompt: str | None = None
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
+    seed: int = 0
+    num_videos: int = 1
+    dtype: str = "auto"
+    device: str = "auto"
+    offload: str = "none"
+    compile: bool = False
+    allow_pickle: bool = False
+    output: str | Path | None = None
+    video_format: str = "mp4"
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """One video to make: `name` is "<prompt>-<index>" (or its safe form), `path` is relative to the output folder."""
+
+    method: str
+    prompt: str
+    index: int
+    seed: int
+    name: str
+    path: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What names the video within its run."""
+        return self.method, self.prompt, self.index
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every setting known and checked.
+
+    `guidance` is that of sampling; the guidances inside the reflection are `pair.strong.guidance` and
+    `pair.weak.guidance`.
+    """
+
+    preset: str
+    pair: ModelPair
+    motion_adapter: str | None
+    config: str | None
+    reflection: ReflectionConfig
+    prompts: tuple[str, ...]
+    stems: tuple[str, ...]
+    methods: tuple[str, ...]
+    steps: int
+    guidance: float
+    negative_prompt: str | None
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    seed: int
+    num_videos: int
+    dtype: str
+    device: str
+    offload: str
+    compile: bool
+    allow_pickle: bool
+    output: Path
+    video_format: str
+
+    @property
+    def num_reflections(self) -> int:
+        assert self.reflection.num_reflections is not None
+        return self.reflection.num_reflections
+
+    @property
+    def strong_guidance(self) -> float:
+        assert self.pair.strong.guidance is not None
+        return self.pair.strong.guidance
+
+    @property
+    def weak_guidance(self) -> float:
+        assert self.pair.weak.guidance is not None
+        return self.pair.weak.guidance
+
+    def groups(self) -> tuple[tuple[VideoTask, ...], ...]:
+        """Returns the videos in the order they are made, in groups: all methods of one prompt and index."""
+        suffix = suffix_of(self.video_format)
+        return tuple(
+            tuple(
+                VideoTask(method, prompt, index, self.seed + index, name, f"{method}/{name}{suffix}")
+                for method in self.methods
+            )
+            for prompt, stem in zip(self.prompts, self.stems, strict=True)
+            for index in range(self.num_videos)
+            for name in (f"{stem}-{index}",)
+        )
+
+    def tasks(self) -> tuple[VideoTask, ...]:
+        """Returns all videos in the order they are made."""
+        return tuple(task for group in self.groups() for task in group)
+
+    def evaluations(self, method: str) -> int:
+        """Returns the evaluations of one video: T, or T + 2 lambda with reflections."""
+        return self.steps + 2 * self.num_reflections * METHODS[method].reflects
+
+    def rows(self, method: str) -> int:
+        """Returns the batch rows of one video: two for a guided evaluation, one for an evaluation at scale 0 or 1."""
+        inside = {
+            "w2sd": (self.strong_guidance, self.weak_guidance),
+            "zero-gap": (self.strong_guidance, self.strong_guidance),
+            "swapped": (self.weak_guidance, self.strong_guidance),
+        }.get(method, ())
+        return self.steps * _rows(self.guidance) + self.num_reflections * sum(map(_rows, inside))
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what determines the videos, beside the pair, the prompts and the machine, as JSON data."""
+        return {
+            "mode": self.reflection.mode,
+            "strength": self.reflection.strength,
+            "steps": self.steps,
+            "reflections": self.num_reflections,
+            "guidance": self.guidance,
+            "strong_guidance": self.strong_guidance,
+            "weak_guidance": self.weak_guidance,
+            "negative_prompt": self.negative_prompt,
+            "num_frames": self.num_frames,
+            "height": self.height,
+            "width": self.width,
+            "fps": self.fps,
+            "seed": self.seed,
+            "num_videos": self.num_videos,
+            "compile": self.compile,
+            "video_format": self.video_format,
+        }
+
+    def pair_record(self) -> dict[str, Any]:
+        """Returns the two sides, the motion adapter and the config folder as JSON data; local paths made absolute."""
+        sides = {
+            role: _located(spec.checkpoint) for role, spec in (("strong", self.pair.strong), ("weak", self.pair.weak))
+        }
+        return {
+            "name": self.pair.name,
+            **sides,
+            "motion_adapter": _located(self.motion_adapter),
+            "config": _located(self.config),
+        }
+
+
+def _rows(guidance: float) -> int:
+    return 1 if guidance in (0, 1) else 2
+
+
+def _located(checkpoint: str | None) -> str | None:
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint).expanduser()
+    return str(path.resolve()) if path.exists() else checkpoint

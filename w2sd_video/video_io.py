@@ -1,0 +1,285 @@
+"""Frames to files and back: mp4 (H.264), gif, webp and folders of png, with the settings inside the file.
+
+Frames are uint8 RGB arrays `[F, H, W, 3]`. Files appear under their final name only when complete: they are written
+beside it, flushed to the disk and renamed. The same frames and settings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2sd_video.errors import UserError
+
+FORMATS = ("mp4", "gif", "webp", "png")
+CRF = 12  # x264's constant quality: well below what the eye tells apart (17 or so), so that scores measure the model
+MAX_GIF_FPS = 50  # browsers play a gif frame of less than 2 hundredths of a second at 10 fps
+_NOT_WRITTEN = (".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".png")  # else taken for a folder's name
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video read back: frames `[F, H, W, 3]` uint8 RGB, frames per second, and the settings found in the file ({} if
+    none).
+    """
+
+    frames: NDArray[np.uint8]
+    fps: float
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def suffix_of(video_format: str) -> str:
+    """Returns what the name of a video of this format ends in; a folder of png frames has no suffix."""
+    return "" if video_format == "png" else f".{video_format}"
+
+
+def check_format(video_format: str, height: int, width: int, fps: float) -> None:
+    """Raises UserError if videos of this size and rate cannot be written in this format as they are."""
+    if video_format not in FORMATS:
+        raise UserError(f"video format is {video_format!r}; choose one of {', '.join(FORMATS)}")
+    if not 0 < fps <= 1000:
+        raise UserError(f"fps is {fps}; it must be above 0 and at most 1000")
+    if video_format == "mp4" and (height % 2 or width % 2):
+        raise UserError(
+            f"frames are {width}x{height}; mp4 (H.264 yuv420p) needs even sides: choose an even size, or gif, webp or "
+            "png, which take any size (nothing is resized silently)"
+        )
+    if video_format == "gif" and fps > MAX_GIF_FPS:
+        raise UserError(f"fps is {fps}; a gif plays at most {MAX_GIF_FPS}: choose mp4 or webp, or a lower fps")
+
+
+def write_video(
+    path: str | Path, frames: NDArray[np.uint8], fps: float, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes frames `[F, H, W, 3]` (uint8 RGB) in the format the name's suffix says; without one, a folder of png.
+
+    mp4: H.264, yuv420p, BT.709 limited range, constant quality 12, exact frame count and rate, no B-frames (every
+    player then agrees about the first time stamp). Flat areas come back within 3 of 255; colour (not brightness) is
+    halved in resolution, as yuv420p is.
+    gif: 256 colours a frame, times in hundredths of a second. webp and png: lossless.
+    The metadata goes in as JSON: the mp4's and gif's comment, webp's EXIF description, a text chunk `settings` of
+    every png.
+
+    Raises UserError for frames or a rate that the format cannot hold as they are, OSError if the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix.lower() in _NOT_WRITTEN:
+        raise UserError(f"cannot write {path.suffix} files; choose one of {', '.join(FORMATS)}")
+    video_format = path.suffix[1:].lower() if path.suffix.lower() in (".mp4", ".gif", ".webp") else "png"
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise UserError(f"frames are {frames.dtype} {frames.shape}; give uint8 [F, H, W, 3] with at least one frame")
+    check_format(video_format, frames.shape[1], frames.shape[2], fps)
+    settings = dict(metadata or {})
+    if video_format in ("gif", "webp"):
+        settings.setdefault("fps", fps)  # these two store times, rounded; the reader needs the rate itself
+    text = json.dumps(settings, ensure_ascii=True)
+    if video_format == "png":
+        _write_png_folder(path, frames, fps, text)
+    else:
+        encode = {"mp4": _mp4, "gif": _gif, "webp": _webp}[video_format]
+        write_bytes(path, encode(frames, fps, text))
+
+
+def read_video(path: str | Path) -> Video:
+    """Returns the frames, rate and settings of what `write_video` wrote, or of any other video or animation.
+
+    Raises UserError if there is no video there.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return _read_png_folder(path)
+        if path.suffix.lower() in (".gif", ".webp"):
+            return _read_animation(path)
+        return _read_container(path)
+    except (OSError, ValueError, SyntaxError) as error:  # PIL reports damaged files as any of the three
+        raise UserError(f"{path} cannot be read as a video: {error}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Puts a complete file in place: written beside it, flushed to the disk, renamed."""
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder survive a power cut, where the system can (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rgb_to_yuv420(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns a frame `[H, W, 3]` as planar BT.709 limited-range 4:2:0, `[H * 3 / 2, W]`; colour is the mean of each
+    2x2 square.
+
+    Done here in float32 rather than by swscale, whose fast path is off by several levels at edges.
+    """
+    height, width, _ = frame.shape
+    red, green, blue = (frame[..., channel].astype(np.float32) / 255 for channel in range(3))
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    planes = [16 + 219 * luma]
+    for channel, scale in ((blue, 1.8556), (red, 1.5748)):
+        chroma = ((channel - luma) / scale).reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+        planes.append(128 + 224 * chroma)
+    flat = np.concatenate([plane.ravel() for plane in planes])
+    return np.rint(flat).astype(np.uint8).reshape(height * 3 // 2, width)
+
+
+def _mp4(frames: NDArray[np.uint8], fps: float, text: str) -> bytes:
+    import av
+
+    buffer = io.BytesIO()  # in memory, so that a full disk is met by plain file writing and reported as such
+    with av.open(buffer, "w", format="mp4") as container:
+        container.metadata["comment"] = text
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": str(CRF), "preset": "medium"}
+        codec = stream.codec_context
+        codec.thread_count = 1  # x264's output depends on the number of threads
+        codec.max_b_frames = 0
+        codec.colorspace = codec.color_primaries = codec.color_trc = 1  # BT.709
+        codec.color_range = 1  # limited
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(rgb_to_yuv420(frame), format="yuv420p")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _gif(frames: NDArray[np.uint8], fps: float, text: str) -> bytes:
+    ends = [
+        round(100 * (i + 1) / fps) for i in range(len(frames))
+    ]  # hundredths; rounded from the start, so errors do not add up
+    durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    return _animation(frames, "GIF", duration=durations, comment=text.encode())
+
+
+def _webp(frames: NDArray[np.uint8], fps: float, text: str) -> bytes:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x010E] = text  # ImageDescription
+    ends = [round(1000 * (i + 1) / fps) for i in range(len(frames))]
+    durations = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return _animation(frames, "WEBP", duration=durations, lossless=True, exact=True, method=4, exif=exif.tobytes())
+
+
+def _animation(frames: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    buffer = io.BytesIO()
+    images[0].save(buffer, kind, save_all=True, append_images=images[1:], loop=0, **options)
+    return buffer.getvalue()
+
+
+def _write_png_folder(path: Path, frames: NDArray[np.uint8], fps: float, text: str) -> None:
+    from PIL import Image, PngImagePlugin
+
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        for number, frame in enumerate(frames):
+            chunks = PngImagePlugin.PngInfo()
+            chunks.add_text("settings", text)
+            chunks.add_text("fps", str(fps))
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, "PNG", pnginfo=chunks)
+            write_bytes(partial / f"{number:04d}.png", buffer.getvalue())
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _read_container(path: Path) -> Video:
+    import av
+
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError("it holds no video stream")
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        rate = stream.average_rate
+        comment = container.metadata.get("comment", "")
+    if not frames:
+        raise ValueError("it holds no frame")
+    return Video(np.stack(frames), float(rate or 0), _settings(comment))
+
+
+def _read_animation(path: Path) -> Video:
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as image:
+        comment = image.info.get("comment", b"")
+        text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
+        metadata = _settings(text or str(image.getexif().get(0x010E, "")))
+        pairs = [
+            (np.asarray(frame.convert("RGB")), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(image)
+        ]
+    total = sum(duration for _, duration in pairs)
+    fps = float(metadata.get("fps") or (1000 * len(pairs) / total if total else 0))
+    # Writers join equal neighbours into one longer frame: each stands for as many frames as its time says.
+    frames = [frame for frame, count in _counts(pairs, fps) for _ in range(count)]
+    return Video(np.stack(frames), fps, metadata)
+
+
+def _counts(pairs: list[tuple[NDArray[np.uint8], float]], fps: float) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    elapsed, written = 0.0, 0
+    for frame, duration in pairs:
+        elapsed += duration
+        count = max(1, round(elapsed * fps / 1000) - written)
+        written += count
+        yield frame, count
+
+
+def _read_png_folder(path: Path) -> Video:
+    from PIL import Image
+
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png" and not file.name.startswith("."))
+    if not files:
+        raise ValueError("the folder holds no png")
+    frames, info = [], {}
+    for file in files:
+        with Image.open(file) as image:
+            frames.append(np.asarray(image.convert("RGB")))
+            info = info or dict(image.info)
+    return Video(np.stack(frames), float(info.get("fps", 0)), _settings(str(info.get("settings", ""))))
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
