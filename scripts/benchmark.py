@@ -1,0 +1,276 @@
+"""Measure what W2SD costs: python scripts/benchmark.py [--quick] [--output FILE]
+
+First integers, which never flake: network rows per video, numbers read back from the device inside the loop, calls of
+text encoders, bytes of a pair. Then ratios of CPU times taken in turn (A, B, A) on one thread, beside how far A strays
+from A. The networks are random AnimateDiff-SDXL ones of the real classes: small for the integers, mid-size for the
+times. Exit code 1 if an integer is off, or a ratio is above its target by more than its own A/A spread.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AnimateDiffSDXLPipeline, MotionAdapter, UNet2DConditionModel
+from torch import Tensor, nn
+
+from w2sd_video import ModelSpec, reflected
+from w2sd_video.adapters.animatediff import assemble_motion_unet
+from w2sd_video.adapters.loading import load_pair
+from w2sd_video.adapters.memory import unique_bytes
+from w2sd_video.demo import components
+from w2sd_video.measuring import Meter, cpu_seconds, paired_ratio, recorded_calls
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network and a video: channels of the first block, frames, pixels of a side (latents are a quarter of it)."""
+
+    width: int
+    frames: int
+    pixels: int
+
+
+TINY, SMALL, MIDDLE = Size(16, 2, 16), Size(32, 4, 32), Size(96, 8, 64)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; ``target`` is what the value must equal (counts) or stay below (ratios), None for none."""
+
+    id: str
+    what: str
+    value: float
+    target: float | None
+    passed: bool
+    spread: float | None = None
+
+
+# -- random pipelines of the real classes ---------------------------------------------------------------------------
+
+
+def unet_2d(width: int, seed: int) -> UNet2DConditionModel:
+    config = components.build_unet().config
+    torch.manual_seed(seed)
+    heads = (width // 16, width // 8)
+    wider = UNet2DConditionModel.from_config(config, block_out_channels=(width, 2 * width), attention_head_dim=heads)
+    return wider.eval()
+
+
+def motion_adapter(width: int) -> MotionAdapter:
+    config = components.build_motion_adapter().config
+    torch.manual_seed(7)
+    return MotionAdapter.from_config(config, block_out_channels=(width, 2 * width)).eval()
+
+
+def pipeline(size: Size, seed: int) -> AnimateDiffSDXLPipeline:
+    """An AnimateDiff-SDXL pipeline; `seed` chooses the 2-D UNet, everything else is the same for all seeds."""
+    adapter, tokenizer = motion_adapter(size.width), components.build_tokenizer()
+    unet = assemble_motion_unet(unet_2d(size.width, seed), adapter)
+    torch.manual_seed(8)
+    pipe = AnimateDiffSDXLPipeline(
+        vae=components.build_vae().eval(),
+        text_encoder=components.build_text_encoder(tokenizer, with_projection=False).eval(),
+        text_encoder_2=components.build_text_encoder(tokenizer, with_projection=True).eval(),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        motion_adapter=adapter,
+        scheduler=components.build_scheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def call(pipe: Any, size: Size, steps: int, guidance: float, **texts: Any) -> Tensor:
+    """The latents [1, 4, F, h, w] of one video; nothing is decoded."""
+    return pipe(
+        **(texts or {"prompt": "a red ring moving left", "negative_prompt": "a blue cross"}),
+        num_frames=size.frames,
+        height=size.pixels,
+        width=size.pixels,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=torch.Generator("cpu").manual_seed(0),
+        output_type="latent",
+    ).frames
+
+
+def w2sd_call(pipe: Any, weak: Any, size: Size, steps: int, lam: int, guidances: tuple[float, float, float]) -> Any:
+    """The latents and the run of one W2SD call; guidances are (sampling, strong in the reflection, weak)."""
+    sampling, strong, weakly = guidances
+    side = (weak, ModelSpec(guidance=weakly)) if lam else None
+    with reflected(pipe, side, num_reflections=lam, reflector=ModelSpec(guidance=strong)) as run:
+        return call(pipe, size, steps, sampling), run
+
+
+def count_rows(steps: int) -> Iterator[Row]:
+    """Rows against T r(sampling) + lambda (r(strong) + r(weak)), where r is 1 for guidance 0 or 1, else 2."""
+    pipe, weak = pipeline(TINY, 1), pipeline(TINY, 2).unet
+    for guidances, lam in (((3.0, 3.0, 1.0), steps - 1), ((5.5, 1.0, 1.0), steps - 1), ((1.0, 1.0, 0.0), steps // 5)):
+        rows = [1 if guidance in (0, 1) else 2 for guidance in guidances]
+        with Meter(pipe.unet, weak).watching() as meter:
+            _, run = w2sd_call(pipe, weak, TINY, steps, lam, guidances)
+        title = f"T {steps}, lambda {lam}, guidances {'/'.join(f'{g:g}' for g in guidances)}"
+        yield equal("rows", f"network rows, {title}", meter.rows, steps * rows[0] + lam * (rows[1] + rows[2]))
+        yield equal("rows", f"network rows as the run reports them, {title}", run.num_rows, meter.rows)
+        yield equal("calls", f"evaluations, {title}", run.num_evaluations, steps + 2 * lam)
+        yield equal("reads", f"host reads between evaluations, {title}", meter.reads_between, 0)
+    with Meter(pipe.unet).watching() as meter:
+        call(pipe, TINY, steps, 3.0)
+    title = f"host reads between evaluations of the stock pipeline, T {steps}"
+    yield Row("reads", title, meter.reads_between, None, True)
+
+
+def count_pair() -> Iterator[Row]:
+    """Text-encoder calls and bytes of a pair loaded from folders, and lambda 0 against the stock pipeline."""
+    whole = pipeline(TINY, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        strong, weak = Path(folder, "strong"), Path(folder, "weak")
+        whole.save_pretrained(strong)
+        unet_2d(TINY.width, 2).save_pretrained(weak / "unet")
+        loaded = load_pair(str(strong), str(weak), device="cpu", dtype="float32")
+    loaded.pipe.set_progress_bar_config(disable=True)
+    encoders = (loaded.pipe.text_encoder, loaded.pipe.text_encoder_2)
+    calls: list[nn.Module] = []
+    for encoder in encoders:
+        encoder.register_forward_pre_hook(lambda encoder, _: calls.append(encoder))
+    for lam in range(3):
+        texts = loaded.encode("a red ring", "a blue cross").strong
+        with reflected(loaded.pipe, (loaded.weak_unet, ModelSpec(guidance=1.0)), num_reflections=lam):
+            call(loaded.pipe, TINY, 3, 3.0, **texts)
+    yield equal("text", "text-encoder calls for 3 videos of a prompt (2 encoders, 2 texts)", len(calls), 4)
+    ours = unique_bytes(loaded.pipe.unet, loaded.weak_unet, loaded.pipe.vae)
+    alone = unique_bytes(whole.unet, whole.vae)
+    most = (alone + unique_bytes(unet_2d(TINY.width, 2))) / (2 * alone)
+    title = "bytes of a pair's networks / of two pipelines' (at most: all but the 2-D UNet shared)"
+    yield at_most("R7", title, ours / (2 * alone), most)
+    stock = call(whole, TINY, 4, 3.0)
+    hosted, _ = w2sd_call(whole, None, TINY, 4, 0, (3.0, 3.0, 1.0))
+    difference = ((hosted - stock).norm() / stock.norm()).item()
+    yield at_most("R3", "relative difference of lambda 0 from the stock pipeline's latents", difference, 1e-5)
+
+
+def equal(id: str, what: str, value: int, target: int) -> Row:
+    return Row(id, what, value, target, value == target)
+
+
+def at_most(id: str, what: str, value: float, target: float | None, spread: float | None = None) -> Row:
+    return Row(id, what, value, target, target is None or value <= target + (spread or 0.0), spread)
+
+
+# -- times ----------------------------------------------------------------------------------------------------------
+
+
+def time_loops(size: Size, steps: int, rounds: int, report: Callable[[str], None]) -> Iterator[Row]:
+    """R1: calls over their own bare forwards. R2: that over the stock pipeline's. R3: lambda 0 over the stock call."""
+    pipe, weak = pipeline(size, 1), pipeline(size, 2).unet
+    networks = [pipe.unet, weak]
+    # In a small network a call's fixed cost (encoding, preparing) is not small beside the forwards: no target there.
+    most, most_of_stock = (1.03, 1.0) if size == MIDDLE else (None, None)
+
+    def stock() -> Any:
+        return call(pipe, size, steps, 3.0)
+
+    report("stock pipeline over its bare forwards")
+    base, base_spread = paired_ratio(stock, recorded_calls(networks, stock), rounds)
+    yield Row("R1", f"stock pipeline / its bare forwards, T {steps}", base, None, True, base_spread)
+    for lam in (0, steps // 4, steps - 1):
+
+        def ours(lam: int = lam) -> Any:
+            return w2sd_call(pipe, weak, size, steps, lam, (3.0, 3.0, 1.0))
+
+        report(f"W2SD with lambda {lam} over its bare forwards")
+        ratio, spread = paired_ratio(ours, recorded_calls(networks, ours), rounds)
+        yield at_most("R1", f"W2SD / its bare forwards, T {steps}, lambda {lam}", ratio, most, spread)
+        title = f"W2SD / stock pipeline at equal forwards, T {steps}, lambda {lam}"
+        yield at_most("R2", title, ratio / base, most, max(spread, base_spread))
+    report("lambda 0 over the stock pipeline")
+    ratio, spread = paired_ratio(lambda: w2sd_call(pipe, weak, size, steps, 0, (3.0, 3.0, 1.0)), stock, rounds)
+    yield at_most("R3", f"W2SD with lambda 0 / stock pipeline, T {steps}", ratio, most_of_stock, spread)
+
+
+def time_stub(rounds: int) -> Iterator[Row]:
+    """What the loops themselves cost, with networks that do nothing."""
+    pipe, weak = pipeline(TINY, 1), pipeline(TINY, 2).unet
+
+    def still(sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (sample,) if kwargs.get("return_dict") is False else argparse.Namespace(sample=sample)
+
+    pipe.unet.forward = weak.forward = still
+    few, many = 10, 60
+
+    def cost(make: Callable[[int], Any]) -> float:
+        make(few)
+        return statistics.median(
+            (cpu_seconds(lambda: make(many)) - cpu_seconds(lambda: make(few))) / (many - few) for _ in range(rounds)
+        )
+
+    stock = cost(lambda steps: call(pipe, TINY, steps, 3.0))
+    yield Row("stub", "stock pipeline, microseconds per step with a network that does nothing", stock * 1e6, None, True)
+    ours = cost(lambda steps: w2sd_call(pipe, weak, TINY, steps, steps - 1, (3.0, 3.0, 1.0)))
+    title = "W2SD, microseconds per reflected step (3 evaluations) with networks that do nothing"
+    yield Row("stub", title, ours * 1e6, None, True)
+
+
+# -- report ---------------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        value = f"{row.value:.0f}" if row.value == int(row.value) else f"{row.value:.4g}"
+        bound = "" if row.target is None else f"{row.target:.4g}"
+        spread = "" if row.spread is None else f"+-{row.spread:.3f}"
+        verdict = "" if row.target is None else ("ok" if row.passed else "OFF")
+        lines.append(f"{row.id:<12} {row.what:<84} {value:>10} {spread:>8} {bound:>8} {verdict:>4}")
+    head = f"{'id':<12} {'what':<84} {'value':>10} {'A/A':>8} {'target':>8}"
+    return "\n".join([head, "-" * len(head), *lines])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small network and fewer rounds: half a minute")
+    parser.add_argument("--only", choices=("counts", "times"), help="measure one of the two parts")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"), help="where the JSON is written")
+    options = parser.parse_args()
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.touch()
+    except OSError as error:
+        parser.error(f"cannot write {options.output} ({error.strerror}); choose another --output")
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    rows: list[Row] = []
+
+    def report(what: str) -> None:
+        print(f"measuring: {what}", file=sys.stderr, flush=True)
+
+    if options.only != "times":
+        report("rows, host reads, text-encoder calls, bytes")
+        rows += [*count_rows(50), *count_pair()]
+    if options.only != "counts":
+        size, steps, rounds = (SMALL, 4, 3) if options.quick else (MIDDLE, 6, 5)
+        rows += time_loops(size, steps, rounds, report)
+        report("the loops without networks")
+        rows += time_stub(3)
+    print(table(rows))
+    passed = all(row.passed for row in rows)
+    setting = {"quick": options.quick, "torch": torch.__version__, "diffusers": diffusers.__version__}
+    setting |= {"python": platform.python_version(), "machine": platform.machine(), "threads": 1}
+    document = {"passed": passed, "settings": setting, "rows": [asdict(row) for row in rows]}
+    options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
