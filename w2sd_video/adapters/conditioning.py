@@ -28,8 +28,8 @@ class Counter:
 class Conditioning:
     """The arguments of one step's network calls, without the latent.
 
-    `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guidance` is how the pipeline
-    itself weighs the halves, 1 where it prepared one only.
+    `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guidance` is how the
+    pipeline itself weighs the halves, 1 where it prepared one only.
     """
 
     network: nn.Module
@@ -101,8 +101,8 @@ def predict(
         return evaluate(conditioning.conditional, x)
     if conditioning.unconditional is None:
         raise UserError(
-            f"guidance {guidance:g} needs the unconditional half of guidance, which the pipeline did not prepare at this "
-            "step; use guidance 1, or no callback that turns guidance off"
+            f"guidance {guidance:g} needs the unconditional half, which the pipeline did not prepare at this step; "
+            "use guidance 1, or no callback that turns guidance off"
         )
     if guidance == 0:
         return evaluate(conditioning.unconditional, x)
@@ -139,8 +139,9 @@ def read_conditioning(
         return Conditioning(call.network, call.latent_name, step.sample.shape, call.latent.dtype, _without_latent(call))
     if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):
         raise UserError(
-            f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection knows one "
-            "call, one call with the batch doubled, and two calls (turn off perturbed-attention or skip-layer guidance)"
+            f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection "
+            "knows one call, one call with the batch doubled, and two calls (turn off perturbed-attention and "
+            "skip-layer guidance)"
         )
     conditional_first, guidance = known or _measure(step.combined, scales)
     call = step.calls[0]
@@ -164,7 +165,7 @@ def read_conditioning(
 
 
 def _measure(combined: Tensor, scales: Sequence[float]) -> tuple[bool, float]:
-    """Whether the conditional half comes first, and the guidance scale, from what became of the probe (1 first, else 0)."""
+    """Whether the conditional half comes first, and the scale, from what the pipeline made of the probe."""
     low, high = torch.stack(torch.aminmax(combined[0].float())).tolist()
     if math.isfinite(low) and math.isfinite(high) and high - low <= 1e-2 * max(1.0, abs(high)):
         for scale in scales:
@@ -200,7 +201,7 @@ def _without_latent(call: NetworkCall) -> dict[str, Any]:
 
 
 def _half(name: str, value: Any, rows: int, index: int) -> Any:
-    """The given half of everything with a batch dimension (`rows`, or a multiple: text embeddings repeated per frame)."""
+    """The given half of all that has a batch dimension (`rows`, or a multiple: text embeddings repeated per frame)."""
     if isinstance(value, dict):
         return {key: _half(key, item, rows, index) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -29,7 +29,7 @@ class FiniteWatch:
         self._pending: deque[tuple[int, str, Tensor, Any]] = deque()
 
     def add(self, step: int, where: str, x: Tensor) -> None:
-        """Notes whether `x`, made in step `step` (from 0), is finite; raises for a latent noted earlier that was not."""
+        """Notes whether `x`, made in step `step` (from 0), is finite; raises for one noted earlier that was not."""
         flag = x.isfinite().all()
         arrival = None
         if flag.is_cuda:

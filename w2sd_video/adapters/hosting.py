@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
 from w2sd_video.adapters.recording import Recorder
 from w2sd_video.adapters.refusals import check_call, check_network, check_pipelines
@@ -21,7 +22,7 @@ from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import check_scheduler
 from w2sd_video.adapters.settings import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
 from w2sd_video.adapters.sides import SideMaker, WeakSide
-from w2sd_video.adapters.stepping import HostedCall, Method
+from w2sd_video.adapters.stepping import HostedCall
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 
@@ -52,19 +53,20 @@ def reflected(
             frames = pipe(prompt, num_inference_steps=50, guidance_scale=3.0, generator=g).frames
         run.num_evaluations, run.num_rows, run.gaps
 
-    The strong side samples as the call says: its `guidance_scale` (`true_cfg_scale` where there is one), where diffusers
-    takes 1 and less for no guidance. What the weak side leaves out is as the strong side reflects (`reflector`), and what
-    `reflector` leaves out is as the strong side samples. Guidances of the two may be any number, 0 and negative ones
-    included, also where the call itself has guidance off. On a network whose guidance is an input (Flux) they are that
-    input, unless the call runs real guidance (`true_cfg_scale` above 1 and a negative prompt), which they then are.
+    The strong side samples as the call says: with its `guidance_scale` (`true_cfg_scale` where there is one), of which
+    diffusers takes 1 and less for no guidance. What the weak side leaves out is as the strong side reflects
+    (`reflector`), and what `reflector` leaves out is as the strong side samples. Guidances of these two may be any
+    number, 0 and negative ones included, also where the call itself has guidance off. On a network whose guidance is
+    an input (Flux) they are that input, unless the call runs real guidance (`true_cfg_scale` above 1 and a negative
+    prompt): then they are the scale of that.
 
     Args:
-        pipe: a diffusers pipeline. Prompts, latents, callbacks, interrupts, decoding, output types and offloading are its
-            own; the scheduler is the one it has when called.
-        weak: another pipeline of the same latent space; another network (`nn.Module`) of the class of the pipeline's own;
-            a `ModelSpec` of what differs on the same network (guidance, prompt, negative_prompt); a tuple (pipeline or
-            network, ModelSpec); or "zero-gap", the control whose weak side is the strong side as it reflects. None only
-            without reflections: plain sampling through the same code.
+        pipe: a diffusers pipeline. Prompts, latents, callbacks, interrupts, decoding, output types and offloading are
+            its own; the scheduler is the one it has when called.
+        weak: another pipeline of the same latent space; another network (`nn.Module`) of the class of the pipeline's
+            own; a `ModelSpec` of what differs on the same network (guidance, prompt, negative_prompt); a tuple
+            (pipeline or network, ModelSpec); or "zero-gap", the control whose weak side is the strong side as it
+            reflects. None only without reflections: plain sampling through the same code.
         num_reflections: lambda, from the noisiest step; None is one fewer than the steps.
         mode: "paper" (Alg. 1), "fused" (Theorem 1) or "release" (the published code's coefficients).
         strength: multiplies the move of each reflection, or is the weight of auto-guidance.
@@ -73,7 +75,8 @@ def reflected(
         method: "w2sd", or "autoguided" (App. E.5) with the same two sides.
         weak_inputs: call arguments in place of the strong call's when the weak side's conditioning is made, such as
             prompt_embeds computed before its text encoders were freed.
-        first_order: allow a multistep scheduler (DPM++ multistep, UniPC, PNDM ...) for its grid, with first-order steps.
+        first_order: allow a multistep scheduler (DPM++ multistep, UniPC, PNDM ...) for its grid, with steps of first
+            order.
         progress: False for no progress bar; a function (done, total) called after each evaluation, instead of the bar;
             None for the pipeline's own bar, counting evaluations.
 

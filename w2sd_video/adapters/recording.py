@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from w2sd_video.errors import UserError
 
 LATENT_NAMES = ("sample", "hidden_states")
-# Arguments that depend on the latent (ControlNet and its like): recorded once, they would be wrong at every other latent.
+# Arguments computed from the latent (by a ControlNet): what was recorded would be wrong at every other latent.
 LATENT_DEPENDENT = (
     "down_block_additional_residuals",
     "mid_block_additional_residual",
@@ -157,8 +157,8 @@ def _check_options(name: str, args: tuple, options: dict[str, Any]) -> None:
     for option in ("eta", "s_churn"):
         if options.get(option):
             raise UserError(
-                f"{option}={options[option]} makes {name} draw noise at every step, which an inversion cannot take back; "
-                f"leave {option} at 0"
+                f"{option}={options[option]} makes {name} draw noise at every step, which an inversion cannot take "
+                f"back; leave {option} at 0"
             )
     if args or options.get("per_token_timesteps") is not None or options.get("variance_noise") is not None:
         raise UserError(f"this pipeline gives {name}.step arguments that reflection does not know: {sorted(options)}")

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from w2sd_video.adapters.schedules import check_scheduler, is_flow
+from w2sd_video.adapters.conditioning import Conditioning
+from w2sd_video.adapters.method import Method
+from w2sd_video.adapters.recording import RecordedStep
+from w2sd_video.adapters.schedules import Schedule, check_scheduler, is_flow
 from w2sd_video.adapters.settings import networks_of
-from w2sd_video.adapters.stepping import Method
+from w2sd_video.core import StopSampling, w2sd
 from w2sd_video.errors import UserError
 
 # A network that takes the other's place must agree with it in these (where it has them).
@@ -61,7 +64,7 @@ def _check_reflections(arguments: Mapping[str, Any], method: Method) -> None:
     """Early, from the number of steps asked for; the schedule has the last word (image to image makes fewer)."""
     steps, lam = arguments.get("num_inference_steps"), method.num_reflections
     plain = steps is not None and not any(arguments.get(name) for name in ("timesteps", "sigmas"))
-    if plain and lam is not None and lam > steps:
+    if plain and lam is not None and steps is not None and lam > steps:
         raise UserError(
             f"num_reflections is {lam}, more than the {steps} steps; it must be from 0 to {steps - 1} "
             f'(or {steps} with mode="fused")'
@@ -74,8 +77,8 @@ def check_network(weak: nn.Module, pipe: Any) -> None:
     other = getattr(weak, "_orig_mod", weak)
     if not (isinstance(other, type(own)) or isinstance(own, type(other))):
         raise UserError(
-            f"the weak network is a {type(other).__name__}, the pipeline's own a {type(own).__name__}; they must be of one "
-            "class (for AnimateDiff assemble the 2-D UNet with the motion adapter first)"
+            f"the weak network is a {type(other).__name__}, the pipeline's own a {type(own).__name__}; they must be of "
+            "one class (for AnimateDiff assemble the 2-D UNet with the motion adapter first)"
         )
     for key in SHARED_CONFIG:
         ours, theirs = own.config.get(key), other.config.get(key)
@@ -92,7 +95,7 @@ def check_pipelines(strong: Any, weak: Any) -> None:
     for key in ("scaling_factor", "shift_factor", "latent_channels", "z_dim"):
         if ours and theirs and ours.get(key) != theirs.get(key):
             raise UserError(
-                f"the two pipelines' autoencoders differ: {key} is {ours.get(key)} (strong) and {theirs.get(key)} (weak); "
+                f"the pipelines' autoencoders differ: {key} is {ours.get(key)} (strong) and {theirs.get(key)} (weak); "
                 "their latents mean different things, and a reflection needs one latent space"
             )
     if is_flow(strong.scheduler) != is_flow(weak.scheduler):
@@ -100,8 +103,8 @@ def check_pipelines(strong: Any, weak: Any) -> None:
             f"one pipeline is a flow, the other is not ({type(strong.scheduler).__name__} and "
             f"{type(weak.scheduler).__name__}); a reflection needs one path for both"
         )
-    tables = [getattr(p.scheduler, "alphas_cumprod", None) for p in (strong, weak)]
-    if is_flow(strong.scheduler) or tables[0] is None or tables[1] is None:
+    tables = [t for p in (strong, weak) if (t := getattr(p.scheduler, "alphas_cumprod", None)) is not None]
+    if is_flow(strong.scheduler) or len(tables) < 2:
         return
     levels = [table.double().cpu().clamp(1e-6, 1 - 1e-6) for table in tables]
     if len(levels[0]) != len(levels[1]) or not torch.allclose(levels[0].logit(), levels[1].logit(), atol=0.1):
@@ -109,3 +112,80 @@ def check_pipelines(strong: Any, weak: Any) -> None:
             "the two pipelines' schedulers have different noise schedules, so one timestep means two noise levels; "
             "build both with the same beta_start, beta_end and beta_schedule"
         )
+
+
+def first_index(scheduler: Any, timestep: Any) -> int:
+    """Returns where in the scheduler's timesteps a pipeline's loop starts (later than 0 for image to image)."""
+    timesteps = scheduler.timesteps.tolist()
+    if float(timestep) not in timesteps:
+        raise UserError(f"the pipeline starts at timestep {float(timestep):g}, which is not one of its scheduler's")
+    return timesteps.index(float(timestep))
+
+
+def check_reflections(method: Method, schedule: Schedule) -> None:
+    """Raises `UserError` for a number of reflections, mode or strength that this schedule does not allow."""
+    try:
+        if method.name == "w2sd":  # the sampler's own checks, on an empty latent
+            w2sd(
+                torch.zeros(0),
+                schedule.levels,
+                lambda x, _: x,
+                lambda x, _: x,
+                schedule.path,
+                num_reflections=method.num_reflections,
+                mode=method.mode,
+                strength=method.strength,
+                on_step=_stop_at_once,
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    reflects = method.reflections(schedule.num_steps) > 0 and method.mode != "fused"
+    if reflects and schedule.starts_at_pure_noise:
+        raise UserError(
+            "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
+            'image; use mode="fused", or a scheduler with rescale_betas_zero_snr=False'
+        )
+
+
+def check_first_step(recorded: RecordedStep, schedule: Schedule) -> None:
+    """Raises `UserError` if the pipeline feeds its network anything but the scheduler's latent."""
+    call = recorded.calls[0]
+    ours = recorded.sample / schedule.scales[schedule.steps[0] or 0]
+    theirs = call.latent[: ours.shape[0]].to(ours.dtype)
+    tolerance = 1e-4 if call.latent.dtype == torch.float32 else 2e-2
+    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
+        raise UserError(
+            f"this pipeline changes the latent before {type(call.network).__name__} sees it, in a way that reflection "
+            "does not know; it cannot be reflected"
+        )
+
+
+def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) -> None:
+    """Raises `UserError` if another recorded call works on other latents, or counts time otherwise."""
+    if other.latent_shape != sample.shape:
+        raise UserError(
+            f"the weak side works on latents of shape {tuple(other.latent_shape)}, the strong on "
+            f"{tuple(sample.shape)}; both must share one latent space and size (same height, width, frames and batch)"
+        )
+    if not torch.isclose(other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2):
+        raise UserError(
+            f"the weak network is told timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one is told "
+            f"{float(ours.timestep.reshape(-1)[0]):g}; both must count time alike"
+        )
+
+
+def check_placement(weak: nn.Module, own: nn.Module) -> None:
+    """Raises `UserError` if the weak network cannot be evaluated where the pipeline's own is."""
+    dtypes = [next((p.dtype for p in net.parameters() if p.is_floating_point()), None) for net in (weak, own)]
+    if dtypes[0] != dtypes[1]:
+        raise UserError(
+            f"the weak network is in {dtypes[0]}, the pipeline's own in {dtypes[1]}; load both in one dtype"
+        )
+    devices = [next((p.device for p in net.parameters()), None) for net in (weak, own)]
+    offloaded = any(hasattr(net, "_hf_hook") or hasattr(net, "_diffusers_hook") for net in (weak, own))
+    if devices[0] != devices[1] and not offloaded:
+        raise UserError(f"the weak network is on {devices[0]}, the pipeline's own on {devices[1]}; move it with .to()")
+
+
+def _stop_at_once(_: int, x: Tensor) -> Tensor | None:
+    raise StopSampling(x)

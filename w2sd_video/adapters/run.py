@@ -35,7 +35,7 @@ class Run:
 
     @property
     def num_rows(self) -> int:
-        """Batch rows sent through a network (sample-forwards), the unit of cost: a guided evaluation is two per item."""
+        """Batch rows sent through a network (sample-forwards), the unit of cost; a guided evaluation is two."""
         return self._counter.rows
 
     @property

@@ -1,8 +1,8 @@
 """From a diffusers scheduler to noise levels and a path; refuses by name what cannot be reflected.
 
-The levels are made from the scheduler's own list of timesteps or sigmas, so they chain exactly on every grid. (Stock DDIM
-steps by a fixed stride instead, which misses its own grid with "linspace" spacing, and with "trailing" spacing unless
-the number of steps divides the number of training steps.)
+The levels are made from the scheduler's own list of timesteps or sigmas, so they chain exactly on every grid. (Stock
+DDIM steps by a fixed stride instead, which misses its own grid with "linspace" spacing, and with "trailing" spacing
+unless the number of steps divides the number of training steps.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ EULER = ("EulerDiscreteScheduler",)
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
 # Usable for their grid alone, with steps of first order, when asked for.
 MULTISTEP_GRID = ("PNDMScheduler",)
-MULTISTEP_EULER = ("LMSDiscreteScheduler",)
 MULTISTEP_SIGMAS = (
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
@@ -44,10 +43,10 @@ STOCHASTIC = (
 )
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample"}
 REMEDY = (
-    "use pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False), EulerDiscreteScheduler, or "
-    "FlowMatchEulerDiscreteScheduler for a flow-matching model"
+    "use pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False), "
+    "EulerDiscreteScheduler, or FlowMatchEulerDiscreteScheduler for a flow-matching model"
 )
-# alpha_bar of a level of pure noise is put here (EulerDiscreteScheduler's own choice), as eps alone cannot leave alpha 0.
+# Where alpha_bar of pure noise is put (by EulerDiscreteScheduler too), as eps alone cannot leave alpha 0.
 SMALLEST_ALPHA_BAR = 2.0**-24
 
 
@@ -82,7 +81,7 @@ class Schedule:
 def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
     """Raises `UserError` for a scheduler whose steps cannot be reflected, saying which can."""
     name = type(scheduler).__name__
-    multistep = MULTISTEP_GRID + MULTISTEP_EULER + MULTISTEP_SIGMAS
+    multistep = MULTISTEP_GRID + MULTISTEP_SIGMAS
     config = scheduler.config
     if name in STOCHASTIC or str(config.get("algorithm_type", "")).startswith("sde"):
         raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {REMEDY}")
@@ -165,7 +164,7 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
         path.check(levels)
     except ValueError as error:
         raise UserError(f"{name} has a grid that cannot be reflected: {error}; or {REMEDY}") from error
-    euler = name in EULER + MULTISTEP_EULER
+    euler = name in EULER
     scales = tuple(1.0 / level.alpha if euler else 1.0 for level in levels)
     return Schedule(tuple(levels), path, prediction, scales, tuple(steps))
 

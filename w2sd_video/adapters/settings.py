@@ -43,7 +43,8 @@ class CallGuidance:
 
     Attributes:
         name: the call argument that scales classifier-free guidance, None if there is none.
-        real: whether the call runs classifier-free guidance (scale above 1, and for `true_cfg_scale` a negative prompt).
+        real: whether the call runs classifier-free guidance (a scale above 1; for `true_cfg_scale` also a negative
+            prompt).
         scale: the scale in force: the argument's where `real`, else 1 (diffusers' meaning of a scale of 1 or less).
         embedded: the value of the guidance that is an input of the network (Flux), None if it is not, or not in charge.
         scales: every scale the pipeline may apply (Wan 2.2 has two).
@@ -64,14 +65,16 @@ def call_guidance(call: Any, pipe: Any, arguments: Mapping[str, Any]) -> CallGui
         default = parameters[name].default if name in parameters else None
         return arguments.get(name, default)
 
-    name = next((n for n in ("true_cfg_scale", "guidance_scale") if n in parameters), None)
-    scale = None if name is None else value(name)
-    negative = any(arguments.get(n) is not None for n in ("negative_prompt", "negative_prompt_embeds"))
-    real = scale is not None and scale > 1 and (name == "guidance_scale" or negative)
     embeds = any(getattr(network.config, "guidance_embeds", False) for network in networks_of(pipe))
-    embedded = value("guidance_scale") if embeds and not real and "guidance_scale" in parameters else None
-    others = tuple(float(s) for s in (value("guidance_scale_2"),) if s is not None)
-    return CallGuidance(name, real, float(scale) if real else 1.0, embedded, ((float(scale),) if real else ()) + others)
+    names = ("true_cfg_scale",) if embeds else ("true_cfg_scale", "guidance_scale")
+    name = next((n for n in names if n in parameters), None)
+    scale = None if name is None or value(name) is None else float(value(name))
+    negative = any(arguments.get(n) is not None for n in ("negative_prompt", "negative_prompt_embeds"))
+    if scale is None or scale <= 1 or (name == "true_cfg_scale" and not negative):
+        scale = None
+    embedded = value("guidance_scale") if embeds and scale is None and "guidance_scale" in parameters else None
+    scales = tuple(float(s) for s in (scale, value("guidance_scale_2")) if s is not None)
+    return CallGuidance(name, scale is not None, 1.0 if scale is None else scale, embedded, scales)
 
 
 def with_both_halves(guidance: CallGuidance, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def check_spec(spec: ModelSpec, role: str) -> None:
     for name in spec.settings():
         if name not in SUPPORTED_FIELDS:
             raise UserError(
-                f"{role} sets {name}, which reflected() does not support yet; it supports {', '.join(SUPPORTED_FIELDS)} "
+                f"{role} sets {name}, which reflected() does not support yet; supported: {', '.join(SUPPORTED_FIELDS)} "
                 "(give another checkpoint as a loaded pipeline or network)"
             )
 
@@ -109,8 +112,8 @@ def with_prompts(spec: ModelSpec, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def replaced(arguments: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments with `changes` made; a text given as a prompt drops its embeddings, and the other way round."""
-    dropped = {_text_kind(name) for name in changes} - {None}
+    """Returns the arguments with `changes` made; a prompt given as text drops its embeddings, and the other way."""
+    dropped = {kind for name in changes if (kind := _text_kind(name)) is not None}
     opposite = {(sign, not is_text) for sign, is_text in dropped} | {kind for kind in dropped if kind[1]}
     return {**{n: v for n, v in arguments.items() if _text_kind(n) not in opposite}, **changes}
 

@@ -1,4 +1,4 @@
-"""The two sides of one call: what the weak model, and the strong one as it reflects, are told and how they are guided."""
+"""The two sides of one call: what the weak model and the strong one as it reflects are told, and their guidance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from w2sd_video.adapters.conditioning import Conditioning, read_conditioning
+from w2sd_video.adapters.conditioning import read_conditioning
 from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
 from w2sd_video.adapters.recording import RecordedStep, Recorder, RecordingDone
 from w2sd_video.adapters.schedules import prediction_of
@@ -125,7 +125,7 @@ class SideMaker:
         scale: float | None,
         given: set[str] = frozenset(),  # type: ignore[assignment]
     ) -> Side:
-        """The side with the conditioning of a call of its own. `scale` is its guidance, None as the strong side samples."""
+        """The side with the conditioning of a call of its own; `scale` None is guidance as the strong side samples."""
         call = self._call(pipe)
         guidance = call_guidance(call, pipe, arguments)
         if scale is None and guidance.name in given:

@@ -10,13 +10,20 @@ from torch import Tensor, nn
 
 from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning
 from w2sd_video.adapters.finite import FiniteWatch, likely_cause
+from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.progress import EvaluationBar
 from w2sd_video.adapters.recording import RecordedStep
+from w2sd_video.adapters.refusals import (
+    check_first_step,
+    check_placement,
+    check_reflections,
+    check_same_space,
+    first_index,
+)
 from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
 from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance
 from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, w2sd
-from w2sd_video.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,25 +43,6 @@ class Side:
     guidance: float | None = None
     embedded: float | None = None
     prediction: str | None = None
-
-
-@dataclass(frozen=True)
-class Method:
-    """The sampler and its settings: `name` is "w2sd" or "autoguided", the rest is as in `reflected`."""
-
-    name: str = "w2sd"
-    num_reflections: int | None = None
-    mode: str = "paper"
-    strength: float = 1.0
-    first_order: bool = False
-
-    def reflections(self, num_steps: int) -> int:
-        if self.name == "autoguided":
-            return 0
-        return num_steps - 1 if self.num_reflections is None else self.num_reflections
-
-    def evaluations(self, num_steps: int) -> int:
-        return 2 * num_steps if self.name == "autoguided" else num_steps + 2 * self.reflections(num_steps)
 
 
 class HostedCall:
@@ -98,6 +86,8 @@ class HostedCall:
         self.run.num_steps += 1
         sent = (x if schedule.scales[i + 1] == 1 else x * schedule.scales[i + 1]).to(recorded.sample.dtype)
         self._latent, self._sent = x, (sent, _version(sent))
+        if self._visited == len(schedule.steps):
+            self._watch.finish()  # before the pipeline decodes
         return sent
 
     def finish(self) -> None:
@@ -113,10 +103,12 @@ class HostedCall:
         schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=method.first_order)
         check_reflections(method, schedule)
         self._current = self._read(recorded)
-        check_input(recorded, schedule)
+        check_first_step(recorded, schedule)
         for side in (self.reflector, self.weak):
             if side.conditioning is not None:
                 check_same_space(side.conditioning, self._current, recorded.sample)
+            if side.network is not None:
+                check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
         self._schedule = schedule
         return schedule
@@ -156,7 +148,7 @@ class HostedCall:
         return x if scale == 1 else x / scale
 
     def _read(self, recorded: RecordedStep) -> Conditioning:
-        """The step's conditioning. What comes first and how it is weighed is measured again only when it may have changed."""
+        """The step's conditioning; how the pipeline guides is measured again only when it may have changed."""
         scale = getattr(self.pipe, "_guidance_scale", None)
         key = (tuple(call.latent.shape[0] for call in recorded.calls), id(recorded.calls[0].network), scale)
         scales = [*self._guidance.scales, BOTH_HALVES, *([scale] if isinstance(scale, int | float) else [])]
@@ -186,66 +178,6 @@ class HostedCall:
             return to_native(kind, output.to(x.dtype), x, level)
 
         return denoise
-
-
-def first_index(scheduler: Any, timestep: Any) -> int:
-    """Returns where in the scheduler's timesteps a pipeline's loop starts (later than 0 for image to image)."""
-    timesteps = scheduler.timesteps.tolist()
-    if float(timestep) not in timesteps:
-        raise UserError(f"the pipeline starts at timestep {float(timestep):g}, which is not one of its scheduler's")
-    return timesteps.index(float(timestep))
-
-
-def check_reflections(method: Method, schedule: Schedule) -> None:
-    """Raises `UserError` for a number of reflections, mode or strength that this schedule does not allow."""
-    try:
-        if method.name == "w2sd":  # the sampler's own checks, on an empty latent
-            w2sd(
-                torch.zeros(0),
-                schedule.levels,
-                lambda x, _: x,
-                lambda x, _: x,
-                schedule.path,
-                num_reflections=method.num_reflections,
-                mode=method.mode,
-                strength=method.strength,
-                on_step=_stop,
-            )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    reflects = method.reflections(schedule.num_steps) > 0 and method.mode != "fused"
-    if reflects and schedule.starts_at_pure_noise:
-        raise UserError(
-            "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
-            'image; use mode="fused", or a scheduler with rescale_betas_zero_snr=False'
-        )
-
-
-def check_input(recorded: RecordedStep, schedule: Schedule) -> None:
-    """Raises `UserError` if the pipeline feeds its network anything but the scheduler's latent."""
-    call = recorded.calls[0]
-    ours = recorded.sample / schedule.scales[schedule.steps[0] or 0]
-    theirs = call.latent[: ours.shape[0]].to(ours.dtype)
-    tolerance = 1e-4 if call.latent.dtype == torch.float32 else 2e-2
-    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
-        raise UserError(
-            f"this pipeline changes the latent before {type(call.network).__name__} sees it, in a way that reflection does "
-            "not know, so it cannot be reflected"
-        )
-
-
-def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) -> None:
-    """Raises `UserError` if another recorded call works on other latents, or counts time otherwise."""
-    if other.latent_shape != sample.shape:
-        raise UserError(
-            f"the weak side works on latents of shape {tuple(other.latent_shape)}, the strong on {tuple(sample.shape)}; "
-            "both must share one latent space and size (same height, width, frames and batch)"
-        )
-    if not torch.isclose(other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2):
-        raise UserError(
-            f"the weak network is told timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one is told "
-            f"{float(ours.timestep.reshape(-1)[0]):g}; both must count time alike"
-        )
 
 
 def _stop(_: int, x: Tensor) -> Tensor | None:
