@@ -1,0 +1,200 @@
+"""Who may know whom: the arrows between the rooms, checked by reading every import in the source."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("w2sd_video", "bridges", "vbench_eval", "scripts")
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft"}
+
+
+@dataclass(frozen=True)
+class Import:
+    importer: str  # dotted module, "w2sd_video.core.paths"
+    target: str  # dotted module or attribute, "torch.Tensor"
+    line: int
+    when: str  # "load" (runs when the module is imported), "call" (inside a function) or "typing"
+
+    @property
+    def root(self) -> str:
+        return self.target.partition(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.importer} (line {self.line}) imports {self.target}"
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(room + ".")
+
+
+def dotted(file: Path) -> str:
+    parts = list(file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(file: Path) -> list[Import]:
+    found: list[Import] = []
+    module, is_package = dotted(file), file.name == "__init__.py"
+
+    def visit(node: ast.AST, when: str) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(module, alias.name, node.lineno, when) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = module.split(".") if is_package else module.split(".")[:-1]
+            base = parent[: len(parent) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found.extend(Import(module, f"{source}.{alias.name}", node.lineno, when) for alias in node.names)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            when = "call" if when == "load" else when
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for guarded in node.body:
+                visit(guarded, "typing")
+            for other in node.orelse:
+                visit(other, when)
+            return
+        for child in ast.iter_child_nodes(node):
+            visit(child, when)
+
+    visit(ast.parse(file.read_text(encoding="utf-8"), str(file)), "load")
+    return found
+
+
+FILES = {dotted(file): file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))}
+IMPORTS = [found for file in FILES.values() for found in imports_of(file)]
+
+
+def wrong(importers: str, targets: tuple[str, ...], *, but: tuple[str, ...] = ()) -> list[str]:
+    """The imports, at any time, of ``targets`` by modules of the room ``importers`` other than those in ``but``."""
+    return [
+        str(found)
+        for found in IMPORTS
+        if within(found.importer, importers)
+        and not any(within(found.importer, room) for room in but)
+        and any(within(found.target, target) for target in targets)
+    ]
+
+
+def test_the_reader_sees_imports_of_every_kind() -> None:
+    assert {"w2sd_video.core.paths", "w2sd_video.adapters", "w2sd_video.core"} <= FILES.keys()
+    targets = {(found.importer, found.target) for found in IMPORTS}
+    assert ("w2sd_video.core.paths", "torch.Tensor") in targets
+    assert ("w2sd_video.core.samplers", "w2sd_video.core.levels.Level") in targets
+    lazily = {found.when for found in IMPORTS if found.importer == "w2sd_video"}
+    assert {"call", "typing"} <= lazily
+    assert wrong("w2sd_video.core", ("torch",)), "a rule that looks for torch in core finds it"
+
+
+def test_core_imports_torch_and_itself_only() -> None:
+    allowed = {"torch", *sys.stdlib_module_names}
+    strangers = [
+        str(found)
+        for found in IMPORTS
+        if within(found.importer, "w2sd_video.core")
+        and found.root not in allowed
+        and not within(found.target, "w2sd_video.core")
+    ]
+    assert strangers == []
+
+
+def test_nothing_imports_scripts_or_tests() -> None:
+    tests = {file.stem for file in (ROOT / "tests").glob("*.py")}
+    assert [str(f) for f in IMPORTS if f.root in {"scripts", "tests"} or (f.root in tests)] == []
+
+
+def test_vbench_eval_knows_only_folders_of_videos() -> None:
+    assert wrong("vbench_eval", ("w2sd_video", "bridges", "scripts")) == []
+
+
+def test_the_library_does_not_know_its_users() -> None:
+    assert wrong("w2sd_video", ("bridges", "vbench_eval", "scripts")) == []
+
+
+@pytest.mark.parametrize("room", ["w2sd_video.adapters", "bridges"])
+def test_of_our_own_adapters_and_bridges_know_core_pairs_and_errors_only(room: str) -> None:
+    allowed = [room, "w2sd_video.adapters", *(f"w2sd_video.{name}" for name in ("core", "pair", "errors"))]
+    strangers = [
+        str(found)
+        for found in IMPORTS
+        if within(found.importer, room)
+        and found.root in ROOMS
+        and not any(within(found.target, target) for target in allowed)
+    ]
+    assert strangers == []
+
+
+def test_only_the_rooms_that_must_know_diffusers_do() -> None:
+    # The demo makes and trains networks of diffusers' classes; the benchmark builds random ones of them.
+    libraries = ("diffusers", "peft", "transformers", "accelerate")
+    assert wrong("w2sd_video", libraries, but=("w2sd_video.adapters", "w2sd_video.demo")) == []
+    assert wrong("scripts", libraries, but=("scripts.benchmark",)) == []
+
+
+def loads(module: str, seen: set[str] | None = None) -> set[str]:
+    """Everything that importing ``module`` imports in turn: our modules, and the roots of others."""
+    seen = set() if seen is None else seen
+    if module in seen or module not in FILES:
+        return seen
+    seen.add(module)
+    for found in IMPORTS:
+        if found.importer != module or found.when != "load":
+            continue
+        parts = found.target.split(".")
+        if parts[0] not in ROOMS:
+            seen.add(parts[0])
+        for end in range(1, len(parts) + 1):
+            loads(".".join(parts[:end]), seen)
+    return seen
+
+
+LIGHT = ("w2sd_video", "w2sd_video.pair", "w2sd_video.presets", "w2sd_video.prompts", "w2sd_video.cli")
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_settings_and_arguments_are_read_without_loading_torch(module: str) -> None:
+    assert module in FILES
+    assert loads(module) & HEAVY == set()
+
+
+def test_python_agrees_that_nothing_heavy_is_loaded_with_the_command() -> None:
+    """Names that a package makes on first use do not show in the source; the interpreter knows."""
+    program = f"import sys, {', '.join(LIGHT)}; print(*set({sorted(HEAVY)}) & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_core_and_pair_name_the_same_modes() -> None:
+    from w2sd_video import core, pair
+
+    assert core.MODES == pair.MODES
+
+
+def test_no_module_does_anything_when_imported() -> None:
+    """No call stands alone at the top of a module: no folders, environment variables, filters or downloads."""
+    acting = []
+    for module, file in FILES.items():
+        if within(module, "scripts"):
+            continue
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        acting += [
+            f"{module} line {node.lineno}: {ast.unparse(node)}"
+            for node in body
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ]
+        acting += [
+            f"{module} line {node.lineno}: {ast.unparse(node)}"
+            for node in body
+            if isinstance(node, ast.Assign) and "environ" in ast.unparse(node.targets[0])
+        ]
+    assert acting == []
+
+
+def test_files_have_telling_names_and_a_readable_length() -> None:
+    for module, file in FILES.items():
+        assert file.stem not in {"utils", "util", "helpers", "common", "misc"}, f"{module} needs a name that says what"
+        lines = len(file.read_text(encoding="utf-8").splitlines())
+        assert lines <= 300, f"{module} has {lines} lines; 300 is the most: split it"
