@@ -12,7 +12,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ import torch
 import transformers
 from diffusers import AnimateDiffSDXLPipeline, MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.adapters.animatediff import assemble_motion_unet
@@ -237,12 +239,12 @@ def table(rows: list[Row]) -> str:
     return "\n".join([head, "-" * len(head), *lines])
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small network and fewer rounds: half a minute")
     parser.add_argument("--only", choices=("counts", "times"), help="measure one of the two parts")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"), help="where the JSON is written")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.touch()
