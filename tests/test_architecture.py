@@ -1,6 +1,7 @@
 """Who may know whom: the arrows between the rooms, checked by reading every import in the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -198,3 +199,11 @@ def test_files_have_telling_names_and_a_readable_length() -> None:
         assert file.stem not in {"utils", "util", "helpers", "common", "misc"}, f"{module} needs a name that says what"
         lines = len(file.read_text(encoding="utf-8").splitlines())
         assert lines <= 300, f"{module} has {lines} lines; 300 is the most: split it"
+
+
+def test_the_architecture_page_names_only_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w/]+\.py\b", page))
+    assert len(named) > 15
+    known = {str(file.relative_to(ROOT)) for file in [*FILES.values(), *(ROOT / "tests").glob("*.py")]}
+    assert [name for name in sorted(named) if not any(("/" + path).endswith("/" + name) for path in known)] == []
