@@ -15,6 +15,7 @@ from w2sd_video.adapters.loaded_pair import LoadedPair, PairReport, PromptInputs
 from w2sd_video.adapters.memory import install_chunked_decode, share_equal_tensors, unique_bytes
 from w2sd_video.adapters.offload import TEXT_ENCODERS, check_offload, place
 from w2sd_video.adapters.specification import Configs, PairSpecification, check_configs, check_pair_specification
+from w2sd_video.adapters.text_parts import TextParts, same_text_parts, same_weights
 from w2sd_video.errors import UserError
 
 __all__ = ["LoadedPair", "PairReport", "PromptInputs", "choose_device", "choose_dtype", "load_pair"]
@@ -186,7 +187,7 @@ def _load_vae(ours: Any, theirs: Any, notes: list[str]) -> Any:
     if vae is None:
         notes.append(f"{ours.checkpoint.given} holds no VAE: that of {theirs.checkpoint.given} decodes")
         return other
-    if other is not None and not sources.same_weights(vae, other):
+    if other is not None and not same_weights(vae, other):
         notes.append(
             "the two VAEs differ in their weights though not in their scaling: the strong side's decodes, and the gap "
             "includes what the latents mean to each"
@@ -194,7 +195,7 @@ def _load_vae(ours: Any, theirs: Any, notes: list[str]) -> Any:
     return vae
 
 
-def _load_text(ours: Any, theirs: Any, notes: list[str]) -> tuple[sources.TextParts, sources.TextParts | None]:
+def _load_text(ours: Any, theirs: Any, notes: list[str]) -> tuple[TextParts, TextParts | None]:
     """The strong side's text parts and the weak side's, None where they are equal or only one side has any."""
     text, other = ours.text(), theirs.text()
     if text is None and other is None:
@@ -212,7 +213,7 @@ def _load_text(ours: Any, theirs: Any, notes: list[str]) -> tuple[sources.TextPa
                 f"{theirs.checkpoint.given} holds no text encoders: those of {ours.checkpoint.given} serve both"
             )
         return text, None
-    if sources.same_text_parts(text, other):
+    if same_text_parts(text, other):
         return text, None
     notes.append("the text encoders differ: each side encodes the prompt with its own")
     for part in TEXT_ENCODERS:
@@ -233,5 +234,5 @@ def _scheduler(ours: Any, theirs: Any, unet: UNetMotionModel, settings: Mapping[
     return DDIMScheduler(**{**base, **(settings or {})})
 
 
-def _encoders(text: sources.TextParts | None) -> list[Any]:
+def _encoders(text: TextParts | None) -> list[Any]:
     return [] if text is None else [text.text_encoder, text.text_encoder_2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,14 @@ from diffusers import (
     UNetMotionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from w2sd_video.adapters.checkpoints import LDM_TEXT, LDM_UNET, LDM_VAE, Checkpoint, read_json, weight_files
+from w2sd_video.adapters.text_parts import TextParts, check_tokenizers
 from w2sd_video.errors import UserError
 
-# What a text encoder's config says of its file rather than of what it computes.
-BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 NETWORKS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
-
-
-@dataclass
-class TextParts:
-    """SDXL's two tokenizers and text encoders; `force_zeros` says that an absent negative prompt is all zeros."""
-
-    tokenizer: Any
-    tokenizer_2: Any
-    text_encoder: Any
-    text_encoder_2: Any
-    force_zeros: bool = True
-
-    def components(self) -> dict[str, Any]:
-        names = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
-        return {name: getattr(self, name) for name in names}
 
 
 @contextmanager
@@ -108,7 +90,7 @@ class FolderSource:
         variants: list[str | None] = [None]
         if folder is not None:
             files = weight_files(folder)
-            variants = ["fp16" if files and ".fp16" in files[0].name + files[0].suffix else None]
+            variants = ["fp16" if files and ".fp16" in files[0].name else None]
         elif dtype in (torch.float16, torch.bfloat16):
             variants = ["fp16", None]
         for variant in variants:
@@ -177,12 +159,13 @@ class FolderSource:
                 tokenizers[part] = CLIPTokenizer.from_pretrained(
                     str(path or name), subfolder=part, local_files_only=path is not None
                 )
-        return TextParts(
+        parts = TextParts(
             **tokenizers,
             text_encoder=self._load(CLIPTextModel, "text_encoder", self.dtype),
             text_encoder_2=self._load(CLIPTextModelWithProjection, "text_encoder_2", self.dtype),
             force_zeros=bool((self.config("model_index") or {}).get("force_zeros_for_empty_prompt", True)),
         )
+        return check_tokenizers(parts, name)
 
 
 class FileSource:
@@ -243,7 +226,8 @@ class FileSource:
         for part in ("text_encoder", "text_encoder_2"):
             check_complete(getattr(pipe, part), name, part)
         force_zeros = bool((self.base.config("model_index") or {}).get("force_zeros_for_empty_prompt", True))
-        return TextParts(pipe.tokenizer, pipe.tokenizer_2, pipe.text_encoder, pipe.text_encoder_2, force_zeros)
+        parts = TextParts(pipe.tokenizer, pipe.tokenizer_2, pipe.text_encoder, pipe.text_encoder_2, force_zeros)
+        return check_tokenizers(parts, self.base.checkpoint.given)
 
 
 Source = FolderSource | FileSource
@@ -256,32 +240,3 @@ def vae_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:
     decode fails after all the sampling.
     """
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
-
-
-def same_text_parts(first: TextParts, second: TextParts) -> bool:
-    """Whether both sides encode every prompt alike: the same vocabularies, settings and weights."""
-    for part in ("tokenizer", "tokenizer_2"):
-        ours, theirs = getattr(first, part), getattr(second, part)
-        if ours.get_vocab() != theirs.get_vocab() or ours.model_max_length != theirs.model_max_length:
-            return False
-        if ours.special_tokens_map != theirs.special_tokens_map:
-            return False
-    if first.force_zeros != second.force_zeros:
-        return False
-    for part in ("text_encoder", "text_encoder_2"):
-        ours, theirs = getattr(first, part), getattr(second, part)
-        settings = [
-            {key: value for key, value in encoder.config.to_dict().items() if key not in BOOKKEEPING}
-            for encoder in (ours, theirs)
-        ]
-        if settings[0] != settings[1] or not same_weights(ours, theirs):
-            return False
-    return True
-
-
-def same_weights(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two modules of one class hold equal tensors under equal names."""
-    ours, theirs = first.state_dict(), second.state_dict()
-    return ours.keys() == theirs.keys() and all(
-        tensor.shape == theirs[name].shape and torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
-    )
