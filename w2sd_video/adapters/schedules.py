@@ -146,7 +146,7 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
     else:
         flow = is_flow(scheduler)
         path = FlowPath() if flow else NoisePath()
-        sigmas = [float(sigma) for sigma in scheduler.sigmas[start : stop + 1]]
+        sigmas = scheduler.sigmas[start : stop + 1].tolist()
         told = [*timesteps[start:stop], *timesteps[stop:], 0][: len(sigmas)]
         levels = [_sigma_level(t, sigma, flow) for t, sigma in zip(told, sigmas, strict=True)]
         steps = list(range(stop - start))
@@ -188,7 +188,7 @@ def is_flow(scheduler: Any) -> bool:
 
 def _grid_levels(scheduler: Any, timesteps: list, start: int, stop: int) -> tuple[list[int | None], list[Level]]:
     """Levels at the timesteps; the last step ends where the scheduler's own last step ends."""
-    alpha_bar = [float(a) for a in scheduler.alphas_cumprod]
+    alpha_bar = scheduler.alphas_cumprod.tolist()
     told: list[int] = []
     steps: list[int | None] = []
     for t in timesteps[start:stop]:  # PNDM visits its second timestep twice
