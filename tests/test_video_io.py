@@ -2,8 +2,8 @@
 
 The tolerance of an mp4, per channel, for flat patches: rounding Y, Cb and Cr to limited range is off by at most half a
 step each, so R = 255/219 Y + 1.5748 * 255/224 Cr moves by at most .58 + .90, B by .58 + 1.06, G by .58 + .37; the final
-rounding adds .5; together below 2.2. x264 at quality 12 quantises a flat 8x8 block by a step of at most 3.5 (qp 14) of a
-coefficient that is 8 times the level: .2 levels of Y, .25 of Cr (then * 1.79), so below .7 more. In all less than 3.
+rounding adds .5; together below 2.2. x264 at quality 12 quantises a flat 8x8 block by a step of at most 3.5 (qp 14) of
+a coefficient that is 8 times the level: .2 levels of Y, .25 of Cr (then * 1.79), so below .7 more. In all less than 3.
 Across a sharp edge the two pixels of one 2x2 square share one colour: their brightness is kept, their hue is the mean.
 """
 

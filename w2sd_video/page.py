@@ -43,7 +43,7 @@ def render_page(run: Mapping[str, Any], rows: Sequence[Row], expected: int) -> s
             f" {settings['fps']:g} fps, {settings['steps']} steps, {settings['reflections']} reflections"
             f" ({escape(settings['mode'])} mode).</p></header>",
             _costs(methods, done),
-            *(_row(row, methods, lazy, pixelated, settings["video_format"]) for row in rows),
+            *(_row(row, n and rows[n - 1], methods, lazy, pixelated, settings) for n, row in enumerate(rows)),
             _settings(run),
         ]
     )
@@ -57,15 +57,15 @@ def _costs(methods: Sequence[str], done: Sequence[Mapping[str, Any]]) -> str:
         if not records:
             continue
         cells = [
-            f"<th scope=row>{escape(METHODS[method].title)}</th><td>{escape(METHODS[method].about)}</td>",
+            f"<th scope=row>{escape(METHODS[method].title)}<small>{escape(METHODS[method].about)}</small></th>",
             _number(len(records)),
             *(_number(_mean(records, name)) for name in ("num_evaluations", "num_rows", "seconds", "peak_memory_mb")),
         ]
         lines.append("<tr>" + "".join(cells) + "</tr>")
     if not lines:
         return ""
-    heads = ("method", "what it is", "videos", "evaluations", "network rows", "seconds", "peak MB")
-    head = "".join(f"<th scope=col>{name}</th>" for name in heads)
+    heads = ("method", "videos", "evaluations", "rows", "seconds", "peak MB")
+    head = "".join(f"<th scope=col{' class=number' if n else ''}>{name}</th>" for n, name in enumerate(heads))
     notes = (
         "Evaluations, rows, seconds and memory are means per video. A guided evaluation is one evaluation of two rows."
     )
@@ -78,18 +78,20 @@ def _costs(methods: Sequence[str], done: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _row(row: Row, methods: Sequence[str], lazy: bool, pixelated: bool, video_format: str) -> str:
+def _row(
+    row: Row, before: Any, methods: Sequence[str], lazy: bool, pixelated: bool, settings: Mapping[str, Any]
+) -> str:
     seed = next((record["seed"] for record in row.records.values()), None)
-    cards = "".join(_card(method, row.records.get(method), lazy, pixelated, video_format) for method in methods)
+    cards = "".join(_card(method, row.records.get(method), lazy, pixelated, settings) for method in methods)
     link = f' &middot; <a href="{_url(row.comparison)}">side by side</a>' if row.comparison else ""
     where = f"video {row.index}" + ("" if seed is None else f", seed {seed}")
-    return (
-        f"<section class=prompt><h2>{escape(_visible(row.prompt))}</h2><p class=note>{where}{link}</p>"
-        f"<div class=grid>{cards}</div></section>"
-    )
+    head = "" if before and before.prompt == row.prompt else f"<h2>{escape(_visible(row.prompt))}</h2>"
+    return f"<section class=prompt>{head}<p class=note>{where}{link}</p><div class=grid>{cards}</div></section>"
 
 
-def _card(method: str, record: Mapping[str, Any] | None, lazy: bool, pixelated: bool, video_format: str) -> str:
+def _card(
+    method: str, record: Mapping[str, Any] | None, lazy: bool, pixelated: bool, settings: Mapping[str, Any]
+) -> str:
     title = escape(METHODS[method].title)
     if record is None:
         return f"<figure><div class=missing>not made yet</div><figcaption><b>{title}</b></figcaption></figure>"
@@ -97,7 +99,7 @@ def _card(method: str, record: Mapping[str, Any] | None, lazy: bool, pixelated: 
         reason = escape(str(record.get("reason", "")))
         return f"<figure><div class=missing>failed</div><figcaption><b>{title}</b> {reason}</figcaption></figure>"
     kind = " class=pixelated" if pixelated else ""
-    media = _media(record["path"], record["frames"], kind, lazy, video_format)
+    media = _media(record["path"], record["frames"], kind, lazy, settings["video_format"])
     note = f"{record['num_evaluations']} evaluations, {record['seconds']:.3g} s"
     return f"<figure>{media}<figcaption><b>{title}</b> {note}</figcaption></figure>"
 
@@ -141,7 +143,7 @@ def _url(path: str) -> str:
 
 def _number(value: float | None) -> str:
     return (
-        "<td class=number>" + ("" if value is None else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}") + "</td>"
+        "<td class=number>" + ("" if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}") + "</td>"
     )
 
 
@@ -181,14 +183,16 @@ p { margin: .2rem 0 .7rem } a { color: var(--link) }
 section { margin: 1.8rem 0 } .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; background: var(--card); border: 1px solid var(--line) }
 th, td { text-align: left; padding: .35rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top }
-td { overflow-wrap: anywhere; min-width: 4rem } th { white-space: nowrap; font-weight: 600 }
+td { overflow-wrap: anywhere; min-width: 3.5rem } th { font-weight: 600 } thead th { white-space: nowrap }
+th small { display: block; font-weight: 400; color: var(--faint); min-width: 8.5rem; max-width: 34rem }
 .number { text-align: right; font-variant-numeric: tabular-nums }
 .grid { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(min(9.5rem, 45%), 1fr)) }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; overflow: hidden;
   max-width: 40rem }
 figcaption { padding: .4rem .7rem .5rem }
-video, img { display: block; width: 100%; height: auto; background: #000 } .pixelated { image-rendering: pixelated }
+video, img { display: block; width: 100%; height: auto } .pixelated { image-rendering: pixelated }
 .missing { display: grid; place-items: center; aspect-ratio: 1; color: var(--faint) }
+@media (max-width: 40rem) { th, td { padding: .3rem .45rem } }
 summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
   padding: .7rem; font-size: .85rem }

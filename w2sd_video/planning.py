@@ -64,7 +64,7 @@ def plan(request: GenerationRequest) -> Plan:
         motion_adapter=adapter,
         config=request.config,
         reflection=ReflectionConfig(
-            num_reflections=_reflections(request.reflections, steps, preset),
+            num_reflections=_reflections(request.reflections, steps, mode, preset),
             mode=mode,
             strength=_finite(request.strength, preset.reflection.strength, "strength"),
         ),
@@ -167,11 +167,15 @@ def _check_checkpoints(done: Plan) -> None:
             )
 
 
-def _reflections(given: int | None, steps: int, preset: Preset) -> int:
+def _reflections(given: int | None, steps: int, mode: str, preset: Preset) -> int:
     if given is not None:
-        most = "the last step ends without noise, so it cannot be inverted"
-        if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= steps:
-            raise UserError(f"reflections is {given!r} with {steps} steps; use 0 to {steps - 1} ({most})")
+        # Whether the last step can be inverted depends on the schedule, except in release mode, where it never can.
+        most = steps - (mode == "release")
+        if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= most:
+            raise UserError(
+                f"reflections is {given!r} with {steps} steps; use 0 to {steps - 1} "
+                "(the last step ends without noise, so it cannot be inverted)"
+            )
         return given
     own = preset.reflection.num_reflections
     share = 1.0 if own is None else own / preset.steps

@@ -10,7 +10,7 @@ from w2sd_video.pair import ModelPair, ReflectionConfig
 from w2sd_video.video_io import suffix_of
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-OFFLOADS = ("none", "model", "group")
+OFFLOADS = ("none", "model", "sequential", "group")
 
 
 @dataclass(frozen=True)

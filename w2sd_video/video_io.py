@@ -269,7 +269,8 @@ def _read_png_folder(path: Path) -> Video:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png" and not file.name.startswith("."))
     if not files:
         raise ValueError("the folder holds no png")
-    frames, info = [], {}
+    frames: list[NDArray[np.uint8]] = []
+    info: dict[Any, Any] = {}
     for file in files:
         with Image.open(file) as image:
             frames.append(np.asarray(image.convert("RGB")))
