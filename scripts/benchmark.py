@@ -3,7 +3,8 @@
 First integers, which never flake: network rows per video, numbers read back from the device inside the loop, calls of
 text encoders, bytes of a pair. Then ratios of CPU times taken in turn (A, B, A) on one thread, beside how far A strays
 from A. The networks are random AnimateDiff-SDXL ones of the real classes: small for the integers, mid-size for the
-times. Exit code 1 if an integer is off, or a ratio is above its target by more than its own A/A spread.
+times. About 6 minutes of one core, --quick half a minute. Exit code 1 if an integer is off, or a ratio is above its
+target by more than its own A/A spread.
 """
 
 import argparse
