@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,7 @@ import torch
 from diffusers import AnimateDiffSDXLPipeline, UNetMotionModel
 from disk_pairs import assert_holds, sdxl, weights_of, write_checkpoints
 
+from w2sd_video.adapters import sources
 from w2sd_video.adapters.animatediff import tensors_of
 from w2sd_video.adapters.loading import load_pair
 from w2sd_video.adapters.memory import unique_bytes
@@ -72,6 +79,28 @@ def test_the_same_checkpoint_on_both_sides_takes_no_second_storage(disk: dict[st
     pair = load_pair(disk["strong"], disk["strong.safetensors"], disk["motion"], device="cpu")
     assert unique_bytes(pair.pipe.unet, pair.weak_unet) == unique_bytes(pair.pipe.unet)
     assert pair.report.shared_bytes == unique_bytes(pair.pipe.unet)
+
+
+def test_nothing_loaded_only_to_be_compared_or_taken_apart_stays_in_memory(
+    disk: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load = sources.FolderSource._load
+
+    def remember(self: Any, *args: Any, **settings: Any) -> Any:
+        module = load(self, *args, **settings)
+        loaded.append(weakref.ref(module))
+        return module
+
+    monkeypatch.setattr(sources.FolderSource, "_load", remember)
+    pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
+    gc.collect()
+    alive = [reference() for reference in loaded if reference() is not None]
+    # Of the two 2-D UNets, the adapter, two VAEs and four text encoders loaded, one VAE and two encoders remain.
+    assert len(loaded) == 9
+    assert {id(part) for part in alive} == {
+        id(part) for part in (pair.pipe.vae, pair.pipe.text_encoder, pair.pipe.text_encoder_2)
+    }
 
 
 def test_a_saved_video_pipeline_and_a_folder_with_one_network_load_as_the_bundled_demo_does(
@@ -227,3 +256,44 @@ def test_progress_bars_are_silenced_on_request_and_come_back(
     assert "%" not in capfd.readouterr().err
     load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
     assert "100%" in capfd.readouterr().err
+
+
+# A hub id resolves through the hub's cache folder, which stands in for the hub: in a process of its own, because the
+# libraries read its place when they are imported.
+FROM_THE_HUB = """
+import sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+from disk_pairs import assert_holds, weights_of
+from w2sd_video.adapters.loading import load_pair
+for weak in ("owner/weak", {file!r}):
+    given = ("owner/strong", weak, "owner/motion")
+    pair = load_pair(*given, device="cpu", dtype="bfloat16", num_frames=16, quiet=True)
+    wanted = {{name: t.to(torch.bfloat16) for name, t in weights_of(2).items()}}
+    assert_holds(pair.weak_unet, wanted)
+    assert pair.report.shared_bytes >= sum(t.nbytes for name, t in wanted.items() if "motion_modules" in name)
+    try:
+        load_pair(*given, device="cpu", num_frames=17)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_hub_ids_load_from_the_hubs_cache_and_are_checked_before_their_weights_are_read(
+    disk: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("strong", "weak", "motion"):
+        repository = tmp_path / f"models--owner--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(disk[name], repository / "snapshots" / ("0" * 40))
+    root = Path(__file__).resolve().parent
+    program = FROM_THE_HUB.format(path=[str(root.parent), str(root)], file=disk["weak.safetensors"])
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    refusal = "17 frames asked for; the motion modules of the motion adapter allow at most 16"
+    assert result.stdout.splitlines() == [refusal] * 2
