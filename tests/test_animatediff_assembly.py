@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from diffusers import AnimateDiffSDXLPipeline, UNet2DConditionModel, UNetMotionModel
+from diffusers import AnimateDiffSDXLPipeline, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
 from w2sd_video.adapters.animatediff import assemble_motion_unet, assign_all, motion_adapter_of, tensors_of
 from w2sd_video.errors import UserError
@@ -121,3 +121,25 @@ def test_settings_the_motion_unet_would_drop_are_refused() -> None:
 def test_sources_of_different_dtypes_are_refused_because_they_could_not_be_shared() -> None:
     with pytest.raises(UserError, match="load both with the same dtype"):
         assemble_motion_unet(tiny.sdxl_unet(), tiny.motion_adapter().half())
+
+
+def test_sdxl_and_its_motion_adapter_fit_at_their_real_size() -> None:
+    # As stabilityai/stable-diffusion-xl-base-1.0 and guoyww/animatediff-motion-adapter-sdxl-beta, without values.
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=[1, 2, 10],
+            attention_head_dim=[5, 10, 20],
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+        adapter = MotionAdapter(block_out_channels=(320, 640, 1280), use_motion_mid_block=False)
+    network = assemble_motion_unet(unet, adapter)
+    millions = [sum(parameter.numel() for parameter in part.parameters()) / 1e6 for part in (unet, adapter, network)]
+    assert millions == pytest.approx([2567.46, 236.78, 2804.24], abs=0.01)
