@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from w2sd_video.demo.export import export_pair
+from w2sd_video.demo.loop import Phase
 from w2sd_video.demo.training import (
-    Phase,
     make_bank,
     train_clips,
     train_frames,
@@ -26,7 +26,7 @@ from w2sd_video.demo.training import (
 TEXT = Phase(1, steps=400, batch=120, learning_rate=3e-3, ema=0.99)
 VAE = Phase(2, steps=1200, batch=64, learning_rate=3e-3, ema=0.99)
 FRAMES = Phase(3, steps=1500, batch=128, learning_rate=1.5e-3, ema=0.995)
-CLIPS = Phase(4, steps=2200, batch=16, learning_rate=1.2e-3, ema=0.995)
+CLIPS = Phase(4, steps=1300, batch=16, learning_rate=1.2e-3, ema=0.995, horizon=2200)
 SIDES = Phase(5, steps=700, batch=16, learning_rate=6e-4, ema=0.995)
 
 

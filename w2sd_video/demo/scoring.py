@@ -83,10 +83,11 @@ def generate(sides: Mapping[str, AnimateDiffSDXLPipeline], method: Method, promp
     weak = sides[partner].unet if partner in ("strong", "weak") else partner
     pipe = sides[method.sampled]
     pipe.set_progress_bar_config(disable=True)
+    lam = None if method.algorithm == "autoguided" else 0 if partner is None else REFLECTIONS
     with reflected(
         pipe,
         weak=weak,
-        num_reflections=0 if partner is None else REFLECTIONS,
+        num_reflections=lam,
         mode=method.mode,
         strength=method.strength,
         method=method.algorithm,
