@@ -214,3 +214,38 @@ def test_the_papers_video_setting_costs_247_rows():
     with reflected(pipe, (tiny.motion_unet(2), ModelSpec(guidance=1.0))) as run:
         call(pipe, {**tiny.ANIMATEDIFF_CALL, "guidance_scale": 3.0, "num_inference_steps": 50, "output_type": "latent"})
     assert (run.num_steps, run.num_reflections, run.num_evaluations, run.num_rows) == (50, 49, 50 + 2 * 49, 247)
+
+
+def test_a_learned_variance_is_left_aside_as_the_pipeline_does():
+    transformer = tiny.seeded(
+        1,
+        lambda: diffusers.PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=1,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_channels=32,
+            in_channels=4,
+            cross_attention_dim=16,
+            out_channels=8,
+            norm_type="ada_norm_single",
+            norm_elementwise_affine=False,
+        ),
+    )
+    pipe = diffusers.PixArtSigmaPipeline(
+        scheduler=tiny.ddim(),
+        vae=tiny.vae(),
+        transformer=transformer,
+        text_encoder=tiny.t5_encoder(),
+        tokenizer=tiny.t5_tokenizer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    settings = {"guidance_scale": 3.0, "use_resolution_binning": False, "clean_caption": False, "output_type": "latent"}
+    stock = call(pipe, {**tiny.IMAGE_CALL, "max_sequence_length": 16, **settings})
+    with reflected(pipe, num_reflections=0):
+        hosted = call(pipe, {**tiny.IMAGE_CALL, "max_sequence_length": 16, **settings})
+    with reflected(pipe, ModelSpec(guidance=1.0)) as run:
+        call(pipe, {**tiny.IMAGE_CALL, "max_sequence_length": 16, **settings})
+    assert (stock - hosted).abs().max() <= LATENT_TOLERANCE
+    assert run.num_rows == 2 * STEPS + 3 * (STEPS - 1)

@@ -185,6 +185,13 @@ def test_a_callback_is_called_once_per_step_with_what_it_asks_for_and_can_replac
     assert torch.equal(replaced, in_place) and (replaced - plain).abs().max() > 0.1
 
 
+def test_the_older_callback_is_called_too():
+    pipe, seen = tiny.sdxl(), []
+    with reflected(pipe, WEAK):
+        call(pipe, callback=lambda i, t, latents: seen.append((i, latents.shape)), callback_steps=2)
+    assert seen == [(0, (1, 4, 8, 8)), (2, (1, 4, 8, 8))]
+
+
 def test_latents_replaced_by_a_callback_are_the_next_steps_latents():
     pipe = tiny.sdxl()
     x = torch.randn(1, 4, 8, 8, generator=tiny.generator(1))

@@ -47,7 +47,7 @@ def test_settings_that_mean_nothing_are_refused():
     refused("weak_inputs needs a weak side", pipe, "zero-gap", weak_inputs={"prompt": "a"})
     refused("weak is a int", pipe, 3)
     for number in (float("inf"), float("nan")):
-        with pytest.raises(UserError, match="guidance is (inf|nan)"):
+        with pytest.raises(UserError, match=r"guidance is (inf|nan)"):
             ModelSpec(guidance=number)
 
 
@@ -139,6 +139,20 @@ def test_a_pipeline_that_rescales_guidance_unasked_is_found_out_by_its_own_arith
 
     pipe = Rescaling(**tiny.sdxl().components, add_watermarker=False)
     refused("does not combine its two predictions by plain guidance", pipe)
+
+
+def test_a_pipeline_that_changes_a_lone_prediction_is_found_out():
+    class Flipped(diffusers.StableDiffusionXLPipeline):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            step = self.scheduler.step
+            self.scheduler.step = lambda output, *a, **k: step(-output, *a, **k)
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                self.scheduler.step = step
+
+    pipe = Flipped(**tiny.sdxl().components, add_watermarker=False)
+    refused("changes a prediction before the scheduler has it", pipe, None, {"guidance_scale": 1.0}, num_reflections=0)
 
 
 def test_free_init_controlnets_and_caches_are_refused_by_name():

@@ -90,10 +90,12 @@ def predict(
         given.update(return_dict=False)
         given[conditioning.latent_name] = latent.to(conditioning.dtype)
         output = net(**given)[0]
+        if output.shape != latent.shape and output.shape[1] == 2 * latent.shape[1]:
+            output = output[:, : latent.shape[1]]  # the other half is a learned variance
         if output.shape != latent.shape:
             raise UserError(
                 f"{type(net).__name__} predicts shape {tuple(output.shape)} for a latent of {tuple(latent.shape)}; "
-                "both sides must work on latents of one shape"
+                "a network must predict one value per latent value"
             )
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
@@ -136,7 +138,12 @@ def read_conditioning(
         _check_call(call, step.sample)
     if rows == [batch]:
         (call,) = step.calls
-        return Conditioning(call.network, call.latent_name, step.sample.shape, call.latent.dtype, _without_latent(call))
+        if known is None:
+            _measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
+        arguments = _without_latent(call)
+        return Conditioning(
+            call.network, call.latent_name, step.sample.shape, call.latent.dtype, arguments, conditional_first=True
+        )
     if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):
         raise UserError(
             f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection "
@@ -176,7 +183,8 @@ def _measure(combined: Tensor, scales: Sequence[float]) -> tuple[bool, float]:
                 return True, scale
     raise UserError(
         "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
-        f"(scale one of {[float(s) for s in scales]}); turn off guidance_rescale and other changes to guidance"
+        f"(scale one of {[float(s) for s in scales]}), or changes a prediction before the scheduler has it; "
+        "turn off guidance_rescale and other changes to guidance"
     )
 
 

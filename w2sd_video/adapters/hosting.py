@@ -130,12 +130,12 @@ class _Host:
             self._busy = False
 
     def _call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
-        pipe, stock = self._pipe, self._kind.__call__  # type: ignore[operator]
+        pipe, kind = self._pipe, self._kind
         self._run.reset()
-        arguments = call_arguments(stock, pipe, args, kwargs)
+        arguments = call_arguments(kind, pipe, args, kwargs)
         check_call(pipe, arguments, self._method)
-        guidance = call_guidance(stock, pipe, arguments)
-        maker = SideMaker(pipe, stock, arguments, guidance)
+        guidance = call_guidance(kind, pipe, arguments)
+        maker = SideMaker(pipe, kind, arguments, guidance)
         reflector = maker.reflector(self._reflector)
         weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
         if self._weak is not None and maker.alike(reflector, weak):
@@ -149,11 +149,16 @@ class _Host:
             given = with_both_halves(guidance, arguments)
         bar = functools.partial(self._bar, hosted)
         recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step)
+        count = vars(pipe).pop("_num_timesteps", None)  # to be this call's own
         try:
             with progress_bar_replaced(pipe, bar), recorder.installed():
-                result = stock(pipe, **given)
+                result = kind.__call__(pipe, **given)  # type: ignore[operator]
             hosted.finish()
         finally:
+            if count is not None:
+                vars(pipe).setdefault("_num_timesteps", count)
+            if self._weak is not None and self._weak.pipe is not None:
+                self._weak.pipe.maybe_free_model_hooks()
             if given is not arguments and hasattr(pipe, "_guidance_scale"):
                 pipe._guidance_scale = maker.argument("guidance_scale")
         return result

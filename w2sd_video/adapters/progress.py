@@ -33,7 +33,7 @@ class EvaluationBar:
         self.close()
 
     def __iter__(self) -> Iterator:
-        yield from self._iterable or ()
+        yield from () if self._iterable is None else self._iterable
         self.close()
 
     def close(self) -> None:

@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
@@ -124,7 +123,10 @@ class Recorder:
             )
         self._calls.append(NetworkCall(network, arguments, name))
         latent = arguments[name]
-        probe = torch.zeros_like(latent)
+        shape, channels = list(latent.shape), getattr(network.config, "in_channels", None)
+        if shape[1] == channels and getattr(network.config, "out_channels", None) == 2 * shape[1]:
+            shape[1] *= 2  # with a learned variance
+        probe = latent.new_zeros(shape)
         if len(self._calls) == 1:
             probe[0] = 1.0  # the first row is of the half that comes first, in one call or in two
         return (probe,) if arguments.get("return_dict") is False else Transformer2DModelOutput(sample=probe)

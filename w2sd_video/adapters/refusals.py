@@ -143,7 +143,7 @@ def check_reflections(method: Method, schedule: Schedule) -> None:
     if reflects and schedule.starts_at_pure_noise:
         raise UserError(
             "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
-            'image; use mode="fused", or a scheduler with rescale_betas_zero_snr=False'
+            'image; use mode="fused", or rescale_betas_zero_snr=False for a network that was trained without it'
         )
 
 

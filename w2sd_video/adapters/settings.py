@@ -31,10 +31,22 @@ def networks_of(pipe: Any) -> list[nn.Module]:
     return networks
 
 
-def call_arguments(call: Any, pipe: Any, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def call_signature(kind: type) -> inspect.Signature:
+    """Returns the signature of a pipeline class's call; for a subclass that only hands on, the one it hands on to."""
+    signatures = [inspect.signature(base.__call__) for base in kind.__mro__ if "__call__" in vars(base)]  # type: ignore
+    handed_on = inspect.Parameter.VAR_POSITIONAL
+    explicit = [s for s in signatures if all(p.kind != handed_on for p in s.parameters.values())]
+    return (explicit or signatures)[0]
+
+
+def call_arguments(kind: type, pipe: Any, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `pipe(*args, **kwargs)` by name, without those left at their default."""
-    bound = inspect.signature(call).bind(pipe, *args, **kwargs)
-    return dict(list(bound.arguments.items())[1:])
+    signature = call_signature(kind)
+    arguments = dict(list(signature.bind(pipe, *args, **kwargs).arguments.items())[1:])
+    for name, parameter in signature.parameters.items():
+        if parameter.kind == inspect.Parameter.VAR_KEYWORD:  # deprecated arguments
+            arguments.update(arguments.pop(name, {}))
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -57,9 +69,9 @@ class CallGuidance:
     scales: tuple[float, ...]
 
 
-def call_guidance(call: Any, pipe: Any, arguments: Mapping[str, Any]) -> CallGuidance:
+def call_guidance(kind: type, pipe: Any, arguments: Mapping[str, Any]) -> CallGuidance:
     """Returns how a call with these arguments guides."""
-    parameters = inspect.signature(call).parameters
+    parameters = call_signature(kind).parameters
 
     def value(name: str) -> Any:
         default = parameters[name].default if name in parameters else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from w2sd_video.adapters.settings import (
     BOTH_HALVES,
     CallGuidance,
     call_guidance,
+    call_signature,
     networks_of,
     replaced,
     with_both_halves,
@@ -43,16 +43,16 @@ class WeakSide:
 
 @dataclass(frozen=True)
 class SideMaker:
-    """Makes the sides of a call of `stock(pipe, **arguments)`, which guides as `guidance` says."""
+    """Makes the sides of a call of `kind.__call__(pipe, **arguments)`, which guides as `guidance` says."""
 
     pipe: Any
-    stock: Any
+    kind: type
     arguments: dict[str, Any]
     guidance: CallGuidance
 
     def argument(self, name: str) -> Any:
         """The value of a call argument, given or by default."""
-        return self.arguments.get(name, inspect.signature(self.stock).parameters[name].default)
+        return self.arguments.get(name, call_signature(self.kind).parameters[name].default)
 
     def reflector(self, spec: ModelSpec) -> Side:
         """The strong side inside the reflection; what `spec` leaves out is as it samples."""
@@ -69,7 +69,7 @@ class SideMaker:
             return side
         pipe = self.pipe if weak.pipe is None else weak.pipe
         arguments = self._accepted(with_prompts(reflector_spec, self.arguments), pipe)
-        unknown = set(weak.inputs) - set(inspect.signature(self._call(pipe)).parameters)
+        unknown = set(weak.inputs) - set(call_signature(self._kind_of(pipe)).parameters)
         if unknown:
             raise UserError(
                 f"weak_inputs has {', '.join(sorted(unknown))}, which a {type(pipe).__name__} call does not take"
@@ -101,15 +101,16 @@ class SideMaker:
             )
         return replace(side, embedded=float(scale))
 
-    def _call(self, pipe: Any) -> Any:
-        return self.stock if pipe is self.pipe else type(pipe).__call__
+    def _kind_of(self, pipe: Any) -> type:
+        return self.kind if pipe is self.pipe else type(pipe)
 
     def _accepted(self, arguments: dict[str, Any], pipe: Any) -> dict[str, Any]:
         """The arguments that another pipeline's call takes; refused if one that matters is not among them."""
-        taken = inspect.signature(self._call(pipe)).parameters
-        defaults = inspect.signature(self.stock).parameters
+        taken = call_signature(self._kind_of(pipe)).parameters
+        defaults = call_signature(self.kind).parameters
         for name, value in arguments.items():
-            if name not in taken and name not in LEFT_OUT and not (value is None or value is defaults[name].default):
+            unset = value is None or (name in defaults and value is defaults[name].default)
+            if name not in taken and name not in LEFT_OUT and not unset:
                 raise UserError(
                     f"the call gives {name}, which the weak {type(pipe).__name__} does not take; leave it out, or give "
                     "weak as a network"
@@ -126,8 +127,8 @@ class SideMaker:
         given: set[str] = frozenset(),  # type: ignore[assignment]
     ) -> Side:
         """The side with the conditioning of a call of its own; `scale` None is guidance as the strong side samples."""
-        call = self._call(pipe)
-        guidance = call_guidance(call, pipe, arguments)
+        kind = self._kind_of(pipe)
+        guidance = call_guidance(kind, pipe, arguments)
         if scale is None and guidance.name in given:
             scale = guidance.scale if guidance.embedded is None else guidance.embedded
         if guidance.embedded is not None:
@@ -146,12 +147,12 @@ class SideMaker:
             if in_force != 1:
                 arguments = with_both_halves(guidance, arguments)
             side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
-        step = record(pipe, call, arguments, self.pipe.scheduler)
+        step = record(pipe, kind, arguments, self.pipe.scheduler)
         return replace(side, conditioning=read_conditioning(step, [*guidance.scales, BOTH_HALVES]))
 
 
-def record(pipe: Any, call: Any, arguments: Mapping[str, Any], scheduler: Any) -> RecordedStep:
-    """Returns the first step of `call(pipe, **arguments)` on `scheduler`, stopping the call there."""
+def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any) -> RecordedStep:
+    """Returns the first step of a call of `pipe`, an instance of `kind`, on `scheduler`, stopping the call there."""
     found: list[RecordedStep] = []
 
     def stop(step: RecordedStep) -> Tensor:
@@ -165,7 +166,7 @@ def record(pipe: Any, call: Any, arguments: Mapping[str, Any], scheduler: Any) -
     vars(pipe)["scheduler"] = scheduler
     try:
         with quiet, Recorder(networks_of(pipe), scheduler, stop).installed():
-            call(pipe, **arguments)
+            kind.__call__(pipe, **arguments)  # type: ignore[operator]
     except RecordingDone:
         pass
     finally:

@@ -24,6 +24,7 @@ from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
 from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance
 from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, w2sd
+from w2sd_video.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class HostedCall:
         scheduler = self.pipe.scheduler
         if getattr(scheduler, "_step_index", None) is not None:
             scheduler._step_index += 1
+        if self._visited == len(schedule.steps):
+            raise UserError(f"{type(self.pipe).__name__} goes on after its {len(schedule.steps)} timesteps are done")
         i = schedule.steps[self._visited]
         self._visited += 1
         if i is None:
