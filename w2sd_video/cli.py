@@ -189,8 +189,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, report = EXIT_REFUSED, _refused(str(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror or error}{where}\n{_KEPT}"
-        code, report = EXIT_REFUSED, _refused(message)
+        code, report = (
+            EXIT_REFUSED,
+            _refused(f"{error.strerror or error}{where}" + (f"\n{_KEPT}" if error.errno else "")),
+        )
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
             raise

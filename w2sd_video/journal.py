@@ -90,7 +90,9 @@ class Journal:
                 f"folder {self.folder} holds files but no {RUN_FILE}; "
                 "give --output a new or empty folder, or one of an earlier run"
             )
-        write_bytes(path, (json.dumps(self.run, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+        text = (json.dumps(self.run, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+        if not path.exists() or path.read_bytes() != text:
+            write_bytes(path, text)
 
     def _settle_results(self) -> None:
         path = self.folder / RESULTS_FILE

@@ -83,7 +83,13 @@ def render(pair: LoadedPair, plan: Plan, method: str, inputs: PromptInputs, seed
 
 
 def compile_networks(pair: LoadedPair) -> None:
-    """Makes torch compile the repeated blocks of both networks (whole ones take minutes and gain little more)."""
+    """Makes torch compile the repeated blocks of both networks (whole ones take minutes and gain little more).
+
+    Raises dynamo's limit of recompilations for this process: one block has more widths in a UNet than the usual 8.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     repeated = ("BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D")
     for network in (pair.pipe.unet, pair.weak_unet):
         for module in network.modules():
@@ -93,9 +99,9 @@ def compile_networks(pair: LoadedPair) -> None:
 
 def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Report, **reflection: Any) -> Rendered:
     pipe.set_progress_bar_config(disable=True)
-    cuda = torch.cuda.is_available()
+    cuda = plan.device.startswith("cuda")
     if cuda:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(plan.device)
     begin = time.perf_counter()
     with reflected(pipe, progress=report, **reflection) as run:
         output = pipe(
@@ -120,7 +126,7 @@ def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Re
         num_forwards=run.num_forwards,
         num_rows=run.num_rows,
         seconds=seconds,
-        peak_memory_mb=_peak_memory() if not cuda else torch.cuda.max_memory_allocated() / 2**20,
+        peak_memory_mb=_peak_memory() if not cuda else torch.cuda.max_memory_allocated(plan.device) / 2**20,
     )
 
 
