@@ -133,7 +133,7 @@ def score(
 
 def save_sheet(videos: Tensor, path: Path, rows: int = 12) -> None:
     """A picture of the first clips, one a row, its frames from left to right, four times as large."""
-    clips = videos[:: max(1, len(videos) // rows)][:rows]
+    clips = videos[:: len(videos) // rows + 1]  # one more than an even share, so that all attributes vary
     sheet = clips.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [rows * H, F * W, 3]
     picture = Image.fromarray(sheet.numpy())
     picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.NEAREST).save(path)
