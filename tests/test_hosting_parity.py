@@ -249,3 +249,42 @@ def test_a_learned_variance_is_left_aside_as_the_pipeline_does():
         call(pipe, {**tiny.IMAGE_CALL, "max_sequence_length": 16, **settings})
     assert (stock - hosted).abs().max() <= LATENT_TOLERANCE
     assert run.num_rows == 2 * STEPS + 3 * (STEPS - 1)
+
+
+def ip_adapter_weights(unet: Any) -> dict[str, Any]:
+    """A random IP-Adapter for a UNet, in the layout of its files."""
+    cross, attention, key = unet.config.cross_attention_dim, {}, 1
+    for name in unet.attn_processors:
+        if name.endswith("attn2.processor"):
+            hidden = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
+            processor = diffusers.models.attention_processor.IPAdapterAttnProcessor(hidden, cross)
+            attention[f"{key}.to_k_ip.weight"] = processor.to_k_ip[0].weight.data
+            attention[f"{key}.to_v_ip.weight"] = processor.to_v_ip[0].weight.data
+            key += 2
+    layer = diffusers.models.embeddings.ImageProjection(cross, cross, 4)
+    projection = {f"proj.{k}": v for k, v in layer.image_embeds.state_dict().items()}
+    return {
+        "image_proj": {**projection, **{f"norm.{k}": v for k, v in layer.norm.state_dict().items()}},
+        "ip_adapter": attention,
+    }
+
+
+def test_an_ip_adapters_embeddings_go_with_their_half_of_guidance():
+    pipe = tiny.sdxl()
+    pipe.unet._load_ip_adapter_weights([tiny.seeded(4, lambda: ip_adapter_weights(pipe.unet))])
+    pipe.set_ip_adapter_scale(5.0)
+    embeds = [torch.stack([torch.zeros(1, 32), torch.randn(1, 32, generator=tiny.generator(1))])]
+    arguments = {**tiny.IMAGE_CALL, "guidance_scale": 3.0, "ip_adapter_image_embeds": embeds, "output_type": "latent"}
+    stock = call(pipe, arguments)
+    with reflected(pipe, num_reflections=0):
+        hosted = call(pipe, arguments)
+    assert (stock - hosted).abs().max() <= LATENT_TOLERANCE
+    told: list[Tensor] = []
+    pipe.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: told.append(kwargs["added_cond_kwargs"]["image_embeds"][0]), with_kwargs=True
+    )
+    with reflected(pipe, ModelSpec(guidance=1.0), reflector=ModelSpec(guidance=0.0), num_reflections=1):
+        call(pipe, arguments)
+    unconditional, conditional, both = told[0], told[1], told[2]
+    assert torch.equal(unconditional[0], embeds[0][0]) and torch.equal(conditional[0], embeds[0][1])
+    assert torch.equal(both, embeds[0])

@@ -91,6 +91,8 @@ def reflected(
     check_scheduler(pipe.scheduler, first_order=first_order)
     check_spec(spec, "reflector")
     sides = _weak_side(pipe, weak, weak_inputs, method_settings)
+    if method == "w2sd" and method_settings.num_reflections == 0:
+        sides, spec = None, ModelSpec()  # plain sampling, whatever the sides
     run = Run()
     kind = type(pipe)
     host = _Host(pipe, kind, sides, spec, method_settings, progress, run)
