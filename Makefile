@@ -5,7 +5,8 @@ BIN := .venv/bin
 .PHONY: demo test test-slow bench score format clean
 
 demo: .venv/ready
-	$(BIN)/python scripts/generate_video.py
+	$(BIN)/python scripts/generate_video.py --output outputs/demo
+	$(BIN)/python scripts/score_demo.py --read outputs/demo
 
 test: .venv/ready
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="a pair made by train_demo.py (default: the bundled one)")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo-scores"), help="where results are kept")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--read", type=Path, metavar="FOLDER", help="only read the videos of a generate_video.py run")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
 
@@ -28,10 +29,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        return run(options)
+        return read(options.read) if options.read else run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def read(folder: Path) -> int:
+    from w2sd_video.demo import reading
+
+    print(reading.describe(reading.read_run(folder)))
+    print("a few videos show, they do not prove: the table over 240 is in README.md, and `make score` remakes it")
+    return 0
 
 
 def run(options: argparse.Namespace) -> int:
