@@ -129,3 +129,15 @@ def test_planning_loads_no_torch() -> None:
         "plan(R(preset='juggernaut-vs-sdxl', prompts=('a',))); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+def test_no_arguments_are_the_bundled_demo_with_its_prompts_and_its_control() -> None:
+    from w2sd_video.demo import DEMO_PROMPTS
+
+    done = plan(GenerationRequest())
+    assert (done.preset, done.prompts) == ("demo", DEMO_PROMPTS)
+    assert done.methods == ("weak", "strong", "w2sd", "zero-gap")
+    assert [done.rows(method) for method in done.methods] == [20, 20, 40, 40], "unguided: a row per evaluation"
+    assert plan(GenerationRequest(height=36)).height == 36, "the demo's VAE makes a latent of 4 pixels"
+    with pytest.raises(UserError, match="multiple of 4"):
+        plan(GenerationRequest(height=34))
