@@ -1,7 +1,7 @@
 """Generate videos with W2SD beside their weak and strong versions.
 
-python scripts/generate_video.py                  the bundled demo, in a folder under outputs/, with a page to look at
-it python scripts/generate_video.py --help           every flag, with examples
+python scripts/generate_video.py            the bundled demo, in a folder under outputs/, with a page to look at
+python scripts/generate_video.py --help     every flag, with examples
 
 The same program is installed as `w2sd-video`.
 """

@@ -36,7 +36,7 @@ def picture(folder: Path) -> np.ndarray:
         label = " ".join(words[:half]) + "\n" + " ".join(words[half:])
         middle = BAND + row * (CELL + GAP) + CELL / 2
         draw.multiline_text((MARGIN - 14, middle), label, fill=TEXT, font=font, anchor="rm", align="right")
-    frames = []
+    frames: list[np.ndarray] = []
     for record in records:
         video = read_video(folder / record["path"]).frames
         frames = frames or [np.asarray(sheet).copy() for _ in video]

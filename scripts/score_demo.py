@@ -11,7 +11,10 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
+
 from w2sd_video.errors import UserError
+from w2sd_video.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    calm_libraries()
     try:
         return read(options.read) if options.read else run(options)
     except UserError as error:

@@ -1,8 +1,8 @@
 """Remake the bundled demo pair from a seed: python scripts/train_demo.py --output DIR
 
 Phases, each resumable at any moment (the same command continues): text encoders, VAE, a 2-D UNet on single frames,
-motion on clips, then the strong and the weak side from there. About 75 minutes on two CPU cores in all; the last two
-phases run side by side with one thread each.
+motion on clips, then the strong and the weak side from there, side by side with one thread each. About 50 minutes on
+two CPU cores with nothing else running. The recipe is w2sd_video/demo/recipe.py.
 """
 
 import argparse
@@ -10,59 +10,55 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.demo.export import export_pair
-from w2sd_video.demo.loop import Phase
-from w2sd_video.demo.training import (
-    make_bank,
-    train_clips,
-    train_frames,
-    train_side,
-    train_text,
-    train_vae,
-)
-
-TEXT = Phase(1, steps=400, batch=120, learning_rate=3e-3, ema=0.99)
-VAE = Phase(2, steps=1200, batch=64, learning_rate=3e-3, ema=0.99)
-FRAMES = Phase(3, steps=1500, batch=128, learning_rate=1.5e-3, ema=0.995)
-CLIPS = Phase(4, steps=1300, batch=16, learning_rate=1.2e-3, ema=0.995, horizon=2200)
-SIDES = Phase(5, steps=700, batch=16, learning_rate=6e-4, ema=0.995)
+from w2sd_video.errors import UserError
+from w2sd_video.progress import calm_libraries
 
 
-def main() -> int:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/demo-weights"), help="where the pair is written")
     parser.add_argument("--work", type=Path, default=Path("outputs/demo-training"), help="checkpoints to resume from")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the shared phases")
-    parser.add_argument("--side", choices=("strong", "weak"), help="train this side only, and do not export")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws (default 0: the bundled pair's)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the shared phases (default 2)")
+    parser.add_argument("--side", choices=("strong", "weak"), help="train this side only, and write no pair")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    common = (options.work, options.seed)
-    torch.set_num_threads(1 if options.side else options.threads)
+    return parser.parse_args(arguments)
 
-    encoders = train_text(*common, TEXT, options.quiet)
-    vae = train_vae(*common, VAE, options.quiet)
-    bank = make_bank(encoders, vae, options.seed)
-    unet = train_frames(bank, *common, FRAMES, options.quiet)
-    shared = train_clips(unet, bank, *common, CLIPS, options.quiet)
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    calm_libraries()
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.threads < 1:
+        raise UserError(f"--threads is {options.threads}; it must be at least 1")
+    import torch
+
+    from w2sd_video.demo.recipe import Recipe, make_pair
+
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1 if options.side else options.threads)
     if options.side:
-        train_side(options.side, shared, bank, *common, SIDES, options.quiet)
+        Recipe(options.work, options.seed, quiet=options.quiet).train_side(options.side)
         return 0
 
-    command = [sys.executable, __file__, *sys.argv[1:], "--side"]
-    sides = [subprocess.Popen([*command, side]) for side in ("strong", "weak")]
-    codes = [side.wait() for side in sides]
-    if any(codes):
+    def train_sides() -> bool:
+        command = [sys.executable, __file__, "--work", str(options.work), "--seed", str(options.seed)]
+        command += ["--quiet"] if options.quiet else []
+        processes = [subprocess.Popen([*command, "--side", side]) for side in ("strong", "weak")]
+        return not any([process.wait() for process in processes])  # noqa: C419 wait for both
+
+    if not make_pair(options.output, options.work, options.seed, quiet=options.quiet, train_sides=train_sides):
         print("error: a side did not finish training; the same command continues it", file=sys.stderr)
         return 1
-    networks = []
-    for side in ("strong", "weak"):  # both are finished: this only reads their averages
-        start = train_clips(unet, bank, *common, CLIPS, quiet=True)
-        networks.append(train_side(side, start, bank, *common, SIDES, quiet=True))
-    export_pair(options.output, encoders, vae, *networks)
     print(f"wrote the pair to {options.output}")
     return 0
 

@@ -49,7 +49,7 @@ BAD_ARGUMENTS = [
     (["--preset", "dmo"], "did you mean 'demo'"),
     (["--methods", "w2sd,wek"], "unknown method 'wek'"),
     (["--mode", "papers"], "did you mean 'paper'"),
-    (["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--steps", "5", "--reflections", "6"], "use 0 to 4"),
+    (["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--steps", "5", "--reflections", "6"], "from 0 to 5 "),
     (["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--width", "1020"], "multiple of 8"),
     (["--preset", "juggernaut-vs-sdxl"], "no prompts of its own"),
     (["--prompts", "nowhere.txt"], "cannot be read"),

@@ -386,7 +386,7 @@ def test_reflecting_the_last_step_is_refused_before_loading_where_it_can_never_b
     pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(pair, tmp_path / "run", "--reflections", "3", "--mode", "release")) == 2
-    assert "use 0 to 2" in capsys.readouterr().err
+    assert "from 0 to 2 " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

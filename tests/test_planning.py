@@ -80,7 +80,7 @@ def test_exact_repeats_of_a_prompt_are_made_once() -> None:
         ({"mode": "fusde"}, "unknown mode 'fusde'.*did you mean 'fused'"),
         ({"dtype": "float8"}, "unknown dtype 'float8'.*float16"),
         ({"offload": "disk"}, "unknown offload 'disk'"),
-        ({"steps": 10, "reflections": 11}, "reflections is 11 with 10 steps; use 0 to 9"),
+        ({"steps": 10, "reflections": 11}, "reflections is 11 with 10 steps; from 0 to 10 "),
         ({"reflections": -1}, "reflections is -1"),
         ({"steps": 0}, "steps is 0; it must be a whole number from 1 to 1000"),
         ({"guidance": 0.5}, "guidance is 0.5; sampling takes 1"),

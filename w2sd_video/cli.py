@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from w2sd_video.generate import generate, on_device
 from w2sd_video.pair import MODES
 from w2sd_video.planning import parse_methods, plan
 from w2sd_video.presets import PRESETS
-from w2sd_video.progress import TerminalProgress
+from w2sd_video.progress import TerminalProgress, calm_libraries
 from w2sd_video.prompts import read_prompts, without_repeats
 from w2sd_video.reports import describe_plan, describe_summary, plan_text, summary_text
 from w2sd_video.request import DTYPES, METHODS, OFFLOADS, GenerationRequest
@@ -177,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = build_parser().parse_args(words)
     as_json = arguments.format == "json"
-    _calm_libraries(bars=sys.stderr.isatty() and not arguments.quiet)
+    calm_libraries(bars=sys.stderr.isatty() and not arguments.quiet)
     try:
         # Libraries may print: on standard output there is one report and nothing else.
         with contextlib.redirect_stdout(sys.stderr):
@@ -207,14 +206,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif "text" in report:
         print(report["text"], flush=True)
     return code
-
-
-def _calm_libraries(*, bars: bool) -> None:
-    """Tells libraries that are not loaded yet to print errors only, unless the user's environment says otherwise."""
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    if not bars:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:

@@ -173,8 +173,8 @@ def _reflections(given: int | None, steps: int, mode: str, preset: Preset) -> in
         most = steps - (mode == "release")
         if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= most:
             raise UserError(
-                f"reflections is {given!r} with {steps} steps; use 0 to {steps - 1} "
-                "(the last step ends without noise, so it cannot be inverted)"
+                f"reflections is {given!r} with {steps} steps; use a whole number from 0 to {most} "
+                f"({steps - 1} by default: most schedules end without noise, and such a step cannot be inverted)"
             )
         return given
     own = preset.reflection.num_reflections

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from w2sd_video.errors import UserError
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -45,7 +47,11 @@ def train(
     """Minimise `loss` over the trainable parameters of `networks`, in place; ends on their moving average.
 
     Writes `<folder>/<name>.pt` every minute and at the end, and continues from it when it exists.
+
+    Raises:
+        UserError: that file was made with another seed or other settings of the phase.
     """
+    settings = repr((seed, phase))
     parameters = [p for p in networks.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=phase.learning_rate, weight_decay=1e-3, betas=(0.9, 0.99))
     averages = [p.detach().clone() for p in parameters]
@@ -53,6 +59,10 @@ def train(
     first = 0
     if path.exists():
         state = torch.load(path, weights_only=True)
+        if state["settings"] != settings:
+            raise UserError(
+                f"{path} was made with other settings: {state['settings']} -> {settings}; give another --work folder"
+            )
         first = state["step"]
         optimizer.load_state_dict(state["optimizer"])
         for p, average, saved, saved_average in zip(
@@ -62,7 +72,7 @@ def train(
             average.copy_(saved_average)
 
     def save(step: int) -> None:
-        state = {"step": step, "optimizer": optimizer.state_dict(), "averages": averages}
+        state = {"settings": settings, "step": step, "optimizer": optimizer.state_dict(), "averages": averages}
         torch.save(state | {"parameters": [p.data for p in parameters]}, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
 

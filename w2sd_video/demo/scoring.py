@@ -72,7 +72,7 @@ def prompts_and_seeds(count: int) -> tuple[list[str], list[int]]:
 
 def load(weights: Path) -> dict[str, AnimateDiffSDXLPipeline]:
     """The two sides of a pair written by `export_pair`, each as a pipeline; everything but the UNet is shared."""
-    pair = load_pair(str(weights), str(weights / "weak"), None, dtype=torch.float32, device="cpu")
+    pair = load_pair(str(weights), str(weights / "weak"), None, dtype=torch.float32, device="cpu", quiet=True)
     weak = AnimateDiffSDXLPipeline(**{**pair.pipe.components, "unet": pair.weak})
     return {"strong": pair.pipe, "weak": weak}
 
