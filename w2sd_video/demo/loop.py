@@ -43,10 +43,11 @@ def train(
     folder: Path,
     seed: int,
     quiet: bool = False,
+    save_every: float = 60.0,
 ) -> None:
     """Minimise `loss` over the trainable parameters of `networks`, in place; ends on their moving average.
 
-    Writes `<folder>/<name>.pt` every minute and at the end, and continues from it when it exists.
+    Writes `<folder>/<name>.pt` every `save_every` seconds and at the end, and continues from it when it exists.
 
     Raises:
         UserError: that file was made with another seed or other settings of the phase.
@@ -93,7 +94,7 @@ def train(
         torch._foreach_lerp_(averages, [p.data for p in parameters], 1 - min(phase.ema, (step + 1) / (step + 10)))
         smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
         steps.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-        if time.monotonic() - saved_at > 60:
+        if time.monotonic() - saved_at > save_every:
             save(step + 1)
             saved_at = time.monotonic()
     if first < phase.steps:
