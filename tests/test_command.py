@@ -56,6 +56,8 @@ BAD_ARGUMENTS = [
     (["--strong", "/nowhere", "--weak", "/nowhere/else", "--prompt", "x"], "does not exist"),
     (["--steps", "many"], "invalid int value"),
     (["--colour", "red"], "unrecognized arguments"),
+    (["--format", "jsn"], "invalid choice: 'jsn'"),
+    (["--config", "/nowhere"], "the config /nowhere would go unused"),
 ]
 
 
@@ -72,6 +74,17 @@ def test_a_refusal_is_one_message_and_code_2_within_a_second_of_work(
     assert list(tmp_path.iterdir()) == [], "nothing is written"
     # Processor time, so that a busy machine does not matter: importing torch alone takes longer.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+@pytest.mark.parametrize("words", [["--format", "json", "--steps", "many"], ["--colour", "--format=json"]])
+def test_words_that_are_not_understood_are_refused_in_json_too(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert (report["status"], report["exit_code"]) == ("refused", 2)
+    assert captured.err == f"error: {report['error']}\n" and "--help" in report["error"]
 
 
 def test_a_prompt_that_is_not_unicode_is_refused() -> None:

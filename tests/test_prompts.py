@@ -20,6 +20,10 @@ def test_txt_gives_lines_without_blanks_comments_and_byte_order_mark(tmp_path: P
     assert read_prompts(path) == ("a red ring", "façades, at dusk.")
 
 
+def test_txt_takes_the_line_ends_of_every_system(tmp_path: Path) -> None:
+    assert read_prompts(written(tmp_path, "p.txt", b"one\rtwo\r\nthree\n\rfour")) == ("one", "two", "three", "four")
+
+
 def test_txt_keeps_separators_that_only_python_takes_for_line_ends(tmp_path: Path) -> None:
     assert read_prompts(written(tmp_path, "p.txt", "one\x0btwo\u2028three\n")) == ("one\x0btwo\u2028three",)
 
@@ -53,7 +57,9 @@ def test_json_takes_strings_and_objects_and_vbench_entries(tmp_path: Path) -> No
         ("p.json", b'[{"text": "a"}]', "entry 1 is an object without a text prompt"),
         ("p.json", b'["\\ud800"]', "entry 1: character 0 of the prompt is not valid Unicode"),
         ("p.json", b"[" * 100_000, "nested too deeply"),
-        ("p.md", b"hello", "use one of .txt, .csv, .json"),
+        ("p.json", b"[" + b"1" * 5000 + b"]", "write a list of strings"),
+        ("p.md", b"hello", "ends in '.md'; use one of .txt, .csv, .json"),
+        ("prompts", b"hello", "ends in nothing; use"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, name: str, content: bytes, said: str) -> None:

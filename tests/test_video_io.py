@@ -137,6 +137,22 @@ def test_a_gif_keeps_count_rate_and_settings_also_with_frames_that_repeat(tmp_pa
     assert np.array_equal(video.frames, frames), "nine colours fit a palette of 256"
 
 
+@pytest.mark.parametrize("name", ["v.mp4", "v.gif", "v.webp", "v"])
+@pytest.mark.parametrize("fps", [0.1, 23.976, 50])
+def test_a_video_that_stands_still_keeps_all_its_frames(tmp_path: Path, name: str, fps: float) -> None:
+    frames = np.zeros((7, 16, 16, 3), np.uint8)
+    write_video(tmp_path / name, frames, fps)
+    video = read_video(tmp_path / name)
+    assert np.array_equal(video.frames, frames)
+    assert video.fps == pytest.approx(fps, rel=1e-6)
+
+
+@pytest.mark.parametrize("fps", [0.0, 0.0001, 1001.0, float("nan")])
+def test_rates_that_a_format_cannot_hold_are_refused(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(UserError, match=r"it must be from 0\.1 to 1000"):
+        write_video(tmp_path / "v.mp4", noise(), fps)
+
+
 def test_sizes_that_a_format_cannot_hold_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"23x17.*gif, webp or png"):
         write_video(tmp_path / "v.mp4", noise(2, 17, 23), 8)

@@ -11,7 +11,8 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NoReturn
 
 from w2sd_video import __version__
 from w2sd_video.errors import UserError
@@ -57,6 +58,11 @@ arguments, files or folder, or a disk that is full or read-only (what was finish
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows every flag")  # reported by `main` in the format asked for
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser.
 
@@ -68,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         for p in PRESETS.values()
     )
     methods = "\n".join(f"  {name:10s} {method.about}" for name, method in METHODS.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="w2sd-video",
         description="Generate videos with Weak-to-Strong Diffusion (W2SD) beside weak and strong ones.",
         epilog=EPILOG.format(presets=presets, methods=methods),
@@ -85,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--prompts", metavar="FILE", help="a file of prompts: .txt, .csv or .json (see below)")
     what.add_argument(
-        "--negative-prompt", metavar="TEXT", help="what to steer away from; counts where guidance is above 1"
+        "--negative-prompt", metavar="TEXT", help="what to steer away from; counts where guidance is not 1"
     )
     what.add_argument(
         "--methods", metavar="LIST", help=f"comma-separated, of {', '.join(METHODS)} (default: weak,strong,w2sd)"
@@ -129,14 +135,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--strength", type=float, metavar="S", help="how much of each reflection's move is made; 1 is the paper's"
     )
     how.add_argument(
-        "--strong-guidance", type=float, metavar="G", help="guidance of the strong side inside the reflection"
+        "--strong-guidance",
+        type=float,
+        metavar="G",
+        help="guidance of the strong side inside the reflection (default: --guidance, where given)",
     )
     how.add_argument("--weak-guidance", type=float, metavar="G", help="guidance of the weak side inside the reflection")
     video = parser.add_argument_group("the videos (default: the preset's)")
     video.add_argument("--num-frames", type=int, metavar="F", help="frames per video")
-    video.add_argument(
-        "--height", type=int, metavar="PX", help="height; a multiple of the VAE's factor (8 for SDXL, 4 for the demo)"
-    )
+    video.add_argument("--height", type=int, metavar="PX", help="height; a multiple of 8")
     video.add_argument("--width", type=int, metavar="PX", help="width; likewise")
     video.add_argument("--fps", type=float, metavar="FPS", help="frames per second of the file")
     video.add_argument(
@@ -174,10 +181,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code (see `--help`)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = build_parser().parse_args(words)
-    as_json = arguments.format == "json"
-    calm_libraries(bars=sys.stderr.isatty() and not arguments.quiet)
+    # As far as can be told before the words are understood: a refusal of them is reported in this format too.
+    as_json = "--format=json" in words or ("--format", "json") in pairwise(words)
     try:
+        arguments = build_parser().parse_args(words)
+        as_json = arguments.format == "json"
         # Libraries may print: on standard output there is one report and nothing else.
         with contextlib.redirect_stdout(sys.stderr):
             code, report = _run(arguments, words)
@@ -209,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
+    calm_libraries(bars=sys.stderr.isatty() and not arguments.quiet)
     progress = TerminalProgress(quiet=arguments.quiet)
     done = plan(_request(arguments, progress))
     as_json = arguments.format == "json"

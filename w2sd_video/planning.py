@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 1000  # the training levels of every diffusion scheduler here
 MAX_SEED = 2**63 - 1
+SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths, also where the VAE would take less
 
 
 def plan(request: GenerationRequest) -> Plan:
@@ -155,16 +156,18 @@ def specification_of(done: Plan) -> PairSpecification:
 def _check_checkpoints(done: Plan) -> None:
     from w2sd_video.adapters.specification import local_configs
 
-    configs = local_configs(specification_of(done))
+    specification = specification_of(done)
+    if done.config is not None and specification.strong_config is None and specification.weak_config is None:
+        raise UserError(
+            f"neither side is a .safetensors file, so the config {done.config} would go unused; leave it out"
+        )
+    configs = local_configs(specification)
     vae = configs.strong_vae or configs.weak_vae or {}
-    factor = 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1)  # SDXL's VAE: 8
+    factor = max(SIZE_FACTOR, 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1))
     for name, size in (("height", done.height), ("width", done.width)):
         if size % factor:
             near = max(factor, size // factor * factor)
-            raise UserError(
-                f"{name} is {size}; it must be a multiple of {factor}, the size of what the VAE makes one latent of: "
-                f"use {near} or {near + factor}"
-            )
+            raise UserError(f"{name} is {size}; it must be a multiple of {factor}: use {near} or {near + factor}")
 
 
 def _reflections(given: int | None, steps: int, mode: str, preset: Preset) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(
-            f"prompt file {path}: its name ends in {suffix or 'nothing'!r}; use one of {', '.join(SUFFIXES)}"
+            f"prompt file {path}: its name ends in {repr(suffix) if suffix else 'nothing'}; "
+            f"use one of {', '.join(SUFFIXES)}"
         )
     text = _decode(_read(path), path)
     parse = {".txt": _lines, ".csv": _table, ".json": _list}[suffix]
@@ -101,7 +103,7 @@ def _line(data: bytes, offset: int) -> int:
 
 
 def _lines(text: str, path: Path) -> Iterable[tuple[str, str]]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
         prompt = line.strip()
         if prompt and not prompt.startswith("#"):
             yield prompt, f"line {number}"
@@ -137,6 +139,8 @@ def _list(text: str, path: Path) -> Iterable[tuple[str, str]]:
         raise UserError(
             f"prompt file {path}, line {error.lineno} column {error.colno}: not JSON: {error.msg}"
         ) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"prompt file {path}: {error}; write a list of strings") from None
     except RecursionError:
         raise UserError(f"prompt file {path}: nested too deeply; write a list of strings") from None
     if not isinstance(data, list):

@@ -23,6 +23,7 @@ from w2sd_video.errors import UserError
 
 FORMATS = ("mp4", "gif", "webp", "png")
 CRF = 12  # x264's constant quality: well below what the eye tells apart (17 or so), so that scores measure the model
+MIN_FPS, MAX_FPS = 0.1, 1000  # slower ones overflow a gif's times and are not exact fractions in an mp4
 MAX_GIF_FPS = 50  # browsers play a gif frame of less than 2 hundredths of a second at 10 fps
 _NOT_WRITTEN = (".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".png")  # else taken for a folder's name
 _PARTIAL = ".partial"
@@ -48,8 +49,8 @@ def check_format(video_format: str, height: int, width: int, fps: float) -> None
     """Raises UserError if videos of this size and rate cannot be written in this format as they are."""
     if video_format not in FORMATS:
         raise UserError(f"video format is {video_format!r}; choose one of {', '.join(FORMATS)}")
-    if not 0 < fps <= 1000:
-        raise UserError(f"fps is {fps}; it must be above 0 and at most 1000")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"fps is {fps}; it must be from {MIN_FPS} to {MAX_FPS}")
     if video_format == "mp4" and (height % 2 or width % 2):
         raise UserError(
             f"frames are {width}x{height}; mp4 (H.264 yuv420p) needs even sides: choose an even size, or gif, webp or "
@@ -83,6 +84,7 @@ def write_video(
     settings = dict(metadata or {})
     if video_format in ("gif", "webp"):
         settings.setdefault("fps", fps)  # these two store times, rounded; the reader needs the rate itself
+        settings.setdefault("num_frames", len(frames))  # a webp of equal frames only is one picture without a time
     text = json.dumps(settings, ensure_ascii=True)
     if video_format == "png":
         _write_png_folder(path, frames, fps, text)
@@ -250,7 +252,8 @@ def _read_animation(path: Path) -> Video:
     total = sum(duration for _, duration in pairs)
     fps = float(metadata.get("fps") or (1000 * len(pairs) / total if total else 0))
     # Writers join equal neighbours into one longer frame: each stands for as many frames as its time says.
-    frames = [frame for frame, count in _counts(pairs, fps) for _ in range(count)]
+    counted = _counts(pairs, fps) if total else [(pairs[0][0], int(metadata.get("num_frames", 1)))]
+    frames = [frame for frame, count in counted for _ in range(count)]
     return Video(np.stack(frames), fps, metadata)
 
 
