@@ -1,8 +1,8 @@
 """Remake the bundled demo pair from a seed: python scripts/train_demo.py --output DIR
 
 Phases, each resumable at any moment (the same command continues): text encoders, VAE, a 2-D UNet on single frames,
-motion on clips, then the strong and the weak side from there, side by side with one thread each. About 50 minutes on
-two CPU cores with nothing else running. The recipe is w2sd_video/demo/recipe.py.
+motion on clips, then the strong and the weak side from there, side by side with one thread each. The bundled weights
+took 57 minutes on two CPU cores that did other work as well. The recipe is w2sd_video/demo/recipe.py.
 """
 
 import argparse

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from diffusers import UNetMotionModel
+
 from w2sd_video.demo import training
 from w2sd_video.demo.export import export_pair
 from w2sd_video.demo.loop import Phase
@@ -25,11 +27,11 @@ class Recipe:
         self.unet = training.train_frames(self.bank, work, seed, FRAMES, quiet)
         self.train_clips()
 
-    def train_clips(self) -> training.UNetMotionModel:
+    def train_clips(self) -> UNetMotionModel:
         """The network both sides start from, a new copy at each call."""
         return training.train_clips(self.unet, self.bank, self.work, self.seed, CLIPS, self.quiet)
 
-    def train_side(self, side: str) -> training.UNetMotionModel:
+    def train_side(self, side: str) -> UNetMotionModel:
         """The "strong" or the "weak" network."""
         start = self.train_clips()
         return training.train_side(side, start, self.bank, self.work, self.seed, SIDES, self.quiet)
