@@ -71,6 +71,16 @@ def test_latents_replaced_by_a_callback_are_the_next_steps_latents():
     assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_latents_changed_in_place_are_the_next_steps_latents(mode):
+    # In half precision the pipeline holds a rounded copy of the latent, which is what the callback changes.
+    pipe = tiny.sdxl().to(torch.bfloat16)
+    with reflected(pipe, WEAK), mode():
+        replaced = call(pipe, callback_on_step_end=lambda p, i, t, kw: {"latents": kw["latents"] * 0.5})
+        in_place = call(pipe, callback_on_step_end=lambda p, i, t, kw: kw["latents"].mul_(0.5) is None or kw)
+    assert torch.equal(replaced, in_place)
+
+
 @pytest.mark.parametrize("attribute", ["interrupt", "_interrupt"])
 def test_an_interrupt_ends_sampling_at_that_step(attribute):
     pipe = tiny.sdxl()

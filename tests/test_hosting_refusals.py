@@ -75,6 +75,10 @@ def test_a_pair_without_a_difference_is_refused_and_named():
         refused('differs in nothing.*weak="zero-gap"', pipe, weak)
     refused("differs in nothing", pipe, ModelSpec(guidance=2.0), reflector=ModelSpec(guidance=2.0))
     refused("differs in nothing", pipe, ModelSpec(guidance=1.0), arguments={"guidance_scale": 0.0})
+    same_parts = diffusers.StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
+    refused("differs in nothing", pipe, same_parts)
+    refused("differs in nothing", pipe, ModelSpec(prompt="a cat"))  # as the call says
+    refused("differs in nothing", pipe, ModelSpec(negative_prompt="x"), arguments={"negative_prompt": "x"})
     flux = tiny.flux()
     with pytest.raises(UserError, match="differs in nothing"), reflected(flux, ModelSpec(guidance=3.0)):
         flux("a cat", num_inference_steps=2, guidance_scale=3.0, **tiny.FLUX_CALL)
@@ -115,6 +119,14 @@ def test_pipelines_that_do_not_share_a_latent_space_or_a_noise_schedule_are_refu
 def _with_vae_of(pipe: Any, other: Any) -> Any:
     other.vae = pipe.vae
     return other
+
+
+def test_a_weak_pipeline_that_changes_networks_is_refused():
+    with (
+        pytest.raises(UserError, match=r"WanPipeline has 2 networks.*one of them"),
+        reflected(tiny.wan(), tiny.wan22()),
+    ):
+        pass
 
 
 def test_call_options_that_would_be_silently_wrong_are_refused_by_name():

@@ -209,3 +209,16 @@ def test_the_callers_random_state_is_used_once_whatever_the_weak_side_is():
     sdxl_call(strong, generator=generator)
     assert torch.equal(generator.get_state(), after[0])
     assert torch.equal(torch.get_rng_state(), after[1])
+
+
+def test_a_side_with_another_prompt_follows_a_pipeline_that_changes_networks():
+    pipe, told = tiny.wan22(), []
+    for name in ("transformer", "transformer_2"):
+        getattr(pipe, name).register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: told.append((int(kwargs["timestep"][0]), name)), with_kwargs=True
+        )
+    with reflected(pipe, ModelSpec(prompt="a dog")) as run:
+        pipe("a cat", num_inference_steps=4, guidance_scale=3.0, generator=tiny.generator(), **tiny.WAN_CALL)
+    assert len(told) == run.num_forwards == 2 * run.num_evaluations
+    assert {t for t, _ in told if t >= 800} and {t for t, _ in told if t < 800}
+    assert all(name == ("transformer" if t >= 800 else "transformer_2") for t, name in told)

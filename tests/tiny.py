@@ -337,3 +337,9 @@ def wan(seed: int = 1) -> WanPipeline:
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         )
     )
+
+
+def wan22(seed: int = 1) -> WanPipeline:
+    """`wan(seed)` with a second transformer for timesteps under 800, as in Wan 2.2."""
+    parts = {**wan(seed).components, "transformer_2": wan_transformer(seed + 10)}
+    return _quiet(WanPipeline(**parts, boundary_ratio=0.8))

@@ -118,6 +118,12 @@ def predict(
     return lerp_guidance(unconditional, conditional, guidance)
 
 
+def told_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
+    """Whether a network is told the same by both, in the halves that count at this guidance (waits for the device)."""
+    conditional = guidance == 0 or _equal(one.conditional, other.conditional)
+    return conditional and (guidance == 1 or _equal(one.unconditional, other.unconditional))
+
+
 def read_conditioning(
     step: RecordedStep, scales: Sequence[float], known: tuple[bool, float] | None = None
 ) -> Conditioning:
@@ -218,6 +224,16 @@ def _half(name: str, value: Any, rows: int, index: int) -> Any:
     if not batched or "rotary" in name or name in ("img_ids", "txt_ids"):
         return value
     return value.chunk(2)[index]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return type(one) is type(other) and bool(one == other)
 
 
 def _fresh(value: Any) -> Any:

@@ -140,11 +140,6 @@ class _Host:
         maker = SideMaker(pipe, kind, arguments, guidance)
         reflector = maker.reflector(self._reflector)
         weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
-        if self._weak is not None and maker.alike(reflector, weak):
-            raise UserError(
-                "the weak side differs in nothing from the strong side as it reflects; say what differs, "
-                'or ask for that control by name: weak="zero-gap"'
-            )
         hosted = HostedCall(pipe, self._method, reflector, weak, guidance, self._run)
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):

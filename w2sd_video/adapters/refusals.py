@@ -90,7 +90,13 @@ def check_network(weak: nn.Module, pipe: Any) -> None:
 
 
 def check_pipelines(strong: Any, weak: Any) -> None:
-    """Raises `UserError` if the two pipelines are known not to share latents or noise levels."""
+    """Raises `UserError` if the weak pipeline is known not to share latents or noise levels, or changes networks."""
+    count = len(networks_of(weak))
+    if count > 1:
+        raise UserError(
+            f"the weak {type(weak).__name__} has {count} networks, used one after the other, and the weak side must be "
+            "one: give weak as one of them"
+        )
     ours, theirs = (getattr(getattr(p, "vae", None), "config", {}) for p in (strong, weak))
     for key in ("scaling_factor", "shift_factor", "latent_channels", "z_dim"):
         if ours and theirs and ours.get(key) != theirs.get(key):

@@ -80,16 +80,6 @@ class SideMaker:
             side = replace(side, prediction=prediction_of(pipe.scheduler))
         return self._recorded(side, pipe, arguments, spec, scale, set(weak.inputs))
 
-    def alike(self, reflector: Side, weak: Side) -> bool:
-        """Whether the two sides are the same, so that there is no gap."""
-
-        def resolved(side: Side) -> Side:
-            scale = self.guidance.scale if side.guidance is None else side.guidance
-            embedded = self.guidance.embedded if side.embedded is None else side.embedded
-            return replace(side, guidance=scale, embedded=embedded)
-
-        return resolved(reflector) == resolved(weak)
-
     def _guided(self, side: Side, scale: float | None) -> Side:
         if scale is None:
             return side

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning
+from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning, told_alike
 from w2sd_video.adapters.finite import FiniteWatch, likely_cause
 from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.progress import EvaluationBar
@@ -22,7 +22,7 @@ from w2sd_video.adapters.refusals import (
 )
 from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
-from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance
+from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance, networks_of
 from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, w2sd
 from w2sd_video.errors import UserError
 
@@ -46,6 +46,24 @@ class Side:
     prediction: str | None = None
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """A side with nothing left open: what is evaluated, told what, guided how, and what it predicts."""
+
+    network: nn.Module
+    conditioning: Conditioning
+    guidance: float
+    prediction: str
+
+    def equals(self, other: Resolved) -> bool:
+        """Whether the two predict the same, whatever the latent (waits for the device)."""
+        return (
+            self.network is other.network
+            and (self.guidance, self.prediction) == (other.guidance, other.prediction)
+            and told_alike(self.conditioning, other.conditioning, self.guidance)
+        )
+
+
 class HostedCall:
     """The state of one pipeline call; its `step` makes the steps of a `Recorder`.
 
@@ -53,7 +71,7 @@ class HostedCall:
         pipe: the pipeline.
         method: the sampler.
         reflector: the strong side inside reflections (the sampling side is what the pipeline itself does).
-        weak: the weak side.
+        weak: the weak side; the very `reflector` for the zero-gap control.
         guidance: how the user's call guides.
         run: where to count.
     """
@@ -64,6 +82,7 @@ class HostedCall:
         self.pipe, self.method, self.reflector, self.weak, self.run = pipe, method, reflector, weak, run
         self.bar: EvaluationBar | None = None
         self._guidance = guidance
+        self._networks = networks_of(pipe)
         self._strong = Side()
         self._schedule: Schedule | None = None
         self._visited = 0
@@ -87,8 +106,8 @@ class HostedCall:
         x = self._advance(schedule, i, self._received(recorded.sample, schedule.scales[i]))
         self._watch.add(i, "the sampling part", x)
         self.run.num_steps += 1
-        sent = (x if schedule.scales[i + 1] == 1 else x * schedule.scales[i + 1]).to(recorded.sample.dtype)
-        self._latent, self._sent = x, (sent, _version(sent))
+        sent = _counting((x if schedule.scales[i + 1] == 1 else x * schedule.scales[i + 1]).to(recorded.sample.dtype))
+        self._latent, self._sent = x, (sent, sent._version)
         if self._visited == len(schedule.steps):
             self._watch.finish()  # before the pipeline decodes
         return sent
@@ -114,6 +133,12 @@ class HostedCall:
                 check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
         self._schedule = schedule
+        # One side used as both is the control, asked for by name.
+        if self.weak is not self.reflector and self._resolved(self.weak).equals(self._resolved(self.reflector)):
+            raise UserError(
+                "the weak side differs in nothing from the strong side as it reflects; say what differs, "
+                'or ask for that control by name: weak="zero-gap"'
+            )
         return schedule
 
     def _advance(self, schedule: Schedule, i: int, x: Tensor) -> Tensor:
@@ -145,7 +170,7 @@ class HostedCall:
         """Our own float32 latent where the pipeline hands back what it was given, else what it hands (a callback's)."""
         if self._sent is not None and self._latent is not None:
             sent, version = self._sent
-            if sample is sent and _version(sample) == version:
+            if sample is sent and sample._version == version:
                 return self._latent
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         return x if scale == 1 else x / scale
@@ -159,8 +184,8 @@ class HostedCall:
         self._orders[key] = (conditioning.conditional_first, conditioning.guidance)
         return conditioning
 
-    def _denoiser(self, side: Side) -> Denoiser:
-        """The side as a function of (x, level told), at the current step's timestep."""
+    def _resolved(self, side: Side) -> Resolved:
+        """What the side is at the current step."""
         assert self._schedule is not None
         conditioning = side.conditioning or self._current
         guidance = side.guidance
@@ -168,17 +193,23 @@ class HostedCall:
             guidance = self._current.guidance if self._guidance.real else self._guidance.scale
         if side.conditioning is not None:
             conditioning = conditioning.at(self._current.timestep)
+            if conditioning.network in self._networks:  # Wan 2.2 goes over to its second on the way
+                conditioning = replace(conditioning, network=self._current.network)
         if side.embedded is not None and self._guidance.embedded:
             conditioning = conditioning.with_embedded(side.embedded / self._guidance.embedded)
-        kind = side.prediction or self._schedule.prediction
+        network = side.network or conditioning.network
+        return Resolved(network, conditioning, guidance, side.prediction or self._schedule.prediction)
+
+    def _denoiser(self, side: Side) -> Denoiser:
+        """The side as a function of (x, level told), at the current step's timestep."""
+        now, counter = self._resolved(side), self.run._counter
 
         def denoise(x: Tensor, level: Level) -> Tensor:
-            network, counter = side.network, self.run._counter
-            output = predict(conditioning, x, guidance, counter=counter, network=network)
+            output = predict(now.conditioning, x, now.guidance, counter=counter, network=now.network)
             counter.evaluations += 1
             if self.bar is not None:
                 self.bar.advance()
-            return to_native(kind, output.to(x.dtype), x, level)
+            return to_native(now.prediction, output.to(x.dtype), x, level)
 
         return denoise
 
@@ -187,6 +218,7 @@ def _stop(_: int, x: Tensor) -> Tensor | None:
     raise StopSampling(x)
 
 
-def _version(x: Tensor) -> int:
-    """Counts changes made in place; tensors of inference mode do not keep it."""
-    return 0 if x.is_inference() else x._version
+def _counting(x: Tensor) -> Tensor:
+    """`x`, as a tensor that counts changes made in place (those of inference mode do not)."""
+    with torch.inference_mode(False):
+        return x.clone() if x.is_inference() else x
