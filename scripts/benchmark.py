@@ -20,7 +20,6 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from diffusers import AnimateDiffSDXLPipeline, MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from w2sd_video import ModelSpec, reflected
 from w2sd_video.adapters.animatediff import assemble_motion_unet
 from w2sd_video.adapters.loading import load_pair
 from w2sd_video.adapters.memory import unique_bytes
+from w2sd_video.adapters.sources import progress_bars
 from w2sd_video.demo import components
 from w2sd_video.measuring import Meter, cpu_seconds, paired_ratio, recorded_calls
 
@@ -228,6 +228,24 @@ def time_stub(rounds: int) -> Iterator[Row]:
 # -- report ---------------------------------------------------------------------------------------------------------
 
 
+def measure(only: str | None, *, quick: bool) -> list[Row]:
+    """All rows, or those of `only` "counts" or "times"; says on standard error what it is at."""
+
+    def report(what: str) -> None:
+        print(f"measuring: {what}", file=sys.stderr, flush=True)
+
+    rows: list[Row] = []
+    if only != "times":
+        report("rows, host reads, text-encoder calls, bytes")
+        rows += [*count_rows(50), *count_pair()]
+    if only != "counts":
+        size, steps, rounds = (SMALL, 4, 3) if quick else (MIDDLE, 6, 5)
+        rows += time_loops(size, steps, rounds, report)
+        report("the loops without networks")
+        rows += time_stub(3)
+    return rows
+
+
 def table(rows: list[Row]) -> str:
     lines = []
     for row in rows:
@@ -252,20 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         parser.error(f"cannot write {options.output} ({error.strerror}); choose another --output")
     torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
-    rows: list[Row] = []
-
-    def report(what: str) -> None:
-        print(f"measuring: {what}", file=sys.stderr, flush=True)
-
-    if options.only != "times":
-        report("rows, host reads, text-encoder calls, bytes")
-        rows += [*count_rows(50), *count_pair()]
-    if options.only != "counts":
-        size, steps, rounds = (SMALL, 4, 3) if options.quick else (MIDDLE, 6, 5)
-        rows += time_loops(size, steps, rounds, report)
-        report("the loops without networks")
-        rows += time_stub(3)
+    with progress_bars(shown=False):
+        rows = measure(options.only, quick=options.quick)
     print(table(rows))
     passed = all(row.passed for row in rows)
     setting = {"quick": options.quick, "torch": torch.__version__, "diffusers": diffusers.__version__}
