@@ -93,6 +93,16 @@ def test_parts_of_a_spec_that_are_not_supported_yet_are_refused_by_name(fields):
     refused(f"reflector sets {name}, which", tiny.sdxl(), reflector=ModelSpec(**fields))
 
 
+def test_a_side_that_is_no_model_and_spec_is_refused():
+    pipe, unet = tiny.sdxl(), tiny.sdxl_unet(2)
+    for pair in ((WEAK, unet), (unet,), (unet, WEAK, WEAK)):
+        refused(r"weak is a tuple; it must be \(pipeline or network, ModelSpec\)", pipe, pair)
+    for pair in ((unet, None), (unet, 1.0)):
+        refused("weak has a .* where a ModelSpec belongs", pipe, pair)
+    for reflector in (0.0, 1.0, "strong"):
+        refused("reflector has a .* where a ModelSpec belongs", pipe, reflector=reflector)
+
+
 def test_latents_of_different_shapes_are_refused_with_both_shapes():
     strong, weak = tiny.sdxl(1), tiny.sdxl(2)
     refused(r"latents of shape \(1, 4, 12, 8\), the strong on \(1, 4, 8, 8\)", strong, weak, weak_inputs={"height": 24})

@@ -222,3 +222,21 @@ def test_a_side_with_another_prompt_follows_a_pipeline_that_changes_networks():
     assert len(told) == run.num_forwards == 2 * run.num_evaluations
     assert {t for t, _ in told if t >= 800} and {t for t, _ in told if t < 800}
     assert all(name == ("transformer" if t >= 800 else "transformer_2") for t, name in told)
+
+
+def test_compiled_networks_are_reflected_like_those_inside(monkeypatch):
+    # What pipelines meet of a compiled module is its wrapper; without Dynamo it runs the module inside.
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    pipe, weak = tiny.wan(1), tiny.wan_transformer(2)
+
+    def frames() -> torch.Tensor:
+        settings = {"num_inference_steps": 3, "guidance_scale": 3.0, "generator": tiny.generator()}
+        return pipe("a cat", **tiny.WAN_CALL, **settings, output_type="latent")[0]
+
+    with reflected(pipe, (weak, ModelSpec(guidance=1.0))):
+        plain = frames()
+    pipe.transformer, weak = torch.compile(pipe.transformer), torch.compile(weak)
+    with reflected(pipe, (weak, ModelSpec(guidance=1.0))) as run:
+        compiled = frames()
+    assert torch.equal(plain, compiled) and run.num_reflections == 2
+    assert isinstance(pipe.transformer, torch._dynamo.eval_frame.OptimizedModule)

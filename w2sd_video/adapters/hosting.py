@@ -198,7 +198,7 @@ def _settings(
     if method == "autoguided" and (chosen.num_reflections, chosen.mode, chosen.reflector) != (None, "paper", None):
         raise UserError('method="autoguided" makes no reflections: it takes a weak side and strength (its weight) only')
     settings = Method(method, chosen.num_reflections, chosen.mode, float(chosen.strength), first_order)
-    return settings, chosen.reflector or ModelSpec()
+    return settings, ModelSpec() if chosen.reflector is None else chosen.reflector
 
 
 def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: Method) -> WeakSide | None:
@@ -216,9 +216,12 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: 
         if inputs:
             raise UserError("weak_inputs needs a weak side to be the inputs of")
         return None
-    model, spec = weak if isinstance(weak, tuple) and len(weak) == 2 else (None, weak)
-    if not isinstance(spec, ModelSpec):
-        model, spec = spec, ModelSpec()
+    if isinstance(weak, tuple):
+        if len(weak) != 2 or isinstance(weak[0], ModelSpec):
+            raise UserError("weak is a tuple; it must be (pipeline or network, ModelSpec)")
+        model, spec = weak
+    else:
+        model, spec = (None, weak) if isinstance(weak, ModelSpec) else (weak, ModelSpec())
     check_spec(spec, "weak")
     inputs = dict(inputs or {})
     if model is None or model is pipe:

@@ -103,6 +103,10 @@ def with_both_halves(guidance: CallGuidance, arguments: dict[str, Any]) -> dict[
 
 def check_spec(spec: ModelSpec, role: str) -> None:
     """Raises `UserError` for a field that hosting cannot put in force yet, so that none is silently ignored."""
+    if not isinstance(spec, ModelSpec):
+        raise UserError(
+            f"{role} has a {type(spec).__name__} where a ModelSpec belongs, such as ModelSpec(guidance=1.0)"
+        )
     for name in spec.settings():
         if name not in SUPPORTED_FIELDS:
             raise UserError(

@@ -197,7 +197,7 @@ class HostedCall:
                 conditioning = replace(conditioning, network=self._current.network)
         if side.embedded is not None and self._guidance.embedded:
             conditioning = conditioning.with_embedded(side.embedded / self._guidance.embedded)
-        network = side.network or conditioning.network
+        network = conditioning.network if side.network is None else side.network
         return Resolved(network, conditioning, guidance, side.prediction or self._schedule.prediction)
 
     def _denoiser(self, side: Side) -> Denoiser:
