@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, exit_code
 from w2sd_video.progress import calm_libraries
 
 
@@ -32,11 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     calm_libraries()
-    try:
-        return read(options.read) if options.read else run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: read(options.read) if options.read else run(options))
 
 
 def read(folder: Path) -> int:
@@ -47,18 +43,29 @@ def read(folder: Path) -> int:
     return 0
 
 
+def finished(path: Path, settings: dict[str, object]) -> dict | None:
+    """The record of a method scored with these settings; None where there is none, or a damaged one."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["settings"] == settings else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
 def run(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
     from w2sd_video.demo import WEIGHTS, report, scoring
 
-    names = list(scoring.METHODS) if options.methods is None else options.methods.split(",")
+    names = list(scoring.METHODS) if options.methods is None else [name.strip() for name in options.methods.split(",")]
     unknown = [name for name in names if name not in scoring.METHODS]
     if unknown:
         raise UserError(f"unknown method {unknown[0]!r}; choose from {', '.join(scoring.METHODS)}")
     if options.count < 1:
         raise UserError(f"--count is {options.count}; it must be at least 1")
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads is {options.threads}; it must be at least 1")
     if options.threads:
         torch.set_num_threads(options.threads)
     weights = options.weights or WEIGHTS
@@ -68,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     sides = None
     for name in names:
         path = options.output / f"{name}.json"
-        if path.exists() and json.loads(path.read_text())["settings"] == settings:
+        if finished(path, settings):
             continue
         sides = sides or scoring.load(weights)
         with tqdm(total=options.count, desc=name, disable=options.quiet or not sys.stderr.isatty()) as bar:
@@ -77,11 +84,8 @@ def run(options: argparse.Namespace) -> int:
         scoring.save_sheet(frames, options.output / f"{name}.png")
         path.with_suffix(".part").write_text(json.dumps(record))
         os.replace(path.with_suffix(".part"), path)
-    scores = {}
-    for name in scoring.METHODS:
-        path = options.output / f"{name}.json"
-        if path.exists() and json.loads(path.read_text())["settings"] == settings:
-            scores[name] = report.from_json(json.loads(path.read_text()))
+    records = {name: finished(options.output / f"{name}.json", settings) for name in scoring.METHODS}
+    scores = {name: report.from_json(record) for name, record in records.items() if record}
     print(report.table(scores))
     print()
     print(report.verdicts(scores))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, exit_code
 from w2sd_video.progress import calm_libraries
 
 
@@ -30,11 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     calm_libraries()
-    try:
-        return run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,14 +40,16 @@ def run(options: argparse.Namespace) -> int:
 
     from w2sd_video.demo.recipe import Recipe, make_pair
 
-    options.work.mkdir(parents=True, exist_ok=True)
+    for folder in (options.work, options.output):  # what cannot be written is refused now, not after an hour
+        folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1 if options.side else options.threads)
     if options.side:
         Recipe(options.work, options.seed, quiet=options.quiet).train_side(options.side)
         return 0
 
     def train_sides() -> bool:
-        command = [sys.executable, __file__, "--work", str(options.work), "--seed", str(options.seed)]
+        command = [sys.executable, __file__, "--work", str(options.work), "--output", str(options.output)]
+        command += ["--seed", str(options.seed)]
         command += ["--quiet"] if options.quiet else []
         processes = [subprocess.Popen([*command, "--side", side]) for side in ("strong", "weak")]
         return not any([process.wait() for process in processes])  # noqa: C419 wait for both

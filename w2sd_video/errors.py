@@ -1,8 +1,27 @@
 """Errors a user can act on."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used: the message says what was got, what is allowed and what to do.
 
     The command-line programs print it without a traceback and exit with code 2.
     """
+
+
+def exit_code(program: Callable[[], int]) -> int:
+    """Returns what `program` returns; what a user can act on becomes one line on standard error and code 2, an
+    interrupt code 130.
+    """
+    try:
+        return program()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
