@@ -112,6 +112,20 @@ def test_turning_guidance_off_in_a_callback_works_where_no_side_needs_both_halve
         call(pipe, callback_on_step_end=cutoff)
 
 
+@pytest.mark.parametrize("step", [0.01, 0.5, -0.4])
+def test_a_callback_may_change_the_guidance_scale_by_little_and_by_much(step):
+    pipe = tiny.sdxl()
+
+    def change(p: Any, i: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        p._guidance_scale = 3.0 + step * (i + 1)
+        return {}
+
+    plain, stock = call(pipe), call(pipe, callback_on_step_end=change)
+    with reflected(pipe, num_reflections=0):
+        hosted = call(pipe, callback_on_step_end=change)
+    assert (stock - hosted).abs().max() < 1e-5 < (stock - plain).abs().max() / 10
+
+
 def test_each_item_of_a_batch_has_its_own_generator():
     pipe = tiny.animatediff_sdxl()
     arguments = {**tiny.ANIMATEDIFF_CALL, "guidance_scale": 3.0, "num_inference_steps": 3, "output_type": "latent"}

@@ -181,12 +181,11 @@ def _measure(combined: Tensor, scales: Sequence[float]) -> tuple[bool, float]:
     """Whether the conditional half comes first, and the scale, from what the pipeline made of the probe."""
     low, high = torch.stack(torch.aminmax(combined[0].float())).tolist()
     if math.isfinite(low) and math.isfinite(high) and high - low <= 1e-2 * max(1.0, abs(high)):
-        for scale in scales:
-            near = 1e-2 * max(1.0, abs(scale))
-            if abs(low - (1.0 - scale)) <= near:
-                return False, scale
-            if abs(low - scale) <= near:
-                return True, scale
+        # [distance, the conditional half comes first, scale]; scales may lie close together, so the nearest counts
+        found = [(abs(low - end), first, s) for s in scales for first, end in ((False, 1.0 - s), (True, s))]
+        distance, first, scale = min(found, key=lambda each: each[0])
+        if distance <= 1e-2 * max(1.0, abs(scale)):
+            return first, scale
     raise UserError(
         "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
         f"(scale one of {[float(s) for s in scales]}), or changes a prediction before the scheduler has it; "
