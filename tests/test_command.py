@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disk_pairs import write_checkpoints
 
 from tests.saved_pairs import save_pair
 from w2sd_video import generate as generate_module
@@ -172,6 +173,34 @@ def test_json_is_the_only_thing_on_standard_output(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["status"] == "refused"
     assert "settings.seed: 0 -> 1" in captured.err
+
+
+def test_loading_single_files_shows_no_bars_where_there_is_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = write_checkpoints(tmp_path / "files")
+    capfd.readouterr()
+    words = ["--strong", files["strong.safetensors"], "--weak", files["weak.safetensors"], "--config", files["config"]]
+    words += [
+        "--motion-adapter",
+        files["motion"],
+        "--prompt",
+        "x",
+        "--methods",
+        "strong",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert (
+        main(
+            [
+                *words,
+                *["--steps", "2", "--num-frames", "2", "--height", "16", "--width", "16", "--guidance", "1", "--quiet"],
+            ]
+        )
+        == 0
+    )
+    assert capfd.readouterr().err == ""
 
 
 def test_repeated_prompts_are_made_once_and_said_so(

@@ -17,6 +17,7 @@ from tests.saved_pairs import save_pair
 from w2sd_video import generate as generate_module
 from w2sd_video import rendering
 from w2sd_video.cli import main
+from w2sd_video.errors import UserError
 from w2sd_video.generate import GenerationRequest, generate
 from w2sd_video.request import METHODS
 from w2sd_video.video_io import read_video
@@ -259,6 +260,14 @@ def test_a_missing_video_is_made_again_byte_for_byte(pair: Path, full_run: Path,
     summary = generate(request(pair, folder, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
     assert [record["path"] for record in summary.made] == ["w2sd/a ring-1.mp4"]
     assert contents(folder) == contents(full_run)
+
+
+def test_a_damaged_video_is_refused_by_name_with_what_to_do(pair: Path, full_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(full_run, tmp_path / "run")
+    damaged = tmp_path / "run" / "w2sd" / "a ring-0.mp4"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"w2sd/a ring-0.mp4 cannot be read.*delete it and the same command"):
+        generate(request(pair, tmp_path / "run", prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
 
 
 def test_other_settings_are_refused_and_a_control_may_be_added(pair: Path, tmp_path: Path) -> None:

@@ -217,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
-    calm_libraries(bars=sys.stderr.isatty() and not arguments.quiet)
     progress = TerminalProgress(quiet=arguments.quiet)
+    calm_libraries(bars=progress.bars)
     done = plan(_request(arguments, progress))
     as_json = arguments.format == "json"
     if arguments.dry_run:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from w2sd_video import __version__
 from w2sd_video.comparison import Panel, panel_note, side_by_side
+from w2sd_video.errors import UserError
 from w2sd_video.journal import Journal, Record
 from w2sd_video.page import Row, render_page
 from w2sd_video.planning import plan
@@ -22,6 +23,9 @@ from w2sd_video.request import METHODS, GenerationRequest, Plan, VideoTask
 from w2sd_video.video_io import read_video, write_bytes, write_video
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from w2sd_video.adapters.loaded_pair import LoadedPair
 
 __all__ = ["GenerationRequest", "Summary", "generate", "plan"]
@@ -130,6 +134,7 @@ def _load(done: Plan, pending: Sequence[VideoTask], progress: Progress) -> Loade
         offload=done.offload,
         allow_pickle=done.allow_pickle,
         num_frames=done.num_frames,
+        quiet=not progress.bars,
     )
     for note in pair.report.notes:
         progress.note(note)
@@ -222,11 +227,18 @@ def _compare(done: Plan, journal: Journal, group: Sequence[VideoTask]) -> None:
     panels = []
     for task in group:
         # Read back, so that the comparison is the same whether its videos were made now or by a run that was stopped.
-        frames = read_video(done.output / task.path).frames if task in finished else None
+        frames = _read_back(done.output / task.path) if task in finished else None
         panels.append(Panel(METHODS[task.method].title, panel_note(journal.records.get(task.key, {})), frames))
     path.parent.mkdir(exist_ok=True)
     settings = {"prompt": group[0].prompt, "index": group[0].index, "seed": group[0].seed, "methods": done.methods}
     write_video(path, side_by_side(panels), done.fps, settings)
+
+
+def _read_back(path: Path) -> NDArray[np.uint8]:
+    try:
+        return read_video(path).frames
+    except UserError as error:
+        raise UserError(f"{error}; delete it and the same command makes it again") from None
 
 
 def _write_page(done: Plan, journal: Journal, every: float = 0.0) -> None:

@@ -9,7 +9,11 @@ from typing import Any
 
 
 class Progress:
-    """Told what happens in a run and silent about it: the base of others."""
+    """Told what happens in a run and silent about it: the base of others. `bars` says whether the libraries may show
+    theirs while a model is loaded.
+    """
+
+    bars = False
 
     def started(self, evaluations: int, videos: int) -> None:
         """The run is about to make `videos` videos with `evaluations` evaluations in all."""
@@ -38,6 +42,7 @@ class TerminalProgress(Progress):
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        self.bars = sys.stderr.isatty() and not quiet
         self._bar: Any = None
         self._videos = 0
         self._done = 0
@@ -46,7 +51,7 @@ class TerminalProgress(Progress):
         self._videos = videos
         if self._quiet:
             return
-        if sys.stderr.isatty():
+        if self.bars:
             from tqdm import tqdm
 
             self._bar = tqdm(
