@@ -205,6 +205,24 @@ def test_calling_the_pipeline_from_its_own_callback_is_refused():
         call(pipe, callback_on_step_end=lambda p, i, t, kwargs: call(p))
 
 
+def test_a_callback_can_evaluate_the_network_and_call_a_pipeline_that_shares_it():
+    pipe = tiny.sdxl()
+    other = diffusers.StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
+    other.scheduler = tiny.ddim()
+    other.set_progress_bar_config(disable=True)
+    alone, seen = call(other), []
+
+    def preview(p: Any, i: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        seen.append(call(other))
+        return kwargs
+
+    with reflected(pipe, WEAK):
+        plain = call(pipe)
+        watched = call(pipe, callback_on_step_end=preview)
+    assert torch.equal(plain, watched)
+    assert len(seen) == 4 and all(torch.equal(image, alone) for image in seen)
+
+
 def test_two_pipelines_can_be_reflected_at_once():
     one, two = tiny.sdxl(1), tiny.sdxl(2)
     with reflected(one, WEAK), reflected(two, WEAK):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import nn
 
 from w2sd_video.adapters.method import Method
@@ -29,6 +30,8 @@ from w2sd_video.pair import ModelSpec, ReflectionConfig
 Weak = Any  # a pipeline | nn.Module | ModelSpec | (pipeline or nn.Module, ModelSpec) | "zero-gap" | None
 Progress = bool | Callable[[int, int], None] | None
 METHODS = ("w2sd", "autoguided")
+CALLBACKS = ("callback_on_step_end", "callback")
+OWN_CALLBACKS = (PipelineCallback, MultiPipelineCallbacks)  # pipelines ask for these classes
 HOSTED = "_w2sd_hosted"
 
 
@@ -146,10 +149,12 @@ class _Host:
             given = with_both_halves(guidance, arguments)
         bar = functools.partial(self._bar, hosted)
         recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step)
+        callbacks = {n: f for n in CALLBACKS if callable(f := given.get(n)) and not isinstance(f, OWN_CALLBACKS)}
+        lifted = {name: recorder.lifted(function) for name, function in callbacks.items()}
         count = vars(pipe).pop("_num_timesteps", None)  # to be this call's own
         try:
             with progress_bar_replaced(pipe, bar), recorder.installed():
-                result = kind.__call__(pipe, **given)  # type: ignore[operator]
+                result = kind.__call__(pipe, **{**given, **lifted})  # type: ignore[operator]
             hosted.finish()
         finally:
             if count is not None:

@@ -98,6 +98,19 @@ class Recorder:
                 else:
                     self._scheduler.step = had
 
+    def lifted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, a callback of the user's, with the networks as they are while it runs."""
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self._put(self._classes)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._put(self._masks)
+
+        return called
+
     def _put(self, classes: dict[int, type]) -> None:
         for key, network in self._networks.items():
             # Past the object's own __setattr__: a compiled module forwards that to the module inside.
