@@ -53,11 +53,11 @@ def reading(name: str, part: str) -> Iterator[None]:
                 f"the {part} of {name} lacks tensors, which would be random; download the checkpoint again, "
                 "or give one of the SDXL family"
             ) from error
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"cannot load the {part} of {name}: {type(error).__name__}: {' '.join(reason)[:400]}; "
-            "check that the checkpoint is complete and of the SDXL family"
-        ) from error
+        reason = " ".join(str(error).split())[:400].rstrip(".")
+        remedy = "check that the checkpoint is complete and of the SDXL family"
+        if not Path(name).expanduser().exists():
+            remedy = "check the hub id and the connection, or give a local folder or file"
+        raise UserError(f"cannot load the {part} of {name}: {type(error).__name__}: {reason}; {remedy}") from error
 
 
 def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | None = None) -> Any:

@@ -67,13 +67,13 @@ def holds(bar: Bar, a: Score, b: Score) -> bool:
 def table(scores: Mapping[str, Score]) -> str:
     """A Markdown table, one row per finished method, in the order of METHODS."""
     lines = [
-        "| method | evaluations | colour | shape | motion | all three | all three, minus strong | s / video |",
+        "| method | network rows | colour | shape | motion | all three | all three, minus strong | s / video |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, score in scores.items():
         parts = " | ".join(f"{value:.3f}" for value in score.correct.double().mean(dim=0).tolist())
         difference = "" if "strong" not in scores else str(paired_interval(score.all, scores["strong"].all))
-        cost = str(score.num_rows)  # guided evaluations count twice: the honest unit
+        cost = str(score.num_rows)  # a guided evaluation has two: the honest unit
         everything = f"{score.all.double().mean().item():.3f}"
         row = (METHODS[name].label, cost, parts, everything, "-" if name == "strong" else difference)
         lines.append("| " + " | ".join([*row, f"{score.seconds:.2f}"]) + " |")
