@@ -75,7 +75,6 @@ def test_the_test_set_has_every_caption_equally_often_with_noise_of_its_own():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(5400)
 @pytest.mark.timeout(3600)
 def test_the_bundled_pair_meets_its_bars(sides):
     """Every bar of `report.BARS` on 240 videos (about 20 minutes on two cores)."""
