@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests import tiny
-from tests.saved_pairs import save_pair
+from tests.saved_pairs import quick_arguments, save_pair
 from w2sd_video import generate as generate_module
 from w2sd_video import rendering
 from w2sd_video.cli import main
@@ -290,17 +290,7 @@ def test_other_settings_are_refused_and_a_control_may_be_added(pair: Path, tmp_p
 
 
 def arguments(pair: Path, output: Path, *more: str) -> list[str]:
-    sizes = {
-        "--steps": "3",
-        "--num-frames": "2",
-        "--height": "16",
-        "--width": "16",
-        "--guidance": "2",
-        "--device": "cpu",
-    }
-    words = [word for flag in sizes.items() for word in flag]
-    paths = ["--strong", str(pair / "strong"), "--weak", str(pair / "weak"), "--output", str(output)]
-    return [*paths, *words, "--prompt", "ring", "--quiet", *more]
+    return [*quick_arguments(pair), "--output", str(output), "--prompt", "ring", "--quiet", *more]
 
 
 def test_a_non_finite_video_is_recorded_with_its_step_and_the_others_go_on(
