@@ -55,6 +55,20 @@ class Conditioning:
         """The same with the guidance that is an input of the network multiplied."""
         return self._with("guidance", lambda told: told * factor)
 
+    def for_rows(self, rows: Sequence[int]) -> Conditioning:
+        """The same for other latents: latent i is told what recorded row `rows[i]` was told."""
+        batch = self.latent_shape[0]
+        if list(rows) == list(range(batch)):
+            return self
+        both = [*rows, *(batch + row for row in rows)]
+        shape = torch.Size([len(rows), *self.latent_shape[1:]])
+        conditional = {name: _picked(name, value, batch, rows) for name, value in self.conditional.items()}
+        unconditional, doubled = (
+            None if told is None else {name: _picked(name, value, count, picked) for name, value in told.items()}
+            for told, count, picked in ((self.unconditional, batch, rows), (self.doubled, 2 * batch, both))
+        )
+        return replace(self, latent_shape=shape, conditional=conditional, unconditional=unconditional, doubled=doubled)
+
     def _with(self, name: str, change: Callable[[Tensor], Tensor]) -> Conditioning:
         def changed(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
             return None if arguments is None else {**arguments, name: change(arguments[name])}
@@ -219,10 +233,22 @@ def _half(name: str, value: Any, rows: int, index: int) -> Any:
         return {key: _half(key, item, rows, index) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_half(name, item, rows, index) for item in value)
-    batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] % rows == 0
-    if not batched or "rotary" in name or name in ("img_ids", "txt_ids"):
-        return value
-    return value.chunk(2)[index]
+    return value.chunk(2)[index] if _batched(name, value, rows) else value
+
+
+def _picked(name: str, value: Any, batch: int, rows: Sequence[int]) -> Any:
+    """The given rows of all that has a batch dimension of `batch`."""
+    if isinstance(value, dict):
+        return {key: _picked(key, item, batch, rows) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_picked(name, item, batch, rows) for item in value)
+    return value[list(rows)] if _batched(name, value, batch) and value.shape[0] == batch else value
+
+
+def _batched(name: str, value: Any, rows: int) -> bool:
+    """Whether the first dimension of a network's argument counts latents (`rows`, or a multiple of it)."""
+    counts = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] % rows == 0
+    return counts and "rotary" not in name and name not in ("img_ids", "txt_ids")
 
 
 def _equal(one: Any, other: Any) -> bool:

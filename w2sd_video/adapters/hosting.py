@@ -15,6 +15,7 @@ from typing import Any
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import nn
 
+from w2sd_video.adapters.foreign import ForeignSide
 from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
 from w2sd_video.adapters.recording import Recorder
@@ -93,12 +94,13 @@ def reflected(
     networks_of(pipe)
     check_scheduler(pipe.scheduler, first_order=first_order)
     check_spec(spec, "reflector")
-    sides = _weak_side(pipe, weak, weak_inputs, method_settings)
+    foreign = weak if isinstance(weak, ForeignSide) else None
+    sides = None if foreign else _weak_side(pipe, weak, weak_inputs, method_settings)
     if method == "w2sd" and method_settings.num_reflections == 0:
-        sides, spec = None, ModelSpec()  # plain sampling, whatever the sides
-    run = Run()
+        sides, foreign, spec = None, None, ModelSpec()  # plain sampling, whatever the sides
+    run = Run() if foreign is None else foreign.run
     kind = type(pipe)
-    host = _Host(pipe, kind, sides, spec, method_settings, progress, run)
+    host = _Host(pipe, kind, sides or foreign, spec, method_settings, progress, run)
     object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
     try:
         yield run
@@ -113,13 +115,15 @@ class _Host:
         self,
         pipe: Any,
         kind: type,
-        weak: WeakSide | None,
+        weak: WeakSide | ForeignSide | None,
         reflector: ModelSpec,
         method: Method,
         progress: Progress,
         run: Run,
     ) -> None:
-        self._pipe, self._kind, self._weak, self._reflector = pipe, kind, weak, reflector
+        self._pipe, self._kind, self._reflector = pipe, kind, reflector
+        self._weak = weak if isinstance(weak, WeakSide) else None
+        self._foreign = weak if isinstance(weak, ForeignSide) else None
         self._method, self._progress, self._run = method, progress, run
         self._busy = False
 
@@ -143,7 +147,9 @@ class _Host:
         maker = SideMaker(pipe, kind, arguments, guidance)
         reflector = maker.reflector(self._reflector)
         weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
-        hosted = HostedCall(pipe, self._method, reflector, weak, guidance, self._run)
+        if self._foreign is not None:
+            self._foreign.prepare(pipe, kind, arguments)
+        hosted = HostedCall(pipe, self._method, reflector, weak, guidance, self._run, self._foreign)
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
             given = with_both_halves(guidance, arguments)

@@ -19,10 +19,10 @@ class EvaluationBar:
         self._report = report
         self._done = 0
 
-    def advance(self) -> None:
-        self._done += 1
+    def advance(self, count: int = 1) -> None:
+        self._done += count
         if self._bar is not None:
-            self._bar.update(1)
+            self._bar.update(count)
         if self._report is not None:
             self._report(self._done, self._total)
 

@@ -34,6 +34,12 @@ SHARED_CONFIG = (
 def check_call(pipe: Any, arguments: Mapping[str, Any], method: Method) -> None:
     """Raises `UserError` for a call, or a state of the pipeline, that a reflected call would get wrong."""
     check_scheduler(pipe.scheduler, first_order=method.first_order)
+    check_state(pipe, arguments)
+    _check_reflections(arguments, method)
+
+
+def check_state(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    """Raises `UserError` for call arguments, or a state of the pipeline, under which a prediction is not plain."""
     zero = {
         "guidance_rescale": "it rescales the guided prediction, which is then no longer plain guidance",
         "eta": "it draws noise at every step, which an inversion cannot take back",
@@ -57,7 +63,6 @@ def check_call(pipe: Any, arguments: Mapping[str, Any], method: Method) -> None:
                 f"{type(network).__name__} has a cache enabled, which would mix the evaluations of a reflection; "
                 "call its disable_cache()"
             )
-    _check_reflections(arguments, method)
 
 
 def _check_reflections(arguments: Mapping[str, Any], method: Method) -> None:

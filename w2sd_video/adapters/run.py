@@ -16,10 +16,17 @@ class Run:
     Attributes:
         num_steps: steps made (fewer than asked for after an interrupt).
         num_reflections: reflections made.
+        num_skipped: reflections left out because the weak model knows no level so noisy (only through pixels).
+        num_encodes, num_decodes: passes of a picture or a video through a VAE's halves inside reflections, likewise.
+        notes: what the user should know about how it was done.
     """
 
     num_steps: int = 0
     num_reflections: int = 0
+    num_skipped: int = 0
+    num_encodes: int = 0
+    num_decodes: int = 0
+    notes: list[str] = field(default_factory=list)
     _counter: Counter = field(default_factory=Counter, repr=False)
     _gaps: list[Tensor] = field(default_factory=list, repr=False)
 
@@ -44,6 +51,6 @@ class Run:
         return [float(gap) for gap in self._gaps]
 
     def reset(self) -> None:
-        self.num_steps = self.num_reflections = 0
+        self.num_steps = self.num_reflections = self.num_skipped = self.num_encodes = self.num_decodes = 0
         self._counter = Counter()
         self._gaps = []

@@ -169,6 +169,25 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
     return Schedule(tuple(levels), path, prediction, scales, tuple(steps))
 
 
+def training_levels(scheduler: Any) -> tuple[tuple[Level, ...] | None, NoisePath | FlowPath]:
+    """Returns the levels a network was trained at, from clean to noisy, and their path; None for a flow: all of them.
+
+    How the scheduler steps does not matter here, so any with a noise schedule will do.
+
+    Raises:
+        UserError: it has no noise schedule that is known.
+    """
+    prediction_of(scheduler)
+    if is_flow(scheduler):
+        return None, FlowPath()
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(table, Tensor):
+        raise UserError(f"{type(scheduler).__name__} has no table of noise levels (alphas_cumprod); {REMEDY}")
+    # What rescaling to zero terminal SNR leaves at the end is no signal at all: from there eps says nothing.
+    alpha_bar = [a for a in table.double().tolist() if a > SMALLEST_ALPHA_BAR]
+    return tuple(_grid_level(t, a) for t, a in enumerate(alpha_bar)), NoisePath()
+
+
 def to_native(kind: str, prediction: Tensor, x: Tensor, level: Level) -> Tensor:
     """Returns the path's native prediction (eps, or v on a flow) for a network output of kind `kind` at (x, level).
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,11 @@ from w2sd_video.adapters.refusals import (
 from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
 from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance, networks_of
-from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, w2sd
+from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, sample_reflected, w2sd
 from w2sd_video.errors import UserError
+
+if TYPE_CHECKING:
+    from w2sd_video.adapters.foreign import ForeignSide
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,21 @@ class HostedCall:
         weak: the weak side; the very `reflector` for the zero-gap control.
         guidance: how the user's call guides.
         run: where to count.
+        foreign: a weak side in another latent space, in place of `weak`.
     """
 
     def __init__(
-        self, pipe: Any, method: Method, reflector: Side, weak: Side, guidance: CallGuidance, run: Run
+        self,
+        pipe: Any,
+        method: Method,
+        reflector: Side,
+        weak: Side,
+        guidance: CallGuidance,
+        run: Run,
+        foreign: ForeignSide | None = None,
     ) -> None:
         self.pipe, self.method, self.reflector, self.weak, self.run = pipe, method, reflector, weak, run
+        self.foreign = foreign
         self.bar: EvaluationBar | None = None
         self._guidance = guidance
         self._networks = networks_of(pipe)
@@ -116,6 +129,8 @@ class HostedCall:
         """Raises if some latent was not finite; to be called after the pipeline's loop."""
         if self._schedule is not None:
             self._watch.finish()
+            if self.foreign is not None:
+                self.foreign.finish()
 
     def _begin(self, recorded: RecordedStep) -> Schedule:
         """Reads the schedule, and checks once what holds for the whole call."""
@@ -133,6 +148,8 @@ class HostedCall:
                 check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
         self._schedule = schedule
+        if self.foreign is not None:
+            self.foreign.begin(schedule, recorded.sample, self._evaluated)
         # One side used as both is the control, asked for by name.
         if self.weak is not self.reflector and self._resolved(self.weak).equals(self._resolved(self.reflector)):
             raise UserError(
@@ -145,6 +162,17 @@ class HostedCall:
         """Step i of the sampler: the sampler itself on the levels that step needs, stopped after it."""
         levels, method = schedule.levels[i : i + 3], self.method
         strong, weak = self._denoiser(self._strong), self._denoiser(self.weak)
+        if self.foreign is not None:
+            return sample_reflected(
+                x,
+                levels,
+                strong,
+                lambda _, before: self._reflect_abroad(before, levels),
+                schedule.path,
+                num_reflections=int(i < method.reflections(schedule.num_steps)),
+                on_step=_stop,
+                on_reflect=lambda _, before, after: self._on_reflect(i, before, after),
+            )
         if method.name == "autoguided":
             return autoguided(x, levels, strong, weak, schedule.path, weight=method.strength, on_step=_stop)
         return w2sd(
@@ -160,6 +188,19 @@ class HostedCall:
             on_step=_stop,
             on_reflect=lambda _, before, after: self._on_reflect(i, before, after),
         )
+
+    def _reflect_abroad(self, x: Tensor, levels: Sequence[Level]) -> Tensor | None:
+        """The reflection by the foreign side; one it leaves out still moves the bar by its two evaluations."""
+        assert self.foreign is not None
+        tilde = self.foreign.reflect(x, levels[0], levels[1], self._denoiser(self.reflector))
+        if tilde is None and self.bar is not None:
+            self.bar.advance(2)
+        return tilde
+
+    def _evaluated(self) -> None:
+        self.run._counter.evaluations += 1
+        if self.bar is not None:
+            self.bar.advance()
 
     def _on_reflect(self, i: int, x: Tensor, tilde: Tensor) -> None:
         self.run.num_reflections += 1
@@ -206,9 +247,7 @@ class HostedCall:
 
         def denoise(x: Tensor, level: Level) -> Tensor:
             output = predict(now.conditioning, x, now.guidance, counter=counter, network=now.network)
-            counter.evaluations += 1
-            if self.bar is not None:
-                self.bar.advance()
+            self._evaluated()
             return to_native(now.prediction, output.to(x.dtype), x, level)
 
         return denoise

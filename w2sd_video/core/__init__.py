@@ -8,10 +8,12 @@ from w2sd_video.core.samplers import (
     MODES,
     OnReflect,
     OnStep,
+    Reflection,
     StopSampling,
     autoguided,
     num_evaluations,
     sample,
+    sample_reflected,
     w2sd,
 )
 
@@ -24,6 +26,7 @@ __all__ = [
     "OnReflect",
     "OnStep",
     "Path",
+    "Reflection",
     "StopSampling",
     "autoguided",
     "check_chain",
@@ -33,5 +36,6 @@ __all__ = [
     "reflect_fused",
     "reflect_release",
     "sample",
+    "sample_reflected",
     "w2sd",
 ]

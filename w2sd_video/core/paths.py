@@ -25,6 +25,8 @@ class Path(Protocol):
 
     def gap_coefficient(self, start: Level, end: Level) -> float: ...
 
+    def clean_coefficient(self, start: Level, end: Level) -> float: ...
+
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor: ...
 
     def clean(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor: ...
@@ -56,6 +58,10 @@ class NoisePath:
     def gap_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (eps_weak - eps_strong)``: alpha_start * (kappa_start - kappa_end) (Eq. 5)."""
         return start.sigma - start.alpha * end.sigma / end.alpha
+
+    def clean_coefficient(self, start: Level, end: Level) -> float:
+        """The c of ``x~ - x = c * (x0_weak - x0_strong)``: Eq. 5 with eps = (x - alpha * x0) / sigma put in."""
+        return -start.alpha / start.sigma * self.gap_coefficient(start, end)
 
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor:
         """Move ``x`` from ``start`` to ``end`` along eps; any shape, the result has the dtype of ``x``."""
@@ -96,6 +102,10 @@ class FlowPath:
     def gap_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (v_weak - v_strong)``: sigma_start - sigma_end (Eq. 5)."""
         return start.sigma - end.sigma
+
+    def clean_coefficient(self, start: Level, end: Level) -> float:
+        """The c of ``x~ - x = c * (x0_weak - x0_strong)``: Eq. 5 with v = (x - x0) / sigma put in."""
+        return -self.gap_coefficient(start, end) / start.sigma
 
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor:
         """Move ``x`` from ``start`` to ``end`` along v; any shape, the result has the dtype of ``x``."""

@@ -25,6 +25,9 @@ OnStep = Callable[[int, Tensor], "Tensor | None"]
 OnReflect = Callable[[int, Tensor, Tensor], None]
 """Called after the reflection of step i with x and x~, both at levels[i]."""
 
+Reflection = Callable[[int, Tensor], "Tensor | None"]
+"""The reflected latent x~ of x at levels[i]; None where it leaves step i unreflected."""
+
 
 class StopSampling(Exception):
     """Raised by an `OnStep` to end sampling now, with ``latent`` as the result."""
@@ -100,7 +103,7 @@ def w2sd(
         raise ValueError(f"strength must be a finite number (1 is W2SD), got {strength}")
     inner = strong if reflector is None else reflector
 
-    def reflected(i: int, x: Tensor) -> Tensor:
+    def reflection(i: int, x: Tensor) -> Tensor:
         start, end = levels[i], levels[i + 1]
         if mode == "fused":
             return reflect_fused(x, start, end, inner, weak, path, strength=strength)
@@ -110,9 +113,43 @@ def w2sd(
             tilde = reflect(x, start, end, inner, weak, path)
         return tilde if strength == 1 else torch.lerp(x, tilde, float(strength))
 
+    return sample_reflected(
+        x, levels, strong, reflection, path, num_reflections=lam, on_step=on_step, on_reflect=on_reflect
+    )
+
+
+def sample_reflected(
+    x: Tensor,
+    levels: Sequence[Level],
+    strong: Denoiser,
+    reflection: Reflection,
+    path: Path,
+    *,
+    num_reflections: int,
+    on_step: OnStep | None = None,
+    on_reflect: OnReflect | None = None,
+) -> Tensor:
+    """The latent at the last level, the first lambda steps reflected in a way of one's own (Alg. 1 with any line 7).
+
+    Args:
+        x, levels, strong, path, on_step: as for `sample`.
+        reflection: see `Reflection`.
+        num_reflections: lambda, counted from the noisiest step, 0 to T.
+        on_reflect: see `OnReflect`; not called for a step left unreflected.
+
+    Returns:
+        Latent of the shape of ``x``, float32 (float64 for a float64 ``x``).
+
+    Raises:
+        ValueError: as for `sample`, or for a lambda that cannot be had.
+    """
+    check_chain(levels)
+    if not 0 <= num_reflections < len(levels):
+        raise ValueError(f"num_reflections must be from 0 to {len(levels) - 1}, got {num_reflections}")
+
     def advance(i: int, x: Tensor) -> Tensor:
-        if i < lam:
-            tilde = reflected(i, x)
+        tilde = reflection(i, x) if i < num_reflections else None
+        if tilde is not None:
             if on_reflect is not None:
                 on_reflect(i, x, tilde)
             x = tilde

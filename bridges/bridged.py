@@ -1,0 +1,328 @@
+"""Turning a diffusers pipeline call into a W2SD call whose weak model lives in another latent space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from bridges.codecs import Codec, codec_of, fingerprint_of, resize
+from bridges.noise_maps import Fresh, Identity, Mapped, noise_map_of
+from torch import Tensor
+
+from bridges.pixel import Bridge, NoiseMap, reflect_through_pixels
+from w2sd_video.adapters import Run, reflected
+from w2sd_video.adapters.foreign import RecordedModel, record_model
+from w2sd_video.adapters.refusals import check_pipelines
+from w2sd_video.adapters.schedules import Schedule
+from w2sd_video.adapters.settings import call_signature, check_spec
+from w2sd_video.core import Denoiser, Level
+from w2sd_video.core.paths import Path
+from w2sd_video.errors import UserError
+from w2sd_video.pair import ModelSpec
+
+SHARED_ARGUMENTS = ("prompt", "negative_prompt", "max_sequence_length")
+MAX_PIXELS_AT_ONCE = 4 * 1024 * 1024  # through a VAE or the weak network
+RECORDED_STEPS = 4  # of the weak pipeline's call, which is stopped at its first
+
+
+@contextmanager
+def bridged(
+    pipe: Any,
+    weak: Any,
+    *,
+    num_reflections: int,
+    strength: float = 1.0,
+    reflector: ModelSpec | None = None,
+    noise_map: NoiseMap | str | None = None,
+    weak_inputs: Mapping[str, Any] | None = None,
+    vae: Any = None,
+    weak_vae: Any = None,
+    chunk: int | None = None,
+    tiled: bool = False,
+    force: bool = False,
+    seed: int = 0,
+    first_order: bool = False,
+    progress: bool | Callable[[int, int], None] | None = None,
+) -> Iterator[Run]:
+    """While active, every call of ``pipe`` is reflected with a weak pipeline of any architecture, through pixels.
+
+        with bridged(flux, (sdxl, ModelSpec(guidance=1.0)), num_reflections=10, noise_map=Mapped.load(path)) as run:
+            image = flux(prompt, num_inference_steps=28, guidance_scale=3.5, generator=g).images[0]
+        run.num_evaluations, run.num_skipped, run.num_encodes, run.num_decodes, run.gaps
+
+    A pair that shares its latent space (VAE weights equal by hash, scaling and shift too) needs no bridge: it is
+    reflected directly, in mode "fused", and ``run.notes`` says so.
+
+    Args:
+        pipe: the strong pipeline: images, or AnimateDiff's videos (the weak model then sees them frame by frame).
+        weak: an image pipeline; or (pipeline, ModelSpec of its guidance, prompt and negative prompt), where what is
+            left out is the pipeline's default guidance and the call's own prompts; or "zero-gap", the control whose
+            weak model is the strong one, through its own autoencoder.
+        num_reflections: lambda, from the noisiest step, 0 to T.
+        strength: multiplies the move of each reflection.
+        reflector: how the strong side differs inside the reflection.
+        noise_map: a map fitted for the two autoencoders (`Mapped`); "identity", for one latent space; "fresh" or
+            "fixed", which shift samples even without a gap. None: identity where both share one latent space, else
+            "fresh", for at most T/2 reflections.
+        weak_inputs: call arguments of the weak pipeline in place of the strong call's: height and width of its own,
+            prompt_embeds computed before.
+        vae, weak_vae: autoencoders in place of the pipelines' own inside the reflection (AutoencoderTiny).
+        chunk: pictures that go through an autoencoder or the weak network at once; None is 4 megapixels' worth.
+        tiled: have the autoencoders work in tiles.
+        force: bridge a pair that shares its latent space too.
+        seed: of the "fresh" and "fixed" noise.
+        first_order, progress: as for `reflected`.
+
+    Raises:
+        UserError: on entry, or in the call before its first evaluation, for what cannot be bridged.
+    """
+    model, spec = weak if isinstance(weak, tuple) and len(weak) == 2 else (weak, ModelSpec())
+    zero_gap = isinstance(model, str) and model == "zero-gap"
+    _check_weak(pipe, model, spec, zero_gap)
+    settings: dict[str, Any] = {"strength": strength, "reflector": reflector, "mode": "fused"}
+    settings |= {"num_reflections": num_reflections, "first_order": first_order, "progress": progress}
+    if not (zero_gap or force) and vae is weak_vae is None and _directly(pipe, model):
+        with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
+            run.notes.append("strong and weak share one latent space: reflected directly, no bridge is needed")
+            yield run
+        return
+    side = PixelSide(
+        weak=None if zero_gap else model,
+        spec=spec,
+        inputs=dict(weak_inputs or {}),
+        noise_map=noise_map,
+        vae=vae,
+        weak_vae=weak_vae,
+        chunk=chunk,
+        tiled=tiled,
+        seed=seed,
+        strength=strength,
+        num_reflections=num_reflections,
+    )
+    with reflected(pipe, weak=side, **settings) as run:
+        yield run
+
+
+@dataclass
+class PixelSide:
+    """The weak side of a bridge, as `adapters.foreign.ForeignSide` describes it; ``weak`` None is the strong model."""
+
+    weak: Any
+    spec: ModelSpec
+    inputs: dict[str, Any]
+    noise_map: NoiseMap | str | None
+    vae: Any
+    weak_vae: Any
+    chunk: int | None
+    tiled: bool
+    seed: int
+    strength: float
+    num_reflections: int
+    run: Run = field(default_factory=Run)
+
+    def prepare(self, pipe: Any, kind: type, arguments: dict[str, Any]) -> None:
+        """Notes the size of the pictures, and records what the weak pipeline is told."""
+        parameters = call_signature(kind).parameters
+        given = {name: arguments.get(name, parameters[name].default) for name in parameters if name != "self"}
+        self._pipe = pipe
+        self._size = tuple(int(given.get(name) or _default_size(pipe)) for name in ("height", "width"))
+        self._frames = given.get("num_frames")
+        if self.weak is None:
+            self._model, self._weak_size = None, self._size
+            return
+        changes = {n: p for n in ("prompt", "negative_prompt") if (p := getattr(self.spec, n)) is not None}
+        changes |= self.inputs
+        if all(given.get(name) is None for name in ("prompt",)) and not {"prompt", "prompt_embeds"} & changes.keys():
+            raise UserError(
+                "the weak pipeline has no prompt: the call gives embeddings, which are the strong model's own; call "
+                "with prompt, or give the weak side's in weak_inputs"
+            )
+        taken = call_signature(type(self.weak)).parameters
+        shared = {n: given[n] for n in SHARED_ARGUMENTS if n in taken and given.get(n) is not None}
+        if isinstance(shared.get("prompt"), list):
+            changes = {n: [v] * len(shared["prompt"]) if n in SHARED_ARGUMENTS[:2] and isinstance(v, str) else v
+                       for n, v in changes.items()}  # fmt: skip
+        self._weak_size = tuple(
+            int(self.inputs.get(n, s)) for n, s in zip(("height", "width"), self._size, strict=True)
+        )
+        height, width = self._weak_size
+        sizes = {"height": height, "width": width, "num_inference_steps": RECORDED_STEPS}
+        self._model = record_model(self.weak, {**shared, **sizes}, self.spec.guidance, changes, chunk=self._chunk)
+
+    def begin(self, schedule: Schedule, sample: Tensor, evaluated: Callable[[], None]) -> None:
+        """Makes the bridge for latents like ``sample``, once the schedule is known."""
+        self._path, self._evaluated = schedule.path, evaluated
+        ours = self._codec(self._pipe, sample.shape, self._size, self._frames, self.vae)
+        theirs = ours
+        if self._model is not None:
+            shape = self._model.conditioning.latent_shape
+            theirs = self._codec(self.weak, shape, self._weak_size, None, self.weak_vae)
+        pictures = ours.layout.grid(sample).shape[0]
+        if self._model is not None:
+            prompts = self._model.conditioning.latent_shape[0]
+            if pictures % prompts:
+                raise UserError(
+                    f"the weak pipeline was given {prompts} prompts for {pictures} pictures; give one per picture, or "
+                    "one for all"
+                )
+            self._rows = [i * prompts // pictures for i in range(pictures)]
+        self._ours, self._theirs = ours, theirs
+        noise_map = self._chosen_map(schedule)
+        self._bridge = Bridge(ours, theirs, noise_map, self._resizer(self._weak_size), self._resizer(self._size))
+        self._check_levels(schedule, noise_map)
+
+    def reflect(self, x: Tensor, start: Level, end: Level, strong: Denoiser) -> Tensor | None:
+        weak = _Itself(strong, start, self) if self._model is None else _Other(self._model, self)
+        crossing = reflect_through_pixels(
+            x, start, end, strong, weak, self._path, bridge=self._bridge, strength=self.strength
+        )
+        self._count()
+        if crossing is None:
+            self.run.num_skipped += 1
+            return None
+        return crossing.latent
+
+    def finish(self) -> None:
+        """Says how many reflections were left out, and why."""
+        if self.run.num_skipped:
+            assert self._model is not None
+            self.run.notes.append(
+                f"{self.run.num_skipped} of {self.num_reflections} reflections were skipped: the weak model knows no "
+                f"level so noisy (its largest sigma/alpha is {self._model.table.noisiest:.3g})"
+            )
+
+    @property
+    def _chunk(self) -> int:
+        return self.chunk or max(1, MAX_PIXELS_AT_ONCE // math.prod(self._size))
+
+    def _codec(self, pipe: Any, shape: torch.Size, size: tuple[int, ...], frames: int | None, vae: Any) -> Codec:
+        height, width = size
+        return codec_of(pipe, shape, height, width, frames, vae=vae, chunk=self._chunk, tiled=self.tiled)
+
+    def _resizer(self, size: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+        return lambda pixels: resize(pixels, *size)
+
+    def _chosen_map(self, schedule: Schedule) -> NoiseMap:
+        chosen = self.noise_map
+        shared = self._ours.fingerprint == self._theirs.fingerprint and self._size == self._weak_size
+        if chosen is None and not shared:
+            if self.num_reflections > schedule.num_steps // 2:
+                raise UserError(
+                    f"no noise map is given, and the fresh noise taken instead shifts samples even without a gap, so it "
+                    f"is for at most half of the steps, {schedule.num_steps // 2}: got {self.num_reflections} "
+                    'reflections; fit a map, lower them, or ask for noise_map="fresh" by name'
+                )
+            self.run.notes.append(
+                "no noise map is given: fresh noise, which shifts samples a little even without a gap"
+            )
+            return Fresh(self.seed)
+        if chosen is None or chosen == "identity":
+            if not shared:
+                raise UserError(
+                    'noise_map is "identity", but strong and weak do not share one latent space; fit a map, or use '
+                    '"fresh" or "fixed"'
+                )
+            return Identity()
+        if isinstance(chosen, str):
+            return noise_map_of(chosen, self.seed)
+        if isinstance(chosen, Mapped):
+            if self._model is None:
+                return Identity()  # the control: the strong model's own space on both sides
+            chosen.check(self._ours, self._theirs)
+        return chosen
+
+    def _check_levels(self, schedule: Schedule, noise_map: NoiseMap) -> None:
+        """Refuses a window in which the weak model could not be asked at a single step."""
+        window = schedule.levels[: self.num_reflections]
+        if self._model is None or not window:
+            return
+        scale = noise_map.scale or 1.0
+        if all(self._model.table.nearest(level.kappa * scale) is None for level in window):
+            raise UserError(
+                f"none of the {len(window)} reflections can be made: the strong model's sigma/alpha there is "
+                f"{window[-1].kappa:.3g} to {window[0].kappa:.3g}, beyond the weak model's "
+                f"{self._model.table.noisiest:.3g}; use more reflections or another weak model"
+            )
+
+    def _count(self) -> None:
+        codecs = {id(codec): codec for codec in (self._ours, self._theirs)}.values()
+        self.run.num_encodes = sum(codec.num_encodes for codec in codecs)
+        self.run.num_decodes = sum(codec.num_decodes for codec in codecs)
+
+
+@dataclass(frozen=True)
+class _Other:
+    """The weak pipeline's network on grids."""
+
+    model: RecordedModel
+    side: PixelSide
+
+    def nearest(self, kappa: float) -> Level | None:
+        return self.model.table.nearest(kappa)
+
+    def clean(self, grid: Tensor, level: Level) -> Tensor:
+        side, layout = self.side, self.side._theirs.layout
+        estimate = self.model.clean(layout.latents(grid), level, side._rows, side.run._counter)
+        side._evaluated()
+        return layout.grid(estimate)
+
+
+@dataclass(frozen=True)
+class _Itself:
+    """The strong model in the weak one's place: the zero-gap control."""
+
+    strong: Denoiser
+    start: Level
+    side: PixelSide
+
+    def nearest(self, kappa: float) -> Level:
+        return self.start
+
+    def clean(self, grid: Tensor, level: Level) -> Tensor:
+        layout, path = self.side._ours.layout, self.side._path
+        latents = layout.latents(grid)
+        return layout.grid(path.clean(latents, self.strong(latents, level), level))
+
+
+def _check_weak(pipe: Any, model: Any, spec: ModelSpec, zero_gap: bool) -> None:
+    check_spec(spec, "weak")
+    if not zero_gap and not (callable(model) and hasattr(model, "scheduler")):
+        raise UserError(
+            f'weak is a {type(model).__name__}; give a pipeline, (pipeline, ModelSpec) or the control "zero-gap"'
+        )
+    for role, each in (("strong", pipe), *(() if zero_gap else (("weak", model),))):
+        if getattr(each, "vae", None) is None:
+            raise UserError(f"the {role} {type(each).__name__} has no VAE, which a bridge through pixels needs")
+    if not zero_gap and "num_frames" in call_signature(type(model)).parameters:
+        raise UserError(
+            f"the weak {type(model).__name__} makes videos; through pixels the weak side must be an image pipeline, "
+            "which sees a video frame by frame"
+        )
+
+
+def _directly(pipe: Any, weak: Any) -> bool:
+    """Whether the two pipelines share a latent space, a path and a kind of latents, so that no bridge is needed."""
+    if "num_frames" in call_signature(type(pipe)).parameters:
+        return False
+    if hasattr(type(pipe), "_pack_latents") != hasattr(type(weak), "_pack_latents"):
+        return False
+    try:
+        check_pipelines(pipe, weak)
+    except UserError:
+        return False
+    return fingerprint_of(pipe.vae) == fingerprint_of(weak.vae)
+
+
+def _default_size(pipe: Any) -> int:
+    """The height and width a pipeline takes where its call gives none."""
+    size = getattr(pipe, "default_sample_size", None) or getattr(pipe.unet.config, "sample_size", None)
+    if not isinstance(size, int):
+        raise UserError(f"{type(pipe).__name__} has no default size; give height and width")
+    return size * pipe.vae_scale_factor
+
+
+__all__ = ["Path", "PixelSide", "bridged"]
