@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bridges.layouts import Layout, layout_of
-from bridges.vaes import computing_vae, execution_device, factor_of, fingerprint, kind_of, scale_and_shift
+from bridges.vaes import computing_vae, execution_device, factor_of, fingerprint_of, kind_of, scale_and_shift
 from w2sd_video.errors import UserError
+
+__all__ = ["Codec", "Layout", "codec_of", "fingerprint_of", "resize", "same_space"]
 
 
 class Codec:
@@ -61,10 +62,10 @@ class Codec:
     def width(self) -> int:
         return self.layout.width * self.factor
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that name the latent space: the VAE's weights, scale and shift."""
-        return fingerprint(self._own, self._constants())
+        """16 hexadecimal digits that name the latent space (`fingerprint_of`); the first asking takes a second."""
+        return fingerprint_of(self._own)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Returns the grid [N, C, h, w] of pixels [N, 3, H, W] in [-1, 1]; H and W are multiples of `factor`.
@@ -106,15 +107,10 @@ class Codec:
             "dtype": str(self._vae.dtype).removeprefix("torch."),
             "chunk": self.chunk,
             "tiled": self.tiled,
-            **self._constants(),
+            "scale": _plain(self._scale),
+            "shift": _plain(self._shift),
             "fingerprint": self.fingerprint,
         }
-
-    def _constants(self) -> dict[str, Any]:
-        config = self._own.config
-        names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-        found = {name: config.get(name) for name in names}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def _checked_pixels(self, pixels: Tensor) -> Tensor:
         if pixels.dim() != 4 or pixels.shape[1] != 3 or pixels.shape[2] % self.factor or pixels.shape[3] % self.factor:
@@ -220,3 +216,8 @@ def resize(pixels: Tensor, height: int, width: int) -> Tensor:
     if tuple(pixels.shape[-2:]) == (height, width):
         return pixels
     return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+
+
+def _plain(numbers: Tensor) -> float | list[float]:
+    values = [float(f"{value:.7g}") for value in numbers.flatten().tolist()]  # float32 numbers, as they were written
+    return values[0] if len(values) == 1 else values

@@ -7,7 +7,6 @@ error of estimating x0 from a noise that x_t does not have, which moves samples 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,7 +20,6 @@ from bridges.pictures import load_pictures
 from w2sd_video.errors import UserError
 
 __all__ = [
-    "NAMES",
     "Fixed",
     "Fresh",
     "Identity",
@@ -30,10 +28,10 @@ __all__ = [
     "fit",
     "fit_from_pictures",
     "load_pictures",
-    "noise_map",
+    "noise_map_of",
 ]
 
-NAMES = ("mapped", "identity", "fresh", "fixed")
+SUFFIX = ".safetensors"
 
 
 class NoiseMap(Protocol):
@@ -47,6 +45,14 @@ class NoiseMap(Protocol):
 
     def __call__(self, noise: Tensor, shape: torch.Size) -> Tensor:
         """Returns noise [N, Ca, ha, wa] of A as a grid [N, Cb, hb, wb] (`shape`) of B; it is never renormalised."""
+        ...
+
+    def check(self, a: Codec, b: Codec) -> None:
+        """Raises UserError where the map does not serve the two sides."""
+        ...
+
+    def reset(self) -> None:
+        """Begin a run."""
         ...
 
 
@@ -117,21 +123,19 @@ class Fixed:
         """Serves any two sides."""
 
 
-def noise_map(name: str, seed: int = 0, *, path: str | os.PathLike[str] | None = None) -> NoiseMap:
-    """Returns the noise map called `name`; "mapped" is read from `path`.
+def noise_map_of(name: str, seed: int = 0) -> NoiseMap:
+    """Returns the noise map called `name`: "identity", "fresh", "fixed", or the file of a fitted one.
 
     Raises:
-        UserError: another name, or "mapped" without a file.
+        UserError: another name, or a file that is no noise map.
     """
-    if name == "mapped":
-        if path is None:
-            raise UserError("the noise map 'mapped' is read from a file; fit one from pictures, or choose 'fresh'")
-        return Mapped.load(path, seed=seed)
     makers: dict[str, Callable[[], NoiseMap]] = {
         "identity": Identity,
         "fresh": lambda: Fresh(seed),
         "fixed": lambda: Fixed(seed),
     }
-    if name not in makers:
-        raise UserError(f"the noise map is {name!r}; choose one of {', '.join(NAMES)}")
-    return makers[name]()
+    if name in makers:
+        return makers[name]()
+    if name.endswith(SUFFIX):
+        return Mapped.load(name, seed=seed)
+    raise UserError(f"the noise map is {name!r}; choose one of {', '.join(makers)}, or a fitted one's file (*{SUFFIX})")

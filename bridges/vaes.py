@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from w2sd_video.errors import UserError
 STAGES = {
     "AutoencoderKL": "block_out_channels",
     "AutoencoderTiny": "encoder_block_out_channels",
-    "AsymmetricAutoencoderKL": "down_block_out_channels",
     "AutoencoderDC": "encoder_block_out_channels",
 }
+
+_FINGERPRINTS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def kind_of(vae: Any) -> str:
@@ -91,7 +93,8 @@ def _hooks(hook: Any) -> Iterable[Any]:
 
 def state_of(vae: nn.Module) -> dict[str, Tensor]:
     """Returns the VAE's tensors by name, also where sequential offloading keeps them apart from the module."""
-    state = {name.removeprefix("_orig_mod."): tensor for name, tensor in vae.state_dict().items()}
+    vae = getattr(vae, "_orig_mod", vae)  # of a compiled one
+    state = vae.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         from accelerate.utils.modeling import get_state_dict_offloaded_model
 
@@ -99,13 +102,23 @@ def state_of(vae: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def fingerprint(vae: nn.Module, constants: dict[str, Any]) -> str:
-    """Returns 16 hexadecimal digits that name a VAE: its weights and the numbers its latents are scaled with.
+def fingerprint_of(vae: Any) -> str:
+    """Returns 16 hexadecimal digits that name a latent space: the VAE's weights, and its scale and shift.
 
     The hash is of names, shapes and values rounded to bfloat16, so that a checkpoint loaded as float32 and as bfloat16
-    is one VAE. Loaded as float16 it counts as another: it has been rounded twice.
+    is one VAE. Loaded as float16 it counts as another: its values have been rounded twice. The answer is kept as long
+    as the VAE is, and found again when its tensors have been changed.
     """
-    digest = hashlib.sha256(json.dumps(constants, sort_keys=True).encode())
+    network = getattr(vae, "_orig_mod", vae)
+    state = tuple((id(tensor), tensor._version, tensor.dtype) for tensor in network.parameters())
+    if _FINGERPRINTS.get(network, (None, ""))[0] != state:
+        _FINGERPRINTS[network] = state, _hash(network)
+    return _FINGERPRINTS[network][1]
+
+
+def _hash(vae: Any) -> str:
+    constants = {name: value.flatten().tolist() for name, value in zip("ab", scale_and_shift(vae), strict=True)}
+    digest = hashlib.sha256(json.dumps(constants).encode())
     for name, tensor in sorted(state_of(vae).items()):
         digest.update(f"{name}{list(tensor.shape)}".encode())
         digest.update(tensor.detach().to(torch.bfloat16).cpu().flatten().view(torch.uint8).numpy())
