@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from bridges.codecs import Codec, codec_of, fingerprint_of, resize
-from bridges.noise_maps import Fresh, Identity, Mapped, noise_map_of
 from torch import Tensor
 
-from bridges.pixel import Bridge, NoiseMap, reflect_through_pixels
+from bridges.codecs import Codec, codec_of, resize, same_space
+from bridges.layouts import Layout
+from bridges.noise_maps import Fresh, Identity, Mapped, NoiseMap, noise_map_of
+from bridges.pixel import Bridge, reflect_through_pixels
 from w2sd_video.adapters import Run, reflected
 from w2sd_video.adapters.foreign import RecordedModel, record_model
 from w2sd_video.adapters.refusals import check_pipelines
 from w2sd_video.adapters.schedules import Schedule
 from w2sd_video.adapters.settings import call_signature, check_spec
 from w2sd_video.core import Denoiser, Level
-from w2sd_video.core.paths import Path
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec
 
@@ -87,7 +87,7 @@ def bridged(
     settings |= {"num_reflections": num_reflections, "first_order": first_order, "progress": progress}
     if not (zero_gap or force) and vae is weak_vae is None and _directly(pipe, model):
         with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
-            run.notes.append("strong and weak share one latent space: reflected directly, no bridge is needed")
+            run.note("strong and weak share one latent space: reflected directly, no bridge is needed")
             yield run
         return
     side = PixelSide(
@@ -134,24 +134,24 @@ class PixelSide:
         if self.weak is None:
             self._model, self._weak_size = None, self._size
             return
-        changes = {n: p for n in ("prompt", "negative_prompt") if (p := getattr(self.spec, n)) is not None}
-        changes |= self.inputs
-        if all(given.get(name) is None for name in ("prompt",)) and not {"prompt", "prompt_embeds"} & changes.keys():
+        height, width = (int(self.inputs.get(n, s)) for n, s in zip(("height", "width"), self._size, strict=True))
+        self._weak_size = (height, width)
+        sizes = {"height": height, "width": width, "num_inference_steps": RECORDED_STEPS}
+        taken = call_signature(type(self.weak)).parameters
+        shared = {n: given[n] for n in SHARED_ARGUMENTS if n in taken and given.get(n) is not None}
+        changes = {**self._prompts(shared), **self.inputs}
+        if not {"prompt", "prompt_embeds"} & (shared.keys() | changes.keys()):
             raise UserError(
                 "the weak pipeline has no prompt: the call gives embeddings, which are the strong model's own; call "
                 "with prompt, or give the weak side's in weak_inputs"
             )
-        taken = call_signature(type(self.weak)).parameters
-        shared = {n: given[n] for n in SHARED_ARGUMENTS if n in taken and given.get(n) is not None}
-        if isinstance(shared.get("prompt"), list):
-            changes = {n: [v] * len(shared["prompt"]) if n in SHARED_ARGUMENTS[:2] and isinstance(v, str) else v
-                       for n, v in changes.items()}  # fmt: skip
-        self._weak_size = tuple(
-            int(self.inputs.get(n, s)) for n, s in zip(("height", "width"), self._size, strict=True)
-        )
-        height, width = self._weak_size
-        sizes = {"height": height, "width": width, "num_inference_steps": RECORDED_STEPS}
         self._model = record_model(self.weak, {**shared, **sizes}, self.spec.guidance, changes, chunk=self._chunk)
+
+    def _prompts(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """The prompts of the weak side's own, for as many pictures as the call has prompts."""
+        prompts = {n: p for n in ("prompt", "negative_prompt") if (p := getattr(self.spec, n)) is not None}
+        several = shared.get("prompt")
+        return {n: [p] * len(several) for n, p in prompts.items()} if isinstance(several, list) else prompts
 
     def begin(self, schedule: Schedule, sample: Tensor, evaluated: Callable[[], None]) -> None:
         """Makes the bridge for latents like ``sample``, once the schedule is known."""
@@ -190,7 +190,7 @@ class PixelSide:
         """Says how many reflections were left out, and why."""
         if self.run.num_skipped:
             assert self._model is not None
-            self.run.notes.append(
+            self.run.note(
                 f"{self.run.num_skipped} of {self.num_reflections} reflections were skipped: the weak model knows no "
                 f"level so noisy (its largest sigma/alpha is {self._model.table.noisiest:.3g})"
             )
@@ -207,32 +207,25 @@ class PixelSide:
         return lambda pixels: resize(pixels, *size)
 
     def _chosen_map(self, schedule: Schedule) -> NoiseMap:
+        """The noise map asked for, or the default, checked against the two autoencoders and begun anew."""
         chosen = self.noise_map
-        shared = self._ours.fingerprint == self._theirs.fingerprint and self._size == self._weak_size
-        if chosen is None and not shared:
+        if isinstance(chosen, str):
+            chosen = noise_map_of(chosen, self.seed)
+        elif chosen is None and same_space(self._ours, self._theirs) and self._size == self._weak_size:
+            chosen = Identity()
+        elif chosen is None:
             if self.num_reflections > schedule.num_steps // 2:
                 raise UserError(
-                    f"no noise map is given, and the fresh noise taken instead shifts samples even without a gap, so it "
-                    f"is for at most half of the steps, {schedule.num_steps // 2}: got {self.num_reflections} "
+                    "no noise map is given, and the fresh noise taken instead shifts samples even without a gap, so "
+                    f"that it is for at most half of the steps, {schedule.num_steps // 2}: got {self.num_reflections} "
                     'reflections; fit a map, lower them, or ask for noise_map="fresh" by name'
                 )
-            self.run.notes.append(
-                "no noise map is given: fresh noise, which shifts samples a little even without a gap"
-            )
-            return Fresh(self.seed)
-        if chosen is None or chosen == "identity":
-            if not shared:
-                raise UserError(
-                    'noise_map is "identity", but strong and weak do not share one latent space; fit a map, or use '
-                    '"fresh" or "fixed"'
-                )
-            return Identity()
-        if isinstance(chosen, str):
-            return noise_map_of(chosen, self.seed)
-        if isinstance(chosen, Mapped):
-            if self._model is None:
-                return Identity()  # the control: the strong model's own space on both sides
-            chosen.check(self._ours, self._theirs)
+            self.run.note("no noise map is given: fresh noise, which shifts samples even without a gap")
+            chosen = Fresh(self.seed)
+        if self._model is None and isinstance(chosen, Mapped):
+            chosen = Identity()  # the control has the strong model's own space on both sides
+        chosen.check(self._ours, self._theirs)
+        chosen.reset()
         return chosen
 
     def _check_levels(self, schedule: Schedule, noise_map: NoiseMap) -> None:
@@ -314,7 +307,8 @@ def _directly(pipe: Any, weak: Any) -> bool:
         check_pipelines(pipe, weak)
     except UserError:
         return False
-    return fingerprint_of(pipe.vae) == fingerprint_of(weak.vae)
+    ours, theirs = (Codec(p.vae, Layout("image", p.vae.config.latent_channels, 1, 1)) for p in (pipe, weak))
+    return same_space(ours, theirs)
 
 
 def _default_size(pipe: Any) -> int:
@@ -323,6 +317,3 @@ def _default_size(pipe: Any) -> int:
     if not isinstance(size, int):
         raise UserError(f"{type(pipe).__name__} has no default size; give height and width")
     return size * pipe.vae_scale_factor
-
-
-__all__ = ["Path", "PixelSide", "bridged"]

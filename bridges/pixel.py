@@ -48,7 +48,8 @@ class NoiseMap(Protocol):
     measured at every reflection.
     """
 
-    scale: float | None
+    @property
+    def scale(self) -> float | None: ...
 
     def __call__(self, noise: Tensor, shape: torch.Size) -> Tensor: ...
 

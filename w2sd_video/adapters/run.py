@@ -50,6 +50,11 @@ class Run:
         """The norm ||x~ - x|| of each reflection's move, over the whole latent; reading it waits for the device."""
         return [float(gap) for gap in self._gaps]
 
+    def note(self, message: str) -> None:
+        """Adds to `notes` what is not among them yet."""
+        if message not in self.notes:
+            self.notes.append(message)
+
     def reset(self) -> None:
         self.num_steps = self.num_reflections = self.num_skipped = self.num_encodes = self.num_decodes = 0
         self._counter = Counter()
