@@ -1,6 +1,7 @@
 """The demo's networks in diffusers' and transformers' own classes, at a size that two CPU cores can train."""
 
 import json
+from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -55,19 +56,20 @@ def build_text_encoder(tokenizer: CLIPTokenizer, *, with_projection: bool) -> CL
     return CLIPTextModelWithProjection(config) if with_projection else CLIPTextModel(config)
 
 
-def build_vae() -> AutoencoderKL:
-    """RGB [B, 3, 32, 32] in [-1, 1] to 4 latent channels [B, 4, 8, 8]; `scaling_factor` is 1."""
+def build_vae(latent_channels: int = 4, **settings: Any) -> AutoencoderKL:
+    """RGB [B, 3, 32, 32] in [-1, 1] to latents [B, latent_channels, 8, 8]; `scaling_factor` is 1 unless given."""
+    settings = {"scaling_factor": 1.0, **settings}
     return AutoencoderKL(
         block_out_channels=(16, 32, 64),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=8,
         mid_block_add_attention=False,
-        scaling_factor=1.0,
         sample_size=SIZE,
         force_upcast=False,
+        **settings,
     )
 
 

@@ -7,7 +7,7 @@ resumed anywhere.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +45,14 @@ class TextEncoders(nn.Module):
         return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[1].text_embeds
 
 
-def train_text(folder: Path, seed: int, phase: Phase, quiet: bool) -> TextEncoders:
-    """Text encoders from which a linear probe reads each attribute, off the hidden states and off the pooled output."""
-    torch.manual_seed(seed)
-    encoders = TextEncoders()
-    sizes = [len(COLOURS), len(SHAPES), len(MOTIONS)]
-    probes = nn.ModuleList([nn.Linear(width, sum(sizes)) for width in (64, 32)])
-    targets = torch.tensor([parse_caption(caption) for caption in CAPTIONS])
+def probe_loss(
+    encoders: nn.Module, probes: nn.ModuleList, captions: Sequence[str], targets: Tensor, sizes: list[int], batch: int
+) -> Callable[[torch.Generator], Tensor]:
+    """How badly linear probes read the attributes `targets` [N, A] of captions, off hidden states and pooled output."""
 
     def loss(generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(CAPTIONS), (phase.batch,), generator=generator)
-        hidden, pooled = encoders([CAPTIONS[i] for i in chosen.tolist()])
+        chosen = torch.randint(len(captions), (batch,), generator=generator)
+        hidden, pooled = encoders([captions[i] for i in chosen.tolist()])
         logits = [probes[0](hidden.mean(dim=1)), probes[1](pooled)]
         parts = [
             functional.cross_entropy(part, targets[chosen, column])
@@ -65,6 +62,17 @@ def train_text(folder: Path, seed: int, phase: Phase, quiet: bool) -> TextEncode
         scale = (hidden.std() - 1).square() + (pooled.std() - 1).square()
         return torch.stack(parts).sum() + 0.1 * scale
 
+    return loss
+
+
+def train_text(folder: Path, seed: int, phase: Phase, quiet: bool) -> TextEncoders:
+    """Text encoders from which a linear probe reads each attribute, off the hidden states and off the pooled output."""
+    torch.manual_seed(seed)
+    encoders = TextEncoders()
+    sizes = [len(COLOURS), len(SHAPES), len(MOTIONS)]
+    probes = nn.ModuleList([nn.Linear(width, sum(sizes)) for width in (64, 32)])
+    targets = torch.tensor([parse_caption(caption) for caption in CAPTIONS])
+    loss = probe_loss(encoders, probes, CAPTIONS, targets, sizes, phase.batch)
     train("text", phase, nn.ModuleList([encoders, probes]), loss, folder, seed, quiet)
     round_to_half(encoders)
     return encoders
@@ -73,26 +81,37 @@ def train_text(folder: Path, seed: int, phase: Phase, quiet: bool) -> TextEncode
 # --- VAE -------------------------------------------------------------------------------------------------------------
 
 
-def train_vae(folder: Path, seed: int, phase: Phase, quiet: bool) -> AutoencoderKL:
-    """An AutoencoderKL of single frames whose latents have zero mean and unit variance per channel."""
-    torch.manual_seed(seed + 1)
-    vae = components.build_vae()
+def reconstruction_loss(vae: AutoencoderKL, batch: int, centring: float = 0.0) -> Callable[[torch.Generator], Tensor]:
+    """The error of single frames after a round trip; `centring` weighs the squares of the latents' channel means."""
 
     def loss(generator: torch.Generator) -> Tensor:
-        pixels = world.random_frames(phase.batch, generator).frames[:, 0] * 2 - 1
+        pixels = world.random_frames(batch, generator).frames[:, 0] * 2 - 1
         posterior = vae.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator)
         latents = posterior.mean + 0.1 * posterior.mean.std().detach() * noise  # a decoder that forgives small errors
         error = vae.decode(latents).sample - pixels
-        return error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean()
+        total = error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean()
+        return total + centring * posterior.mean.mean(dim=(0, 2, 3)).square().sum() if centring else total
 
-    train("vae", phase, vae, loss, folder, seed, quiet)
-    with torch.no_grad():
-        frames = world.random_frames(2000, generator_for(seed, phase, phase.steps)).frames[:, 0] * 2 - 1
-        means = vae.encode(frames).latent_dist.mean
-        normalise_latents(vae, means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3)))
+    return loss
+
+
+def train_vae(folder: Path, seed: int, phase: Phase, quiet: bool) -> AutoencoderKL:
+    """An AutoencoderKL of single frames whose latents have zero mean and unit variance per channel."""
+    torch.manual_seed(seed + 1)
+    vae = components.build_vae()
+    train("vae", phase, vae, reconstruction_loss(vae, phase.batch), folder, seed, quiet)
+    normalise_latents(vae, *latent_statistics(vae, generator_for(seed, phase, phase.steps)))
     round_to_half(vae)
     return vae
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKL, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] of the latents of 2000 random frames."""
+    frames = world.random_frames(2000, generator).frames[:, 0] * 2 - 1
+    means = vae.encode(frames).latent_dist.mean
+    return means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
 
 
 def normalise_latents(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
