@@ -1,10 +1,10 @@
-"""The methods side by side in one labelled video, to be watched (scores are taken from the methods' own files)."""
+"""The methods side by side in one labelled video or picture, to be looked at (scores are of the methods' own files)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ _FAINT = (150, 156, 168)
 
 @dataclass(frozen=True)
 class Panel:
-    """One method's part: its title, a line below it, and its frames `[F, H, W, 3]` uint8 (None: no video, and `note`
-    says why).
+    """One method's part: its title, a line below it, and its frames `[F, H, W, 3]` uint8 (None: there is nothing to
+    show, and `note` says why).
     """
 
     title: str
@@ -29,9 +29,9 @@ class Panel:
     frames: NDArray[np.uint8] | None = None
 
 
-def side_by_side(panels: Sequence[Panel]) -> NDArray[np.uint8]:
+def side_by_side(panels: Sequence[Panel], *, noun: str = "video") -> NDArray[np.uint8]:
     """Returns the panels in a row under their labels, `[F, H', W', 3]` uint8 with even sides; a shorter video holds
-    its last frame.
+    its last frame. `noun` says what a panel without frames lacks.
 
     At least one panel must have frames, and all that do must be of one size (ValueError).
     """
@@ -39,7 +39,7 @@ def side_by_side(panels: Sequence[Panel]) -> NDArray[np.uint8]:
     sizes = {video.shape[1:3] for video in videos}
     if len(sizes) != 1:
         raise ValueError(
-            f"the panels' videos have sizes {sorted(sizes)}; there must be at least one, and all of one size"
+            f"the panels' {noun}s have sizes {sorted(sizes)}; there must be at least one, and all of one size"
         )
     height, width = sizes.pop()
     enlarge, reduce = panel_scale(height, width, len(panels))
@@ -54,12 +54,32 @@ def side_by_side(panels: Sequence[Panel]) -> NDArray[np.uint8]:
         left = _GAP + number * (width + _GAP)
         out[:, :band, left : left + width] = _label(panel.title, panel.note, width, band)
         if panel.frames is None:
-            out[:, band : band + height, left : left + width] = _label("no video", "", width, height)
+            out[:, band : band + height, left : left + width] = _label(f"no {noun}", "", width, height)
             continue
         frames = _scaled(panel.frames, enlarge, reduce)
         padding = np.repeat(frames[-1:], length - len(frames), axis=0)
         out[:, band : band + height, left : left + width] = np.concatenate([frames, padding])
     return out
+
+
+def of_one_size(panels: Sequence[Panel]) -> list[Panel]:
+    """Returns the panels with smaller frames enlarged, smoothly and in their own shape, to fit the size of the largest,
+    their true size in the note.
+    """
+    sizes = [panel.frames.shape[1:3] for panel in panels if panel.frames is not None]
+    if len(set(sizes)) < 2:
+        return list(panels)
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    return [
+        panel
+        if panel.frames is None or panel.frames.shape[1:3] == (height, width)
+        else replace(
+            panel,
+            note=f"{panel.note}, {panel.frames.shape[2]}x{panel.frames.shape[1]}",
+            frames=np.stack([_fitted(frame, height, width) for frame in panel.frames]),
+        )
+        for panel in panels
+    ]
 
 
 def panel_scale(height: int, width: int, count: int) -> tuple[int, int]:
@@ -74,8 +94,8 @@ def panel_scale(height: int, width: int, count: int) -> tuple[int, int]:
 
 
 def panel_note(record: Mapping[str, Any]) -> str:
-    """Returns the line below a method's title: what its video cost (no times: the same run must give the same file),
-    or that it failed.
+    """Returns the line below a method's title: what it cost (no times: the same run must give the same file), or that
+    it failed.
     """
     if record.get("status") != "done":
         return "failed"
@@ -90,6 +110,12 @@ def _scaled(frames: NDArray[np.uint8], enlarge: int, reduce: int) -> NDArray[np.
     count, height, width = frames.shape[0], frames.shape[1] // reduce, frames.shape[2] // reduce
     cells = frames[:, : height * reduce, : width * reduce].reshape(count, height, reduce, width, reduce, 3)
     return np.stack([np.rint(cell.mean(axis=(1, 3))).astype(np.uint8) for cell in cells])
+
+
+def _fitted(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    return np.asarray(ImageOps.pad(Image.fromarray(frame), (width, height), color=_BACKGROUND))
 
 
 def _label_height(width: int) -> int:

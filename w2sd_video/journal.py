@@ -14,16 +14,17 @@ from w2sd_video.video_io import sync_folder, write_bytes
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"
-# What must be the same for the videos of one folder to belong together. Library versions are recorded and only warned
+# What must be the same for the contents of one folder to belong together. Library versions are recorded and only warned
 # about.
 COMPARED = ("preset", "pair", "settings", "prompts", "seeds", "device", "dtype")
+JOINED = ("methods", "command", "versions", "later_versions")  # what a run that is taken up again may bring anew
 
 Record = dict[str, Any]
 Key = tuple[str, str, int]
 
 
 def key_of(record: Mapping[str, Any]) -> Key:
-    """Returns what names a video within a run: (method, prompt, index)."""
+    """Returns what names one thing within a run: (method, prompt, index)."""
     return record["method"], record["prompt"], record["index"]
 
 
@@ -32,17 +33,23 @@ class Journal:
 
     Entering makes the folder, refuses one that holds another run (UserError listing what differs), one that holds
     other people's files, and one that another process is writing to; it mends a torn last line. Methods may be added
-    to a finished folder (a control, say); everything else must be as it was. A video is finished once `append` has put
-    its line on the disk.
+    to a finished folder (a control, say); everything else must be as it was. A video (or what else `noun` says is
+    made) is finished once `append` has put its line on the disk.
     """
 
     def __init__(
-        self, folder: Path, run: Mapping[str, Any], *, warn: Callable[[str], None] = lambda message: None
+        self,
+        folder: Path,
+        run: Mapping[str, Any],
+        *,
+        warn: Callable[[str], None] = lambda message: None,
+        noun: str = "video",
     ) -> None:
         self.folder = folder
         self.run: dict[str, Any] = json.loads(json.dumps(run))  # as it will be read back: lists for tuples
         self.records: dict[Key, Record] = {}
         self._warn = warn
+        self._noun = noun
         self._lock: int | None = None
 
     def __enter__(self) -> Journal:
@@ -62,7 +69,7 @@ class Journal:
         self._unlock()
 
     def finished(self, key: Key) -> bool:
-        """Whether this video is on the disk, complete."""
+        """Whether this one is on the disk, complete."""
         record = self.records.get(key)
         return record is not None and record["status"] == "done"
 
@@ -79,17 +86,32 @@ class Journal:
                 raise
         self.records[key_of(record)] = record
 
+    def amend(self, **facts: Any) -> None:
+        """Adds to run.json what only the run itself could tell, as JSON data; a fact of the same name is replaced.
+
+        `notes`, a list of sentences, is shown at the head of the page, other facts among its settings. What the run
+        was started with cannot be amended (ValueError).
+        """
+        if fixed := sorted(facts.keys() & {*COMPARED, *JOINED}):
+            raise ValueError(f"{', '.join(fixed)} of a run is fixed when it starts; amend it with other names")
+        self.run.update(json.loads(json.dumps(facts)))
+        self._write_run()
+
     def _settle_run(self) -> None:
         path = self.folder / RUN_FILE
         if path.exists() and not (self.folder / RESULTS_FILE).exists():
             _read_run(path)  # a run that was refused or stopped before its first video: there is nothing to keep
         elif path.exists():
-            self.run = joined(_read_run(path), self.run, self.folder, self._warn)
+            self.run = joined(_read_run(path), self.run, self.folder, self._warn, noun=self._noun)
         elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
             raise UserError(
                 f"folder {self.folder} holds files but no {RUN_FILE}; "
                 "give --output a new or empty folder, or one of an earlier run"
             )
+        self._write_run()
+
+    def _write_run(self) -> None:
+        path = self.folder / RUN_FILE
         text = (json.dumps(self.run, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
         if not path.exists() or path.read_bytes() != text:
             write_bytes(path, text)
@@ -97,8 +119,8 @@ class Journal:
     def _settle_results(self) -> None:
         path = self.folder / RESULTS_FILE
         before = path.read_bytes() if path.exists() else b""
-        for record in _read_results(before, path):
-            # A failed video is tried again, one that went missing is made again: their lines would be false.
+        for record in _read_results(before, path, self._noun):
+            # A failed one is tried again, one that went missing is made again: their lines would be false.
             if record["status"] == "done" and (self.folder / record["path"]).exists():
                 self.records[key_of(record)] = record
         after = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records.values()).encode(
@@ -114,7 +136,9 @@ class Journal:
             self._lock = None
 
 
-def joined(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
+def joined(
+    old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, warn: Callable[[str], None], *, noun: str
+) -> dict[str, Any]:
     """Returns the run.json of a run taken up again; raises UserError listing what differs (old -> new) if it is
     another run.
     """
@@ -130,7 +154,7 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, warn: C
     changed = differences(old.get("versions"), new.get("versions"), "versions")
     if changed:
         warn(
-            "the libraries are not those the run was started with; its videos may differ in the last bits: "
+            f"the libraries are not those the run was started with; its {noun}s may differ in the last bits: "
             + "; ".join(changed)
         )
         run["later_versions"] = [*old.get("later_versions", []), new["versions"]]
@@ -162,7 +186,7 @@ def _read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def _read_results(data: bytes, path: Path) -> Iterable[Record]:
+def _read_results(data: bytes, path: Path, noun: str) -> Iterable[Record]:
     lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
@@ -172,10 +196,10 @@ def _read_results(data: bytes, path: Path) -> Iterable[Record]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(
                 lines
-            ):  # no newline after it: the process was killed while writing, so that video is not finished
+            ):  # no newline after it: the process was killed while writing, so that one is not finished
                 return
             raise UserError(
-                f"{path}, line {number} is damaged ({error}); delete that line and its video will be made again"
+                f"{path}, line {number} is damaged ({error}); delete that line and its {noun} will be made again"
             ) from None
         if record is not None:
             yield record

@@ -37,11 +37,12 @@ class Progress:
 class TerminalProgress(Progress):
     """Progress on standard error: a bar over all evaluations on a terminal, else a line per video; notes in both cases.
 
-    `quiet` leaves failures and notes only.
+    `quiet` leaves failures and notes only. `noun` says what is made, if not videos.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, noun: str = "video") -> None:
         self._quiet = quiet
+        self._noun = noun
         self.bars = sys.stderr.isatty() and not quiet
         self._bar: Any = None
         self._videos = 0
@@ -58,7 +59,7 @@ class TerminalProgress(Progress):
                 total=evaluations, unit="eval", file=sys.stderr, dynamic_ncols=True, smoothing=0.1, leave=False
             )
         else:
-            self._say(f"making {videos} videos, {evaluations} evaluations")
+            self._say(f"making {videos} {self._noun}s, {evaluations} evaluations")
 
     def making(self, label: str) -> None:
         if self._bar is not None:
@@ -71,7 +72,8 @@ class TerminalProgress(Progress):
     def finished(self, record: Mapping[str, Any]) -> None:
         self._done += 1
         if record["status"] != "done":
-            self._say(f"FAILED {record['method']}, {record['prompt']!r}, video {record['index']}: {record['reason']}")
+            what = f"{record['method']}, {record['prompt']!r}, {self._noun} {record['index']}"
+            self._say(f"FAILED {what}: {record['reason']}")
         elif not self._quiet and self._bar is None:
             self._say(f"[{self._done}/{self._videos}] {record['path']} ({record['seconds']:.3g} s)")
 

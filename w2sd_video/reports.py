@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from w2sd_video.planning import specification_of
-from w2sd_video.request import METHODS, Plan
+from w2sd_video.request import Plan
 
 if TYPE_CHECKING:
     from w2sd_video.adapters.estimate import MemoryEstimate
-    from w2sd_video.generate import Summary
+    from w2sd_video.runs import Summary
 
 
 def describe_plan(done: Plan) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def describe_summary(summary: Summary) -> dict[str, Any]:
         "folder": str(summary.folder),
         "page": str(summary.folder / "index.html"),
         "results": str(summary.folder / "results.jsonl"),
-        "videos": summary.total,
+        f"{summary.plan.medium.noun}s": summary.total,
         "kept": summary.kept,
         "made": summary.made,
         "failed": summary.failed,
@@ -105,14 +105,13 @@ def summary_text(summary: Summary, *, quiet: bool = False) -> str:
     page = summary.folder / "index.html"
     if quiet:
         return str(page)
-    made, lines = summary.made, []
+    made, noun, lines = summary.made, summary.plan.medium.noun, []
     for method in dict.fromkeys(record["method"] for record in made):
         records = [record for record in made if record["method"] == method]
         seconds = sum(record["seconds"] for record in records) / len(records)
-        lines.append(
-            f"  {METHODS[method].title:10s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per video"
-        )
+        title = summary.plan.methods[method].title
+        lines.append(f"  {title:10s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per {noun}")
     kept = f", {summary.kept} were there already" if summary.kept else ""
     failed = f", {len(summary.failed)} FAILED (results.jsonl says why)" if summary.failed else ""
-    head = f"{len(made)} videos made in {summary.seconds:.1f} s{kept}{failed}"
+    head = f"{len(made)} {noun}s made in {summary.seconds:.1f} s{kept}{failed}"
     return "\n".join([head, *lines, f"look at them: {page}"])

@@ -7,32 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.pair import ModelPair, ReflectionConfig
+from w2sd_video.tasks import METHODS, Groups, Task, task_groups
 from w2sd_video.video_io import suffix_of
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 OFFLOADS = ("none", "model", "sequential", "group")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to make a video from a pair: its title, what it is, and whether it reflects."""
-
-    title: str
-    about: str
-    reflects: bool
-
-
-METHODS: dict[str, Method] = {
-    "weak": Method("weak", "the weak model alone", False),
-    "strong": Method("strong", "the strong model alone", False),
-    "w2sd": Method("W2SD", "the strong model, reflected with the weak one", True),
-    "zero-gap": Method(
-        "zero-gap", "control: the same reflections with the strong model on both sides, so with no gap at all", True
-    ),
-    "swapped": Method(
-        "swapped", "control: roles exchanged, the weak model sampled and reflected with the strong one", True
-    ),
-}
 DEFAULT_METHODS = ("weak", "strong", "w2sd")
 
 
@@ -77,23 +56,6 @@ class GenerationRequest:
     allow_pickle: bool = False
     output: str | Path | None = None
     video_format: str = "mp4"
-
-
-@dataclass(frozen=True)
-class VideoTask:
-    """One video to make: `name` is "<prompt>-<index>" (or its safe form), `path` is relative to the output folder."""
-
-    method: str
-    prompt: str
-    index: int
-    seed: int
-    name: str
-    path: str
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What names the video within its run."""
-        return self.method, self.prompt, self.index
 
 
 @dataclass(frozen=True)
@@ -144,20 +106,18 @@ class Plan:
         assert self.pair.weak.guidance is not None
         return self.pair.weak.guidance
 
-    def groups(self) -> tuple[tuple[VideoTask, ...], ...]:
+    def groups(self) -> Groups:
         """Returns the videos in the order they are made, in groups: all methods of one prompt and index."""
-        suffix = suffix_of(self.video_format)
-        return tuple(
-            tuple(
-                VideoTask(method, prompt, index, self.seed + index, name, f"{method}/{name}{suffix}")
-                for method in self.methods
-            )
-            for prompt, stem in zip(self.prompts, self.stems, strict=True)
-            for index in range(self.num_videos)
-            for name in (f"{stem}-{index}",)
+        return task_groups(
+            self.methods,
+            self.prompts,
+            self.stems,
+            seed=self.seed,
+            count=self.num_videos,
+            suffix=suffix_of(self.video_format),
         )
 
-    def tasks(self) -> tuple[VideoTask, ...]:
+    def tasks(self) -> tuple[Task, ...]:
         """Returns all videos in the order they are made."""
         return tuple(task for group in self.groups() for task in group)
 

@@ -1,0 +1,267 @@
+"""A run: everything a plan names made once, on disk, journalled, resumable, with comparisons and a page to look at it.
+
+Knows neither models nor what is made (videos, pictures): both come with the plan. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2sd_video import __version__
+from w2sd_video.comparison import Panel, of_one_size, panel_note, side_by_side
+from w2sd_video.errors import UserError
+from w2sd_video.journal import COMPARED, Journal, Record
+from w2sd_video.page import Row, render_page
+from w2sd_video.progress import Progress
+from w2sd_video.tasks import Groups, Medium, Method, Task
+from w2sd_video.video_io import write_bytes
+
+PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
+_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "av", "pillow")
+
+Report = Callable[[int, int], None]
+"""Called after each evaluation with how many are behind and how many there are in all."""
+
+
+class NotMadeError(Exception):
+    """One thing cannot be made, for the reason that the message gives; the others can."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a maker returns: frames `[F, H, W, 3]` uint8 RGB (one frame is a picture) and what they cost.
+
+    `counts` holds more numbers of the same kind by name ("num_decodes"): they go into results.jsonl and the page.
+    """
+
+    frames: NDArray[np.uint8]
+    num_evaluations: int
+    num_forwards: int
+    num_rows: int
+    seconds: float
+    peak_memory_mb: float
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+Make = Callable[[Task, Report], Made]
+"""Makes one thing; raises NotMadeError if it cannot be made and the others can."""
+Load = Callable[[Sequence[Task], Journal], Make]
+"""Loads what the tasks still to be made need. May call `journal.amend`, now or while making."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What to make, where, and what to say about it.
+
+    `record` is run.json's content as JSON data, everything needed to repeat the run: "command", "preset", "pair" (with
+    its "name"), "settings" (with "height", "width", "steps"), "methods", "prompts", "seeds", "device", "dtype" and
+    "versions". `methods` explains each name in record["methods"], `evaluations` says what one thing costs by it (for
+    the progress bar: an estimate will do).
+    """
+
+    output: Path
+    record: Mapping[str, Any]
+    groups: Groups
+    methods: Mapping[str, Method]
+    evaluations: Mapping[str, int]
+    medium: Medium
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in (*COMPARED, "command", "methods", "versions") if name not in self.record]:
+            raise ValueError(f"the run's record lacks {', '.join(missing)}")
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Returns everything to make, in order."""
+        return tuple(task for group in self.groups for task in group)
+
+
+@dataclass
+class Summary:
+    """What a run came to. `made` and `failed` are the lines it added to results.jsonl, `kept` counts what was there
+    already.
+    """
+
+    plan: RunPlan
+    kept: int = 0
+    made: list[Record] = field(default_factory=list)
+    failed: list[Record] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        return self.plan.output
+
+    @property
+    def total(self) -> int:
+        return len(self.plan.tasks())
+
+    @property
+    def complete(self) -> bool:
+        return self.kept + len(self.made) == self.total
+
+
+def perform(plan: RunPlan, load: Load, *, progress: Progress | None = None) -> Summary:
+    """Makes what is not there yet and returns what was done.
+
+    Writes, in the plan's folder: run.json, results.jsonl, one folder per method with its files, comparison/ (with two
+    methods or more) and index.html. `load` is called with the tasks that are still to be made, and not at all if there
+    are none; the maker it returns is called once for each. Where the maker raises NotMadeError the task is recorded
+    with status "failed" and the reason, and the others go on. Stopped at any moment, the same call finishes the set.
+
+    Raises UserError for a folder that holds another run, OSError if the disk refuses (nothing finished is lost), and
+    what `load` and the maker raise.
+    """
+    progress = progress or Progress()
+    begin = time.perf_counter()
+    try:
+        with Journal(plan.output, plan.record, warn=progress.note, noun=plan.medium.noun) as journal:
+            pending = [task for task in plan.tasks() if not journal.finished(task.key)]
+            summary = Summary(plan, kept=len(plan.tasks()) - len(pending))
+            make = load(pending, journal) if pending else None
+            if pending:
+                progress.started(sum(plan.evaluations[task.method] for task in pending), len(pending))
+            for group in plan.groups:
+                for task in group:
+                    if not journal.finished(task.key):
+                        assert make is not None
+                        progress.making(task.path)
+                        record = _made(task, plan, make, progress)
+                        journal.append(record)
+                        (summary.made if record["status"] == "done" else summary.failed).append(record)
+                        progress.finished(record)
+                _compare(plan, journal, group)
+                _write_page(plan, journal, every=PAGE_EVERY)
+            _write_page(plan, journal)
+    finally:
+        progress.close()
+    summary.seconds = time.perf_counter() - begin
+    return summary
+
+
+def _made(task: Task, plan: RunPlan, make: Make, progress: Progress) -> Record:
+    """What was made, written, as its line of results.jsonl; or the line that says why it failed."""
+    behind = 0
+
+    def report(count: int, total: int) -> None:
+        nonlocal behind
+        progress.evaluated(count - behind)
+        behind = count
+
+    record: Record = {
+        "method": task.method,
+        "prompt": task.prompt,
+        "index": task.index,
+        "seed": task.seed,
+        "path": task.path,
+    }
+    made, reason = None, ""
+    try:
+        made = make(task, report)
+    except NotMadeError as error:
+        reason = str(error)
+    progress.evaluated(plan.evaluations[task.method] - behind)  # what failed, or cost other than expected, ends here
+    if made is None:
+        return {**record, "path": None, "status": "failed", "reason": reason}
+    path = plan.output / task.path
+    path.parent.mkdir(exist_ok=True)
+    plan.medium.write(path, made.frames, file_settings(plan.record, task))
+    return {
+        **record,
+        "frames": len(made.frames),
+        "fps": plan.medium.fps,
+        "num_evaluations": made.num_evaluations,
+        "num_forwards": made.num_forwards,
+        "num_rows": made.num_rows,
+        **made.counts,
+        "seconds": round(made.seconds, 3),
+        "peak_memory_mb": round(made.peak_memory_mb, 1),
+        "status": "done",
+    }
+
+
+def file_settings(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Returns what goes into a file: enough to make it again; no times, so that making it again gives the same
+    bytes.
+    """
+    return {
+        "generator": f"w2sd-video {__version__}",
+        "method": task.method,
+        "prompt": task.prompt,
+        "index": task.index,
+        "seed": task.seed,
+        # Of the run, not of this file.
+        **{name: value for name, value in record["settings"].items() if name not in ("seed", "num_videos")},
+        "pair": record["pair"],
+        "device": record["device"],
+        "dtype": record["dtype"],
+    }
+
+
+def library_versions(device_name: str) -> dict[str, str]:
+    """Returns the versions for run.json: this program, Python, the libraries, and the device's name."""
+    versions = {"w2sd-video": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {**versions, "device": device_name}
+
+
+def _compare(plan: RunPlan, journal: Journal, group: Sequence[Task]) -> None:
+    """Writes the comparison of one prompt and index unless it is there and newer than all it shows."""
+    finished = [task for task in group if journal.finished(task.key)]
+    path = plan.output / _comparison_path(plan, group[0])
+    if len(group) < 2 or not finished:
+        return
+    newest = max((plan.output / task.path).stat().st_mtime_ns for task in finished)
+    if path.exists() and path.stat().st_mtime_ns >= newest:
+        return
+    panels = []
+    for task in group:
+        # Read back, so that the comparison is the same whether its parts were made now or by a run that was stopped.
+        frames = _read_back(plan, plan.output / task.path) if task in finished else None
+        panels.append(Panel(plan.methods[task.method].title, panel_note(journal.records.get(task.key, {})), frames))
+    path.parent.mkdir(exist_ok=True)
+    settings = {
+        "prompt": group[0].prompt,
+        "index": group[0].index,
+        "seed": group[0].seed,
+        "methods": plan.record["methods"],
+    }
+    plan.medium.write(path, side_by_side(of_one_size(panels), noun=plan.medium.noun), settings)
+
+
+def _read_back(plan: RunPlan, path: Path) -> NDArray[np.uint8]:
+    try:
+        return plan.medium.read(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it and the same command makes it again") from None
+
+
+def _write_page(plan: RunPlan, journal: Journal, every: float = 0.0) -> None:
+    """Writes index.html, unless it was written within the last `every` seconds."""
+    page = plan.output / "index.html"
+    if every and page.exists() and time.time() - page.stat().st_mtime < every:
+        return
+    rows = []
+    for group in plan.groups:
+        records = {task.method: journal.records[task.key] for task in group if task.key in journal.records}
+        comparison = _comparison_path(plan, group[0])
+        there = (plan.output / comparison).exists()
+        rows.append(Row(group[0].prompt, group[0].index, records, comparison if there else None))
+    text = render_page(journal.run, rows, len(plan.tasks()), methods=plan.methods, noun=plan.medium.noun)
+    write_bytes(page, text.encode("utf-8"))
+
+
+def _comparison_path(plan: RunPlan, task: Task) -> str:
+    return f"comparison/{task.name}{plan.medium.suffix}"
