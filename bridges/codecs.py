@@ -73,8 +73,9 @@ class Codec:
         Raises:
             UserError: pixels of another shape.
         """
+        checked = self._checked_pixels(pixels)
         self.num_encodes += 1
-        return self._each(self._encode, self._checked_pixels(pixels))
+        return self._each(self._encode, checked)
 
     def decode(self, grid: Tensor) -> Tensor:
         """Returns the pixels [N, 3, H, W] of a grid [N, C, h, w], about in [-1, 1] and not clamped.
@@ -82,18 +83,21 @@ class Codec:
         Raises:
             UserError: a grid with other channels.
         """
+        checked = self._checked_grid(grid)
         self.num_decodes += 1
-        return self._each(self._decode, self._checked_grid(grid))
+        return self._each(self._decode, checked)
 
     def encode_pair(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `encode` of both, in one batch where it fits `chunk`."""
+        checked = self._checked_pixels(one), self._checked_pixels(other)
         self.num_encodes += 2
-        return self._both(self._encode, self._checked_pixels(one), self._checked_pixels(other))
+        return self._both(self._encode, *checked)
 
     def decode_pair(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `decode` of both, in one batch where it fits `chunk`."""
+        checked = self._checked_grid(one), self._checked_grid(other)
         self.num_decodes += 2
-        return self._both(self._decode, self._checked_grid(one), self._checked_grid(other))
+        return self._both(self._decode, *checked)
 
     def description(self) -> dict[str, Any]:
         """What a run says of it: plain values, for JSON."""

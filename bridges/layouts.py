@@ -68,7 +68,7 @@ class Layout:
         if self.kind == "video":
             if grid.shape[0] % (self.num_frames or 1):
                 raise UserError(
-                    f"the grid holds {grid.shape[0]} frames, no whole number of videos of {self.num_frames}"
+                    f"the grid has {grid.shape[0]} frames, not a whole number of videos of {self.num_frames}"
                 )
             return grid.unflatten(0, (-1, self.num_frames)).transpose(1, 2).contiguous()
         blocks = grid.unflatten(3, (self.width // 2, 2)).unflatten(2, (self.height // 2, 2))

@@ -109,16 +109,20 @@ def fingerprint_of(vae: Any) -> str:
     is one VAE. Loaded as float16 it counts as another: its values have been rounded twice. The answer is kept as long
     as the VAE is, and found again when its tensors have been changed.
     """
-    network = getattr(vae, "_orig_mod", vae)
-    state = tuple((id(tensor), tensor._version, tensor.dtype) for tensor in network.parameters())
+    network = getattr(vae, "_orig_mod", vae)  # of a compiled one
+    numbers = [number.flatten().tolist() for number in scale_and_shift(network)]
+    state = (numbers, [(id(tensor), _version(tensor), tensor.dtype) for tensor in network.parameters()])
     if _FINGERPRINTS.get(network, (None, ""))[0] != state:
-        _FINGERPRINTS[network] = state, _hash(network)
+        _FINGERPRINTS[network] = state, _hash(network, numbers)
     return _FINGERPRINTS[network][1]
 
 
-def _hash(vae: Any) -> str:
-    constants = {name: value.flatten().tolist() for name, value in zip("ab", scale_and_shift(vae), strict=True)}
-    digest = hashlib.sha256(json.dumps(constants).encode())
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # how often it was written to in place
+
+
+def _hash(vae: Any, numbers: list[list[float]]) -> str:
+    digest = hashlib.sha256(json.dumps(numbers).encode())
     for name, tensor in sorted(state_of(vae).items()):
         digest.update(f"{name}{list(tensor.shape)}".encode())
         digest.update(tensor.detach().to(torch.bfloat16).cpu().flatten().view(torch.uint8).numpy())
@@ -126,18 +130,9 @@ def _hash(vae: Any) -> str:
 
 
 def computing_vae(vae: Any) -> Any:
-    """Returns the VAE to compute with: `vae` itself, or a float32 copy of one that overflows in float16.
-
-    Raises:
-        UserError: such a VAE whose weights are not in the module (sequential offloading).
-    """
+    """Returns the VAE to compute with: `vae` itself, or a float32 copy of one that overflows in float16."""
     if vae_dtype(dict(vae.config), vae.dtype) == vae.dtype:
         return vae
-    if any(tensor.is_meta for tensor in vae.parameters()):
-        raise UserError(
-            "the VAE is float16, overflows there (force_upcast) and is offloaded layer by layer; "
-            "load it with torch_dtype=torch.float32, or offload whole models instead"
-        )
     kind = type(getattr(vae, "_orig_mod", vae))
     with torch.device("meta"):  # no random weights, and the caller's generator is left alone
         copy = kind.from_config(vae.config)
