@@ -128,3 +128,14 @@ def save_single_file(pipe: Any, path: Path, *, text: bool = True, vae: bool = Tr
         tensors |= text_encoder_to_ldm(pipe.text_encoder) | text_encoder_2_to_ldm(pipe.text_encoder_2)
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in (tensors | extra).items()}, path)
     return path
+
+
+def save_sd15_file(pipe: Any, path: Path) -> Path:
+    """Save an SD 1.5 pipeline at `path` in its original layout, and return `path`."""
+    prefix = "cond_stage_model.transformer.text_model."
+    text = {
+        prefix + name.removeprefix("text_model."): tensor for name, tensor in pipe.text_encoder.state_dict().items()
+    }
+    tensors = unet_to_ldm(pipe.unet) | vae_to_ldm(pipe.vae) | text
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, path)
+    return path

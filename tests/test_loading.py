@@ -85,14 +85,14 @@ def test_nothing_loaded_only_to_be_compared_or_taken_apart_stays_in_memory(
     disk: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[weakref.ref[Any]] = []
-    load = sources.FolderSource._load
+    load = sources.FolderSource.load
 
     def remember(self: Any, *args: Any, **settings: Any) -> Any:
         module = load(self, *args, **settings)
         loaded.append(weakref.ref(module))
         return module
 
-    monkeypatch.setattr(sources.FolderSource, "_load", remember)
+    monkeypatch.setattr(sources.FolderSource, "load", remember)
     pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
     gc.collect()
     alive = [reference() for reference in loaded if reference() is not None]

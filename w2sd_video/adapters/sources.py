@@ -51,10 +51,10 @@ def reading(name: str, part: str) -> Iterator[None]:
         if "meta tensor" in str(error):  # how diffusers ends when a single file leaves part of a network without values
             raise UserError(
                 f"the {part} of {name} lacks tensors, which would be random; download the checkpoint again, "
-                "or give one of the SDXL family"
+                "or give the config made for it"
             ) from error
         reason = " ".join(str(error).split())[:400].rstrip(".")
-        remedy = "check that the checkpoint is complete and of the SDXL family"
+        remedy = "check that the checkpoint is complete and that its configs are its own"
         if not Path(name).expanduser().exists():
             remedy = "check the hub id and the connection, or give a local folder or file"
         raise UserError(f"cannot load the {part} of {name}: {type(error).__name__}: {reason}; {remedy}") from error
@@ -68,7 +68,7 @@ def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | Non
     if unset:
         raise UserError(
             f"the {part} of {name} lacks {len(unset)} tensors, which would be random: {', '.join(sorted(unset)[:5])}; "
-            "download the checkpoint again, or give one of the SDXL family"
+            "download the checkpoint again, or give the config made for it"
         )
     return module.eval()
 
@@ -79,7 +79,7 @@ class FolderSource:
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, allow_pickle: bool = False) -> None:
         self.checkpoint, self.dtype, self.allow_pickle = checkpoint, dtype, allow_pickle
 
-    def _load(self, kind: Any, part: str, dtype: torch.dtype, **settings: Any) -> Any:
+    def load(self, kind: Any, part: str, dtype: torch.dtype, **settings: Any) -> Any:
         """`kind.from_pretrained` of `part`, strictly; on the hub the half-size files are tried first for 16 bits."""
         name, folder = self.checkpoint.given, self.checkpoint.part_folder(part)
         if self.checkpoint.kind == "network":
@@ -111,7 +111,7 @@ class FolderSource:
                         raise
                     continue
             surplus = info.get("unexpected_keys") or ()
-            if surplus and part in ("unet", "motion_adapter"):
+            if surplus and part in ("unet", "transformer", "motion_adapter"):
                 raise UserError(
                     f"the {part} of {name} holds {len(surplus)} tensors that its config has no place for: "
                     f"{', '.join(sorted(surplus)[:5])}; they would be dropped: give the config made for it"
@@ -140,14 +140,14 @@ class FolderSource:
         name = (self.config("unet") or {}).get("_class_name", "UNet2DConditionModel")
         if name not in NETWORKS:
             raise UserError(f"the unet of {self.checkpoint.given} is a {name}; allowed: {' or '.join(NETWORKS)}")
-        return self._load(NETWORKS[name], "unet", self.dtype)
+        return self.load(NETWORKS[name], "unet", self.dtype)
 
     def vae(self) -> AutoencoderKL | None:
         config = self.config("vae")
-        return None if config is None else self._load(AutoencoderKL, "vae", vae_dtype(config, self.dtype))
+        return None if config is None else self.load(AutoencoderKL, "vae", vae_dtype(config, self.dtype))
 
     def motion_adapter(self) -> MotionAdapter:
-        return self._load(MotionAdapter, "motion_adapter", self.dtype)
+        return self.load(MotionAdapter, "motion_adapter", self.dtype)
 
     def text(self) -> TextParts | None:
         if self.config("text_encoder") is None or self.config("text_encoder_2") is None:
@@ -161,8 +161,8 @@ class FolderSource:
                 )
         parts = TextParts(
             **tokenizers,
-            text_encoder=self._load(CLIPTextModel, "text_encoder", self.dtype),
-            text_encoder_2=self._load(CLIPTextModelWithProjection, "text_encoder_2", self.dtype),
+            text_encoder=self.load(CLIPTextModel, "text_encoder", self.dtype),
+            text_encoder_2=self.load(CLIPTextModelWithProjection, "text_encoder_2", self.dtype),
             force_zeros=bool((self.config("model_index") or {}).get("force_zeros_for_empty_prompt", True)),
         )
         return check_tokenizers(parts, name)
@@ -182,7 +182,7 @@ class FileSource:
         return header is None or all(any(name.startswith(key) for name in header) for key in keys)
 
     @property
-    def _place(self) -> dict[str, Any]:
+    def place(self) -> dict[str, Any]:
         return {"config": self.base.checkpoint.given, "local_files_only": self.base.checkpoint.kind == "pipeline"}
 
     def config(self, part: str) -> dict[str, Any] | None:
@@ -193,14 +193,15 @@ class FileSource:
             return {**found, "prediction_type": "v_prediction"}
         return None if part == "vae" and not self._has(LDM_VAE) else found
 
-    def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+    def load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        """`kind.from_single_file` of `part`, refused where a tensor of it stays without a value."""
         name = self.checkpoint.given
         with reading(name, part):
-            module = kind.from_single_file(str(self.checkpoint.path), subfolder=part, dtype=dtype, **self._place)
+            module = kind.from_single_file(str(self.checkpoint.path), subfolder=part, dtype=dtype, **self.place)
         return check_complete(module, name, part)
 
     def unet(self) -> UNet2DConditionModel:
-        network = self._load(UNet2DConditionModel, "unet", self.dtype)
+        network = self.load(UNet2DConditionModel, "unet", self.dtype)
         # The layouts correspond tensor by tensor; diffusers drops without a word what its config does not describe.
         held = sum(name.startswith(LDM_UNET) for name in self.checkpoint.header or ())
         described = len(network.state_dict())
@@ -213,7 +214,7 @@ class FileSource:
 
     def vae(self) -> AutoencoderKL | None:
         config = self.config("vae")
-        return None if config is None else self._load(AutoencoderKL, "vae", vae_dtype(config, self.dtype))
+        return None if config is None else self.load(AutoencoderKL, "vae", vae_dtype(config, self.dtype))
 
     def text(self) -> TextParts | None:
         if not self._has(*LDM_TEXT):
@@ -221,7 +222,7 @@ class FileSource:
         name = self.checkpoint.given
         with reading(name, "text encoders"):
             pipe = StableDiffusionXLPipeline.from_single_file(
-                str(self.checkpoint.path), unet=None, vae=None, dtype=self.dtype, add_watermarker=False, **self._place
+                str(self.checkpoint.path), unet=None, vae=None, dtype=self.dtype, add_watermarker=False, **self.place
             )
         for part in ("text_encoder", "text_encoder_2"):
             check_complete(getattr(pipe, part), name, part)

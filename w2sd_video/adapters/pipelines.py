@@ -1,0 +1,230 @@
+"""Load a whole pipeline, of pictures or AnimateDiff, from a hub id, a folder or a single file, no tensor left random."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import (
+    AnimateDiffSDXLPipeline,
+    DDIMScheduler,
+    FluxTransformer2DModel,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+
+from w2sd_video.adapters.animatediff import assemble_motion_unet, motion_adapter_of
+from w2sd_video.adapters.checkpoints import Checkpoint, describe_motion_adapter
+from w2sd_video.adapters.loading import ANIMATEDIFF_SDXL_SCHEDULER
+from w2sd_video.adapters.memory import install_chunked_decode
+from w2sd_video.adapters.pipeline_files import (
+    LEFT_OUT,
+    WEIGHTED,
+    PipelineFiles,
+    check_class,
+    describe_pipeline,
+    named,
+)
+from w2sd_video.adapters.single_files import FAMILIES, flux_prefix, missing_parts
+from w2sd_video.adapters.sources import FileSource, FolderSource, check_complete, progress_bars, reading, vae_dtype
+from w2sd_video.adapters.text_parts import TextParts, check_tokenizers
+from w2sd_video.errors import UserError
+
+FLUX_MODULES = (
+    "double_blocks",
+    "single_blocks",
+    "img_in",
+    "txt_in",
+    "time_in",
+    "vector_in",
+    "guidance_in",
+    "final_layer",
+)
+
+
+def load_pipeline(
+    given: str,
+    *,
+    role: str,
+    dtype: torch.dtype,
+    device: str | torch.device | None = None,
+    config: str | None = None,
+    motion_adapter: str | None = None,
+    video: bool = False,
+    allow_pickle: bool = False,
+    quiet: bool = False,
+) -> Any:
+    """Returns a diffusers pipeline of its own class, in evaluation mode.
+
+    Args:
+        given: a hub id, a folder with model_index.json, or a single .safetensors file (SDXL, SD 1.5, Flux.1).
+        role: "strong" or "weak", for the messages.
+        dtype: of the networks; a VAE that overflows in float16 is loaded as float32.
+        device: where to; None leaves it on the host.
+        config: where a single file takes configs, tokenizers and what it does not hold from: a folder or a hub id.
+        motion_adapter: AnimateDiff's modules for an SDXL checkpoint, which makes it a video pipeline.
+        video: whether it must make videos; otherwise it must make pictures.
+        allow_pickle: open .bin weights.
+        quiet: silence the libraries' progress bars.
+
+    Raises:
+        UserError: what was given does not exist, is damaged, incomplete, or no such pipeline.
+    """
+    files = describe_pipeline(given, role, config=config, allow_pickle=allow_pickle, video=video)
+    with progress_bars(shown=not quiet):
+        pipe = (
+            _from_file(files, dtype, allow_pickle) if files.kind == "file" else _from_folder(files, dtype, allow_pickle)
+        )
+        if motion_adapter is not None:
+            pipe = _with_motion(pipe, files, motion_adapter, dtype, allow_pickle)
+    makes_videos = isinstance(pipe.unet if hasattr(pipe, "unet") else None, UNetMotionModel)
+    if makes_videos != video:
+        what, wanted = ("videos", "pictures") if makes_videos else ("pictures", "videos (AnimateDiff)")
+        raise UserError(f"the {role} side {given} makes {what}: {type(pipe).__name__}; give one that makes {wanted}")
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    if hasattr(pipe.vae.config, "block_out_channels") and (video or pipe.vae.dtype != network.dtype):
+        install_chunked_decode(pipe.vae)  # which also casts the latents to the VAE's dtype
+    return pipe if device is None else pipe.to(device)
+
+
+def _from_folder(files: PipelineFiles, dtype: torch.dtype, allow_pickle: bool) -> Any:
+    checkpoint = Checkpoint(files.given, "hub" if files.path is None else "pipeline", files.path)
+    source = FolderSource(checkpoint, dtype, allow_pickle)
+    index = _index(source)
+    return _assembled(source, index, _class_of(["diffusers", index.get("_class_name")], files.given), {})
+
+
+def _from_file(files: PipelineFiles, dtype: torch.dtype, allow_pickle: bool) -> Any:
+    """The file's own parts, and the rest from its config."""
+    assert files.family is not None and files.header is not None and files.config is not None
+    checkpoint = Checkpoint(files.given, "file", files.path, files.header)
+    source = FileSource(checkpoint, str(files.configs or files.config), dtype)
+    source.base.allow_pickle = allow_pickle
+    lacking = missing_parts(files.family, files.header)
+    parts: dict[str, Any] = {}
+    if files.family == "flux":
+        parts["transformer"] = _flux_transformer(source, dtype)
+    else:
+        parts["unet"] = source.unet()
+        if "vae" not in lacking:
+            parts["vae"] = source.vae()
+        if "text_encoder" not in lacking:
+            parts |= _text_of(source, files.family)
+    kind = getattr(diffusers, FAMILIES[files.family])
+    pipe = _assembled(source.base, _index(source.base), kind, parts)
+    return _as_trained(pipe, files.header)
+
+
+def _assembled(source: FolderSource, index: Mapping[str, Any], kind: Any, parts: dict[str, Any]) -> Any:
+    """The pipeline of these parts; those with weights that are not among them are loaded one by one, strictly."""
+    name, path = source.checkpoint.given, source.checkpoint.path
+    parts = {**parts, **{part: None for part in LEFT_OUT if part in index}}
+    for part in WEIGHTED:
+        if part not in parts and named(index, part) and part != "motion_adapter":
+            own = vae_dtype(source.config("vae") or {}, source.dtype) if part == "vae" else source.dtype
+            parts[part] = source.load(_class_of(index[part], name), part, own)
+    if named(index, "motion_adapter") and isinstance(parts.get("unet"), UNet2DConditionModel):
+        place = {"subfolder": "motion_adapter"} if path is None else {}
+        adapter = source.load(MotionAdapter, "motion_adapter", source.dtype, **place)
+        parts["unet"] = assemble_motion_unet(parts["unet"], adapter)  # diffusers' own leaves some of it random
+    if named(index, "motion_adapter"):
+        parts["motion_adapter"] = motion_adapter_of(parts["unet"])
+    if "requires_safety_checker" in index:
+        parts["requires_safety_checker"] = False
+    if "StableDiffusionXL" in kind.__name__:
+        parts["add_watermarker"] = False
+    with reading(name, "pipeline"):
+        pipe = kind.from_pretrained(str(path or name), local_files_only=path is not None, dtype=source.dtype, **parts)
+    if getattr(pipe, "tokenizer", None) is not None and getattr(pipe, "text_encoder", None) is not None:
+        second = "_2" if getattr(pipe, "tokenizer_2", None) is not None else ""
+        text = [getattr(pipe, part + which) for part in ("tokenizer", "text_encoder") for which in ("", second)]
+        check_tokenizers(TextParts(*text), name)
+    return pipe
+
+
+def _index(source: FolderSource) -> dict[str, Any]:
+    index = source.config("model_index")
+    if index is None:
+        raise UserError(f"{source.checkpoint.given} has no model_index.json; give the id of a whole diffusers pipeline")
+    check_class(str(index.get("_class_name")), index, source.checkpoint.given)
+    return index
+
+
+def _class_of(entry: Any, name: str) -> Any:
+    """The class that an entry of model_index.json names, if it is one of the libraries' own."""
+    library, found = entry[0], None
+    if library in ("diffusers", "transformers"):
+        found = getattr(importlib.import_module(library), str(entry[1]), None)
+    if found is None:
+        raise UserError(
+            f"{name} needs the class {entry[1]} of {library}, which the installed diffusers and transformers do not "
+            "have; code that comes with a checkpoint is not run: give one of diffusers' own pipelines"
+        )
+    return found
+
+
+def _flux_transformer(source: FileSource, dtype: torch.dtype) -> Any:
+    network = source.load(FluxTransformer2DModel, "transformer", dtype)
+    header = source.checkpoint.header or {}
+    prefix = flux_prefix(header)
+    starts = tuple(f"{prefix}{module}." for module in FLUX_MODULES)
+    held = sum(tensor.numel for name, tensor in header.items() if name.startswith(starts))
+    described = sum(parameter.numel() for parameter in network.parameters())
+    if held != described:  # diffusers drops without a word what the config does not describe
+        raise UserError(
+            f"the transformer of {source.checkpoint.given} holds {held} numbers and its config describes {described}; "
+            "give the config of the file's own model (FLUX.1-dev and -schnell differ)"
+        )
+    return network
+
+
+def _text_of(source: FileSource, family: str) -> dict[str, Any]:
+    if family == "sdxl":
+        text = source.text()
+        return {} if text is None else text.components()
+    name = source.checkpoint.given
+    nothing: dict[str, Any] = dict.fromkeys(("unet", "vae", "safety_checker", "feature_extractor"))
+    with reading(name, "text encoder"):
+        pipe = StableDiffusionPipeline.from_single_file(
+            str(source.checkpoint.path), dtype=source.dtype, **nothing, **source.place
+        )
+    encoder = check_complete(pipe.text_encoder, name, "text_encoder")
+    return {"text_encoder": encoder, "tokenizer": pipe.tokenizer}
+
+
+def _as_trained(pipe: Any, header: Mapping[str, Any]) -> Any:
+    """With the scheduler that a file's marks ask for: "v_pred", and "ztsnr" for zero terminal SNR."""
+    changes: dict[str, Any] = {"prediction_type": "v_prediction"} if "v_pred" in header else {}
+    if "ztsnr" in header:
+        changes["rescale_betas_zero_snr"] = True
+    if changes:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
+    return pipe
+
+
+def _with_motion(pipe: Any, files: PipelineFiles, given: str, dtype: torch.dtype, allow_pickle: bool) -> Any:
+    """AnimateDiff-SDXL made of an SDXL pipeline and motion modules."""
+    if type(pipe).__name__ != FAMILIES["sdxl"]:
+        raise UserError(
+            f"{files.given} is a {type(pipe).__name__}; a motion adapter goes with an SDXL checkpoint: leave it out"
+        )
+    adapter = FolderSource(
+        describe_motion_adapter(given, allow_pickle=allow_pickle), dtype, allow_pickle
+    ).motion_adapter()
+    parts = {
+        name: getattr(pipe, name) for name in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    }
+    return AnimateDiffSDXLPipeline(
+        **parts,
+        unet=assemble_motion_unet(pipe.unet, adapter),
+        motion_adapter=adapter,
+        scheduler=DDIMScheduler(
+            **{**ANIMATEDIFF_SDXL_SCHEDULER, "prediction_type": pipe.scheduler.config.prediction_type}
+        ),
+        force_zeros_for_empty_prompt=pipe.config.force_zeros_for_empty_prompt,
+    )
