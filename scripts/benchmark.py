@@ -8,17 +8,14 @@ target by more than its own A/A spread.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import AnimateDiffSDXLPipeline, MotionAdapter, UNet2DConditionModel
 from torch import Tensor, nn
@@ -30,6 +27,7 @@ from w2sd_video.adapters.animatediff import assemble_motion_unet
 from w2sd_video.adapters.loading import load_pair
 from w2sd_video.adapters.memory import unique_bytes
 from w2sd_video.adapters.sources import progress_bars
+from w2sd_video.benchmarking import Row, at_most, claim, equal, report
 from w2sd_video.demo import components
 from w2sd_video.measuring import Meter, cpu_seconds, paired_ratio, recorded_calls
 
@@ -44,18 +42,6 @@ class Size:
 
 
 TINY, SMALL, MIDDLE = Size(16, 2, 16), Size(32, 4, 32), Size(96, 8, 64)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; ``target`` is what the value must equal (counts) or stay below (ratios), None for none."""
-
-    id: str
-    what: str
-    value: float
-    target: float | None
-    passed: bool
-    spread: float | None = None
 
 
 # -- random pipelines of the real classes ---------------------------------------------------------------------------
@@ -163,18 +149,10 @@ def count_pair() -> Iterator[Row]:
     yield at_most("R3", "relative difference of lambda 0 from the stock pipeline's latents", difference, 1e-5)
 
 
-def equal(id: str, what: str, value: int, target: int) -> Row:
-    return Row(id, what, value, target, value == target)
-
-
-def at_most(id: str, what: str, value: float, target: float | None, spread: float | None = None) -> Row:
-    return Row(id, what, value, target, target is None or value <= target + (spread or 0.0), spread)
-
-
 # -- times ----------------------------------------------------------------------------------------------------------
 
 
-def time_loops(size: Size, steps: int, rounds: int, report: Callable[[str], None]) -> Iterator[Row]:
+def time_loops(size: Size, steps: int, rounds: int, say: Callable[[str], None]) -> Iterator[Row]:
     """R1: calls over their own bare forwards. R2: that over the stock pipeline's. R3: lambda 0 over the stock call."""
     pipe, weak = pipeline(size, 1), pipeline(size, 2).unet
     networks = [pipe.unet, weak]
@@ -184,7 +162,7 @@ def time_loops(size: Size, steps: int, rounds: int, report: Callable[[str], None
     def stock() -> Any:
         return call(pipe, size, steps, 3.0)
 
-    report("stock pipeline over its bare forwards")
+    say("stock pipeline over its bare forwards")
     base, base_spread = paired_ratio(stock, recorded_calls(networks, stock), rounds)
     yield Row("R1", f"stock pipeline / its bare forwards, T {steps}", base, None, True, base_spread)
     for lam in (0, steps // 4, steps - 1):
@@ -192,12 +170,12 @@ def time_loops(size: Size, steps: int, rounds: int, report: Callable[[str], None
         def ours(lam: int = lam) -> Any:
             return w2sd_call(pipe, weak, size, steps, lam, (3.0, 3.0, 1.0))
 
-        report(f"W2SD with lambda {lam} over its bare forwards")
+        say(f"W2SD with lambda {lam} over its bare forwards")
         ratio, spread = paired_ratio(ours, recorded_calls(networks, ours), rounds)
         yield at_most("R1", f"W2SD / its bare forwards, T {steps}, lambda {lam}", ratio, most, spread)
         title = f"W2SD / stock pipeline at equal forwards, T {steps}, lambda {lam}"
         yield at_most("R2", title, ratio / base, most, max(spread, base_spread))
-    report("lambda 0 over the stock pipeline")
+    say("lambda 0 over the stock pipeline")
     ratio, spread = paired_ratio(lambda: w2sd_call(pipe, weak, size, steps, 0, (3.0, 3.0, 1.0)), stock, rounds)
     yield at_most("R3", f"W2SD with lambda 0 / stock pipeline, T {steps}", ratio, most_of_stock, spread)
 
@@ -231,31 +209,19 @@ def time_stub(rounds: int) -> Iterator[Row]:
 def measure(only: str | None, *, quick: bool) -> list[Row]:
     """All rows, or those of `only` "counts" or "times"; says on standard error what it is at."""
 
-    def report(what: str) -> None:
+    def say(what: str) -> None:
         print(f"measuring: {what}", file=sys.stderr, flush=True)
 
     rows: list[Row] = []
     if only != "times":
-        report("rows, host reads, text-encoder calls, bytes")
+        say("rows, host reads, text-encoder calls, bytes")
         rows += [*count_rows(50), *count_pair()]
     if only != "counts":
         size, steps, rounds = (SMALL, 4, 3) if quick else (MIDDLE, 6, 5)
-        rows += time_loops(size, steps, rounds, report)
-        report("the loops without networks")
+        rows += time_loops(size, steps, rounds, say)
+        say("the loops without networks")
         rows += time_stub(3)
     return rows
-
-
-def table(rows: list[Row]) -> str:
-    lines = []
-    for row in rows:
-        value = f"{row.value:.0f}" if row.value == int(row.value) else f"{row.value:.4g}"
-        bound = "" if row.target is None else f"{row.target:.4g}"
-        spread = "" if row.spread is None else f"+-{row.spread:.3f}"
-        verdict = "" if row.target is None else ("ok" if row.passed else "OFF")
-        lines.append(f"{row.id:<12} {row.what:<84} {value:>10} {spread:>8} {bound:>8} {verdict:>4}")
-    head = f"{'id':<12} {'what':<84} {'value':>10} {'A/A':>8} {'target':>8}"
-    return "\n".join([head, "-" * len(head), *lines])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -264,21 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=("counts", "times"), help="measure one of the two parts")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"), help="where the JSON is written")
     options = parser.parse_args(arguments)
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.touch()
-    except OSError as error:
-        parser.error(f"cannot write {options.output} ({error.strerror}); choose another --output")
+    claim(parser, options.output)
     torch.set_num_threads(1)
     with progress_bars(shown=False):
         rows = measure(options.only, quick=options.quick)
-    print(table(rows))
-    passed = all(row.passed for row in rows)
-    setting = {"quick": options.quick, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    setting |= {"python": platform.python_version(), "machine": platform.machine(), "threads": 1}
-    document = {"passed": passed, "settings": setting, "rows": [asdict(row) for row in rows]}
-    options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return 0 if passed else 1
+    return report(rows, options.output, {"quick": options.quick})
 
 
 if __name__ == "__main__":
