@@ -64,7 +64,7 @@ def picture(pipe: Any, kind: str) -> torch.Tensor:
 
 
 def assert_same_picture(pipe: Any, made: Any, kind: str) -> None:
-    """Equal but for float32 rounding: the tensors are equal, their alignment in memory and so the kernels may not be."""
+    """Equal but for float32 rounding: tensors are equal, their alignment in memory and so the kernels may not be."""
     assert type(pipe) is type(made)
     ours, theirs = picture(pipe, kind), picture(made, kind)
     assert (ours - theirs).abs().max() < 1e-5 and theirs.std() > 0.01

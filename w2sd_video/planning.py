@@ -4,15 +4,14 @@ torch).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from w2sd_video.checked_values import MAX_SEED, finite, one_of, unknown, whole
 from w2sd_video.errors import UserError
 from w2sd_video.file_names import video_stems
 from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig, check_pair
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from w2sd_video.adapters.specification import PairSpecification
 
 MAX_STEPS = 1000  # the training levels of every diffusion scheduler here
-MAX_SEED = 2**63 - 1
 SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths, also where the VAE would take less
 
 
@@ -37,8 +35,8 @@ def plan(request: GenerationRequest) -> Plan:
     """
     preset = _preset(request)
     strong, weak, adapter = _checkpoints(request, preset)
-    steps = _whole(request.steps, preset.steps, "steps", 1, MAX_STEPS)
-    guidance = _finite(request.guidance, preset.guidance, "guidance")
+    steps = whole(request.steps, preset.steps, "steps", 1, MAX_STEPS)
+    guidance = finite(request.guidance, preset.guidance, "guidance")
     if (
         guidance < 1
     ):  # diffusers pipelines take any scale up to 1 to mean "unguided": what was asked for would not be done
@@ -49,12 +47,12 @@ def plan(request: GenerationRequest) -> Plan:
     inside = (
         preset.pair.strong.guidance if request.guidance is None else guidance
     )  # sampling and reflecting agree unless told not to
-    strong_guidance = _finite(request.strong_guidance, guidance if inside is None else inside, "strong guidance")
+    strong_guidance = finite(request.strong_guidance, guidance if inside is None else inside, "strong guidance")
     outer = preset.pair.weak.guidance
-    weak_guidance = _finite(request.weak_guidance, strong_guidance if outer is None else outer, "weak guidance")
+    weak_guidance = finite(request.weak_guidance, strong_guidance if outer is None else outer, "weak guidance")
     mode = request.mode or preset.reflection.mode
     if mode not in MODES:
-        _unknown("mode", mode, MODES)
+        unknown("mode", mode, MODES)
     done = Plan(
         preset=preset.name,
         pair=ModelPair(
@@ -67,7 +65,7 @@ def plan(request: GenerationRequest) -> Plan:
         reflection=ReflectionConfig(
             num_reflections=_reflections(request.reflections, steps, mode, preset),
             mode=mode,
-            strength=_finite(request.strength, preset.reflection.strength, "strength"),
+            strength=finite(request.strength, preset.reflection.strength, "strength"),
         ),
         prompts=(prompts := _prompts(request.prompts, preset)),
         stems=video_stems(prompts),
@@ -75,17 +73,17 @@ def plan(request: GenerationRequest) -> Plan:
         steps=steps,
         guidance=guidance,
         negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
-        num_frames=_whole(request.num_frames, preset.num_frames, "number of frames", 1, 10_000),
-        height=_whole(request.height, preset.height, "height", 8, 8192),
-        width=_whole(request.width, preset.width, "width", 8, 8192),
-        fps=_finite(request.fps, preset.fps, "fps"),
-        seed=_whole(request.seed, 0, "seed", 0, MAX_SEED),
-        num_videos=_whole(request.num_videos, 1, "number of videos", 1, 100_000),
-        dtype=_one_of(
+        num_frames=whole(request.num_frames, preset.num_frames, "number of frames", 1, 10_000),
+        height=whole(request.height, preset.height, "height", 8, 8192),
+        width=whole(request.width, preset.width, "width", 8, 8192),
+        fps=finite(request.fps, preset.fps, "fps"),
+        seed=whole(request.seed, 0, "seed", 0, MAX_SEED),
+        num_videos=whole(request.num_videos, 1, "number of videos", 1, 100_000),
+        dtype=one_of(
             request.dtype if request.dtype != "auto" or preset.dtype is None else preset.dtype, DTYPES, "dtype"
         ),
         device=request.device,
-        offload=_one_of(request.offload, OFFLOADS, "offload"),
+        offload=one_of(request.offload, OFFLOADS, "offload"),
         compile=request.compile,
         allow_pickle=request.allow_pickle,
         output=Path(),
@@ -109,7 +107,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
 def _preset(request: GenerationRequest) -> Preset:
     if request.preset is not None:
         if request.preset not in PRESETS:
-            _unknown("preset", request.preset, PRESETS)
+            unknown("preset", request.preset, PRESETS)
         return get_preset(request.preset)
     if request.strong is None and request.weak is None:
         return get_preset("demo")
@@ -203,7 +201,7 @@ def _methods(given: Iterable[str] | None, preset: Preset | None) -> tuple[str, .
         raise UserError(f"no method is given; choose from {', '.join(METHODS)}")
     for method in methods:
         if method not in METHODS:
-            _unknown("method", method, METHODS)
+            unknown("method", method, METHODS)
     return methods
 
 
@@ -218,30 +216,3 @@ def _output(given: str | Path | None, done: Plan) -> Path:
 def _check_seeds(done: Plan) -> None:
     if done.seed + done.num_videos - 1 > MAX_SEED:
         raise UserError(f"seed {done.seed} + {done.num_videos} videos goes beyond {MAX_SEED}; use a smaller seed")
-
-
-def _whole(given: int | None, default: int, name: str, low: int, high: int) -> int:
-    value = default if given is None else given
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    return value
-
-
-def _finite(given: float | None, default: float, name: str) -> float:
-    value = default if given is None else given
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{name} is {value!r}; it must be a finite number")
-    return float(value)
-
-
-def _one_of(value: str, allowed: Iterable[str], name: str) -> str:
-    if value not in allowed:
-        _unknown(name, value, allowed)
-    return value
-
-
-def _unknown(kind: str, got: str, allowed: Iterable[str]) -> NoReturn:
-    allowed = list(allowed)
-    near = difflib.get_close_matches(got.lower(), allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"unknown {kind} {got!r}: choose from {', '.join(allowed)}{hint}")

@@ -36,7 +36,6 @@ NOT_FROM_TEXT = (
 IMAGE_VAES = {
     "AutoencoderKL": "block_out_channels",
     "AutoencoderTiny": "encoder_block_out_channels",
-    "AsymmetricAutoencoderKL": "down_block_out_channels",
     "AutoencoderDC": "encoder_block_out_channels",
 }
 FLUX_SAMPLE_SIZE = 128  # cells; diffusers has it in code, not in a config

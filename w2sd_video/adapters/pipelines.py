@@ -1,4 +1,4 @@
-"""Load a whole pipeline, of pictures or AnimateDiff, from a hub id, a folder or a single file, no tensor left random."""
+"""Load a whole pipeline, of pictures or AnimateDiff, from a hub id, a folder or a file, no tensor left random."""
 
 from __future__ import annotations
 
