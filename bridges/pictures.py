@@ -49,7 +49,7 @@ def _opens(file: Path) -> bool:
 
 
 def _unreadable(folder: Path, names: Sequence[str]) -> UserError:
-    return UserError(f"cannot read {len(names)} pictures in {folder}: {', '.join(names)}; repair or remove them")
+    return UserError(f"cannot read these pictures in {folder}: {', '.join(names)}; repair or remove them")
 
 
 def _batches(files: Sequence[Path], size: tuple[int, int], batch_size: int) -> Iterator[Tensor]:
