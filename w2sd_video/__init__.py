@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from w2sd_video.adapters import reflected
     from w2sd_video.errors import UserError
-    from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
+    from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, Routing
 
 __version__ = "0.1.0"
-__all__ = ["ModelPair", "ModelSpec", "ReflectionConfig", "UserError", "reflected"]
+__all__ = ["ModelPair", "ModelSpec", "ReflectionConfig", "Routing", "UserError", "reflected"]
 
 _HOMES = {
     "reflected": "w2sd_video.adapters",
@@ -18,6 +18,7 @@ _HOMES = {
     "ModelPair": "w2sd_video.pair",
     "ModelSpec": "w2sd_video.pair",
     "ReflectionConfig": "w2sd_video.pair",
+    "Routing": "w2sd_video.pair",
 }
 
 

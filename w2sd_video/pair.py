@@ -11,6 +11,49 @@ from typing import Any
 from w2sd_video.errors import UserError
 
 MODES = ("paper", "fused", "release")
+RANKS = ("top", "bottom")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which experts of a mixture each token goes to.
+
+    Attributes:
+        rank: "top" takes the `k` experts the router scores highest, "bottom" the `k` it scores lowest.
+        k: experts per token.
+        renormalize: whether the weights of the picked experts are made to sum to 1; else they are the router's scores
+            (softmax over all experts), which for the lowest are small.
+        experts: these experts for every token, whatever their scores, in the place of `rank` and `k`.
+
+    Raises:
+        UserError: another rank, no expert, or one named twice.
+    """
+
+    rank: str = "top"
+    k: int = 2
+    renormalize: bool = False
+    experts: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank not in RANKS:
+            raise UserError(f"the rank of a routing is {self.rank!r}; choose one of {', '.join(RANKS)}")
+        if not isinstance(self.renormalize, bool):
+            raise UserError(f"renormalize is {self.renormalize!r}; it must be True or False")
+        if self.experts is not None:
+            self._name_experts(self.experts)
+        elif isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise UserError(f"k is {self.k!r}; a token goes to a whole number of experts, at least 1")
+
+    def _name_experts(self, experts: Any) -> None:
+        """One form for one meaning (the ids in order, and `k` their number), so that equal routings compare equal."""
+        ids = list(experts) if isinstance(experts, tuple | list) else []
+        whole = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids)
+        if not ids or not whole or len(set(ids)) < len(ids):
+            raise UserError(f"experts is {experts!r}; name one or more experts by number, from 0 on, each once")
+        if self.rank != "top":
+            raise UserError(f"the routing names experts and a rank ({self.rank!r}); give one of the two")
+        object.__setattr__(self, "experts", tuple(sorted(ids)))
+        object.__setattr__(self, "k", len(ids))
 
 
 @dataclass(frozen=True)
@@ -21,6 +64,8 @@ class ModelSpec:
     (the unconditional prediction), 1 (the conditional one) and negative numbers included. On a network whose guidance
     is an input (Flux and other guidance-distilled networks) it is that embedded guidance, unless the call itself runs
     real guidance (`true_cfg_scale` above 1), in which case it is the scale of the real one.
+
+    `routing` says which experts the tokens of a network with a mixture of experts go to.
     """
 
     checkpoint: str | None = None
@@ -28,7 +73,7 @@ class ModelSpec:
     prompt: str | None = None
     negative_prompt: str | None = None
     loras: tuple[tuple[str, float], ...] = ()
-    routing: str | None = None
+    routing: Routing | None = None
     control: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -36,6 +81,8 @@ class ModelSpec:
             raise UserError(
                 f"guidance is {self.guidance}; it must be a finite number (0, 1 and negative ones are allowed)"
             )
+        if self.routing is not None and not isinstance(self.routing, Routing):
+            raise UserError(f'routing is {self.routing!r}; give a Routing, such as Routing("bottom", k=2)')
 
     def settings(self) -> dict[str, Any]:
         """The fields that say something, by name."""
