@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def full_size_arithmetic() -> Iterator[Row]:
 
         def passes(ends: dict[str, Any]) -> tuple[float, float]:
             grid = {name: torch.empty(1, channels[name], cells, cells) for name in ends}
-            decode = {name: flops(lambda n=name: ends[n].decode(grid[n])) for name in ends}
-            encode = {name: flops(lambda n=name: ends[n].encode(pictures)) for name in ends}
+            decode = {name: flops(partial(vae.decode, grid[name])) for name, vae in ends.items()}
+            encode = {name: flops(partial(vae.encode, pictures)) for name, vae in ends.items()}
             return decode["flux"] + 2 * decode["sdxl"], encode["sdxl"] + 2 * encode["flux"]
 
         decode, encode = passes(vaes)
