@@ -108,8 +108,12 @@ class FlowPath:
         return -self.gap_coefficient(start, end) / start.sigma
 
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor:
-        """Move ``x`` from ``start`` to ``end`` along v; any shape, the result has the dtype of ``x``."""
-        return torch.add(x, like(prediction, x), alpha=end.sigma - start.sigma)
+        """Move ``x`` from ``start`` to ``end`` along v; any shape, the result has the dtype of ``x``.
+
+        Product and sum are rounded each, as `FlowMatchEulerDiscreteScheduler` does, where one fused operation would
+        round once: without reflections a pipeline's own latents are had bit for bit.
+        """
+        return x + like(prediction, x) * (end.sigma - start.sigma)
 
     def clean(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor:
         """The x0 estimate ``x - sigma * v`` of ``x`` at ``level``."""
