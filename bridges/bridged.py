@@ -73,7 +73,8 @@ def bridged(
     _check_weak(pipe, model, spec, zero_gap)
     settings: dict[str, Any] = {"strength": strength, "reflector": reflector, "mode": "fused"}
     settings |= {"num_reflections": num_reflections, "first_order": first_order, "progress": progress}
-    if not (zero_gap or force) and vae is weak_vae is None and _directly(pipe, model):
+    resized = {"height", "width"} & set(weak_inputs or {})
+    if not (zero_gap or force or resized) and vae is weak_vae is None and _directly(pipe, model):
         with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
             run.note("strong and weak share one latent space: reflected directly, no bridge is needed")
             yield run

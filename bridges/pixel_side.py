@@ -48,7 +48,7 @@ class PixelSide:
         parameters = call_signature(kind).parameters
         given = {name: arguments.get(name, parameters[name].default) for name in parameters if name != "self"}
         self._pipe = pipe
-        self._size = tuple(int(given.get(name) or _default_size(pipe)) for name in ("height", "width"))
+        self._size = _picture_size(pipe, given)
         self._frames = given.get("num_frames")
         if self.weak is None:
             self._model, self._weak_size = None, self._size
@@ -56,7 +56,8 @@ class PixelSide:
         height, width = (int(self.inputs.get(n, s)) for n, s in zip(("height", "width"), self._size, strict=True))
         self._weak_size = (height, width)
         sizes = {"height": height, "width": width, "num_inference_steps": RECORDED_STEPS}
-        taken = call_signature(type(self.weak)).parameters
+        weak_kind = kind if self.weak is pipe else type(self.weak)  # while hosted, type(pipe) is a stand-in
+        taken = call_signature(weak_kind).parameters
         shared = {n: given[n] for n in SHARED_ARGUMENTS if n in taken and given.get(n) is not None}
         changes = {**self._prompts(shared), **self.inputs}
         if not {"prompt", "prompt_embeds"} & (shared.keys() | changes.keys()):
@@ -64,7 +65,13 @@ class PixelSide:
                 "the weak pipeline has no prompt: the call gives embeddings, which are the strong model's own; call "
                 "with prompt, or give the weak side's in weak_inputs"
             )
-        self._model = record_model(self.weak, {**shared, **sizes}, self.spec.guidance, changes, chunk=self._chunk)
+        self._model = record_model(
+            self.weak, {**shared, **sizes}, self.spec.guidance, changes, kind=weak_kind, chunk=self._chunk
+        )
+        if self.spec.negative_prompt is not None and self._model.guidance == 1:
+            raise UserError(
+                "the weak side is given a negative_prompt, but its guidance 1 uses none; set another guidance"
+            )
 
     def _prompts(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         """The prompts of the weak side's own, for as many pictures as the call has prompts."""
@@ -91,7 +98,7 @@ class PixelSide:
             self._rows = [i * prompts // pictures for i in range(pictures)]
         self._ours, self._theirs = ours, theirs
         noise_map = self._chosen_map(schedule)
-        self._bridge = Bridge(ours, theirs, noise_map, self._resizer(self._weak_size), self._resizer(self._size))
+        self._bridge = Bridge(ours, theirs, noise_map, _resizer(theirs), _resizer(ours))
         self._check_levels(schedule, noise_map)
 
     def reflect(self, x: Tensor, start: Level, end: Level, strong: Denoiser) -> Tensor | None:
@@ -111,8 +118,14 @@ class PixelSide:
             assert self._model is not None
             self.run.note(
                 f"{self.run.num_skipped} of {self.num_reflections} reflections were skipped: the weak model knows no "
-                f"level so noisy (its largest sigma/alpha is {self._model.table.noisiest:.3g})"
+                f"level of that noise (its sigma/alpha is {self._model.table.cleanest:.3g} to "
+                f"{self._model.table.noisiest:.3g})"
             )
+
+    def close(self) -> None:
+        """Lets the weak pipeline's offloading have its models back."""
+        if self.weak is not None and self.weak is not self._pipe:
+            self.weak.maybe_free_model_hooks()
 
     @property
     def _chunk(self) -> int:
@@ -122,15 +135,16 @@ class PixelSide:
         height, width = size
         return codec_of(pipe, shape, height, width, frames, vae=vae, chunk=self._chunk, tiled=self.tiled)
 
-    def _resizer(self, size: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-        return lambda pixels: resize(pixels, *size)
-
     def _chosen_map(self, schedule: Schedule) -> NoiseMap:
         """The noise map asked for, or the default, checked against the two autoencoders and begun anew."""
         chosen = self.noise_map
         if isinstance(chosen, str):
             chosen = noise_map_of(chosen, self.seed)
-        elif chosen is None and same_space(self._ours, self._theirs) and self._size == self._weak_size:
+        elif (
+            chosen is None
+            and same_space(self._ours, self._theirs)
+            and (self._ours.height, self._ours.width) == (self._theirs.height, self._theirs.width)
+        ):
             chosen = Identity()
         elif chosen is None:
             if self.num_reflections > schedule.num_steps // 2:
@@ -144,6 +158,8 @@ class PixelSide:
         if self._model is None and isinstance(chosen, Mapped):
             chosen = Identity()  # the control has the strong model's own space on both sides
         chosen.check(self._ours, self._theirs)
+        ours, theirs = ((1, c.channels, c.layout.height, c.layout.width) for c in (self._ours, self._theirs))
+        chosen(torch.zeros(ours), torch.Size(theirs))  # refuses sizes it is not for
         chosen.reset()
         return chosen
 
@@ -198,6 +214,18 @@ class _Itself:
         layout, path = self.side._ours.layout, self.side._path
         latents = layout.latents(grid)
         return layout.grid(path.clean(latents, self.strong(latents, level), level))
+
+
+def _resizer(codec: Codec) -> Callable[[Tensor], Tensor]:
+    """Resizes to the pictures of a codec."""
+    return lambda pixels: resize(pixels, codec.height, codec.width)
+
+
+def _picture_size(pipe: Any, given: Mapping[str, Any]) -> tuple[int, int]:
+    """The height and width of the pictures that a call makes; Flux rounds down to blocks of 2 x 2 cells."""
+    block = 2 * pipe.vae_scale_factor if hasattr(type(pipe), "_pack_latents") else 1
+    height, width = (int(given.get(name) or _default_size(pipe)) // block * block for name in ("height", "width"))
+    return height, width
 
 
 def _default_size(pipe: Any) -> int:

@@ -28,8 +28,9 @@ class ForeignSide(Protocol):
     """A weak side that makes the whole reflection itself, for `reflected(pipe, weak=...)`.
 
     `prepare` is called before the pipeline runs, `begin` at its first step, `reflect` at each step of the window with a
-    latent of the strong pipeline; it returns x~, or None where that step is not reflected. `run` is what `reflected`
-    yields; `evaluated` is to be called after each evaluation of the weak side.
+    latent of the strong pipeline; it returns x~, or None where that step is not reflected. `finish` is called after the
+    pipeline's loop, and `close` at the end, whatever happened. `run` is what `reflected` yields; `evaluated` is to be
+    called after each evaluation of the weak side.
     """
 
     run: Run
@@ -41,6 +42,8 @@ class ForeignSide(Protocol):
     def reflect(self, x: Tensor, start: Level, end: Level, strong: Denoiser) -> Tensor | None: ...
 
     def finish(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class LevelTable:
         """The largest sigma / alpha."""
         return math.inf if self.levels is None else self.levels[-1].kappa
 
+    @property
+    def cleanest(self) -> float:
+        """The smallest sigma / alpha."""
+        return 0.0 if self.levels is None else self.levels[0].kappa
+
 
 @dataclass
 class RecordedModel:
@@ -113,7 +121,13 @@ class RecordedModel:
 
 
 def record_model(
-    pipe: Any, arguments: dict[str, Any], guidance: float | None, changes: dict[str, Any], *, chunk: int | None = None
+    pipe: Any,
+    arguments: dict[str, Any],
+    guidance: float | None,
+    changes: dict[str, Any],
+    *,
+    kind: type | None = None,
+    chunk: int | None = None,
 ) -> RecordedModel:
     """Returns the network of ``pipe`` as it would be told by ``pipe(**arguments)`` with ``changes`` made.
 
@@ -123,12 +137,13 @@ def record_model(
         guidance: scale of its classifier-free guidance (of its embedded one where the network has that); None is what
             the call does by default.
         changes: arguments in place of those above; a prompt drops its embeddings and the other way.
+        kind: the class whose call is made, where it is not the pipeline's own.
         chunk: latents per evaluation.
 
     Raises:
         UserError: the pipeline cannot be asked this way.
     """
-    kind = type(pipe)
+    kind = kind or type(pipe)
     given = replaced(arguments, changes)
     unknown = set(given) - set(call_signature(kind).parameters)
     if unknown:

@@ -167,6 +167,8 @@ class _Host:
                 vars(pipe).setdefault("_num_timesteps", count)
             if self._weak is not None and self._weak.pipe is not None:
                 self._weak.pipe.maybe_free_model_hooks()
+            if self._foreign is not None:
+                self._foreign.close()
             if given is not arguments and hasattr(pipe, "_guidance_scale"):
                 pipe._guidance_scale = maker.argument("guidance_scale")
         return result
