@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from w2sd_video.comparison import MAX_WIDTH, MIN_PANEL, Panel, panel_note, panel_scale, side_by_side
+from w2sd_video.comparison import MAX_WIDTH, MIN_PANEL, Panel, of_one_size, panel_note, panel_scale, side_by_side
 from w2sd_video.video_io import check_format
 
 
@@ -64,6 +64,29 @@ def test_videos_of_different_sizes_are_not_compared() -> None:
         side_by_side([Panel("a", "", clip(1)), Panel("b", "", clip(1, height=8))])
     with pytest.raises(ValueError, match="at least one"):
         side_by_side([Panel("a", "failed")])
+
+
+def test_a_smaller_picture_is_enlarged_in_its_own_shape_to_stand_beside_a_larger_one() -> None:
+    large, small, none = (
+        Panel("a", "", clip(7, 1, 16, 24)),
+        Panel("b", "20 evaluations", clip(200, 1, 4, 4)),
+        Panel("c"),
+    )
+    panels = of_one_size([large, small, none])
+    assert panels[0] is large and panels[2] is none
+    assert panels[1].note == "20 evaluations, 4x4"
+    frames = panels[1].frames
+    assert frames is not None and frames.shape == (1, 16, 24, 3)
+    assert (frames[:, :, 4:20] == 200).all(), "a square of 16 in the middle of 24 columns"
+    assert (frames[:, :, [0, 23]] != 200).all(), "and nothing beside it"
+    assert of_one_size([large, large]) == [large, large]
+
+
+def test_what_is_missing_is_called_what_it_is() -> None:
+    kinds = [side_by_side([Panel("a", "", clip(9)), Panel("b")], noun=noun) for noun in ("video", "picture")]
+    assert not np.array_equal(*kinds)
+    with pytest.raises(ValueError, match="panels' pictures"):
+        side_by_side([Panel("a", "failed")], noun="picture")
 
 
 def test_the_note_holds_no_time_so_that_the_same_run_gives_the_same_file() -> None:

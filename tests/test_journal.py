@@ -153,3 +153,35 @@ def test_a_disk_that_fills_up_leaves_no_half_line(tmp_path: Path, monkeypatch: p
             journal.append(record(tmp_path, "w2sd"))
         assert (tmp_path / "results.jsonl").read_bytes() == before
         assert not journal.finished(("w2sd", "a ring", 0))
+
+
+def test_what_a_run_finds_out_is_added_and_outlives_its_being_taken_up_again(tmp_path: Path) -> None:
+    with Journal(tmp_path, RUN) as journal:
+        journal.amend(noise_map={"pictures": 4}, notes=["fitted"])
+        journal.append(record(tmp_path))
+        journal.amend(noise_map={"pictures": 8})
+    with Journal(tmp_path, RUN) as journal:
+        assert (journal.run["noise_map"], journal.run["notes"]) == ({"pictures": 8}, ["fitted"])
+    run = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    assert (run["noise_map"], run["notes"], run["settings"]) == ({"pictures": 8}, ["fitted"], RUN["settings"])
+
+
+@pytest.mark.parametrize("name", ["settings", "pair", "methods", "versions", "command"])
+def test_what_a_run_was_started_with_cannot_be_amended(tmp_path: Path, name: str) -> None:
+    with Journal(tmp_path, RUN) as journal:
+        before = (tmp_path / "run.json").read_bytes()
+        with pytest.raises(ValueError, match=f"{name} of a run is fixed"):
+            journal.amend(**{name: {}, "noise_map": {}})
+        assert (tmp_path / "run.json").read_bytes() == before and "noise_map" not in journal.run
+
+
+def test_a_folder_of_pictures_is_spoken_of_as_one(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Journal(tmp_path, RUN) as journal:
+        journal.append(record(tmp_path))
+    with Journal(tmp_path, {**RUN, "versions": {"torch": "2"}}, warn=said.append, noun="picture"):
+        pass
+    assert "its pictures may differ" in said[0]
+    (tmp_path / "results.jsonl").write_text("nonsense\n", "utf-8")
+    with pytest.raises(UserError, match="its picture will be made again"), Journal(tmp_path, RUN, noun="picture"):
+        pass

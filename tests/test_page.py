@@ -153,3 +153,24 @@ def test_other_formats_are_pictures(video_format: str, suffix: str) -> None:
 def test_a_prompt_with_several_videos_is_named_once() -> None:
     tags = page([full_row(0), full_row(1), full_row(0, "another")])
     assert len(tags.named("h2")) == 2
+
+
+def test_a_run_of_videos_keeps_its_five_columns_and_one_with_counts_of_its_own_gets_more() -> None:
+    def columns(**counts: Any) -> list[str]:
+        rows = [Row("a", 0, {"weak": record("weak", fps=8.0, num_forwards=40, **counts), "strong": record("strong")})]
+        text = render_page(run(), rows, 2)
+        return re.findall("<th scope=col[^>]*>([^<]*)", text)
+
+    assert columns() == ["method", "videos", "evaluations", "rows", "seconds", "peak MB"]
+    assert columns(num_decodes=3, drift=0.5, cached=True, map="fresh") == [
+        *("method", "videos", "evaluations", "rows", "decodes", "drift", "seconds", "peak MB")
+    ]
+
+
+def test_a_note_is_shown_as_text_at_the_head_and_a_fact_among_the_settings() -> None:
+    amended = {**run(), "notes": ["fitted from <8>"], "noise_map": {"kind": "a<b"}, "prompts": ["p"], "seeds": [0]}
+    tags = Tags(render_page(amended, [full_row()], 3))
+    assert "fitted from <8>" in tags.text
+    where = tags.text.index("noise_map.kind")
+    assert tags.text[where + 1] == "a<b"
+    assert not {"prompts", "seeds", "notes"} & set(tags.text)

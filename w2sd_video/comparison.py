@@ -63,8 +63,8 @@ def side_by_side(panels: Sequence[Panel], *, noun: str = "video") -> NDArray[np.
 
 
 def of_one_size(panels: Sequence[Panel]) -> list[Panel]:
-    """Returns the panels with smaller frames enlarged, smoothly and in their own shape, to fit the size of the largest,
-    their true size in the note.
+    """Returns the panels with smaller frames enlarged in their own shape to fit the size of the largest, their true
+    size in the note.
     """
     sizes = [panel.frames.shape[1:3] for panel in panels if panel.frames is not None]
     if len(set(sizes)) < 2:
@@ -115,7 +115,9 @@ def _scaled(frames: NDArray[np.uint8], enlarge: int, reduce: int) -> NDArray[np.
 def _fitted(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
-    return np.asarray(ImageOps.pad(Image.fromarray(frame), (width, height), color=_BACKGROUND))
+    smooth = min(height, width) >= MIN_PANEL  # below, pixels are shown as squares
+    resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return np.asarray(ImageOps.pad(Image.fromarray(frame), (width, height), method=resampling, color=_BACKGROUND))
 
 
 def _label_height(width: int) -> int:
