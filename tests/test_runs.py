@@ -320,6 +320,17 @@ def test_a_record_without_what_makes_the_run_repeatable_is_a_mistake_of_the_call
         )
 
 
+def test_a_method_that_nothing_explains_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    plan = run_plan(tmp_path)
+    with pytest.raises(ValueError, match=r"\['w2sd'\]"):
+        RunPlan(plan.output, plan.record, plan.groups, plan.methods, {"weak": 4, "strong": 4}, plan.medium)
+
+
+def test_the_engine_needs_no_torch() -> None:
+    code = "import sys, w2sd_video.runs, w2sd_video.picture_io; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_methods_may_be_a_commands_own(tmp_path: Path) -> None:
     plan = run_plan(tmp_path, ("strong",))
     own = {"strong": Method("strong, 40 steps", "the strong model at W2SD's cost", False)}

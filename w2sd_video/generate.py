@@ -65,13 +65,18 @@ def run_plan(done: Plan, command: str, device_name: str) -> RunPlan:
         groups=done.groups(),
         methods=METHODS,
         evaluations={method: done.evaluations(method) for method in done.methods},
-        medium=Medium(
-            "video",
-            ".mp4",
-            write=lambda path, frames, settings: write_video(path, frames, done.fps, settings),
-            read=lambda path: read_video(path).frames,
-            fps=done.fps,
-        ),
+        medium=video_medium(done.fps),
+    )
+
+
+def video_medium(fps: float) -> Medium:
+    """Returns how videos of this rate become files: each in the format its path says, comparisons as mp4."""
+    return Medium(
+        "video",
+        ".mp4",
+        write=lambda path, frames, settings: write_video(path, frames, fps, settings),
+        read=lambda path: read_video(path).frames,
+        fps=fps,
     )
 
 

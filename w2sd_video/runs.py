@@ -78,6 +78,8 @@ class RunPlan:
     def __post_init__(self) -> None:
         if missing := [name for name in (*COMPARED, "command", "methods", "versions") if name not in self.record]:
             raise ValueError(f"the run's record lacks {', '.join(missing)}")
+        if unknown := {task.method for task in self.tasks()} - (self.methods.keys() & self.evaluations.keys()):
+            raise ValueError(f"nothing says what the methods {sorted(unknown)} are, or what they cost")
 
     def tasks(self) -> tuple[Task, ...]:
         """Returns everything to make, in order."""
@@ -199,7 +201,11 @@ def file_settings(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
         "index": task.index,
         "seed": task.seed,
         # Of the run, not of this file.
-        **{name: value for name, value in record["settings"].items() if name not in ("seed", "num_videos")},
+        **{
+            name: value
+            for name, value in record["settings"].items()
+            if name not in ("seed", "num_videos", "num_pictures")
+        },
         "pair": record["pair"],
         "device": record["device"],
         "dtype": record["dtype"],
