@@ -27,6 +27,7 @@ from w2sd_video.video_io import write_bytes
 
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "av", "pillow")
+_OF_THE_RUN = ("seed", "num_videos", "num_pictures")  # settings that say nothing about a single file
 
 Report = Callable[[int, int], None]
 """Called after each evaluation with how many are behind and how many there are in all."""
@@ -200,12 +201,7 @@ def file_settings(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
         "prompt": task.prompt,
         "index": task.index,
         "seed": task.seed,
-        # Of the run, not of this file.
-        **{
-            name: value
-            for name, value in record["settings"].items()
-            if name not in ("seed", "num_videos", "num_pictures")
-        },
+        **{name: value for name, value in record["settings"].items() if name not in _OF_THE_RUN},
         "pair": record["pair"],
         "device": record["device"],
         "dtype": record["dtype"],
