@@ -16,6 +16,10 @@ from bridges.dit_moe.routing import Choice, RoutingPlan, choose_experts
 
 METHODS = ("auto", "grouped", "loop", "dense")
 
+# A block of memory above 32 MiB is given back to the system each time it is freed, and costs the CPU a page fault for
+# every 4 KiB when it is asked for again: a tenth of the products' time. So larger products are made in parts.
+LARGEST_CPU_BLOCK = 31 << 20
+
 
 def grouped_products_work(x: Tensor, w_in: Tensor, w_out: Tensor) -> bool:
     """Whether `torch.nn.functional.grouped_mm` takes these tensors, and their gradients, without a read by the host."""
@@ -49,7 +53,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def apply_experts(
     x: Tensor, picks: Tensor, weights: Tensor, w_in: Tensor, w_out: Tensor, *, plan: RoutingPlan, method: str = "auto"
 ) -> Tensor:
-    """The weighted sum of each token's experts, [n, d], for tokens `x` [n, d], their `picks` and `weights` [n, k].
+    """The weighted sum of each token's experts, [n, d], for tokens `x` [n, d], their `picks` and `weights` [.., k].
 
     Differentiable in all four tensors of numbers. Tokens are sorted by expert (a stable sort), multiplied in groups,
     put back in their places and summed: no order of additions depends on chance.
@@ -57,7 +61,7 @@ def apply_experts(
     method = choose_method(x, w_in, w_out) if method == "auto" else method
     if method == "dense":
         return dense_experts(x, picks, weights, w_in, w_out)
-    (num_tokens, num_slots), width = picks.shape, x.shape[-1]
+    num_slots, width = picks.shape[-1], x.shape[-1]
     flat = picks.reshape(-1)
     if plan.slots is not None:
         flat = flat.index_select(0, plan.slots)
@@ -67,15 +71,24 @@ def apply_experts(
     # Where each expert's rows end, without a count: ids are sorted.
     ends = torch.searchsorted(ids, plan.expert_ids, right=True, out_int32=True)
     rows = _grouped(rows, ends, w_in, w_out) if method == "grouped" else _loop(rows, ends, w_in, w_out)
-    shape = (num_tokens * num_slots, width)
+    shape = (len(x) * num_slots, width)
     back = rows.new_empty(shape) if plan.slots is None else rows.new_zeros(shape)
     back.index_copy_(0, places, rows)
-    return (back.view(num_tokens, num_slots, width) * weights.to(rows.dtype).unsqueeze(-1)).sum(1)
+    return (back.view(-1, num_slots, width) * weights.to(rows.dtype).view(-1, num_slots, 1)).sum(1)
 
 
 def _grouped(rows: Tensor, ends: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
-    inner = swiglu(F.grouped_mm(rows, w_in.transpose(1, 2), offs=ends))
-    return F.grouped_mm(inner, w_out.transpose(1, 2), offs=ends)
+    w_in, w_out = w_in.transpose(1, 2), w_out.transpose(1, 2)
+    num_parts = -(-len(rows) * w_in.shape[2] * rows.element_size() // LARGEST_CPU_BLOCK)
+    if num_parts < 2 or rows.device.type != "cpu":
+        return F.grouped_mm(swiglu(F.grouped_mm(rows, w_in, offs=ends)), w_out, offs=ends)
+    size = -(-len(rows) // num_parts)
+    starts = torch.arange(0, len(rows), size, dtype=torch.int32)
+    offsets = (ends - starts[:, None]).clamp_(0, size).unbind()  # of each part's groups, within the part
+    parts = zip(rows.split(size), offsets, strict=True)
+    return torch.cat(
+        [F.grouped_mm(swiglu(F.grouped_mm(part, w_in, offs=offs)), w_out, offs=offs) for part, offs in parts]
+    )
 
 
 def _loop(rows: Tensor, ends: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
@@ -90,7 +103,8 @@ def _loop(rows: Tensor, ends: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
 
 def dense_experts(x: Tensor, picks: Tensor, weights: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
     """The same as `apply_experts`, every expert on every token and the ones not picked multiplied by 0."""
-    shares = x.new_zeros(x.shape[0], w_in.shape[0]).scatter(1, picks, weights.to(x.dtype))
+    picks, weights = picks.flatten(0, -2), weights.flatten(0, -2).to(x.dtype)
+    shares = x.new_zeros(len(x), len(w_in)).scatter(1, picks, weights)
     outputs = swiglu(x @ w_in.transpose(1, 2)) @ w_out.transpose(1, 2)  # [E, n, d]
     return torch.einsum("end,ne->nd", outputs, shares)
 
@@ -116,8 +130,9 @@ class SharedExpert(nn.Module):
         self.w_in = nn.Parameter(torch.empty(2 * hidden, width).uniform_(-bound, bound))
         self.w_out = nn.Parameter(torch.empty(width, hidden).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(swiglu(F.linear(x, self.w_in)), self.w_out)
+    def forward(self, x: Tensor, onto: Tensor) -> Tensor:
+        """`onto` [n, d] plus this expert's output for tokens `x` [n, d]."""
+        return torch.addmm(onto, swiglu(F.linear(x, self.w_in)), self.w_out.t())
 
 
 class MixtureOfExperts(nn.Module):
@@ -135,9 +150,10 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor, plan: RoutingPlan) -> tuple[Tensor, Choice]:
         """The output [B, N, d] for tokens `x` [B, N, d], and what the router chose."""
-        choice = choose_experts(self.gate(x), plan)
         w_in, w_out = self.experts.w_in, self.experts.w_out
         tokens = x.reshape(-1, x.shape[-1]).to(w_in.dtype)
-        picks, weights = choice.picks.view(-1, plan.num_slots), choice.weights.view(-1, plan.num_slots)
-        y = apply_experts(tokens, picks, weights, w_in, w_out, plan=plan, method=self.method).view(x.shape)
-        return (y if self.shared_experts is None else y + self.shared_experts(x)), choice
+        choice = choose_experts(self.gate(tokens).view(*x.shape[:2], -1), plan)
+        y = apply_experts(tokens, choice.picks, choice.weights, w_in, w_out, plan=plan, method=self.method)
+        if self.shared_experts is not None:
+            y = self.shared_experts(tokens, onto=y)
+        return y.view(x.shape), choice

@@ -90,11 +90,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = self.qkv(x.reshape(-1, width))
+        q, k, v = qkv.view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
+        return self.proj(out.transpose(1, 2).reshape(-1, width)).view(x.shape)
 
 
 class DiTMoEBlock(nn.Module):
@@ -102,11 +103,12 @@ class DiTMoEBlock(nn.Module):
         super().__init__()
         self.attn = attention
         self.moe = moe
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor, plan: RoutingPlan, recording: Recording | None) -> Tensor:
-        """Tokens [B, N, D] -> [B, N, D] under `condition` [B, 1, D]."""
-        shift, scale, gate, moe_shift, moe_scale, moe_gate = self.adaLN_modulation(condition).chunk(6, -1)
+        """Tokens [B, N, D] -> [B, N, D] under `condition` [B, D]."""
+        modulation = self.modulation(condition).unsqueeze(1)
+        shift, scale, gate, moe_shift, moe_scale, moe_gate = modulation.chunk(6, -1)
         x = torch.addcmul(x, gate, self.attn(modulate(x, shift, scale)))
         update, choice = self.moe(modulate(x, moe_shift, moe_scale), plan)
         if recording is not None:
@@ -118,10 +120,10 @@ class FinalLayer(nn.Module):
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, outputs)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.modulation = nn.Linear(width, 2 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(condition).chunk(2, -1)
+        shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, -1)
         return self.linear(modulate(x, shift, scale))
 
 
@@ -220,8 +222,7 @@ class DiTMoE(ModelMixin, ConfigMixin):
             self._recording.begin(plan)
 
         x = self.x_embedder(hidden_states) + self.pos_embed
-        condition = self.t_embedder(timestep.expand(rows)) + self.y_embedder(class_labels)
-        condition = condition[:, None]
+        condition = F.silu(self.t_embedder(timestep.expand(rows)) + self.y_embedder(class_labels))
         for block in self.blocks:
             x = block(x, condition, plan, self._recording)
         sample = self._unpatch(self.final_layer(x, condition))
@@ -274,6 +275,6 @@ class DiTMoE(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.x_embedder.proj.bias)
         for layer in (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02)
-        for last in [self.final_layer.linear, *(part.adaLN_modulation[1] for part in (*self.blocks, self.final_layer))]:
+        for last in (self.final_layer.linear, *(part.modulation for part in (*self.blocks, self.final_layer))):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)

@@ -58,16 +58,11 @@ def check_routing(routing: Routing, num_experts: int) -> None:
         raise UserError(
             f"the routing names expert {max(routing.experts)}, and this network has experts 0 to {num_experts - 1}"
         )
-    if picks_of(routing) > num_experts:
+    if routing.k > num_experts:
         raise UserError(
-            f"the routing takes {picks_of(routing)} experts per token; this network has {num_experts}: choose a k "
+            f"the routing takes {routing.k} experts per token; this network has {num_experts}: choose a k "
             f"from 1 to {num_experts}"
         )
-
-
-def picks_of(routing: Routing) -> int:
-    """How many experts a token goes to."""
-    return routing.k if routing.experts is None else len(routing.experts)
 
 
 def plan_routing(rows: Sequence[Routing], num_tokens: int, num_experts: int, device: torch.device | str) -> RoutingPlan:
@@ -79,7 +74,7 @@ def plan_routing(rows: Sequence[Routing], num_tokens: int, num_experts: int, dev
     different = list(dict.fromkeys(rows))
     for routing in different:
         check_routing(routing, num_experts)
-    counts = [picks_of(routing) for routing in rows]
+    counts = [routing.k for routing in rows]
     num_slots = max(counts)
     expert_ids = torch.arange(num_experts, device=device)
     if len(different) == 1 and rows[0].experts is None:
@@ -115,7 +110,8 @@ def choose_experts(logits: Tensor, plan: RoutingPlan) -> Choice:
     The weights are the picked probabilities themselves, not made to sum to 1 unless the plan says so; that sum is then
     taken over logits, so that picks of vanishing probability (the lowest of a confident router) do not divide by 0.
     """
-    probabilities = torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    probabilities = torch.softmax(logits, -1, dtype=wide)
     in_order = plan.used is not None
     if plan.sign is None:
         weights, picks = torch.topk(probabilities, plan.num_slots, largest=plan.largest, sorted=in_order)
@@ -127,7 +123,7 @@ def choose_experts(logits: Tensor, plan: RoutingPlan) -> Choice:
         picked = logits.gather(-1, picks)
         if plan.used is not None:
             picked = picked.masked_fill(~plan.used, float("-inf"))
-        shares = torch.softmax(picked, -1, dtype=probabilities.dtype)
+        shares = torch.softmax(picked, -1, dtype=wide)
         weights = shares if plan.renormalize is True else torch.where(plan.renormalize, shares, weights)
     if plan.used is not None:
         weights = weights * plan.used
