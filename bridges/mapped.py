@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,11 @@ class Mapped:
         object.__setattr__(self, "matrix", self.matrix.detach().to("cpu", torch.float64))
         if self.matrix.dim() != 2 or not torch.isfinite(self.matrix).all():
             raise UserError("the matrix of a noise map must have two dimensions and finite numbers; fit it again")
+        if 1 not in self.ratio or min(self.ratio) < 1 or not all(0 < s < math.inf for s in self._scales()):
+            raise UserError(
+                f"a noise map has a ratio of blocks with a 1 in it and scales above 0; got {self.ratio}, {self.scale} "
+                f"and {self.reverse_scale}; fit it again"
+            )
         wide = self.matrix if self.matrix.shape[0] <= self.matrix.shape[1] else self.matrix.T
         error = (wide @ wide.T - torch.eye(len(wide), dtype=torch.float64)).abs().max().item()
         if error > 1e-6:
@@ -76,6 +82,9 @@ class Mapped:
             own = seeded_noise(self.seed, 0, mapped.shape).to(noise)
             mapped = mapped + own - torch.einsum("ba,ca,nchw->nbhw", p, p, own)
         return F.pixel_shuffle(mapped, ratio[1])
+
+    def _scales(self) -> list[float]:
+        return [scale for scale in (self.scale, self.reverse_scale) if scale is not None]
 
     def reset(self) -> None:
         """Nothing to begin again: the directions that P does not reach have the same noise in every run of a seed."""
