@@ -6,16 +6,13 @@ Nothing heavy is imported before the arguments are checked.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import shlex
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any
 
 from w2sd_video import __version__
-from w2sd_video.errors import UserError
+from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, Parser, run_command
 from w2sd_video.generate import generate, on_device
 from w2sd_video.pair import MODES
 from w2sd_video.planning import parse_methods, plan
@@ -26,9 +23,10 @@ from w2sd_video.reports import describe_plan, describe_summary, plan_text, summa
 from w2sd_video.request import DTYPES, METHODS, OFFLOADS, GenerationRequest
 from w2sd_video.video_io import FORMATS
 
-EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-_KEPT = "Finished videos are kept; once there is room and permission, run the same command again."
+_ROOM = (
+    "Try --offload model, then --offload group, a smaller --height and --width, or fewer --num-frames; --dry-run "
+    "estimates what is needed."
+)
 
 EPILOG = """\
 examples:
@@ -58,11 +56,6 @@ arguments, files or folder, or a disk that is full or read-only (what was finish
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows every flag")  # reported by `main` in the format asked for
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser.
 
@@ -74,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         for p in PRESETS.values()
     )
     methods = "\n".join(f"  {name:10s} {method.about}" for name, method in METHODS.items())
-    parser = _Parser(
+    parser = Parser(
         prog="w2sd-video",
         description="Generate videos with Weak-to-Strong Diffusion (W2SD) beside weak and strong ones.",
         epilog=EPILOG.format(presets=presets, methods=methods),
@@ -181,39 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code (see `--help`)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # As far as can be told before the words are understood: a refusal of them is reported in this format too.
-    as_json = "--format=json" in words or ("--format", "json") in pairwise(words)
-    try:
-        arguments = build_parser().parse_args(words)
-        as_json = arguments.format == "json"
-        # Libraries may print: on standard output there is one report and nothing else.
-        with contextlib.redirect_stdout(sys.stderr):
-            code, report = _run(arguments, words)
-    except KeyboardInterrupt:
-        code, report = EXIT_INTERRUPTED, {"status": "interrupted", "error": "interrupted"}
-        print("\ninterrupted; finished videos are kept: run the same command again to make the rest", file=sys.stderr)
-    except UserError as error:
-        code, report = EXIT_REFUSED, _refused(str(error))
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        code, report = (
-            EXIT_REFUSED,
-            _refused(f"{error.strerror or error}{where}" + (f"\n{_KEPT}" if error.errno else "")),
-        )
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
-            raise
-        print(
-            f"error: out of memory ({error}).\nFinished videos are kept. Try --offload model, then --offload group, a "
-            "smaller --height and --width, or fewer --num-frames; --dry-run estimates what is needed.",
-            file=sys.stderr,
-        )
-        code, report = EXIT_FAILED, {"status": "out of memory", "error": str(error)}
-    if as_json:
-        print(json.dumps({**report, "exit_code": code}, ensure_ascii=True), flush=True)
-    elif "text" in report:
-        print(report["text"], flush=True)
-    return code
+    return run_command(build_parser(), words, _run, made="videos", room=_ROOM)
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
@@ -245,8 +206,3 @@ def _request(arguments: argparse.Namespace, progress: TerminalProgress) -> Gener
     if "methods" in given:
         given["methods"] = parse_methods(given["methods"])
     return GenerationRequest(**given)
-
-
-def _refused(message: str) -> dict[str, Any]:
-    print(f"error: {message}", file=sys.stderr)
-    return {"status": "refused", "error": message}

@@ -126,7 +126,7 @@ def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Re
         num_forwards=run.num_forwards,
         num_rows=run.num_rows,
         seconds=seconds,
-        peak_memory_mb=_peak_memory() if not cuda else torch.cuda.max_memory_allocated(plan.device) / 2**20,
+        peak_memory_mb=peak_memory() if not cuda else torch.cuda.max_memory_allocated(plan.device) / 2**20,
     )
 
 
@@ -141,7 +141,7 @@ def _sampling(pipe: Any, network: Any) -> Iterator[None]:
         pipe.unet = own
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """The most memory this process has held so far, in MiB (0 where the system does not tell)."""
     try:
         import resource

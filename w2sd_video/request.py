@@ -158,13 +158,13 @@ class Plan:
     def pair_record(self) -> dict[str, Any]:
         """Returns the two sides, the motion adapter and the config folder as JSON data; local paths made absolute."""
         sides = {
-            role: _located(spec.checkpoint) for role, spec in (("strong", self.pair.strong), ("weak", self.pair.weak))
+            role: located(spec.checkpoint) for role, spec in (("strong", self.pair.strong), ("weak", self.pair.weak))
         }
         return {
             "name": self.pair.name,
             **sides,
-            "motion_adapter": _located(self.motion_adapter),
-            "config": _located(self.config),
+            "motion_adapter": located(self.motion_adapter),
+            "config": located(self.config),
         }
 
 
@@ -172,7 +172,8 @@ def _rows(guidance: float) -> int:
     return 1 if guidance in (0, 1) else 2
 
 
-def _located(checkpoint: str | None) -> str | None:
+def located(checkpoint: str | None) -> str | None:
+    """Returns a local path made absolute; a hub id, or None, as it is."""
     if checkpoint is None:
         return None
     path = Path(checkpoint).expanduser()

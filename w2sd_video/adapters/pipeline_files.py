@@ -222,6 +222,18 @@ def check_weights(folder: Path, place: str, allow_pickle: bool = False) -> None:
         raise UserError(f"{place} {folder} holds no .safetensors weights; {hint or 'download it again'}")
 
 
+def check_vae_folder(given: str, place: str, classes: tuple[str, ...]) -> None:
+    """Raises `UserError` unless `given` is a hub id, or a folder with a VAE of one of these classes."""
+    path = Path(given).expanduser()
+    if path.is_dir():
+        name = read_json(path / "config.json").get("_class_name")
+        if name not in classes:
+            raise UserError(f"{place} {given} is a {name}; allowed: {', '.join(classes)}")
+        check_weights(path, place)
+    elif not HUB_ID.fullmatch(given) or path.parent.is_dir():
+        raise UserError(f"{place} {given} does not exist; give its folder (config.json beside weights) or a hub id")
+
+
 def _describe_file(given: str, path: Path, role: str, config: str | None, allow_pickle: bool) -> PipelineFiles:
     if path.suffix != ".safetensors":
         kind = "a pickle, which can run code when opened" if path.suffix in PICKLES else f"a {path.suffix!r} file"

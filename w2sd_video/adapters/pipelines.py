@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import (
     AnimateDiffSDXLPipeline,
+    AutoencoderTiny,
     DDIMScheduler,
     FluxTransformer2DModel,
     MotionAdapter,
@@ -228,3 +230,48 @@ def _with_motion(pipe: Any, files: PipelineFiles, given: str, dtype: torch.dtype
         ),
         force_zeros_for_empty_prompt=pipe.config.force_zeros_for_empty_prompt,
     )
+
+
+def load_vae(
+    given: str,
+    *,
+    role: str,
+    dtype: torch.dtype,
+    config: str | None = None,
+    allow_pickle: bool = False,
+    video: bool = False,
+) -> Any:
+    """Returns the VAE alone of what `load_pipeline` would load.
+
+    Raises:
+        UserError: as `load_pipeline`.
+    """
+    files = describe_pipeline(given, role, config=config, allow_pickle=allow_pickle, video=video)
+    with progress_bars(shown=False):
+        if files.kind == "file":
+            assert files.family is not None and files.header is not None and files.config is not None
+            own = FileSource(
+                Checkpoint(given, "file", files.path, files.header), str(files.configs or files.config), dtype
+            )
+            if "vae" not in missing_parts(files.family, files.header):
+                return own.vae()
+            source = own.base
+        else:
+            source = FolderSource(Checkpoint(given, "hub" if files.path is None else "pipeline", files.path), dtype)
+        source.allow_pickle = allow_pickle
+        found = source.config("vae")
+        if found is None:
+            raise UserError(f"the {role} side {given} has no VAE; give a whole pipeline")
+        return source.load(_class_of(["diffusers", found.get("_class_name")], given), "vae", vae_dtype(found, dtype))
+
+
+def load_tiny_vae(given: str, dtype: torch.dtype) -> Any:
+    """Returns the AutoencoderTiny of a folder or a hub id.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(given).expanduser()
+    checkpoint = Checkpoint(given, "network", path) if path.is_dir() else Checkpoint(given, "hub")
+    with progress_bars(shown=False):
+        return FolderSource(checkpoint, dtype).load(AutoencoderTiny, "vae", dtype, subfolder=None)

@@ -80,13 +80,15 @@ class FolderSource:
         self.checkpoint, self.dtype, self.allow_pickle = checkpoint, dtype, allow_pickle
 
     def load(self, kind: Any, part: str, dtype: torch.dtype, **settings: Any) -> Any:
-        """`kind.from_pretrained` of `part`, strictly; on the hub the half-size files are tried first for 16 bits."""
+        """`kind.from_pretrained` of `part`, strictly; on the hub the half-size files are tried first for 16 bits.
+
+        On the hub a part lies in the subfolder of its name, unless `settings` has another `subfolder` (None: none).
+        """
         name, folder = self.checkpoint.given, self.checkpoint.part_folder(part)
         if self.checkpoint.kind == "network":
             folder = self.checkpoint.path
-        place: dict[str, Any] = (
-            {"subfolder": part} if self.checkpoint.kind == "hub" and part != "motion_adapter" else {}
-        )
+        if self.checkpoint.kind == "hub" and part != "motion_adapter":
+            settings = {"subfolder": part, **settings}
         variants: list[str | None] = [None]
         if folder is not None:
             files = weight_files(folder)
@@ -103,7 +105,6 @@ class FolderSource:
                         use_safetensors=None if self.allow_pickle else True,
                         local_files_only=folder is not None,
                         output_loading_info=True,
-                        **place,
                         **settings,
                     )
                 except OSError:
