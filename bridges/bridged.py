@@ -11,6 +11,7 @@ from bridges.layouts import Layout
 from bridges.noise_maps import NoiseMap
 from bridges.pixel_side import PixelSide
 from w2sd_video.adapters import Run, reflected
+from w2sd_video.adapters.hosting import HOSTED
 from w2sd_video.adapters.refusals import check_pipelines
 from w2sd_video.adapters.settings import call_signature, check_spec
 from w2sd_video.errors import UserError
@@ -102,6 +103,8 @@ def _check_weak(pipe: Any, model: Any, spec: ModelSpec, zero_gap: bool) -> None:
         raise UserError(
             f'weak is a {type(model).__name__}; give a pipeline, (pipeline, ModelSpec) or the control "zero-gap"'
         )
+    if hasattr(type(model), HOSTED):
+        raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
     for role, each in (("strong", pipe), *(() if zero_gap else (("weak", model),))):
         if getattr(each, "vae", None) is None:
             raise UserError(f"the {role} {type(each).__name__} has no VAE, which a bridge through pixels needs")

@@ -129,7 +129,7 @@ class PixelSide:
 
     @property
     def _chunk(self) -> int:
-        return self.chunk or max(1, MAX_PIXELS_AT_ONCE // math.prod(self._size))
+        return max(1, MAX_PIXELS_AT_ONCE // math.prod(self._size)) if self.chunk is None else self.chunk
 
     def _codec(self, pipe: Any, shape: torch.Size, size: tuple[int, ...], frames: int | None, vae: Any) -> Codec:
         height, width = size
