@@ -44,6 +44,18 @@ class Routing:
         elif isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise UserError(f"k is {self.k!r}; a token goes to a whole number of experts, at least 1")
 
+    def check(self, num_experts: int) -> None:
+        """Raises `UserError` where a network with `num_experts` experts (0, 1 ...) has not what is asked for."""
+        if self.k > num_experts:
+            raise UserError(
+                f"the routing takes {self.k} experts per token and this network has {num_experts}; "
+                f"choose a k from 1 to {num_experts}"
+            )
+        if self.experts is not None and self.experts[-1] >= num_experts:
+            raise UserError(
+                f"the routing names expert {self.experts[-1]}, and this network has experts 0 to {num_experts - 1}"
+            )
+
     def _name_experts(self, experts: Any) -> None:
         """One form for one meaning (the ids in order, and `k` their number), so that equal routings compare equal."""
         ids = list(experts) if isinstance(experts, tuple | list) else []

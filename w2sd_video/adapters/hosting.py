@@ -68,13 +68,13 @@ def reflected(
         pipe: a diffusers pipeline. Prompts, latents, callbacks, interrupts, decoding, output types and offloading are
             its own; the scheduler is the one it has when called.
         weak: another pipeline of the same latent space; another network (`nn.Module`) of the class of the pipeline's
-            own; a `ModelSpec` of what differs on the same network (guidance, prompt, negative_prompt); a tuple
+            own; a `ModelSpec` of what differs on the same network (guidance, prompt, negative_prompt, routing); a tuple
             (pipeline or network, ModelSpec); or "zero-gap", the control whose weak side is the strong side as it
             reflects. None only without reflections: plain sampling through the same code.
         num_reflections: lambda, from the noisiest step; None is one fewer than the steps.
         mode: "paper" (Alg. 1), "fused" (Theorem 1) or "release" (the published code's coefficients).
         strength: multiplies the move of each reflection, or is the weight of auto-guidance.
-        reflector: how the strong side differs inside the reflection (guidance, prompt, negative_prompt).
+        reflector: how the strong side differs inside the reflection (guidance, prompt, negative_prompt, routing).
         config: the four settings above in one; give either it or them.
         method: "w2sd", or "autoguided" (App. E.5) with the same two sides.
         weak_inputs: call arguments in place of the strong call's when the weak side's conditioning is made, such as
@@ -91,9 +91,9 @@ def reflected(
     method_settings, spec = _settings(config, num_reflections, mode, strength, reflector, method, first_order)
     if hasattr(type(pipe), HOSTED):
         raise UserError("this pipeline is already inside a `with reflected(...)`; leave that one first")
-    networks_of(pipe)
+    networks = networks_of(pipe)
     check_scheduler(pipe.scheduler, first_order=first_order)
-    check_spec(spec, "reflector")
+    check_spec(spec, "reflector", networks)
     foreign = weak if isinstance(weak, ForeignSide) else None
     sides = None if foreign else _weak_side(pipe, weak, weak_inputs, method_settings)
     if method == "w2sd" and method_settings.num_reflections == 0:
@@ -235,11 +235,12 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: 
         model, spec = weak
     else:
         model, spec = (None, weak) if isinstance(weak, ModelSpec) else (weak, ModelSpec())
-    check_spec(spec, "weak")
     inputs = dict(inputs or {})
     if model is None or model is pipe:
+        check_spec(spec, "weak", networks_of(pipe))
         return WeakSide(None, None, spec, inputs)
     if isinstance(model, nn.Module):
+        check_spec(spec, "weak", [model])
         check_network(model, pipe)
         own = networks_of(pipe)
         return WeakSide(None, None if len(own) == 1 and model is own[0] else model, spec, inputs)
@@ -247,6 +248,6 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: 
         raise UserError(f'weak is a {type(model).__name__}; give a pipeline, a network, a ModelSpec or "zero-gap"')
     if hasattr(type(model), HOSTED):
         raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
-    networks_of(model)
+    check_spec(spec, "weak", networks_of(model))
     check_pipelines(pipe, model)
     return WeakSide(model, None, spec, inputs)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from w2sd_video.adapters.switches import SWITCHES, SwitchBoard, switched
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec
 
@@ -101,18 +102,24 @@ def with_both_halves(guidance: CallGuidance, arguments: dict[str, Any]) -> dict[
     return changed
 
 
-def check_spec(spec: ModelSpec, role: str) -> None:
-    """Raises `UserError` for a field that hosting cannot put in force yet, so that none is silently ignored."""
+def check_spec(spec: ModelSpec, role: str, networks: Sequence[nn.Module] = ()) -> None:
+    """Raises `UserError` for a field that hosting cannot put in force, so that none is silently ignored.
+
+    `networks` are those whose settings (such as the routing) the spec may change.
+    """
     if not isinstance(spec, ModelSpec):
         raise UserError(
             f"{role} has a {type(spec).__name__} where a ModelSpec belongs, such as ModelSpec(guidance=1.0)"
         )
+    supported = (*SUPPORTED_FIELDS, *(SWITCHES if networks else ()))
     for name in spec.settings():
-        if name not in SUPPORTED_FIELDS:
+        if name not in supported:
             raise UserError(
-                f"{role} sets {name}, which reflected() does not support yet; supported: {', '.join(SUPPORTED_FIELDS)} "
+                f"{role} sets {name}, which reflected() does not support yet; supported: {', '.join(supported)} "
                 "(give another checkpoint as a loaded pipeline or network)"
             )
+    for network in networks:
+        SwitchBoard().check(network, switched(spec))
 
 
 def with_prompts(spec: ModelSpec, arguments: dict[str, Any]) -> dict[str, Any]:

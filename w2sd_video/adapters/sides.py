@@ -24,6 +24,7 @@ from w2sd_video.adapters.settings import (
     with_prompts,
 )
 from w2sd_video.adapters.stepping import Side
+from w2sd_video.adapters.switches import switched
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec
 
@@ -56,7 +57,7 @@ class SideMaker:
 
     def reflector(self, spec: ModelSpec) -> Side:
         """The strong side inside the reflection; what `spec` leaves out is as it samples."""
-        side = self._guided(Side(), spec.guidance)
+        side = self._guided(Side(settings=switched(spec)), spec.guidance)
         if spec.prompt is None and spec.negative_prompt is None:
             return side
         return self._recorded(side, self.pipe, with_prompts(spec, self.arguments), spec, spec.guidance)
@@ -64,7 +65,8 @@ class SideMaker:
     def weak(self, weak: WeakSide, reflector_spec: ModelSpec, reflector: Side) -> Side:
         """The weak side; what is not said about it is as on the strong side inside the reflection."""
         spec = weak.spec
-        side = self._guided(replace(reflector, network=weak.network), spec.guidance)
+        settings = {**reflector.settings, **switched(spec)}
+        side = self._guided(replace(reflector, network=weak.network, settings=settings), spec.guidance)
         if weak.pipe is None and not weak.inputs and spec.prompt is None and spec.negative_prompt is None:
             return side
         pipe = self.pipe if weak.pipe is None else weak.pipe

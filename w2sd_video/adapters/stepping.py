@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,7 @@ from w2sd_video.adapters.refusals import (
 from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
 from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance, networks_of
+from w2sd_video.adapters.switches import SwitchBoard
 from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, sample_reflected, w2sd
 from w2sd_video.errors import UserError
 
@@ -41,6 +42,7 @@ class Side:
         guidance: scale of classifier-free guidance.
         embedded: value of the guidance that is an input of the network, in the units of the call's argument.
         prediction: what the network predicts.
+        settings: of the network, in force while this side is evaluated, by name (see `switches`).
     """
 
     network: nn.Module | None = None
@@ -48,6 +50,7 @@ class Side:
     guidance: float | None = None
     embedded: float | None = None
     prediction: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,14 @@ class Resolved:
     conditioning: Conditioning
     guidance: float
     prediction: str
+    settings: Mapping[str, Any]
 
-    def equals(self, other: Resolved) -> bool:
+    def equals(self, other: Resolved, switches: SwitchBoard) -> bool:
         """Whether the two predict the same, whatever the latent (waits for the device)."""
         return (
             self.network is other.network
             and (self.guidance, self.prediction) == (other.guidance, other.prediction)
+            and switches.alike(self.network, self.settings, other.settings)
             and told_alike(self.conditioning, other.conditioning, self.guidance)
         )
 
@@ -97,6 +102,7 @@ class HostedCall:
         self._guidance = guidance
         self._networks = networks_of(pipe)
         self._strong = Side()
+        self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
         self._visited = 0
         self._orders: dict[tuple, tuple[bool, float]] = {}
@@ -150,8 +156,11 @@ class HostedCall:
         self._schedule = schedule
         if self.foreign is not None:
             self.foreign.begin(schedule, recorded.sample, self._evaluated)
+        weak, reflector = self._resolved(self.weak), self._resolved(self.reflector)
+        for now in (reflector, weak):
+            self._switches.check(now.network, now.settings)
         # One side used as both is the control, asked for by name.
-        if self.weak is not self.reflector and self._resolved(self.weak).equals(self._resolved(self.reflector)):
+        if self.weak is not self.reflector and weak.equals(reflector, self._switches):
             raise UserError(
                 "the weak side differs in nothing from the strong side as it reflects; say what differs, "
                 'or ask for that control by name: weak="zero-gap"'
@@ -239,14 +248,16 @@ class HostedCall:
         if side.embedded is not None and self._guidance.embedded:
             conditioning = conditioning.with_embedded(side.embedded / self._guidance.embedded)
         network = conditioning.network if side.network is None else side.network
-        return Resolved(network, conditioning, guidance, side.prediction or self._schedule.prediction)
+        prediction = side.prediction or self._schedule.prediction
+        return Resolved(network, conditioning, guidance, prediction, side.settings)
 
     def _denoiser(self, side: Side) -> Denoiser:
         """The side as a function of (x, level told), at the current step's timestep."""
         now, counter = self._resolved(side), self.run._counter
 
         def denoise(x: Tensor, level: Level) -> Tensor:
-            output = predict(now.conditioning, x, now.guidance, counter=counter, network=now.network)
+            with self._switches.in_force(now.network, now.settings):
+                output = predict(now.conditioning, x, now.guidance, counter=counter, network=now.network)
             self._evaluated()
             return to_native(now.prediction, output.to(x.dtype), x, level)
 
