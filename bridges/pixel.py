@@ -44,8 +44,8 @@ class Autoencoder(Protocol):
 class NoiseMap(Protocol):
     """Noise of the strong side's grid as noise of the weak side's, of the given shape.
 
-    `scale` is w, the standard deviation of the weak side's latents over that of the mapped strong side's; None has it
-    measured at every reflection.
+    `scale` is w, the standard deviation of the weak side's latents over that of the mapped strong side's. None, for
+    noise that is not mapped at all, has it measured at every reflection, with the strong side's latents as they are.
     """
 
     @property
