@@ -51,7 +51,7 @@ class Cells:
 class Space:
     """Latents as a linear function of pixels: `basis` [D, pixels] has orthonormal rows; fewer than pixels lose some.
 
-    `after` is what the decoder does to the picture besides, `answers` notes the last b encoded.
+    `after` is what the decoder does to the picture besides, `encoded` is what was encoded last.
     """
 
     basis: Tensor
