@@ -47,6 +47,7 @@ class PixelSide:
         """Notes the size of the pictures, and records what the weak pipeline is told."""
         parameters = call_signature(kind).parameters
         given = {name: arguments.get(name, parameters[name].default) for name in parameters if name != "self"}
+        self.run.notes.clear()  # they are of one call
         self._pipe = pipe
         self._size = _picture_size(pipe, given)
         self._frames = given.get("num_frames")
