@@ -12,12 +12,11 @@ from w2sd_video.demo import (
     PICTURE_TOKENS,
     oracle,
     parse_picture_caption,
-    picture_components,
     picture_training,
     world,
 )
 from w2sd_video.demo.loop import Phase
-from w2sd_video.demo.picture_recipe import PHASES, VIDEO_VAE, Recipe, make_picture_pair
+from w2sd_video.demo.picture_recipe import PHASES, Recipe, make_picture_pair
 from w2sd_video.demo.pictures import picture_attributes
 from w2sd_video.demo.training import signal_rates
 
@@ -41,28 +40,42 @@ def test_the_oracle_reads_colour_and_shape_off_every_single_picture():
     assert torch.equal(oracle.read(pictures.frames)[:, :2], pictures.attributes[:, :2])
 
 
-def test_the_oracle_reads_pictures_that_went_through_the_noise_sides_vae():
-    pictures = world.random_frames(200, generator(1))
-    vae = AutoencoderKL.from_pretrained(VIDEO_VAE, torch_dtype=torch.float32, local_files_only=True)
-    with torch.no_grad():
-        back = vae.decode(vae.encode(pictures.frames[:, 0] * 2 - 1).latent_dist.mean).sample
-    frames = (back[:, None] / 2 + 0.5).clamp(0, 1)
-    assert torch.equal(oracle.read(frames)[:, :2], pictures.attributes[:, :2])
+def test_blends_are_shares_of_pictures_from_nearly_pure_to_nearly_even():
+    shares = picture_training.blends(32, generator())
+    assert torch.allclose(shares.sum(dim=1), torch.ones(32))
+    largest = shares.max(dim=1).values
+    assert largest.min() < 4 / 32
+    assert largest.max() > 0.8
 
 
-def test_evening_the_channels_out_changes_no_picture():
-    torch.manual_seed(0)
-    vae = picture_components.build_flow_vae().eval()
-    pixels = world.random_frames(16, generator()).frames[:, 0] * 2 - 1
-    with torch.no_grad():
-        before = vae.encode(pixels).latent_dist
-        picture, std = vae.decode(before.mean).sample, before.mean.std(dim=(0, 2, 3))
-        picture_training.even_channels(vae, std)
-        after = vae.encode(pixels).latent_dist
-        assert torch.allclose(vae.decode(after.mean).sample, picture, atol=1e-5)
-    spread = after.mean.std(dim=(0, 2, 3))
-    assert torch.allclose(spread, std.log().mean().exp().expand(8), rtol=1e-4)
-    assert torch.allclose(after.std / after.mean.std(dim=(0, 2, 3))[:, None, None], before.std / std[:, None, None])
+class Linear:
+    """A stand-in for a VAE: the small picture in three channels, and one of zeros; back by repeating cells."""
+
+    def __init__(self) -> None:
+        frames = world.random_frames(2000, generator()).frames[:, 0] * 2 - 1
+        small = picture_training.small_pictures(frames)
+        self.mean, self.std = small.mean(dim=(0, 2, 3), keepdim=True), small.std()
+
+    def encode(self, pixels):
+        small = (picture_training.small_pictures(pixels) - self.mean) / self.std
+        latents = torch.cat([small, torch.zeros_like(small[:, :1])], dim=1)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=latents, kl=lambda: torch.zeros(len(latents))))
+
+    def decode(self, latents):
+        small = latents[:, :3] * self.std + self.mean
+        return SimpleNamespace(sample=small.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3))
+
+
+def test_a_vae_that_is_a_linear_small_picture_pays_only_for_what_it_does_not_show():
+    """Its latents of blends are blends of latents, in their places: the loss is that of its pictures' errors alone."""
+    vae = Linear()
+    loss = picture_training.vae_loss(vae, 16, 0.0)(generator()).item()
+    moved = picture_training.vae_loss(vae, 16, 0.5)(generator()).item()
+    assert moved - loss == pytest.approx(0.1 * 0.5**2 * 2 + 0.003 * 0.5**2, rel=1e-4)  # small picture and rest are off
+    pixels = world.random_frames(64, generator(2)).frames[:, 0] * 2 - 1
+    error = vae.decode(vae.encode(pixels).latent_dist.mean).sample - pixels
+    noise = (0.1 * vae.std) ** 2
+    assert 0 < loss < 2 * (error.square().mean() + noise + 0.2 * (error.abs().mean() + noise**0.5))
 
 
 def bank_of(latents: torch.Tensor) -> picture_training.PictureBank:
@@ -151,14 +164,15 @@ def test_the_recipe_writes_two_stock_pipelines_that_draw_pictures(short_pair):
     assert weak.vae.config.latent_channels == 4
 
 
-def test_the_flow_sides_scaled_latents_have_variance_one(short_pair):
-    vae = AutoencoderKL.from_pretrained(short_pair / "strong" / "vae", torch_dtype=torch.float32)
+@pytest.mark.parametrize("side", ["strong", "weak"])
+def test_scaled_latents_have_variance_one(side, short_pair):
+    vae = AutoencoderKL.from_pretrained(short_pair / side / "vae", torch_dtype=torch.float32)
     pixels = world.random_frames(500, generator(7)).frames[:, 0] * 2 - 1
     with torch.no_grad():
         latents = vae.encode(pixels).latent_dist.mean
-    scaled = (latents - vae.config.shift_factor) * vae.config.scaling_factor
-    assert scaled.mean().abs() < 0.05
-    assert abs(scaled.std() - 1) < 0.05
+    scaled = (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    assert scaled.square().mean().sqrt().item() == pytest.approx(1, abs=0.05)
+    assert side == "weak" or abs(scaled.mean()) < 0.05
 
 
 def test_the_control_starts_from_the_weak_side_and_differs_from_it(short_pair):

@@ -4,22 +4,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, FluxPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, FluxPipeline, StableDiffusionXLPipeline
 
 from w2sd_video.demo import components, picture_components, picture_training
 from w2sd_video.demo.loop import Phase
 from w2sd_video.demo.training import TextEncoders
 
-VIDEO_VAE = Path(__file__).parent / "weights" / "vae"  # the video demo's: its pictures are single frames already
-
-
 PHASES: Mapping[str, Phase] = {
     "flow-text": Phase(12, steps=400, batch=48, learning_rate=3e-3, ema=0.99),
     "flow-vae": Phase(13, steps=1200, batch=64, learning_rate=3e-3, ema=0.99),
-    "flow": Phase(14, steps=7000, batch=96, learning_rate=1.2e-3, ema=0.998),
+    "flow": Phase(14, steps=4500, batch=96, learning_rate=1.2e-3, ema=0.998),
     "noise-text": Phase(11, steps=400, batch=48, learning_rate=3e-3, ema=0.99),
-    "noise": Phase(15, steps=3000, batch=128, learning_rate=1.5e-3, ema=0.997),
-    "control": Phase(16, steps=600, batch=128, learning_rate=6e-4, ema=0.995),
+    "noise-vae": Phase(17, steps=1200, batch=64, learning_rate=3e-3, ema=0.99),
+    "noise": Phase(15, steps=2000, batch=128, learning_rate=1.5e-3, ema=0.997),
+    "control": Phase(16, steps=400, batch=128, learning_rate=6e-4, ema=0.995),
 }
 PICTURES = 16_384  # encoded once and drawn from
 
@@ -45,7 +43,9 @@ class Recipe:
         encoders = picture_training.FlowTextEncoders()
         arguments = (self.work, self.seed)
         picture_training.train_text("flow-text", encoders, *arguments, self.phases["flow-text"], self.quiet)
-        vae = picture_training.train_flow_vae(*arguments, self.phases["flow-vae"], self.quiet)
+        torch.manual_seed(self.seed + 1)
+        vae = picture_components.build_flow_vae()
+        picture_training.train_vae("flow-vae", vae, *arguments, self.phases["flow-vae"], self.quiet)
         bank = picture_training.make_picture_bank(encoders, vae, self.seed, self.pictures)
         return FluxPipeline(
             vae=vae,
@@ -58,12 +58,14 @@ class Recipe:
         )
 
     def weak(self, *, control: bool = False) -> StableDiffusionXLPipeline:
-        """The noise side, with the video demo's VAE; `control`: taught on with the strong side's captions."""
+        """The noise side, with a VAE of its own too; `control`: taught on with the strong side's captions."""
         torch.manual_seed(self.seed)
         encoders = TextEncoders()
         arguments = (self.work, self.seed)
         picture_training.train_text("noise-text", encoders, *arguments, self.phases["noise-text"], self.quiet)
-        vae = AutoencoderKL.from_pretrained(VIDEO_VAE, torch_dtype=torch.float32, local_files_only=True)
+        torch.manual_seed(self.seed + 1)
+        vae = components.build_vae()
+        picture_training.train_vae("noise-vae", vae, *arguments, self.phases["noise-vae"], self.quiet)
         bank = picture_training.make_picture_bank(encoders, vae, self.seed, self.pictures)
         unet = picture_training.train_unet(bank, *arguments, self.phases["noise"], self.quiet)
         if control:

@@ -24,7 +24,6 @@ from w2sd_video.demo.training import (
     TextEncoders,
     latent_statistics,
     probe_loss,
-    reconstruction_loss,
     signal_rates,
 )
 
@@ -62,35 +61,64 @@ def train_text(
     round_to_half(encoders)
 
 
-# --- VAE -------------------------------------------------------------------------------------------------------------
+# --- VAEs ------------------------------------------------------------------------------------------------------------
 
 
-def train_flow_vae(folder: Path, seed: int, phase: Phase, quiet: bool) -> AutoencoderKL:
-    """The flow side's AutoencoderKL; its scale and shift are measured, so that scaled latents have variance 1."""
-    torch.manual_seed(seed + 1)
-    vae = picture_components.build_flow_vae()
-    train("flow-vae", phase, vae, reconstruction_loss(vae, phase.batch, centring=0.01), folder, seed, quiet)
-    even_channels(vae, latent_statistics(vae, generator_for(seed, phase, phase.steps))[1])
+def small_pictures(pixels: Tensor) -> Tensor:
+    """Pictures [B, 3, 32, 32] as small as the latents, [B, 3, 8, 8]."""
+    return functional.avg_pool2d(pixels, 4)
+
+
+def blends(batch: int, generator: torch.Generator) -> Tensor:
+    """Shares [batch, batch], rows summing to 1, of the pictures of a batch: from one or two of them to all alike."""
+    sharpness = 6 * torch.rand(batch, 1, generator=generator)
+    return (sharpness * torch.randn(batch, batch, generator=generator)).softmax(dim=1)
+
+
+def vae_loss(vae: AutoencoderKL, batch: int, centre: float) -> Callable[[torch.Generator], Tensor]:
+    """The loss of a VAE that treats pictures as those of full size do, which were trained on pictures of all kinds.
+
+    Trained on 24 shapes alone, so small a VAE makes a shape of whatever it is given; but a denoiser's x0 estimates are
+    blends of many shapes, and they must cross from one space to the other as what they are. So half of the pictures
+    are blends, whose latents should be the blend of latents; and three channels hold a small picture, about as the
+    latents of full size do, the others what it lacks, in small numbers. `centre` is the mean of the latents.
+    """
+    frames = world.random_frames(2000, torch.Generator().manual_seed(0)).frames[:, 0] * 2 - 1
+    typical = small_pictures(frames)
+    mean, std = typical.mean(dim=(0, 2, 3), keepdim=True), typical.std()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        pure = world.random_frames(batch // 2, generator).frames[:, 0] * 2 - 1
+        shares = blends(len(pure), generator)
+        pixels = torch.cat([pure, torch.einsum("ba,achw->bchw", shares, pure)])
+        posterior = vae.encode(pixels).latent_dist
+        latents = posterior.mean
+        own, others = latents.chunk(2)
+        blended = torch.einsum("ba,achw->bchw", shares, own)
+        small = functional.mse_loss(latents[:, :3], (small_pictures(pixels) - mean) / std + centre)
+        rest = latents[:, 3:]
+        order = small + functional.mse_loss(others, blended) + (rest.mean(dim=(0, 2, 3)) - centre).square().mean()
+        noise = 0.1 * torch.randn(latents.shape, generator=generator)  # a decoder that forgives small errors
+        error = vae.decode(torch.cat([own, blended]) + noise).sample - pixels
+        size = (rest - centre).square().mean()
+        return (
+            error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean() + 0.1 * order + 0.003 * size
+        )
+
+    return loss
+
+
+def train_vae(name: str, vae: AutoencoderKL, folder: Path, seed: int, phase: Phase, quiet: bool) -> None:
+    """Train one side's VAE, in place; with its scale, and a flow side's shift, its latents have variance 1 overall."""
+    flow = not vae.config.use_quant_conv
+    train(name, phase, vae, vae_loss(vae, phase.batch, 0.1 if flow else 0.0), folder, seed, quiet)
     round_to_half(vae)
     mean, std = latent_statistics(vae, generator_for(seed, phase, phase.steps))
-    shift, spread = mean.mean().item(), (std.square().mean() + mean.var(correction=0)).sqrt().item()
-    vae.register_to_config(scaling_factor=round(1 / spread, 5), shift_factor=round(shift, 5))
-    return vae
-
-
-def even_channels(vae: AutoencoderKL, std: Tensor) -> None:
-    """Give all latent channels the same standard deviation, in place and without a change to any picture.
-
-    Flux has one scale for all channels; the channels' own, std [C] over its geometric mean, go into the convolutions
-    on both sides. Their means cannot: the decoder's convolution pads with zeros.
-    """
-    relative = std / std.log().mean().exp()
-    channels = len(relative)
-    to, back = vae.encoder.conv_out, vae.decoder.conv_in
-    for part in (to.weight.data, to.bias.data):
-        part[:channels] /= relative.reshape(-1, *[1] * (part.ndim - 1))
-    to.bias.data[channels:] -= 2 * relative.log()  # the log-variances shrink with the latents
-    back.weight.data *= relative[None, :, None, None]
+    shift = mean.mean() if flow else torch.zeros(())
+    spread = (std.square() + (mean - shift).square()).mean().sqrt()
+    vae.register_to_config(scaling_factor=round(1 / spread.item(), 5))
+    if flow:
+        vae.register_to_config(shift_factor=round(shift.item(), 5))
 
 
 # --- the networks ----------------------------------------------------------------------------------------------------

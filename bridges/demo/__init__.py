@@ -1,0 +1,1 @@
+"""What the bridge does for the bundled picture pair, as an oracle counts it."""
