@@ -75,7 +75,7 @@ def bridged(
     settings: dict[str, Any] = {"strength": strength, "reflector": reflector, "mode": "fused"}
     settings |= {"num_reflections": num_reflections, "first_order": first_order, "progress": progress}
     resized = {"height", "width"} & set(weak_inputs or {})
-    if not (zero_gap or force or resized) and vae is weak_vae is None and _directly(pipe, model):
+    if not (zero_gap or force or resized) and vae is weak_vae is None and needs_no_bridge(pipe, model):
         with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
             run.note("strong and weak share one latent space: reflected directly, no bridge is needed")
             yield run
@@ -115,7 +115,7 @@ def _check_weak(pipe: Any, model: Any, spec: ModelSpec, zero_gap: bool) -> None:
         )
 
 
-def _directly(pipe: Any, weak: Any) -> bool:
+def needs_no_bridge(pipe: Any, weak: Any) -> bool:
     """Whether the two pipelines share a latent space, a path and a kind of latents, so that no bridge is needed."""
     if "num_frames" in call_signature(type(pipe)).parameters:
         return False
