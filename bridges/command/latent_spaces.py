@@ -109,7 +109,7 @@ def known_map(plan: BridgePlan, spaces: Spaces) -> ChosenMap | None:
         origin = f"of {plan.noise_map}" if isinstance(chosen, Mapped) else plan.noise_map
         return ChosenMap(chosen, origin)
     if spaces.one:
-        return ChosenMap(noise_map_of("identity"), "identity, as both sides share one latent space")
+        return ChosenMap(noise_map_of("identity"), "identity (both sides share one latent space)")
     for path, origin in ((plan.preset_map, "the preset's"), (plan.output / NOISE_MAP, "fitted before, in this folder")):
         if path is not None and path.is_file():
             found = _fitting(path, spaces, plan.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,20 @@ FITTED_NOW = "fitted to {count} pictures that the strong model made for it"
 
 
 def load_bridge(
-    plan: BridgePlan, methods: Iterable[str], prompts: Iterable[str], note: Note, *, map_file: Path, quiet: bool
+    plan: BridgePlan,
+    methods: Iterable[str],
+    prompts: Iterable[str],
+    *,
+    note: Note,
+    tell: Note,
+    map_file: Path,
+    quiet: bool,
 ) -> LoadedBridge:
     """Returns what the methods need, placed, with the prompts encoded and the text encoders of known families freed.
 
     For "w2sd" that includes the noise map, which is fitted (and saved at `map_file`) if there is none yet. A noise map
-    of a file is checked against the two VAEs before anything else is loaded.
+    of a file is checked against the two VAEs before anything else is loaded. `note` is told what a reader of the
+    pictures should know, `tell` what is going on.
 
     Raises:
         UserError: a side cannot be used, or the noise map named does not serve the pair.
@@ -36,7 +45,7 @@ def load_bridge(
     if plan.noise_map.endswith(".safetensors") and "w2sd" in methods:
         known_map(plan, load_spaces(plan))
     strong: Any = None if methods == {"weak"} else _pipeline(plan, "strong", note, quiet=quiet)
-    weak: Any = _pipeline(plan, "weak", note, quiet=quiet) if methods & {"weak", "w2sd"} else None
+    weak: Any = _pipeline(plan, "weak", note, quiet=quiet) if methods != {"strong"} else None
     tiny = _tiny_vaes(plan, strong, weak)
     chosen, missing = None, 0
     if "w2sd" in methods and plan.reflections:
@@ -47,17 +56,23 @@ def load_bridge(
     bridge = LoadedBridge(plan, strong, weak, tiny, chosen=chosen, note=note)
     _place(bridge, dict.fromkeys(wanted))
     if missing:
-        note(f"making {missing} pictures of the strong model to fit the noise map ({missing * plan.steps} evaluations)")
+        tell(_making(plan, missing))
         bridge.chosen = fitted_map(spaces, bridge.pictures(missing), map_file, FITTED_NOW)
     return bridge
 
 
-def load_strong(plan: BridgePlan, count: int, note: Note, *, quiet: bool) -> LoadedBridge:
+def load_strong(plan: BridgePlan, count: int, tell: Note, *, quiet: bool) -> LoadedBridge:
     """Returns the strong side by itself, ready to make `count` pictures to fit a noise map to."""
-    strong = _pipeline(plan, "strong", note, quiet=quiet)
-    bridge = LoadedBridge(plan, strong, None, note=note)
+    strong = _pipeline(plan, "strong", tell, quiet=quiet)
+    bridge = LoadedBridge(plan, strong, None)
     _place(bridge, plan.prompts[:count])
+    tell(_making(plan, count))
     return bridge
+
+
+def _making(plan: BridgePlan, count: int) -> str:
+    calls = math.ceil(count / (plan.num_frames or 1))
+    return f"making {calls} {plan.noun}s of the strong model to fit the noise map ({calls * plan.steps} evaluations)"
 
 
 def _pipeline(plan: BridgePlan, role: str, note: Note, *, quiet: bool) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridges.bridged import bridged
+from bridges.bridged import bridged, needs_no_bridge
 from bridges.command.latent_spaces import ChosenMap
 from bridges.command.request import BridgePlan
 from w2sd_video.adapters import reflected
@@ -47,7 +47,8 @@ class LoadedBridge:
         """Returns one picture (or video) by one method.
 
         `weak` and `strong` sample one pipeline by itself, `w2sd` reflects the strong one with the weak one, `zero-gap`
-        with itself through its own VAE. The initial noise comes from a CPU generator seeded `task.seed`.
+        with itself in the same way: through its own VAE, or directly where the pair needs no bridge. The initial noise
+        comes from a CPU generator seeded `task.seed`.
 
         Raises:
             NotMadeError: a latent or the picture is not finite.
@@ -75,6 +76,9 @@ class LoadedBridge:
                 force=plan.force_bridge,
                 **settings,
             )
+        elif self._reflects_directly():
+            same = {name: settings[name] for name in ("num_reflections", "strength", "progress")}
+            hosted = reflected(pipe, weak="zero-gap", mode="fused", **same)
         else:
             assert task.method == "zero-gap", task.method
             hosted = bridged(pipe, "zero-gap", **settings)
@@ -156,7 +160,16 @@ class LoadedBridge:
         return {name: value for name, value in given.items() if value is not None and name in taken}
 
     def _weak_size(self) -> dict[str, int]:
-        return {"height": self.plan.weak_height, "width": self.plan.weak_width}
+        """The weak side's own size; none where it is the strong side's, so that a pair of one space needs no bridge."""
+        plan = self.plan
+        if (plan.height, plan.width) == (plan.weak_height, plan.weak_width):
+            return {}
+        return {"height": plan.weak_height, "width": plan.weak_width}
+
+    def _reflects_directly(self) -> bool:
+        """Whether "w2sd" goes without a bridge, so that its control does, too."""
+        bridge_asked_for = self.plan.force_bridge or self.tiny != (None, None) or self._weak_size()
+        return not bridge_asked_for and needs_no_bridge(self.strong, self.weak)
 
     def _noise_map(self) -> Any:
         """The map, or the name of one whose noise is seeded anew for each picture."""

@@ -61,7 +61,8 @@ def run(plan: BridgePlan, *, progress: Progress, command: str) -> Summary:
             plan,
             (task.method for task in pending),
             (task.prompt for task in pending),
-            note,
+            note=note,
+            tell=progress.note,
             map_file=journal.folder / NOISE_MAP,
             quiet=not progress.bars,
         )
@@ -112,7 +113,6 @@ def fit(plan: BridgePlan, pictures: str | None, target: Path, *, progress: Progr
         batches: Any = load_pictures(pictures, plan.height, plan.width)
         return fitted_map(spaces, batches, target, f"fitted to {{count}} pictures of {pictures}")
     count = max(spaces.pictures_to_fit, plan.num_pictures)
-    progress.note(f"making {count} pictures of the strong model ({count * plan.steps} evaluations)")
     bridge = load_strong(plan, count, progress.note, quiet=not progress.bars)
     return fitted_map(spaces, bridge.pictures(count), target, "fitted to {count} pictures that the strong model made")
 
