@@ -2,11 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench score format clean
+.PHONY: demo demo-bridge test test-slow bench score score-bridge format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
 	$(BIN)/python scripts/score_demo.py --read outputs/demo
+
+demo-bridge: .venv/ready
+	$(BIN)/python scripts/bridge_image.py --output outputs/demo-bridge
 
 test: .venv/ready
 	$(BIN)/ruff check .
@@ -19,9 +22,13 @@ test-slow: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/benchmark_bridge.py
 
 score: .venv/ready
 	$(BIN)/python scripts/score_demo.py
+
+score-bridge: .venv/ready
+	$(BIN)/python scripts/score_bridge.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
