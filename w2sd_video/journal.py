@@ -73,18 +73,10 @@ class Journal:
         record = self.records.get(key)
         return record is not None and record["status"] == "done"
 
-    def append(self, record: Record) -> None:
-        """Adds a line to results.jsonl and returns when it is on the disk."""
-        with open(self.folder / RESULTS_FILE, "a", encoding="utf-8") as file:
-            start = file.tell()
-            try:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.truncate(self.folder / RESULTS_FILE, start)  # a full disk may have taken half the line
-                raise
-        self.records[key_of(record)] = record
+    def append(self, *records: Record) -> None:
+        """Adds lines to results.jsonl and returns when they are on the disk."""
+        append_lines(self.folder / RESULTS_FILE, records)
+        self.records.update((key_of(record), record) for record in records)
 
     def amend(self, **facts: Any) -> None:
         """Adds to run.json what only the run itself could tell, as JSON data; a fact of the same name is replaced.
@@ -119,7 +111,7 @@ class Journal:
     def _settle_results(self) -> None:
         path = self.folder / RESULTS_FILE
         before = path.read_bytes() if path.exists() else b""
-        for record in _read_results(before, path, self._noun):
+        for record in read_results(before, path, self._noun):
             # A failed one is tried again, one that went missing is made again: their lines would be false.
             if record["status"] == "done" and (self.folder / record["path"]).exists():
                 self.records[key_of(record)] = record
@@ -134,6 +126,19 @@ class Journal:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def append_lines(path: Path, records: Iterable[Record]) -> None:
+    """Adds a line per record to the file at `path` and returns when all are on the disk, or raises and adds none."""
+    with open(path, "a", encoding="utf-8") as file:
+        start = file.tell()
+        try:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, start)  # a full disk may have taken half a line
+            raise
 
 
 def joined(
@@ -186,7 +191,10 @@ def _read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def _read_results(data: bytes, path: Path, noun: str) -> Iterable[Record]:
+def read_results(data: bytes, path: Path, noun: str) -> Iterable[Record]:
+    """Yields the records in the bytes of a results file, without a last line that was cut off; raises UserError for
+    any other that is damaged.
+    """
     lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:

@@ -141,9 +141,9 @@ def perform(plan: RunPlan, load: Load, *, progress: Progress | None = None) -> S
                         journal.append(record)
                         (summary.made if record["status"] == "done" else summary.failed).append(record)
                         progress.finished(record)
-                _compare(plan, journal, group)
-                _write_page(plan, journal, every=PAGE_EVERY)
-            _write_page(plan, journal)
+                write_comparison(plan, journal, group)
+                write_page(plan, journal, plan.groups, every=PAGE_EVERY)
+            write_page(plan, journal, plan.groups)
     finally:
         progress.close()
     summary.seconds = time.perf_counter() - begin
@@ -159,6 +159,17 @@ def _made(task: Task, plan: RunPlan, make: Make, progress: Progress) -> Record:
         progress.evaluated(count - behind)
         behind = count
 
+    made: Made | NotMadeError
+    try:
+        made = make(task, report)
+    except NotMadeError as error:
+        made = error
+    progress.evaluated(plan.evaluations[task.method] - behind)  # what failed, or cost other than expected, ends here
+    return write_made(task, plan, made)
+
+
+def write_made(task: Task, plan: RunPlan, made: Made | NotMadeError) -> Record:
+    """Writes the file of what was made; returns its line of results.jsonl, or the line that says why there is none."""
     record: Record = {
         "method": task.method,
         "prompt": task.prompt,
@@ -166,14 +177,8 @@ def _made(task: Task, plan: RunPlan, make: Make, progress: Progress) -> Record:
         "seed": task.seed,
         "path": task.path,
     }
-    made, reason = None, ""
-    try:
-        made = make(task, report)
-    except NotMadeError as error:
-        reason = str(error)
-    progress.evaluated(plan.evaluations[task.method] - behind)  # what failed, or cost other than expected, ends here
-    if made is None:
-        return {**record, "path": None, "status": "failed", "reason": reason}
+    if isinstance(made, NotMadeError):
+        return {**record, "path": None, "status": "failed", "reason": str(made)}
     path = plan.output / task.path
     path.parent.mkdir(exist_ok=True)
     plan.medium.write(path, made.frames, file_settings(plan.record, task))
@@ -219,7 +224,7 @@ def library_versions(device_name: str) -> dict[str, str]:
     return {**versions, "device": device_name}
 
 
-def _compare(plan: RunPlan, journal: Journal, group: Sequence[Task]) -> None:
+def write_comparison(plan: RunPlan, journal: Journal, group: Sequence[Task]) -> None:
     """Writes the comparison of one prompt and index unless it is there and newer than all it shows."""
     finished = [task for task in group if journal.finished(task.key)]
     path = plan.output / _comparison_path(plan, group[0])
@@ -250,18 +255,19 @@ def _read_back(plan: RunPlan, path: Path) -> NDArray[np.uint8]:
         raise UserError(f"{error}; delete it and the same command makes it again") from None
 
 
-def _write_page(plan: RunPlan, journal: Journal, every: float = 0.0) -> None:
-    """Writes index.html, unless it was written within the last `every` seconds."""
+def write_page(plan: RunPlan, journal: Journal, groups: Groups, every: float = 0.0) -> None:
+    """Writes index.html, which shows `groups`, unless it was written within the last `every` seconds."""
     page = plan.output / "index.html"
     if every and page.exists() and time.time() - page.stat().st_mtime < every:
         return
     rows = []
-    for group in plan.groups:
+    for group in groups:
         records = {task.method: journal.records[task.key] for task in group if task.key in journal.records}
         comparison = _comparison_path(plan, group[0])
         there = (plan.output / comparison).exists()
         rows.append(Row(group[0].prompt, group[0].index, records, comparison if there else None))
-    text = render_page(journal.run, rows, len(plan.tasks()), methods=plan.methods, noun=plan.medium.noun)
+    expected = sum(map(len, groups))
+    text = render_page(journal.run, rows, expected, methods=plan.methods, noun=plan.medium.noun)
     write_bytes(page, text.encode("utf-8"))
 
 
