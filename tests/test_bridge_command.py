@@ -27,16 +27,11 @@ from bridges.command.request import BridgeRequest
 from bridges.mapped import Mapped
 from w2sd_video.adapters.finite import NonFiniteLatentError
 from w2sd_video.adapters.pipelines import load_pipeline
-from w2sd_video.adapters.placement import (
-    MEMORY_PLANS,
-    check_memory_plan,
-    encoded_prompts,
-    free_text_encoders,
-    place_pipelines,
-)
+from w2sd_video.adapters.placement import check_memory_plan, place_pipelines
 from w2sd_video.errors import UserError
 from w2sd_video.picture_io import read_picture
 from w2sd_video.prompts import check_prompt
+from w2sd_video.tasks import Task
 from w2sd_video.video_io import read_video
 
 QUICK = ("--height", "16", "--width", "16", "--steps", "4", "--reflections", "3", "--device", "cpu", "--quiet")
@@ -293,21 +288,25 @@ def test_a_fitted_map_names_the_pictures_and_its_residual(
 # -- memory plans ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", MEMORY_PLANS)
-def test_every_memory_plan_makes_the_same_picture(disk: Path, plan: str) -> None:
-    sides = [
-        load_pipeline(str(disk / name), role="strong", dtype=torch.float32, quiet=True) for name in ("flux", "sdxl")
-    ]
-    call: dict[str, Any] = {**tiny.IMAGE_CALL, "num_inference_steps": 2, "output_type": "pt"}
-    texts, stock = [], []
-    for pipe in sides:
-        pipe.set_progress_bar_config(disable=True)
-        stock.append(pipe("a cat", generator=tiny.generator(), **call).images)
-        texts.append(encoded_prompts(pipe, ["a cat"], None, device="cpu")["a cat"])
-        free_text_encoders(pipe)
-    place_pipelines(*sides, "cpu", plan)  # accelerate's hooks work with the host as their device, for these networks
-    for pipe, text, wanted in zip(sides, texts, stock, strict=True):
-        assert torch.equal(pipe(**text, generator=tiny.generator(), **call).images, wanted)
+# The processor stands in for the accelerator: the same hooks move everything, onto the device it is on already.
+def test_a_weak_side_kept_on_the_host_makes_the_same_picture(disk: Path, tmp_path: Path) -> None:
+    frames = []
+    for memory in ("resident", "weak-offload"):
+        plan = planned(disk, steps=4, reflections=3, memory=memory, noise_map=str(disk / "map.safetensors"))
+        told: dict[str, Any] = {"note": lambda message: None, "tell": lambda message: None, "quiet": True}
+        bridge = loading.load_bridge(plan, ["w2sd"], ["a cat"], map_file=tmp_path / "map.safetensors", **told)
+        assert hasattr(bridge.weak.unet, "_hf_hook") == (memory == "weak-offload")
+        assert not hasattr(bridge.strong.transformer, "_hf_hook") and bridge.strong.text_encoder_2 is None
+        task = Task("w2sd", "a cat", 0, 0, "a cat-0", "w2sd/a cat-0.png")
+        frames.append([bridge.make(task, lambda count, total: None).frames for _ in range(2)])
+    assert np.array_equal(frames[0], frames[1])
+
+
+def test_sequential_offloading_reaches_every_network_of_both_sides(disk: Path) -> None:
+    sides = [tiny.flux(1), tiny.sdxl(1)]
+    place_pipelines(*sides, "cpu", "sequential")
+    networks = [part for pipe in sides for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert len(networks) == 8 and all(any(hasattr(m, "_hf_hook") for m in part.modules()) for part in networks)
 
 
 def test_a_plan_that_offloads_is_refused_where_there_is_nothing_to_offload_from() -> None:
