@@ -118,12 +118,13 @@ def test_the_library_does_not_know_its_users() -> None:
 @pytest.mark.parametrize("room", ["w2sd_video.adapters", "bridges"])
 def test_of_our_own_adapters_and_bridges_know_core_pairs_and_errors_only(room: str) -> None:
     allowed = [room, "w2sd_video.adapters", *(f"w2sd_video.{name}" for name in ("core", "pair", "errors"))]
-    # The bridge's command makes runs, as the library's own does: it alone may know whatever makes and writes them.
+    # The bridges' commands make runs, as the library's own does: they alone may know whatever makes and writes them.
+    commands = ("bridges.command", "bridges.dit_moe.command")
     strangers = [
         str(found)
         for found in IMPORTS
         if within(found.importer, room)
-        and not within(found.importer, "bridges.command")
+        and not any(within(found.importer, command) for command in commands)
         and found.root in ROOMS
         and not any(within(found.target, target) for target in allowed)
         # A bridge's demo trains and scores as the other demo does.
@@ -159,6 +160,7 @@ def loads(module: str, seen: set[str] | None = None) -> set[str]:
 LIGHT = (
     *("w2sd_video", "w2sd_video.pair", "w2sd_video.presets", "w2sd_video.prompts", "w2sd_video.cli"),
     "bridges.command.program",
+    "bridges.dit_moe.command.program",
 )
 
 

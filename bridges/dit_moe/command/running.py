@@ -1,0 +1,102 @@
+"""A plan made: the pictures on disk, every method from the same noise, and a sheet of pictures per method."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bridges.dit_moe.command.expert_load import write_expert_load
+from bridges.dit_moe.command.making import Sampler, load_pipeline
+from bridges.dit_moe.command.processes import join
+from bridges.dit_moe.command.request import SHOWN, SamplePlan
+from bridges.dit_moe.command.sheets import write_sheets
+from w2sd_video.adapters.loading import choose_device, choose_dtype
+from w2sd_video.batched_runs import Batch, MakeBatch, Worker, perform_batches
+from w2sd_video.journal import Journal
+from w2sd_video.picture_io import PICTURES
+from w2sd_video.progress import Progress
+from w2sd_video.runs import RunPlan, Summary, library_versions
+from w2sd_video.tasks import METHODS
+
+
+@dataclass
+class Outcome:
+    """What a run came to; `sheets` are the paths of the pictures of many, `worker` who this process was."""
+
+    summary: Summary
+    worker: Worker
+    sheets: dict[str, str]
+
+
+def on_device(plan: SamplePlan) -> tuple[SamplePlan, str]:
+    """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not."""
+    import torch
+
+    device = choose_device(plan.device)
+    dtype = str(choose_dtype(plan.dtype, device)).removeprefix("torch.")
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return replace(plan, device=device, dtype=dtype), name
+
+
+def run(plan: SamplePlan, *, progress: Progress, command: str) -> Outcome:
+    """Makes the pictures of a plan that are not there yet and returns what was done, in each of the processes that
+    were started together.
+
+    Writes, in the plan's folder: run.json, results.jsonl, one folder per method, grid-METHOD.png, comparisons and a
+    page of the first pictures, and the expert loads where they are asked for. Raises as `runs.perform`.
+    """
+    worker, device = join(plan.device)
+    plan, device_name = on_device(replace(plan, device=device))
+    made = run_plan(plan, command, device_name)
+    samplers: list[Sampler] = []
+
+    def sampler() -> Sampler:
+        if not samplers:
+            samplers.append(Sampler(plan, load_pipeline(plan, bars=progress.bars)))
+        return samplers[0]
+
+    def load(pending: Sequence[Batch], journal: Journal | None) -> MakeBatch:
+        if journal is not None:
+            if (before := journal.run.get("batch", plan.batch)) != plan.batch:
+                progress.note(f"the batch was {before} before; pictures of {plan.batch} differ from those by rounding")
+            journal.amend(batch=plan.batch, processes=worker.count)
+            if plan.num_images > SHOWN:
+                journal.amend(
+                    notes=[f"This page shows the first {SHOWN} of {plan.num_images} pictures of each method."]
+                )
+        return sampler().make
+
+    summary = perform_batches(made, load, size=plan.batch, shown=SHOWN, worker=worker, progress=progress)
+    sheets: dict[str, str] = {}
+    if worker.first:
+        sheets = write_sheets(made)
+        if plan.expert_load:
+            sheets["expert load"] = write_expert_load(plan, sampler)
+    return Outcome(summary, worker, sheets)
+
+
+def run_plan(plan: SamplePlan, command: str, device_name: str) -> RunPlan:
+    """Returns the plan as a run; its record has everything needed to repeat it.
+
+    Of several accelerators the record names the kind: which of them makes a picture is no matter.
+    """
+    return RunPlan(
+        output=plan.output,
+        record={
+            "command": command,
+            "preset": None,
+            "pair": plan.pair_record(),
+            "settings": plan.settings(),
+            "methods": plan.methods,
+            "prompts": plan.prompts,
+            "seeds": {"first": plan.seed, "count": plan.num_images},
+            "device": plan.device.split(":")[0],
+            "dtype": plan.dtype,
+            "versions": library_versions(device_name),
+        },
+        groups=plan.groups(),
+        methods=METHODS,
+        evaluations={method: plan.evaluations(method) for method in plan.methods},
+        medium=PICTURES,
+    )

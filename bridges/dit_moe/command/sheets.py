@@ -1,0 +1,42 @@
+"""grid-METHOD.png: a method's first pictures in rows, each under its class and seed (imports no torch)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from w2sd_video.comparison import Panel, side_by_side
+from w2sd_video.picture_io import read_picture, write_picture
+from w2sd_video.runs import RunPlan
+from w2sd_video.tasks import Task
+
+COLUMNS, MOST = 8, 64
+
+
+def write_sheets(plan: RunPlan) -> dict[str, str]:
+    """Writes the grid of each method that has pictures; returns their paths by method."""
+    written = {}
+    for position, method in enumerate(plan.record["methods"]):
+        tasks = [group[position] for group in plan.groups[:MOST]]
+        if not any((plan.output / task.path).exists() for task in tasks):
+            continue
+        path = plan.output / f"grid-{method}.png"
+        title = plan.methods[method].title
+        columns = min(COLUMNS, len(tasks))
+        rows = [_row(plan, tasks[start : start + columns], title, columns) for start in range(0, len(tasks), columns)]
+        sheet = np.concatenate(rows)
+        write_picture(path, sheet, {"method": method, "pictures": len(tasks), "settings": plan.record["settings"]})
+        written[method] = str(path)
+    return written
+
+
+def _row(plan: RunPlan, tasks: list[Task], title: str, columns: int) -> np.ndarray:
+    size = plan.record["settings"]["height"], plan.record["settings"]["width"]
+    panels = []
+    for task in tasks:
+        path = plan.output / task.path
+        there = path.exists()
+        frame = read_picture(path).pixels if there else np.zeros((*size, 3), np.uint8)
+        panels.append(Panel(task.prompt, f"{title}, {f'seed {task.seed}' if there else 'failed'}", frame[None]))
+    # Short rows are filled up: the size of a panel depends on how many there are.
+    empty = Panel("", "", np.zeros((1, *size, 3), np.uint8))
+    return side_by_side(panels + [empty] * (columns - len(panels)))[0]
