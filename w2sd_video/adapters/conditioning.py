@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from w2sd_video.adapters.probing import Guided, measure
 from w2sd_video.adapters.recording import LATENT_DEPENDENT, NetworkCall, RecordedStep
 from w2sd_video.core import lerp_guidance
 from w2sd_video.errors import UserError
@@ -28,8 +28,8 @@ class Counter:
 class Conditioning:
     """The arguments of one step's network calls, without the latent.
 
-    `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guidance` is how the
-    pipeline itself weighs the halves, 1 where it prepared one only.
+    `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guided` is how the
+    pipeline itself weighs the halves.
     """
 
     network: nn.Module
@@ -39,8 +39,7 @@ class Conditioning:
     conditional: dict[str, Any]
     unconditional: dict[str, Any] | None = None
     doubled: dict[str, Any] | None = None
-    conditional_first: bool = False
-    guidance: float = 1.0
+    guided: Guided = field(default_factory=Guided)
 
     @property
     def timestep(self) -> Tensor:
@@ -120,34 +119,38 @@ def predict(
             f"guidance {guidance:g} needs the unconditional half, which the pipeline did not prepare at this step; "
             "use guidance 1, or no callback that turns guidance off"
         )
-    if guidance == 0:
+    guided = conditioning.guided
+    if guidance == 0 and guided.channels is None:
         return evaluate(conditioning.unconditional, x)
     if conditioning.doubled is not None:
         first, second = evaluate(conditioning.doubled, torch.cat([x, x])).chunk(2)
-    elif conditioning.conditional_first:
+    elif guided.conditional_first:
         first, second = evaluate(conditioning.conditional, x), evaluate(conditioning.unconditional, x)
     else:
         first, second = evaluate(conditioning.unconditional, x), evaluate(conditioning.conditional, x)
-    conditional, unconditional = (first, second) if conditioning.conditional_first else (second, first)
-    return lerp_guidance(unconditional, conditional, guidance)
+    conditional, unconditional = (first, second) if guided.conditional_first else (second, first)
+    combined = lerp_guidance(unconditional, conditional, guidance)
+    if guided.channels is None:
+        return combined
+    return torch.cat([combined[:, : guided.channels], conditional[:, guided.channels :]], dim=1)
 
 
 def told_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
     """Whether a network is told the same by both, in the halves that count at this guidance (waits for the device)."""
-    conditional = guidance == 0 or _equal(one.conditional, other.conditional)
-    return conditional and (guidance == 1 or _equal(one.unconditional, other.unconditional))
+    if guidance == 1:
+        return _equal(one.conditional, other.conditional)
+    unconditional = _equal(one.unconditional, other.unconditional) and one.guided.channels == other.guided.channels
+    alone = guidance == 0 and one.guided.channels is None
+    return unconditional and (alone or _equal(one.conditional, other.conditional))
 
 
-def read_conditioning(
-    step: RecordedStep, scales: Sequence[float], known: tuple[bool, float] | None = None
-) -> Conditioning:
+def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided | None = None) -> Conditioning:
     """Returns the conditioning of a recorded step.
 
     Args:
         step: what the pipeline did up to its scheduler's step.
         scales: the guidance scales the pipeline may be applying.
-        known: whether the conditional half comes first, and the scale, if that was measured at an earlier step
-            (measuring reads from the device).
+        known: how it guides, if that was measured at an earlier step (measuring reads from the device).
 
     Raises:
         UserError: the pipeline does something else than plain guidance on its latent.
@@ -159,25 +162,23 @@ def read_conditioning(
     if rows == [batch]:
         (call,) = step.calls
         if known is None:
-            _measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
+            measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
         arguments = _without_latent(call)
-        return Conditioning(
-            call.network, call.latent_name, step.sample.shape, call.latent.dtype, arguments, conditional_first=True
-        )
+        return Conditioning(call.network, call.latent_name, step.sample.shape, call.latent.dtype, arguments)
     if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):
         raise UserError(
             f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection "
             "knows one call, one call with the batch doubled, and two calls (turn off perturbed-attention and "
             "skip-layer guidance)"
         )
-    conditional_first, guidance = known or _measure(step.combined, scales)
+    guided = known or measure(step.combined, scales)
     call = step.calls[0]
     if len(rows) == 2:
         halves, doubled = [_without_latent(each) for each in step.calls], None
     else:
         doubled = _without_latent(call)
         halves = [{name: _half(name, value, 2 * batch, k) for name, value in doubled.items()} for k in (0, 1)]
-    conditional, unconditional = halves if conditional_first else halves[::-1]
+    conditional, unconditional = halves if guided.conditional_first else halves[::-1]
     return Conditioning(
         call.network,
         call.latent_name,
@@ -186,24 +187,7 @@ def read_conditioning(
         conditional,
         unconditional,
         doubled,
-        conditional_first,
-        guidance,
-    )
-
-
-def _measure(combined: Tensor, scales: Sequence[float]) -> tuple[bool, float]:
-    """Whether the conditional half comes first, and the scale, from what the pipeline made of the probe."""
-    low, high = torch.stack(torch.aminmax(combined[0].float())).tolist()
-    if math.isfinite(low) and math.isfinite(high) and high - low <= 1e-2 * max(1.0, abs(high)):
-        # [distance, the conditional half comes first, scale]; scales may lie close together, so the nearest counts
-        found = [(abs(low - end), first, s) for s in scales for first, end in ((False, 1.0 - s), (True, s))]
-        distance, first, scale = min(found, key=lambda each: each[0])
-        if distance <= 1e-2 * max(1.0, abs(scale)):
-            return first, scale
-    raise UserError(
-        "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
-        f"(scale one of {[float(s) for s in scales]}), or changes a prediction before the scheduler has it; "
-        "turn off guidance_rescale and other changes to guidance"
+        guided,
     )
 
 

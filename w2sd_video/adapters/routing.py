@@ -130,7 +130,7 @@ def _gate_forward(routing: Routing) -> Any:
         logits = F.linear(hidden_states.view(-1, hidden_states.shape[-1]), gate.weight, None)
         scores = logits.softmax(dim=-1)
         if routing.experts is not None:
-            ids = torch.tensor(routing.experts, device=scores.device).expand(len(scores), -1)
+            ids = torch.tensor(routing.experts, device=scores.device).repeat(len(scores), 1)
             weights = scores.gather(-1, ids)
         else:
             weights, ids = torch.topk(scores, routing.k, dim=-1, largest=routing.rank == "top", sorted=False)

@@ -120,6 +120,11 @@ class SideMaker:
     ) -> Side:
         """The side with the conditioning of a call of its own; `scale` None is guidance as the strong side samples."""
         kind = self._kind_of(pipe)
+        for name in ("prompt", "negative_prompt"):
+            if getattr(spec, name) is not None and name not in call_signature(kind).parameters:
+                raise UserError(
+                    f"{name} differs, but a {kind.__name__} call takes none; change what it does take by weak_inputs"
+                )
         guidance = call_guidance(kind, pipe, arguments)
         if scale is None and guidance.name in given:
             scale = guidance.scale if guidance.embedded is None else guidance.embedded

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning, told_alike
 from w2sd_video.adapters.finite import FiniteWatch, likely_cause
 from w2sd_video.adapters.method import Method
+from w2sd_video.adapters.probing import Guided
 from w2sd_video.adapters.progress import EvaluationBar
 from w2sd_video.adapters.recording import RecordedStep
 from w2sd_video.adapters.refusals import (
@@ -105,7 +106,7 @@ class HostedCall:
         self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
         self._visited = 0
-        self._orders: dict[tuple, tuple[bool, float]] = {}
+        self._orders: dict[tuple, Guided] = {}
         self._sent: tuple[Tensor, int] | None = None
         self._latent: Tensor | None = None
 
@@ -231,7 +232,7 @@ class HostedCall:
         key = (tuple(call.latent.shape[0] for call in recorded.calls), id(recorded.calls[0].network), scale)
         scales = [*self._guidance.scales, BOTH_HALVES, *([scale] if isinstance(scale, int | float) else [])]
         conditioning = read_conditioning(recorded, scales, self._orders.get(key))
-        self._orders[key] = (conditioning.conditional_first, conditioning.guidance)
+        self._orders[key] = conditioning.guided
         return conditioning
 
     def _resolved(self, side: Side) -> Resolved:
@@ -240,7 +241,7 @@ class HostedCall:
         conditioning = side.conditioning or self._current
         guidance = side.guidance
         if guidance is None:  # the scale that only makes the pipeline prepare both halves is not the call's own
-            guidance = self._current.guidance if self._guidance.real else self._guidance.scale
+            guidance = self._current.guided.scale if self._guidance.real else self._guidance.scale
         if side.conditioning is not None:
             conditioning = conditioning.at(self._current.timestep)
             if conditioning.network in self._networks:  # Wan 2.2 goes over to its second on the way
