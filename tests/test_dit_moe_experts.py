@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -160,10 +161,20 @@ def test_scores_are_float32_whatever_the_network_is() -> None:
 def test_products_made_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     moe, x = mixture("skewed"), tokens()
     whole, _ = moe(x, plan(Routing()))
-    rows = ROWS * TOKENS * 2
-    for rows_at_once in (1, 7, rows - 1, rows):
-        monkeypatch.setattr(experts, "LARGEST_CPU_BLOCK", rows_at_once * 2 * HIDDEN * 4)
+    products: list[int] = []
+    product = torch.nn.functional.grouped_mm
+
+    def counting(*args: Any, **kwargs: Any) -> Tensor:
+        products.append(len(args[0]))
+        return product(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "grouped_mm", counting)
+    assert ROWS * TOKENS * 2 == 48  # rows: as many to a part as fit, all parts alike.
+    for at_once, expected in ((48, [48]), (47, [24] * 2), (12, [12] * 4), (10, [8] * 6), (1, [1] * 48)):
+        monkeypatch.setattr(experts, "LARGEST_CPU_BLOCK", at_once * 2 * HIDDEN * 4)
+        products.clear()
         parts, _ = moe(x, plan(Routing()))
+        assert products[::2] == products[1::2] == expected
         assert apart(parts, whole.double()) < ROUNDINGS * torch.finfo(torch.float32).eps
 
 
@@ -347,3 +358,24 @@ def test_following_the_balance_loss_spreads_the_tokens() -> None:
     even = 4 * 64 * 2 / EXPERTS
     assert fullest[0] > 1.5 * even
     assert fullest[-1] < 1.25 * even
+
+
+# -- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_every_integer_of_a_whole_pass_is_on_the_benchmarks_target() -> None:
+    benchmark = importlib.import_module("scripts.benchmark_moe")
+    rows = list(benchmark.count([]))
+    assert [row.id for row in rows] == ["operators", "reads", "operators", "reads"]
+    assert all(row.passed for row in rows)
+    assert rows[0].target == 0.30
+    assert rows[1].target == rows[3].target == 0
+
+
+def test_the_benchmark_refuses_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("scripts.benchmark_moe").main(["--device", "cuda"])
+    assert "no CUDA device" in capsys.readouterr().err

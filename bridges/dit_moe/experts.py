@@ -68,37 +68,44 @@ def apply_experts(
     ids, order = torch.sort(flat, stable=True)
     places = order if plan.slots is None else plan.slots.index_select(0, order)
     rows = x.index_select(0, places // num_slots)
-    # Where each expert's rows end, without a count: ids are sorted.
-    ends = torch.searchsorted(ids, plan.expert_ids, right=True, out_int32=True)
-    rows = _grouped(rows, ends, w_in, w_out) if method == "grouped" else _loop(rows, ends, w_in, w_out)
+    run = _grouped if method == "grouped" else _loop
+    rows = run(rows, ids, plan.expert_ids, w_in, w_out)
     shape = (len(x) * num_slots, width)
     back = rows.new_empty(shape) if plan.slots is None else rows.new_zeros(shape)
     back.index_copy_(0, places, rows)
     return (back.view(-1, num_slots, width) * weights.to(rows.dtype).view(-1, num_slots, 1)).sum(1)
 
 
-def _grouped(rows: Tensor, ends: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+def _grouped(rows: Tensor, ids: Tensor, expert_ids: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    """The experts' outputs for `rows` [S, d], of the experts `ids` [S], which are sorted."""
     w_in, w_out = w_in.transpose(1, 2), w_out.transpose(1, 2)
-    num_parts = -(-len(rows) * w_in.shape[2] * rows.element_size() // LARGEST_CPU_BLOCK)
-    if num_parts < 2 or rows.device.type != "cpu":
+    parts = _parts(rows, w_in.shape[2])
+    if parts == 1:
+        # Where each expert's rows end is found in the sorted ids, without a count.
+        ends = torch.searchsorted(ids, expert_ids, right=True, out_int32=True)
         return F.grouped_mm(swiglu(F.grouped_mm(rows, w_in, offs=ends)), w_out, offs=ends)
-    size = -(-len(rows) // num_parts)
-    starts = torch.arange(0, len(rows), size, dtype=torch.int32)
-    offsets = (ends - starts[:, None]).clamp_(0, size).unbind()  # of each part's groups, within the part
-    parts = zip(rows.split(size), offsets, strict=True)
-    return torch.cat(
-        [F.grouped_mm(swiglu(F.grouped_mm(part, w_in, offs=offs)), w_out, offs=offs) for part, offs in parts]
-    )
+    ends = torch.searchsorted(ids.view(parts, -1), expert_ids.repeat(parts, 1), right=True, out_int32=True)
+    pieces = zip(rows.chunk(parts), ends.unbind(), strict=True)
+    return torch.cat([F.grouped_mm(swiglu(F.grouped_mm(x, w_in, offs=end)), w_out, offs=end) for x, end in pieces])
 
 
-def _loop(rows: Tensor, ends: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
-    stops = ends.tolist()  # the one read by the host
-    parts = [
+def _parts(rows: Tensor, width: int) -> int:
+    """Into how many equal parts to divide `rows` for a product of this width; 1 where there are no equal ones."""
+    least = -(-len(rows) * width * rows.element_size() // LARGEST_CPU_BLOCK)
+    if rows.device.type != "cpu" or least < 2:
+        return 1
+    return next((parts for parts in range(least, 2 * least) if len(rows) % parts == 0), 1)
+
+
+def _loop(rows: Tensor, ids: Tensor, expert_ids: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    """The same, an expert at a time."""
+    stops = torch.searchsorted(ids, expert_ids, right=True).tolist()  # the one read by the host
+    outputs = [
         F.linear(swiglu(F.linear(rows[start:stop], w_in[expert])), w_out[expert])
         for expert, (start, stop) in enumerate(zip([0, *stops], stops, strict=False))
         if stop > start
     ]
-    return torch.cat(parts)
+    return torch.cat(outputs)
 
 
 def dense_experts(x: Tensor, picks: Tensor, weights: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def choose_experts(logits: Tensor, plan: RoutingPlan) -> Choice:
     if plan.sign is None:
         weights, picks = torch.topk(probabilities, plan.num_slots, largest=plan.largest, sorted=in_order)
     else:
-        order = torch.addcmul(plan.bonus, probabilities.detach(), plan.sign)
+        order = torch.addcmul(plan.bonus, probabilities, plan.sign)
         picks = torch.topk(order, plan.num_slots, sorted=in_order).indices
         weights = probabilities.gather(-1, picks)
     if plan.renormalize is not False:
