@@ -44,9 +44,13 @@ def run(options: argparse.Namespace) -> int:
     config, counts = network.config, count_parameters(network.config)
     print(
         f"wrote {options.output}: {config.num_layers} layers of width {config.hidden_size}, {config.num_experts} "
-        f"experts; {counts.total / 1e6:.1f} M parameters, {counts.active / 1e6:.1f} M of them active for a token"
+        f"experts; {number(counts.total)} parameters, {number(counts.active)} of them active for a token"
     )
     return 0
+
+
+def number(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -290,7 +290,7 @@ def test_the_program_converts_and_says_how_many_parameters_work(
     assert (network.dtype, network.config.num_experts_per_tok) == (torch.bfloat16, 3)
     total = sum(parameter.numel() for parameter in network.parameters())
     idle = 2 * 5 * 3 * 4 * 16 * 16  # 2 layers, 5 of 8 experts, 3 matrices of 4 D x D
-    said = f"{total / 1e6:.1f} M parameters, {(total - idle) / 1e6:.1f} M of them active"
+    said = f"{total:,} parameters, {total - idle:,} of them active"
     assert said in capsys.readouterr().out
     assert program(words) == 2  # the folder is there
     assert program([str(tmp_path / "none.pt"), str(tmp_path / "other")]) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import dit_moe_reference as reference
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import Tensor
 
 from bridges.dit_moe import DiTMoE, count_parameters, named
@@ -176,6 +177,26 @@ def test_half_precision_agrees_to_its_rounding(dtype: torch.dtype) -> None:
     rough = small(dtype=dtype)(x.to(dtype), timesteps, labels, Routing(k=8)).sample
     assert rough.dtype == dtype
     assert apart(rough, exact) < 10 * torch.finfo(dtype).eps
+
+
+def test_autocast_runs_and_trains() -> None:
+    network, (x, timesteps, labels) = small(dtype=torch.float32), inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = network(x, timesteps, labels, Routing(k=8)).sample
+    rough.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    exact = network(x, timesteps, labels, Routing(k=8)).sample
+    assert apart(rough, exact.double()) < 10 * torch.finfo(torch.bfloat16).eps
+
+
+@torch.no_grad()
+def test_weights_may_be_away_until_their_module_is_called() -> None:
+    """Sequential offloading brings each module's own weights for its call only; every weight is used in such a call."""
+    network, call = small(dtype=torch.float32), inputs(torch.float32)
+    expected = network(*call).sample
+    cpu_offload(network, execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    assert torch.equal(network(*call).sample, expected)
 
 
 @torch.no_grad()

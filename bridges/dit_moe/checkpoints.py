@@ -18,9 +18,10 @@ from torch import Tensor
 
 from bridges.dit_moe.layout import check_layout, infer_config, published_layout
 from bridges.dit_moe.network import DiTMoE
-from w2sd_video.adapters.checkpoints import read_json, read_safetensors_header
+from w2sd_video.adapters.checkpoints import read_json, read_safetensors_header, weight_files
 from w2sd_video.errors import UserError
 
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WEIGHTS = ("ema", "model")  # where a training's checkpoint keeps them, the one to prefer first
 
 
@@ -148,6 +149,8 @@ def _from_folder(path: Path, torch_dtype: torch.dtype | None) -> DiTMoE:
     kind = read_json(folder / "config.json").get("_class_name")
     if kind != DiTMoE.__name__:
         raise UserError(f"{folder} holds a {kind}; allowed: {DiTMoE.__name__}")
+    held = {info.dtype for file in weight_files(folder) for info in read_safetensors_header(file).values()}
+    torch_dtype = torch_dtype or (DTYPES.get(held.pop()) if len(held) == 1 else None) or torch.float32
     try:
         network, report = DiTMoE.from_pretrained(
             folder, torch_dtype=torch_dtype, output_loading_info=True, local_files_only=True, use_safetensors=True

@@ -26,7 +26,7 @@ def grouped_products_work(x: Tensor, w_in: Tensor, w_out: Tensor) -> bool:
     if not hasattr(F, "grouped_mm"):  # torch before 2.10
         return False
     sizes = (w_in.shape[1], w_in.shape[2], w_out.shape[2])
-    if x.dtype != w_in.dtype or any(size * x.element_size() % 16 for size in sizes):  # rows must start at 16 bytes
+    if any(size * x.element_size() % 16 for size in sizes):  # rows must start at 16 bytes
         return False
     if x.device.type == "cuda":
         # Anything but bfloat16 on Hopper or later falls back to a loop over offsets copied to the host.
@@ -58,6 +58,7 @@ def apply_experts(
     Differentiable in all four tensors of numbers. Tokens are sorted by expert (a stable sort), multiplied in groups,
     put back in their places and summed: no order of additions depends on chance.
     """
+    x = x.to(w_in.dtype)  # under autocast the tokens may be of another
     method = choose_method(x, w_in, w_out) if method == "auto" else method
     if method == "dense":
         return dense_experts(x, picks, weights, w_in, w_out)
@@ -127,6 +128,10 @@ class Experts(nn.Module):
         nn.init.uniform_(self.w_in, -bound, bound)
         nn.init.uniform_(self.w_out, -bound, bound)
 
+    def forward(self, x: Tensor, choice: Choice, plan: RoutingPlan, method: str) -> Tensor:
+        """`apply_experts` with these weights."""
+        return apply_experts(x, choice.picks, choice.weights, self.w_in, self.w_out, plan=plan, method=method)
+
 
 class SharedExpert(nn.Module):
     """The expert every token goes to, weight 1."""
@@ -157,10 +162,9 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor, plan: RoutingPlan) -> tuple[Tensor, Choice]:
         """The output [B, N, d] for tokens `x` [B, N, d], and what the router chose."""
-        w_in, w_out = self.experts.w_in, self.experts.w_out
-        tokens = x.reshape(-1, x.shape[-1]).to(w_in.dtype)
+        tokens = x.reshape(-1, x.shape[-1])
         choice = choose_experts(self.gate(tokens).view(*x.shape[:2], -1), plan)
-        y = apply_experts(tokens, choice.picks, choice.weights, w_in, w_out, plan=plan, method=self.method)
+        y = self.experts(tokens, choice, plan, self.method)
         if self.shared_experts is not None:
             y = self.shared_experts(tokens, onto=y)
         return y.view(x.shape), choice
