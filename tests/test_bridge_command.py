@@ -18,7 +18,7 @@ from diffusers import AutoencoderTiny, PNDMScheduler
 from ldm_layout import save_single_file
 from PIL import Image
 
-from bridges.command import latent_spaces, loading, making
+from bridges.command import latent_spaces, loading, making, program
 from bridges.command.arguments import build_parser
 from bridges.command.planning import plan_bridge
 from bridges.command.presets import BRIDGE_PRESETS
@@ -214,6 +214,36 @@ def test_a_picture_that_is_not_finite_is_recorded_and_the_others_go_on(
     assert main([*words, "--output", str(tmp_path / "out")]) == 1
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [(line["prompt"], line["status"]) for line in lines] == [("bad", "failed"), ("good", "done")]
+
+
+def test_with_no_model_named_the_bundled_pair_is_run_with_the_map_that_comes_with_it(tmp_path: Path) -> None:
+    plan = plan_bridge(BridgeRequest())
+    assert plan.methods == ("weak", "strong", "w2sd", "zero-gap") and len(plan.prompts) == 8
+    words = ["--prompt", "a yellow cross", "--methods", "strong,w2sd", "--steps", "6", "--quiet", "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["preset"] == "demo" and found["noise_map"]["origin"] == "the preset's"
+    assert found["settings"]["reflections"] == 2 and not (tmp_path / latent_spaces.NOISE_MAP).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; finished pictures are kept"),
+        (MemoryError("no room"), 1, "out of memory (no room).\nFinished pictures are kept. Try --memory weak-offload"),
+        (OSError(28, "No space left on device", "out"), 2, "No space left on device: out\nFinished pictures are kept"),
+    ],
+)
+def test_whatever_ends_a_run_is_said_in_one_line_with_its_exit_code(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(program, "_make", fail)
+    assert main(["--format", "json"]) == code
+    shown = capsys.readouterr()
+    assert said in shown.err and json.loads(shown.out)["exit_code"] == code
 
 
 # -- the noise map ---------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class ChosenMap:
     def sentence(self) -> str:
         """What the terminal and the page say of it."""
         residual = getattr(self.noise_map, "residual", None)
-        unexplained = "" if residual is None else f"; it leaves {residual:.0%} of the weak side's variance unexplained"
+        unexplained = "" if residual is None else f"; it leaves {residual:.1%} of the weak side's variance unexplained"
         return f"noise map: {self.origin}{unexplained}"
 
 
