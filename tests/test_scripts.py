@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train_demo", ["--work", "file/work"], "file/work"),
         ("train_demo", ["--work", "work", "--output", "file"], "file"),
         ("make_pictures", ["nowhere", "p.gif"], "nowhere holds no results.jsonl"),
-        ("make_pictures", ["run", "p.mp4"], ".gif or .webp"),
+        ("make_pictures", ["run", "p.mp4"], "in .gif or .webp"),
         ("make_pictures", ["run", "file/p.gif"], "file"),
     ],
 )
