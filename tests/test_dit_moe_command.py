@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from bridges.dit_moe import DiTMoE
-from bridges.dit_moe.command import checkpoint_files, making
+from bridges.dit_moe.command import checkpoint_files, inception, making, scores
 from bridges.dit_moe.command.planning import plan_sampling
 from bridges.dit_moe.command.program import main
 from bridges.dit_moe.command.request import SampleRequest
 from bridges.dit_moe.layout import published_layout
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
 from w2sd_video.adapters.routing import routed
+from w2sd_video.errors import UserError
 from w2sd_video.pair import Routing
 from w2sd_video.picture_io import read_picture
 
@@ -196,13 +197,15 @@ def test_a_stopped_run_is_finished_without_remaking_and_byte_for_byte(
     assert batches == []
 
 
+@pytest.mark.timeout(900)
 def test_two_processes_make_what_one_makes(disk: Path, tmp_path: Path) -> None:
     words = ["--checkpoint", str(disk / "pipeline"), *QUICK, *SHARED, "--format", "json"]
     script = str(ROOT / "scripts" / "sample_dit_moe.py")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", port]
+    # On CPUs accelerate launches by mpirun unless it is told so; the processes themselves find that they are CPUs'.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     told = {}
     for name, start in (("two", launch), ("one", [])):
@@ -236,6 +239,80 @@ def test_a_picture_that_is_not_finite_fails_alone(disk: Path, tmp_path: Path, mo
         ("0 zero", "done"),
     ]
     assert "not finite" in lines[1]["reason"]
+
+
+# -- scores ----------------------------------------------------------------------------------------------------------
+
+
+class Projected(nn.Module):
+    """For Inception: 16 means of each picture as features, and logits that are sure of one of two classes in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = nn.functional.adaptive_avg_pool2d(pictures, 4).mean(1).flatten(1) * self.scale
+        return features, 1000 * torch.eye(2)[torch.arange(len(pictures)) % 2]
+
+
+def test_fid_is_the_shift_of_the_mean_and_is_the_number_of_sure_classes(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setattr(inception, "load_inception", lambda path: Projected())
+    monkeypatch.setattr(scores, "FEATURES", 16)
+    monkeypatch.setattr(scores, "SPLITS", 1)
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    out = tmp_path / "out"
+    words = ["--classes", "3,7", "--num-images", "4", "--methods", "strong,w2sd"]
+    words += ["--metrics", "fid,is", "--inception", str(tmp_path / "weights.pth"), "--reference"]
+    run(disk, tmp_path / "real", "--classes", "3,7", "--num-images", "4", "--methods", "strong")
+    run(disk, out, *words, str(tmp_path / "real" / "strong"))
+    found = json.loads((out / "metrics.json").read_text())["methods"]
+    # Covariances of 4 pictures have 13 eigenvalues of 0, whose rounding (1e-16) the square root makes 1e-8.
+    assert found["strong"]["pictures"] == 4 and abs(found["strong"]["fid"]) < 1e-6 < found["w2sd"]["fid"]
+    assert found["strong"]["is"] == pytest.approx(2, rel=1e-6)
+
+    with np.load(out / "statistics-strong.npz") as kept:
+        np.savez(tmp_path / "shifted.npz", mu=kept["mu"] + 0.5, sigma=kept["sigma"])
+    monkeypatch.setattr(inception, "load_inception", None)  # the statistics are kept
+    run(disk, out, *words, str(tmp_path / "shifted.npz"))
+    found = json.loads((out / "metrics.json").read_text())["methods"]
+    assert found["strong"]["fid"] == pytest.approx(16 * 0.5**2, rel=1e-6)
+
+
+def test_inception_has_the_layers_and_the_parameters_of_fids() -> None:
+    """torchvision states 27 161 264 parameters, of which 3 326 696 are its auxiliary and 2 049 000 its last layer."""
+    with torch.device("meta"):
+        network = inception.Inception().eval()
+        features, logits = network(torch.empty(2, 3, 40, 30))
+    assert (features.shape, logits.shape) == ((2, 2048), (2, 1008))
+    own = [parameter.numel() for name, parameter in network.named_parameters() if not name.startswith("fc.")]
+    assert sum(own) == 27_161_264 - 3_326_696 - 2_049_000
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert shapes["Mixed_5b.branch5x5_2.conv.weight"] == (64, 48, 5, 5)
+    assert shapes["Mixed_6c.branch7x7dbl_4.conv.weight"] == (160, 160, 7, 1)
+    assert shapes["Mixed_7a.branch7x7x3_4.bn.running_var"] == (192,)
+    assert shapes["Mixed_7c.branch3x3dbl_3b.conv.weight"] == (384, 384, 3, 1)
+
+
+def test_inceptions_averages_leave_the_padding_out_and_its_last_block_takes_the_maximum() -> None:
+    x = torch.rand(1, 4, 5, 5, generator=tiny.generator())
+    for pool in ("average", "maximum"):
+        block = inception.Mixed(4, {}, pool, 4).eval()
+        nn.init.dirac_(block.branch_pool.conv.weight)
+        corner = x[:, :, :2, :2].flatten(2)
+        wanted = corner.mean(-1) if pool == "average" else corner.amax(-1)
+        scale = (1 + block.branch_pool.bn.eps) ** -0.5
+        assert torch.allclose(block(x)[:, :, 0, 0], wanted * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("content", [{"fc.weight": torch.zeros(2)}, [1]])
+def test_other_weights_than_inceptions_are_refused(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"Inception.*pt_inception-2015-12-05"):
+        inception.load_inception(tmp_path / "weights.pth")
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
@@ -334,12 +411,18 @@ def test_a_dry_run_names_costs_and_writes_nothing(
         (["--num-image", "3"], "--num-image"),
         (["--device", "abacus"], "abacus"),
         (["--dtype", "int8"], "unknown dtype 'int8'"),
+        (["--metrics", "kid"], "unknown metric 'kid'"),
+        (["--metrics", "is"], "--inception is None"),
+        (["--reference", "x.npz"], "are for --metrics"),
+        (["--metrics", "fid", "--inception", "THIS"], "fid needs --reference"),
+        (["--metrics", "fid", "--inception", "THIS", "--reference", "x.npz"], "x.npz cannot be read"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_loading(
     words: list[str], said: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(making, "load_pipeline", None)
+    words = [str(Path(__file__)) if word == "THIS" else word for word in words]
     assert main(["--checkpoint", str(disk / "pipeline"), *words, "--output", str(tmp_path / "out"), "--quiet"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("error: ") and said in captured.err
@@ -354,6 +437,15 @@ def test_a_network_without_a_vae_and_a_pickle_are_refused(
     torch.save({"model": {}, "config": Path("x")}, tmp_path / "pickle.pt")
     assert main(["--checkpoint", str(tmp_path / "pickle.pt"), "--output", str(tmp_path / "out")]) == 2
     assert "--allow-pickle" in capsys.readouterr().err
+
+
+def test_metrics_without_torchmetrics_say_what_to_install(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scores.importlib.util, "find_spec", lambda name: None)
+    words = ["--checkpoint", str(disk / "pipeline"), "--metrics", "is", "--inception", __file__]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert 'pip install "w2sd-video[metrics]"' in capsys.readouterr().err
 
 
 def test_another_run_is_refused_in_the_same_folder(

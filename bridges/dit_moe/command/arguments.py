@@ -34,7 +34,8 @@ The output folder holds run.json, results.jsonl (a line per picture; its prompt 
 with "<class>-<index>.png", grid-METHOD.png, comparison/ and index.html (of the first pictures). Picture i is of class
 i modulo the number of classes and starts from the noise of seed N + i. Stopped at any moment, the same command
 finishes the set, with any number of processes. Another run is refused in the same folder; methods may be added.
-Keep --batch too: pictures of another batch size differ by rounding.
+Keep --batch too: pictures of another batch size differ by rounding. Several processes on CPUs: accelerate launch
+--multi_gpu --num_processes 2 (with --cpu accelerate starts one).
 
 exit codes: 0 all pictures are there; 1 a picture failed (results.jsonl says why) or memory ran out; 2 refused: bad
 arguments, files or folder, or a disk that is full or read-only (what was finished is kept); 130 interrupted
@@ -70,8 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--methods", metavar="LIST", help=f"of {', '.join(METHODS)} (default: all but swapped)")
     add("--seed", type=int, metavar="N", help="picture i starts from the noise of seed N + i (default: 0)")
     add("--batch", type=int, metavar="B", help="pictures made together (default: 16)")
-    const = {"action": "store_const", "const": True}
-    add("--expert-load", **const, help="write expert_load.png: shares of tokens by expert, layer and level")
+    about = "write expert_load.png: shares of tokens by expert, layer and level"
+    add("--expert-load", action="store_const", const=True, help=about)
     add = parser.add_argument_group("sampling and reflection").add_argument
     add("--steps", type=int, metavar="T", help=f"sampling steps (default: {STEPS})")
     add("--guidance", type=float, metavar="G", help=f"classifier-free guidance (default: {GUIDANCE})")
@@ -82,8 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("the weak side").add_argument
     add("--weak-experts", metavar="EXPERTS", help="bottom, top, or experts by number: 0,3 (default: bottom)")
     add("--k", type=int, metavar="K", help="experts per token of the weak side (default: as the strong side)")
-    add("--renormalize", **const, help="weights of the weak side's experts sum to 1 (default: the router's scores)")
+    about = "weights of the weak side's experts sum to 1 (default: the router's scores)"
+    add("--renormalize", action="store_const", const=True, help=about)
     add("--weak-guidance", type=float, metavar="G", help="guidance of the weak side (default: --guidance)")
+    add = parser.add_argument_group("scores (of a few thousand pictures and more; need torchmetrics)").add_argument
+    add("--metrics", metavar="LIST", help="of fid, is: written to metrics.json")
+    add("--inception", metavar="FILE", help="pytorch-fid's Inception weights, pt_inception-2015-12-05-6726825d.pth")
+    add("--reference", metavar="NPZ|FOLDER", help="for fid: statistics (mu, sigma), or real pictures")
     add = parser.add_argument_group("the machine").add_argument
     add("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default: auto: float32 on a CPU, else 16 bits)")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bridges.dit_moe.command.checkpoint_files import NetworkFiles, describe_checkpoint, vae_factor
 from bridges.dit_moe.command.request import GUIDANCE, PATHS, STEPS, SamplePlan, SampleRequest
+from bridges.dit_moe.command.scores import check_scores
 from bridges.dit_moe.labels import ids_of, read_labels
 from w2sd_video.checked_values import MAX_SEED, finite, one_of, whole
 from w2sd_video.errors import UserError
@@ -27,6 +28,7 @@ def plan_sampling(request: SampleRequest) -> SamplePlan:
     Raises UserError saying what was got, what is allowed and what to do.
     """
     methods = _methods(request.methods)
+    metrics = check_scores(request.metrics, request.inception, request.reference)
     files = describe_checkpoint(request.checkpoint, allow_pickle=request.allow_pickle)
     factor = vae_factor(files, request.vae)
     labels = _labels(request, files)
@@ -74,6 +76,9 @@ def plan_sampling(request: SampleRequest) -> SamplePlan:
         batch=whole(request.batch, BATCH, "batch", 1, MAX_BATCH),
         size=factor * files.config["sample_size"],
         expert_load=request.expert_load,
+        metrics=metrics,
+        inception=request.inception,
+        reference=request.reference,
         allow_pickle=request.allow_pickle,
         dtype=one_of(request.dtype, DTYPES, "dtype"),
         device=request.device,

@@ -64,7 +64,7 @@ def _sample(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[
 def _request(arguments: argparse.Namespace) -> SampleRequest:
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     given = {name: value for name, value in given.items() if name not in NOT_OF_THE_REQUEST}
-    for name in ("methods", "classes"):
+    for name in ("methods", "classes", "metrics"):
         if name in given:
             given[name] = tuple(word.strip() for word in given[name].split(",") if word.strip())
     return SampleRequest(**given)

@@ -46,6 +46,9 @@ class SampleRequest:
     seed: int = 0
     batch: int | None = None
     expert_load: bool = False
+    metrics: tuple[str, ...] | None = None
+    inception: str | None = None
+    reference: str | None = None
     allow_pickle: bool = False
     dtype: str = "auto"
     device: str = "auto"
@@ -80,6 +83,9 @@ class SamplePlan:
     batch: int
     size: int
     expert_load: bool
+    metrics: tuple[str, ...]
+    inception: str | None
+    reference: str | None
     allow_pickle: bool
     dtype: str
     device: str

@@ -10,6 +10,7 @@ from bridges.dit_moe.command.expert_load import write_expert_load
 from bridges.dit_moe.command.making import Sampler, load_pipeline
 from bridges.dit_moe.command.processes import join
 from bridges.dit_moe.command.request import SHOWN, SamplePlan
+from bridges.dit_moe.command.scores import write_scores
 from bridges.dit_moe.command.sheets import write_sheets
 from w2sd_video.adapters.loading import choose_device, choose_dtype
 from w2sd_video.batched_runs import Batch, MakeBatch, Worker, perform_batches
@@ -44,7 +45,7 @@ def run(plan: SamplePlan, *, progress: Progress, command: str) -> Outcome:
     were started together.
 
     Writes, in the plan's folder: run.json, results.jsonl, one folder per method, grid-METHOD.png, comparisons and a
-    page of the first pictures, and the expert loads where they are asked for. Raises as `runs.perform`.
+    page of the first pictures, and the expert loads and the scores where they are asked for. Raises as `runs.perform`.
     """
     worker, device = join(plan.device)
     plan, device_name = on_device(replace(plan, device=device))
@@ -73,6 +74,10 @@ def run(plan: SamplePlan, *, progress: Progress, command: str) -> Outcome:
         sheets = write_sheets(made)
         if plan.expert_load:
             sheets["expert load"] = write_expert_load(plan, sampler)
+        if plan.metrics:
+            assert plan.inception is not None
+            samplers.clear()  # its memory is for the Inception network now
+            sheets["metrics"] = write_scores(made, plan.metrics, plan.inception, plan.reference, progress=progress)
     return Outcome(summary, worker, sheets)
 
 
