@@ -1,8 +1,8 @@
 """Remake the bundled picture pair from a seed: python scripts/train_bridge_demo.py --output DIR
 
-The strong side is a small FluxPipeline, the weak side a small StableDiffusionXLPipeline, each with a VAE of its own; they
-are trained side by side with one thread each, and every phase is resumable at any moment (the same command continues).
-The bundled weights took 46 minutes on two CPU cores that did other work as well; --control takes 6 more. The recipe is
+The strong side is a small FluxPipeline, the weak side a small StableDiffusionXLPipeline, each with a VAE of its own,
+trained side by side with one thread each; every phase is resumable at any moment (the same command continues). The
+bundled weights took 46 minutes on two CPU cores that did other work as well; --control takes 6 more. The recipe is
 w2sd_video/demo/picture_recipe.py.
 """
 

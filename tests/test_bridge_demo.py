@@ -1,6 +1,7 @@
 """Scoring the picture pair: the methods make what they say, are counted, kept, and read by the oracle."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -54,6 +55,16 @@ def test_a_real_gap_moves_pictures_and_is_counted(sides, fitted):
     assert moved[0].num_decodes == moved[0].num_encodes == 3 * made
 
 
+def test_each_side_draws_the_colours_and_shapes_it_is_told_and_the_strong_side_better(sides, fitted):
+    """On 48 pictures each attribute is right more often than chance plus four of chance's standard deviations."""
+    scores = {side: scoring.score(sides, scoring.METHODS[side], fitted, 48)[0] for side in ("strong", "weak")}
+    for score in scores.values():
+        for rate, kinds in zip(score.correct.double().mean(dim=0).tolist(), (6, 4), strict=True):
+            chance = 1 / kinds
+            assert rate > chance + 4 * math.sqrt(chance * (1 - chance) / 48)
+    assert scores["strong"].all.sum() > scores["weak"].all.sum()
+
+
 def test_every_method_of_the_pair_makes_pictures(sides, fitted):
     for name, method in scoring.METHODS.items():
         if "control" not in (method.sampled, method.partner):
@@ -93,6 +104,8 @@ def test_a_folder_without_a_pair_is_refused(tmp_path):
 
 def test_finished_methods_are_kept_and_others_of_the_pair_are_not_taken_for_them(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scoring, "METHODS", {name: short(name) for name in ("strong", "w2sd")})
+    fit = scoring.fit_noise_map
+    monkeypatch.setattr(scoring, "fit_noise_map", lambda strong, weak: fit(strong, weak, 20))
     words = ["--count", "2", "--output", str(tmp_path), "--quiet", "--threads", "1"]
     assert score_bridge.main(words) == 0
     first = capsys.readouterr().out

@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, StableDiffusionXLPipeline
+from safetensors import safe_open
 
+from scripts import train_bridge_demo
 from w2sd_video.demo import (
     PICTURE_CAPTIONS,
     PICTURE_PROMPTS,
     PICTURE_TOKENS,
+    PICTURE_WEIGHTS,
     oracle,
     parse_picture_caption,
     picture_training,
@@ -38,6 +41,31 @@ def test_each_of_24_captions_names_its_own_colour_and_shape_and_others_are_refus
 def test_the_oracle_reads_colour_and_shape_off_every_single_picture():
     pictures = world.random_frames(1000, generator())
     assert torch.equal(oracle.read(pictures.frames)[:, :2], pictures.attributes[:, :2])
+
+
+@pytest.mark.parametrize("side", ["strong", "weak"])
+def test_the_oracle_reads_pictures_and_blends_stay_blends_through_a_bundled_vae(side):
+    pictures = world.random_frames(96, generator(1))
+    pixels = pictures.frames[:, 0] * 2 - 1
+    shares = picture_training.blends(96, generator())
+    blended = torch.einsum("ba,achw->bchw", shares, pixels)
+    vae = AutoencoderKL.from_pretrained(PICTURE_WEIGHTS / side / "vae", torch_dtype=torch.float32)
+    with torch.no_grad():
+        latents = vae.encode(pixels).latent_dist.mean
+        back = vae.decode(latents).sample
+        of_blends = vae.decode(torch.einsum("ba,achw->bchw", shares, latents)).sample
+    shown = oracle.read((back[:, None] / 2 + 0.5).clamp(0, 1))[:, :2]
+    assert torch.equal(shown, pictures.attributes[:, :2])
+    assert (of_blends - blended).square().mean() < 0.1 * blended.var()
+
+
+def test_the_bundled_pair_is_two_folders_of_small_safetensors_in_float16():
+    files = [path for path in PICTURE_WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 16e6
+    assert {path.suffix for path in files} == {".safetensors", ".json"}
+    for path in (*PICTURE_WEIGHTS.glob("strong/*/*.safetensors"), *PICTURE_WEIGHTS.glob("weak/*/*.safetensors")):
+        with safe_open(path, "pt") as file:
+            assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}, path  # noqa: SIM118
 
 
 def test_blends_are_shares_of_pictures_from_nearly_pure_to_nearly_even():
@@ -181,6 +209,12 @@ def test_the_control_starts_from_the_weak_side_and_differs_from_it(short_pair):
         for side in ("weak", "control")
     )
     assert 0 < max((weak[name] - control[name]).abs().max().item() for name in weak) < 0.05
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train_bridge_demo.main(["--work", str(tmp_path / "file" / "work"), "--output", str(tmp_path / "out")]) == 2
+    assert "file" in capsys.readouterr().err
 
 
 def test_nothing_is_written_when_a_side_did_not_finish(tmp_path):
