@@ -100,21 +100,21 @@ def _first(
     worker: Worker,
     progress: Progress,
 ) -> Summary:
-    _merge(plan, journal, size)
+    _merge(plan, journal, size, statuses=("done",))  # what failed is tried again
     worker.wait()  # what is finished stands in results.jsonl
     groups = plan.groups[:shown]
-    summary = Summary(plan, kept=sum(journal.finished(task.key) for task in plan.tasks()))
-    before = set(journal.records)
-    for lines in _made(plan, load, set(journal.records), journal, size=size, worker=worker, progress=progress):
+    finished = set(journal.records)
+    summary = Summary(plan, kept=sum(task.key in finished for task in plan.tasks()))
+    for lines in _made(plan, load, finished, journal, size=size, worker=worker, progress=progress):
         if worker.count > 1:
             append_lines(_share(plan, worker), lines)
         else:
             journal.append(*lines)
             write_page(plan, journal, groups, every=PAGE_EVERY)
     worker.wait()  # everyone's lines are on the disk
-    _merge(plan, journal, size)
+    _merge(plan, journal, size, statuses=("done", "failed"))
     for key, record in journal.records.items():
-        if key not in before:
+        if key not in finished:
             (summary.made if record["status"] == "done" else summary.failed).append(record)
     for group in groups:
         write_comparison(plan, journal, group)
@@ -126,7 +126,7 @@ def _other(plan: RunPlan, load: LoadBatches, *, size: int, worker: Worker, progr
     worker.wait()
     path = plan.output / RESULTS_FILE
     data = path.read_bytes() if path.exists() else b""
-    # Of this file the first process has just left the finished ones only.
+    # In this file the first process has just left the finished ones only.
     finished = {key_of(record) for record in read_results(data, path, plan.medium.noun)}
     summary = Summary(plan, kept=len(finished))
     for lines in _made(plan, load, finished, None, size=size, worker=worker, progress=progress):
@@ -196,14 +196,14 @@ def _share(plan: RunPlan, worker: Worker) -> Path:
     return plan.output / f"results-{worker.number}.jsonl"
 
 
-def _merge(plan: RunPlan, journal: Journal, size: int) -> None:
-    """The lines of all shares into results.jsonl, in the order in which one process would have made them."""
+def _merge(plan: RunPlan, journal: Journal, size: int, *, statuses: Sequence[str]) -> None:
+    """The lines of all shares with these statuses into results.jsonl, in the order in which one process makes them."""
     paths = sorted(plan.output.glob(SHARES))
     lines: dict[Key, Record] = {}
     for path in paths:
         for record in read_results(path.read_bytes(), path, plan.medium.noun):
             there = record["status"] != "done" or (plan.output / record["path"]).exists()
-            if there and not journal.finished(key_of(record)):
+            if record["status"] in statuses and there and not journal.finished(key_of(record)):
                 lines[key_of(record)] = record
     if lines:
         order = [task.key for batch in batches_of(plan, size) for task in batch]
