@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridges.dit_moe.command.request import SamplePlan, routing_text
+from bridges.dit_moe.command.sheets import BACKGROUND
 from w2sd_video.picture_io import write_picture
 from w2sd_video.video_io import write_bytes
 
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
 
 PICTURES_READ = 8  # what the loads are measured on
 PICTURE, NUMBERS = "expert_load.png", "expert_load.npz"
-_CELL, _GAP, _BAND = 6, 14, 22
-_BACKGROUND, _TEXT = (22, 24, 29), (236, 238, 242)
+_WIDTH, _HEIGHT, _GAP, _BAND = 140, 64, 14, 22  # of one map, at least, and of what is around it
+_TEXT = (236, 238, 242)
 _LOW, _HIGH = np.array([13, 27, 62.0]), np.array([255, 214, 92.0])
 
 
@@ -31,8 +34,6 @@ def write_expert_load(plan: SamplePlan, sampler: Callable[[], Sampler]) -> str:
     if path.exists() and (plan.output / NUMBERS).exists():
         return str(path)
     shares = {method: measure(plan, sampler(), method) for method in ("strong", "weak")}
-    import io
-
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **shares)  # type: ignore[arg-type]
     write_bytes(plan.output / NUMBERS, buffer.getvalue())
@@ -62,12 +63,11 @@ def draw(shares: dict[str, NDArray[np.float64]]) -> NDArray[np.uint8]:
     from PIL import Image, ImageDraw, ImageFont
 
     levels, layers, experts = next(iter(shares.values())).shape
-    cell_height = max(_CELL, 64 // layers)
-    cell_width = max(2, _CELL if levels <= 50 else 300 // levels)
+    cell_height, cell_width = max(4, _HEIGHT // layers), max(1, math.ceil(_WIDTH / levels))
     width, height = levels * cell_width, layers * cell_height
     largest = max(float(share.max()) for share in shares.values())
-    size = (experts * (width + _GAP) + _GAP, len(shares) * (2 * _BAND + height + _GAP) + _BAND)
-    image = Image.new("RGB", size, _BACKGROUND)
+    size = (max(4, experts) * (width + _GAP) + _GAP, len(shares) * (2 * _BAND + height + _GAP) + _BAND)
+    image = Image.new("RGB", size, BACKGROUND)
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     for row, (title, share) in enumerate(shares.items()):
         top = row * (2 * _BAND + height + _GAP)
@@ -79,6 +79,6 @@ def draw(shares: dict[str, NDArray[np.float64]]) -> NDArray[np.uint8]:
             colours = np.rint(_LOW + (_HIGH - _LOW) * part).astype(np.uint8)
             block = colours.repeat(cell_height, 0).repeat(cell_width, 1)
             image.paste(Image.fromarray(block), (left, top + 2 * _BAND))
-    text = "rows: layers, from the first down; columns: levels, noisiest left; an even load would be "
-    pen.text((_GAP, size[1] - _BAND), f"{text}{1 / experts:.2f}", fill=_TEXT, font=font)
+    text = f"down: layers; across: levels, noisiest left; an even load is {1 / experts:.2f} for every expert"
+    pen.text((_GAP, size[1] - _BAND), text, fill=_TEXT, font=font)
     return np.array(image)

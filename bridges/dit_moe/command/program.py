@@ -57,7 +57,7 @@ def _sample(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[
     code = EXIT_FAILED if failed else EXIT_DONE
     text = summary_text(outcome.summary, quiet=arguments.quiet)
     if not arguments.quiet:
-        text = "\n".join([text, *(f"{name}: {path}" for name, path in outcome.sheets.items())])
+        text = "\n".join([text, *(f"{name}: {path}" for name, path in outcome.written.items())])
     return code, describe_outcome(outcome) if as_json else {"text": text}
 
 

@@ -69,7 +69,7 @@ def describe_outcome(outcome: Outcome) -> dict[str, Any]:
         "folder": str(summary.folder),
         "page": str(summary.folder / "index.html"),
         "results": str(summary.folder / "results.jsonl"),
-        "sheets": outcome.sheets,
+        "written": outcome.written,
         "pictures": summary.total,
         "kept": summary.kept,
         "made": len(summary.made),

@@ -23,11 +23,11 @@ from w2sd_video.tasks import METHODS
 
 @dataclass
 class Outcome:
-    """What a run came to; `sheets` are the paths of the pictures of many, `worker` who this process was."""
+    """What a run came to; `written` are the paths of what is made of many pictures, `worker` who this process was."""
 
     summary: Summary
     worker: Worker
-    sheets: dict[str, str]
+    written: dict[str, str]
 
 
 def on_device(plan: SamplePlan) -> tuple[SamplePlan, str]:
@@ -69,16 +69,16 @@ def run(plan: SamplePlan, *, progress: Progress, command: str) -> Outcome:
         return sampler().make
 
     summary = perform_batches(made, load, size=plan.batch, shown=SHOWN, worker=worker, progress=progress)
-    sheets: dict[str, str] = {}
+    written: dict[str, str] = {}
     if worker.first:
-        sheets = write_sheets(made)
+        written = {f"{method} grid": path for method, path in write_sheets(made).items()}
         if plan.expert_load:
-            sheets["expert load"] = write_expert_load(plan, sampler)
+            written["expert load"] = write_expert_load(plan, sampler)
         if plan.metrics:
             assert plan.inception is not None
             samplers.clear()  # its memory is for the Inception network now
-            sheets["metrics"] = write_scores(made, plan.metrics, plan.inception, plan.reference, progress=progress)
-    return Outcome(summary, worker, sheets)
+            written["metrics"] = write_scores(made, plan.metrics, plan.inception, plan.reference, progress=progress)
+    return Outcome(summary, worker, written)
 
 
 def run_plan(plan: SamplePlan, command: str, device_name: str) -> RunPlan:

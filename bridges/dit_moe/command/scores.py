@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -164,8 +165,6 @@ def read_statistics(path: Path) -> dict[str, Any]:
 
 
 def _write_statistics(path: Path, found: dict[str, Any]) -> None:
-    import io
-
     buffer = io.BytesIO()
     np.savez(buffer, **found)
     write_bytes(path, buffer.getvalue())

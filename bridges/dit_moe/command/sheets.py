@@ -10,6 +10,7 @@ from w2sd_video.runs import RunPlan
 from w2sd_video.tasks import Task
 
 COLUMNS, MOST = 8, 64
+BACKGROUND = (22, 24, 29)  # the comparisons'
 
 
 def write_sheets(plan: RunPlan) -> dict[str, str]:
@@ -30,13 +31,12 @@ def write_sheets(plan: RunPlan) -> dict[str, str]:
 
 
 def _row(plan: RunPlan, tasks: list[Task], title: str, columns: int) -> np.ndarray:
-    size = plan.record["settings"]["height"], plan.record["settings"]["width"]
+    blank = np.empty((plan.record["settings"]["height"], plan.record["settings"]["width"], 3), np.uint8)
+    blank[:] = BACKGROUND
     panels = []
     for task in tasks:
-        path = plan.output / task.path
-        there = path.exists()
-        frame = read_picture(path).pixels if there else np.zeros((*size, 3), np.uint8)
-        panels.append(Panel(task.prompt, f"{title}, {f'seed {task.seed}' if there else 'failed'}", frame[None]))
+        there = (plan.output / task.path).exists()
+        frame = read_picture(plan.output / task.path).pixels if there else blank
+        panels.append(Panel(task.prompt, f"{title}, seed {task.seed}" if there else "failed", frame[None]))
     # Short rows are filled up: the size of a panel depends on how many there are.
-    empty = Panel("", "", np.zeros((1, *size, 3), np.uint8))
-    return side_by_side(panels + [empty] * (columns - len(panels)))[0]
+    return side_by_side(panels + [Panel("", "", blank[None])] * (columns - len(panels)))[0]
