@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,7 @@ def test_classes_have_names_from_a_file(parts, tmp_path: Path):
         ({"latents": torch.zeros(1, 4, 8, 8)}, r"latents have shape \(1, 4, 8, 8\)"),
         ({"output_type": "png"}, "output_type is 'png'"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"num_images_per_label": 0}, "num_images_per_label is 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(parts, arguments, message):
@@ -285,6 +287,41 @@ def test_a_network_without_learned_variances_and_in_half_precision_keeps_a_float
         hosted = call(pipe)
     assert (plain.dtype, given) == (torch.float32, {torch.bfloat16})
     assert (hosted - plain).abs().max() <= rounding(pipe)
+
+
+def test_strong_and_weak_rows_of_one_batch_are_as_in_runs_of_their_own(parts):
+    net, pipe = parts[0], pipeline(parts)
+    x = noise(2)
+    net.routing = [Routing(), Routing("bottom")] * 2  # the conditional half's rows, then the unconditional's
+    try:
+        together = call(pipe, [3, 5], latents=x)
+    finally:
+        net.routing = None
+    strong = call(pipe, 3, latents=x[:1])
+    with routed(net, Routing("bottom")):
+        weak = call(pipe, np.int64(5), latents=x[1:])
+    assert (together - torch.cat([strong, weak])).abs().max() <= rounding(pipe)
+
+
+def test_a_reflected_call_makes_no_second_set_of_weights(parts):
+    """The storages of all tensors of the form of the experts' weights: no new one while either side is evaluated."""
+    net, pipe = parts[0], pipeline(parts)
+    weights = list(net.blocks[0].moe.experts.parameters())
+    shapes = {tuple(weight.shape) for weight in weights}
+    found: dict[Any, set[int]] = {}
+
+    def alive() -> set[int]:
+        tensors = [each for each in gc.get_objects() if isinstance(each, Tensor) and tuple(each.shape) in shapes]
+        return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+    gc.collect()
+    before = alive()
+    assert {weight.untyped_storage().data_ptr() for weight in weights} <= before
+    hook = net.register_forward_hook(lambda module, *_: found.update({module.routing: alive()}))
+    with reflected(pipe, ModelSpec(routing=Routing("bottom")), num_reflections=1):
+        call(pipe, num_inference_steps=2)
+    hook.remove()
+    assert found == {None: before, Routing("bottom"): before}
 
 
 def test_swapped_roles_are_a_strong_side_with_the_lowest_scores(parts):

@@ -224,9 +224,9 @@ def test_a_side_with_another_prompt_follows_a_pipeline_that_changes_networks():
     assert all(name == ("transformer" if t >= 800 else "transformer_2") for t, name in told)
 
 
-def test_compiled_networks_are_reflected_like_those_inside(monkeypatch):
+@torch._dynamo.config.patch(disable=True)
+def test_compiled_networks_are_reflected_like_those_inside():
     # What pipelines meet of a compiled module is its wrapper; without Dynamo it runs the module inside.
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
     pipe, weak = tiny.wan(1), tiny.wan_transformer(2)
 
     def frames() -> torch.Tensor:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import accelerate
 import pytest
 import torch
-from diffusers import HiDreamImageTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    HiDreamImagePipeline,
+    HiDreamImageTransformer2DModel,
+    UNet2DConditionModel,
+)
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU, MoEGate
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
@@ -257,6 +263,70 @@ def test_switching_does_not_walk_through_the_network(monkeypatch):
     monkeypatch.setattr(nn.Module, "named_modules", lambda *_, **__: pytest.fail("a walk"))
     with board.in_force(network, {"routing": BOTTOM}):
         pass
+
+
+HIDREAM_EMBEDS = {"prompt_embeds_t5": (1, 3, 8), "prompt_embeds_llama3": (2, 1, 3, 8), "pooled_prompt_embeds": (1, 8)}
+
+
+def embedded(seed: int, kind: str = "") -> dict[str, Tensor]:
+    """What HiDream's text encoders would make of a prompt; `kind` "negative_" of a negative one."""
+    generator = tiny.generator(seed)
+    return {kind + name: torch.randn(shape, generator=generator) for name, shape in HIDREAM_EMBEDS.items()}
+
+
+def hidream_pipeline() -> HiDreamImagePipeline:
+    texts = {f"{part}{i}": None for part in ("text_encoder", "tokenizer") for i in ("", "_2", "_3", "_4")}
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = HiDreamImagePipeline(flow, tiny.vae(shift_factor=0.1), transformer=hidream(), **texts)
+    pipe.default_sample_size = 8  # it makes every picture of this size
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def dream(pipe: HiDreamImagePipeline, scale: float = 3.0, **embeds: Tensor) -> Tensor:
+    given = {**embedded(1), **embedded(2, "negative_"), **embeds}
+    return pipe(
+        num_inference_steps=3, guidance_scale=scale, generator=tiny.generator(), output_type="latent", **given
+    ).images
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_hidream_itself_is_reflected_with_other_experts(scale):
+    """Without reflections: 3 steps of 3 float32 roundings, doubled by guidance and by the network's slope."""
+    pipe = hidream_pipeline()
+    stock = dream(pipe, scale)
+    with reflected(pipe, num_reflections=0):
+        assert (dream(pipe, scale) - stock).abs().max() <= 3 * 3 * 4 * 6e-8 * stock.abs().max()
+    with reflected(pipe, ModelSpec(routing=BOTTOM)) as counts:
+        moved = dream(pipe, scale)
+    assert (counts.num_evaluations, counts.num_rows) == (3 + 2 * 2, (1 if scale == 1 else 2) * (3 + 2 * 2))
+    assert (moved - stock).abs().max() > 1e-3 and untouched(pipe.transformer)
+    with reflected(pipe, ModelSpec(routing=BOTTOM, guidance=1.0), weak_inputs=embedded(3)) as other:
+        assert (dream(pipe, scale) - moved).abs().max() > 1e-3
+    assert other.num_rows == (1 if scale == 1 else 2) * (3 + 2) + 2
+
+
+def test_a_reflection_of_hidream_is_algorithm_1():
+    """Written out on the network itself: it predicts data - noise, on sigmas shifted by 3."""
+    pipe = hidream_pipeline()
+    with reflected(pipe, ModelSpec(routing=BOTTOM), num_reflections=1):
+        ours = dream(pipe, 1.0)
+    x = torch.randn(1, 4, 8, 8, generator=tiny.generator())
+    sigmas = pipe.scheduler.sigmas.tolist()
+    told = {name.replace("prompt_embeds", "encoder_hidden_states"): value for name, value in embedded(1).items()}
+    told["pooled_embeds"] = told.pop("pooled_encoder_hidden_states")
+
+    @torch.no_grad()
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        return -pipe.transformer(x, torch.tensor([1000 * sigma]), **told, return_dict=False)[0]
+
+    start, end = sigmas[:2]
+    x = x + (end - start) * velocity(x, start)
+    with routed(pipe.transformer, BOTTOM):
+        x = x + (start - end) * velocity(x, start)
+    for start, end in itertools.pairwise(sigmas):
+        x = x + (end - start) * velocity(x, start)
+    assert (ours - x).abs().max() <= 5 * 3 * 4 * 6e-8 * x.abs().max()
 
 
 # -- as the gap of a pair -------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -140,6 +142,8 @@ class DiTMoEPipeline(DiffusionPipeline):
         """
         self._guidance_scale = float(guidance_scale)
         self._interrupt = False
+        if num_images_per_label < 1:
+            raise UserError(f"num_images_per_label is {num_images_per_label}; it must be at least 1")
         classes = [i for i in self._class_ids(class_labels) for _ in range(num_images_per_label)]
         guided = self._guided_channels(guidance_channels)
         self._check_output(output_type, callback_on_step_end_tensor_inputs)
@@ -183,10 +187,10 @@ class DiTMoEPipeline(DiffusionPipeline):
         return combined if guided == latents.shape[1] else torch.cat([combined[:, :guided], conditional[:, guided:]], 1)
 
     def _class_ids(self, class_labels: ClassLabels) -> list[int]:
-        given = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
+        given = [class_labels] if isinstance(class_labels, int | str | Integral) else list(class_labels)
         if not given:
             raise UserError("no class is given; give at least one id or name")
-        ids = [self.get_label_ids(each)[0] if isinstance(each, str) else int(each) for each in given]
+        ids = [self.get_label_ids(each)[0] if isinstance(each, str) else index(each) for each in given]
         count = self.transformer.config.num_classes
         for i in ids:
             if not 0 <= i < count:

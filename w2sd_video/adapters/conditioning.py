@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from w2sd_video.adapters.probing import Guided, measure
-from w2sd_video.adapters.recording import LATENT_DEPENDENT, NetworkCall, RecordedStep
+from w2sd_video.adapters.recording import LATENT_DEPENDENT, TIME_NAMES, NetworkCall, RecordedStep, sign_of
 from w2sd_video.core import lerp_guidance
 from w2sd_video.errors import UserError
+
+BATCH_SECOND = ("encoder_hidden_states_llama3",)  # arguments whose rows are their second dimension
 
 
 @dataclass
@@ -43,12 +45,16 @@ class Conditioning:
 
     @property
     def timestep(self) -> Tensor:
-        return self.conditional["timestep"]
+        return self.conditional[self.time_name]
+
+    @property
+    def time_name(self) -> str:
+        return next(name for name in TIME_NAMES if name in self.conditional)
 
     def at(self, timestep: Tensor) -> Conditioning:
         """The same at another step's timestep, whatever its shape there (a scalar, or one per row)."""
         value = timestep.reshape(-1)[0]
-        return self._with("timestep", lambda told: value.to(told.dtype).expand(told.shape))
+        return self._with(self.time_name, lambda told: value.to(told.dtype).expand(told.shape))
 
     def with_embedded(self, factor: float) -> Conditioning:
         """The same with the guidance that is an input of the network multiplied."""
@@ -110,7 +116,8 @@ def predict(
                 f"{type(net).__name__} predicts shape {tuple(output.shape)} for a latent of {tuple(latent.shape)}; "
                 "a network must predict one value per latent value"
             )
-        return output.to(torch.promote_types(output.dtype, torch.float32))
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        return output if sign_of(net) == 1 else -output
 
     if guidance == 1:
         return evaluate(conditioning.conditional, x)
@@ -217,7 +224,7 @@ def _half(name: str, value: Any, rows: int, index: int) -> Any:
         return {key: _half(key, item, rows, index) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_half(name, item, rows, index) for item in value)
-    return value.chunk(2)[index] if _batched(name, value, rows) else value
+    return value.chunk(2, _batch_dim(name))[index] if _batched(name, value, rows) else value
 
 
 def _picked(name: str, value: Any, batch: int, rows: Sequence[int]) -> Any:
@@ -226,13 +233,21 @@ def _picked(name: str, value: Any, batch: int, rows: Sequence[int]) -> Any:
         return {key: _picked(key, item, batch, rows) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_picked(name, item, batch, rows) for item in value)
-    return value[list(rows)] if _batched(name, value, batch) and value.shape[0] == batch else value
+    dim = _batch_dim(name)
+    if not _batched(name, value, batch) or value.shape[dim] != batch:
+        return value
+    return value.index_select(dim, torch.tensor(list(rows), device=value.device))
 
 
 def _batched(name: str, value: Any, rows: int) -> bool:
-    """Whether the first dimension of a network's argument counts latents (`rows`, or a multiple of it)."""
-    counts = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] % rows == 0
+    """Whether a dimension of a network's argument counts latents (`rows`, or a multiple of it)."""
+    dim = _batch_dim(name)
+    counts = isinstance(value, Tensor) and value.dim() > dim and value.shape[dim] % rows == 0
     return counts and "rotary" not in name and name not in ("img_ids", "txt_ids")
+
+
+def _batch_dim(name: str) -> int:
+    return 1 if name in BATCH_SECOND else 0
 
 
 def _equal(one: Any, other: Any) -> bool:

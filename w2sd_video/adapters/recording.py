@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from w2sd_video.errors import UserError
 
 LATENT_NAMES = ("sample", "hidden_states")
+TIME_NAMES = ("timestep", "timesteps")
+# Networks that predict the negative of what the scheduler is to have; their pipelines turn the sign.
+NEGATIVE = ("HiDreamImageTransformer2DModel",)
 # Arguments computed from the latent (by a ControlNet): what was recorded would be wrong at every other latent.
 LATENT_DEPENDENT = (
     "down_block_additional_residuals",
@@ -129,7 +132,7 @@ class Recorder:
         arguments = {name: _copy(value) for name, value in zip(self._names[id(network)], args, strict=False)}
         arguments.update({name: _copy(value) for name, value in kwargs.items()})
         name = next((name for name in LATENT_NAMES if name in arguments), None)
-        if name is None or not isinstance(arguments[name], Tensor) or "timestep" not in arguments:
+        if name is None or not isinstance(arguments[name], Tensor) or not any(name in arguments for name in TIME_NAMES):
             raise UserError(
                 f"{type(network).__name__} is not called with a latent ({' or '.join(LATENT_NAMES)}) and a timestep; "
                 "reflection is for denoising networks of that form"
@@ -141,7 +144,7 @@ class Recorder:
             shape[1] *= 2  # with a learned variance
         probe = latent.new_zeros(shape)
         if len(self._calls) == 1:
-            probe[0] = 1.0  # the first row is of the half that comes first, in one call or in two
+            probe[0] = sign_of(network)  # the first row is of the half that comes first, in one call or in two
         return (probe,) if arguments.get("return_dict") is False else Transformer2DModelOutput(sample=probe)
 
     def _step(
@@ -155,6 +158,12 @@ class Recorder:
         finally:
             self._put(self._masks)
         return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
+
+
+def sign_of(network: nn.Module) -> float:
+    """What a network's output is multiplied by to be what the scheduler is to have."""
+    inner = getattr(network, "_orig_mod", network)  # of a compiled module
+    return -1.0 if any(kind.__name__ in NEGATIVE for kind in type(inner).__mro__) else 1.0
 
 
 def _parameter_names(network: nn.Module) -> list[str]:
