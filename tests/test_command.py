@@ -237,12 +237,14 @@ def test_compiled_blocks_are_those_that_repeat(pair: list[str], monkeypatch: pyt
 
 
 def start(words: list[str], output: Path) -> subprocess.Popen[str]:
+    """The command in a process of its own, which hears interrupts also where the tests themselves run in background."""
     return subprocess.Popen(
         [*COMMAND, *words, "--output", str(output)],
         env=ENVIRONMENT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
