@@ -115,9 +115,12 @@ class Mapped:
         got = (a.fingerprint, b.fingerprint)
         if got == self.fingerprints:
             return
-        again = "fit it again with these VAEs (fit_from_pictures)"
+        again = "fit it again with these VAEs (fit_from_pictures, or bridge_image.py fit)"
         if (got[1], got[0]) == self.fingerprints:
-            raise UserError("the noise map was fitted the other way round (weak to strong); use its reversed()")
+            raise UserError(
+                "the noise map was fitted the other way round (weak to strong); use its reversed(), or "
+                "fit one this way round (bridge_image.py fit)"
+            )
         sides = [
             f"the {side} side's is {mine}, fitted was {fitted}"
             for side, mine, fitted in zip(("strong", "weak"), got, self.fingerprints, strict=True)

@@ -397,12 +397,20 @@ def test_a_dry_run_lists_costs_and_files_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def damaged(disk: Path) -> Path:
+    broken = disk / "broken.safetensors"
+    broken.write_bytes((disk / "map.safetensors").read_bytes()[:200])
+    return broken
+
+
 WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "noise map": (lambda d: ["--noise-map", "fesh"], "did you mean 'fresh'"),
     "map missing": (lambda d: ["--noise-map", "no/map.safetensors"], "there is no noise map at"),
     "map of another kind": (lambda d: ["--noise-map", str(d / "sdxl.safetensors")], "is no noise map"),
+    "map damaged": (lambda d: ["--noise-map", str(damaged(d))], "damaged or no safetensors file; fit it again"),
     "identity": (lambda d: ["--noise-map", "identity"], "differ in scaling_factor, shift_factor"),
     "sizes": (lambda d: ["--height", "20"], "height is 20; it must be a multiple of 8: use 16 or 24"),
+    "no size": (lambda d: ["--height", "0"], "height is 0; it must be a whole number from 8"),
     "weak sizes": (lambda d: ["--weak-width", "20"], "weak width is 20; .*--weak-width"),
     "ratio": (lambda d: ["--weak-width", "24"], "whole multiple of the other"),
     "reflections": (lambda d: ["--reflections", "5"], "reflections is 5 with 4 steps"),
@@ -411,7 +419,7 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "strong missing": (lambda d: ["--strong", "no/such/thing"], "does not exist"),
     "method": (lambda d: ["--methods", "strong,w2ds"], "did you mean 'w2sd'"),
     "memory": (lambda d: ["--memory", "swap"], "unknown memory plan"),
-    "memory on a cpu": (lambda d: ["--memory", "sequential"], "the device is cpu"),
+    "memory on a cpu": (lambda d: ["--memory", "sequential"], "the device is cpu; use --memory resident"),
     "codec": (lambda d: ["--codec", "tiny"], "needs a tiny VAE for the strong side"),
     "tiny without codec": (lambda d: ["--weak-tiny-vae", str(d / "tiny-1")], "is for --codec tiny"),
     "tiny of another kind": (
@@ -478,7 +486,7 @@ def test_a_map_of_other_vaes_is_refused_before_the_networks_are_loaded(
     ("words", "said"),
     [
         (["--output", "map.pt"], "give the noise map's file, such as"),
-        ([], "give the noise map's file, such as"),
+        ([], "--output is missing; give the noise map's file, such as"),
         (["--pictures", "no/folder", "--output", "m.safetensors"], "there is no folder no/folder"),
         (["--output", "m.safetensors"], "give --prompt TEXT"),
     ],
@@ -486,6 +494,15 @@ def test_a_map_of_other_vaes_is_refused_before_the_networks_are_loaded(
 def test_fit_refuses_bad_input(disk: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *pair(disk), "--height", "16", "--width", "16", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_fit_refuses_a_folder_for_its_file_before_it_fits(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "map.safetensors"
+    folder.mkdir()
+    assert main(["fit", *pair(disk), "--pictures", str(disk / "pictures"), "--output", str(folder), "--dry-run"]) == 2
+    assert "is a folder; give the noise map's file" in capsys.readouterr().err
 
 
 def test_one_space_needs_no_map_to_be_fitted(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

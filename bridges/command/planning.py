@@ -141,7 +141,7 @@ def _sizes(
     ours, theirs = files
     found = []
     for name, given, default in (("height", request.height, preset.height), ("width", request.width, preset.width)):
-        value = given or default or ours.own_size
+        value = next((size for size in (given, default, ours.own_size) if size is not None), None)
         if value is None:
             raise UserError(
                 f"how large pictures of {ours.given} are is not known before it is fetched; give --height and --width, "
@@ -194,7 +194,11 @@ def _noise_map(given: str) -> str:
     path = Path(given).expanduser()
     if not path.is_file():
         raise UserError(f"there is no noise map at {given}; fit one with the subcommand fit, or use --noise-map auto")
-    if "matrix" not in read_safetensors_header(path):
+    try:
+        tensors = read_safetensors_header(path)
+    except UserError as error:
+        raise UserError(f"the noise map {given} is damaged or no safetensors file; fit it again") from error
+    if "matrix" not in tensors:
         raise UserError(f"{given} is no noise map; fit one with the subcommand fit, or use --noise-map auto")
     return str(path.resolve())
 
@@ -207,7 +211,7 @@ def _prompts(given: Sequence[str], preset: BridgePreset) -> tuple[str, ...]:
     if given:
         return tuple(check_prompt(prompt, f"prompt {n}") for n, prompt in enumerate(without_repeats(given), start=1))
     if preset.name != "demo":
-        raise UserError("a pair of your own has no prompts; give --prompt TEXT or --prompts FILE")
+        raise UserError(f"the preset {preset.name} has no prompts of its own; give --prompt TEXT or --prompts FILE")
     from w2sd_video.demo import PICTURE_PROMPTS
 
     return tuple(PICTURE_PROMPTS)

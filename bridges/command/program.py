@@ -80,8 +80,12 @@ def _fit_plan(request: BridgeRequest, pictures: str | None) -> BridgePlan:
 
 def _target(output: str | None) -> Path:
     if output is None or Path(output).suffix != ".safetensors":
-        raise UserError(f"--output is {output}; give the noise map's file, such as flux-to-sdxl.safetensors")
-    return Path(output)
+        got = "missing" if output is None else output
+        raise UserError(f"--output is {got}; give the noise map's file, such as flux-to-sdxl.safetensors")
+    target = Path(output)
+    if target.is_dir():  # said before an hour of fitting, not after it
+        raise UserError(f"--output {output} is a folder; give the noise map's file, such as flux-to-sdxl.safetensors")
+    return target
 
 
 def _request(arguments: argparse.Namespace, progress: TerminalProgress) -> BridgeRequest:

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bridges.command.latent_spaces import NOISE_MAP, ChosenMap, fitted_map, spaces_of, warn_of_noise
 from bridges.command.loading import load_bridge, load_spaces, load_strong
@@ -29,7 +28,13 @@ def on_device(plan: BridgePlan) -> tuple[BridgePlan, str]:
 
     device = choose_device(plan.device)
     dtype = str(choose_dtype(plan.dtype, device)).removeprefix("torch.")
-    check_memory_plan(plan.memory, device)
+    try:
+        check_memory_plan(plan.memory, device)
+    except UserError as error:  # it speaks of offloading, which no flag here is called
+        raise UserError(
+            f"--memory {plan.memory} keeps networks off an accelerator, but the device is {device}; "
+            "use --memory resident"
+        ) from error
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return replace(plan, device=device, dtype=dtype), name
 
@@ -106,11 +111,11 @@ def fit(plan: BridgePlan, pictures: str | None, target: Path, *, progress: Progr
         UserError: pictures that cannot be read, too few of them, or sides that cannot be used.
     """
     plan, _ = on_device(plan)
+    batches = None if pictures is None else load_pictures(pictures, plan.height, plan.width)  # refused before loading
     spaces = load_spaces(plan)
     if spaces.one:
         raise UserError("both sides share one latent space, so no noise map is needed: they use identity")
-    if pictures is not None:
-        batches: Any = load_pictures(pictures, plan.height, plan.width)
+    if batches is not None:
         return fitted_map(spaces, batches, target, f"fitted to {{count}} pictures of {pictures}")
     count = max(spaces.pictures_to_fit, plan.num_pictures)
     bridge = load_strong(plan, count, progress.note, quiet=not progress.bars)
