@@ -39,22 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_code(lambda: run(options))
 
 
-def finished(path: Path, settings: dict[str, object]) -> dict | None:
-    """The record of a method scored with these settings; None where there is none, or a damaged one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record if record["settings"] == settings else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-
-
 def run(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
     from bridges.demo import report, scoring
     from w2sd_video.demo import PICTURE_WEIGHTS
-    from w2sd_video.demo.report import verdicts
+    from w2sd_video.demo.report import finished, verdicts
     from w2sd_video.demo.scoring import fingerprint
 
     possible = [

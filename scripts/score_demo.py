@@ -43,15 +43,6 @@ def read(folder: Path) -> int:
     return 0
 
 
-def finished(path: Path, settings: dict[str, object]) -> dict | None:
-    """The record of a method scored with these settings; None where there is none, or a damaged one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record if record["settings"] == settings else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-
-
 def run(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
@@ -75,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     sides = None
     for name in names:
         path = options.output / f"{name}.json"
-        if finished(path, settings):
+        if report.finished(path, settings):
             continue
         sides = sides or scoring.load(weights)
         with tqdm(total=options.count, desc=name, disable=options.quiet or not sys.stderr.isatty()) as bar:
@@ -84,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         scoring.save_sheet(frames, options.output / f"{name}.png")
         path.with_suffix(".part").write_text(json.dumps(record))
         os.replace(path.with_suffix(".part"), path)
-    records = {name: finished(options.output / f"{name}.json", settings) for name in scoring.METHODS}
+    records = {name: report.finished(options.output / f"{name}.json", settings) for name in scoring.METHODS}
     scores = {name: report.from_json(record) for name, record in records.items() if record}
     print(report.table(scores))
     print()

@@ -1,6 +1,8 @@
 """What the demo's scores say: paired differences with intervals, the table, and the bars the pair is held to."""
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -107,3 +109,12 @@ def from_json(record: dict) -> Score:
     """The inverse of `to_json`."""
     correct = torch.tensor(record["correct"]).bool()
     return Score(correct, record["num_evaluations"], record["num_rows"], record["seconds"])
+
+
+def finished(path: Path, settings: Mapping[str, object]) -> dict | None:
+    """The record of a method scored with these settings; None where there is none, or a damaged one."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["settings"] == settings else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
