@@ -296,6 +296,14 @@ def with_preset_map(plan: Any, path: Path) -> Any:
     return replace(plan, preset_map=path, noise_map="auto")
 
 
+def test_what_a_map_draws_is_of_the_pictures_seed_and_not_of_the_runs(disk: Path) -> None:
+    found = Mapped(torch.eye(8)[:, :4], 1.0, seed=5)  # four of eight directions are drawn
+    bridge = making.LoadedBridge(planned(disk), None, None, chosen=latent_spaces.ChosenMap(found, "made here"))
+    noise, shape = torch.zeros(1, 4, 2, 2), torch.Size((1, 8, 2, 2))
+    first, again, other = (bridge._noise_map(seed)(noise, shape) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 def test_a_map_can_be_fitted_to_what_the_strong_model_makes(disk: Path, tmp_path: Path) -> None:
     target = tmp_path / "made.safetensors"
     words = ["--height", "16", "--width", "16", "--steps", "2", "--num-pictures", "65", "--prompt", "a cat"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from bridges.bridged import bridged, needs_no_bridge
 from bridges.command.latent_spaces import ChosenMap
 from bridges.command.request import BridgePlan
+from bridges.mapped import Mapped
 from w2sd_video.adapters import reflected
 from w2sd_video.adapters.finite import NonFiniteLatentError
 from w2sd_video.adapters.settings import call_signature
@@ -63,7 +64,7 @@ class LoadedBridge:
             "progress": report,
         }
         if task.method in ("w2sd", "zero-gap"):
-            settings["noise_map"] = self._noise_map()
+            settings["noise_map"] = self._noise_map(task.seed)
         pipe = self.weak if task.method == "weak" else self.strong
         if task.method in ("weak", "strong"):
             hosted: Any = reflected(pipe, num_reflections=0, progress=report)
@@ -171,8 +172,9 @@ class LoadedBridge:
         bridge_asked_for = self.plan.force_bridge or self.tiny != (None, None) or self._weak_size()
         return not bridge_asked_for and needs_no_bridge(self.strong, self.weak)
 
-    def _noise_map(self) -> Any:
-        """The map, or the name of one whose noise is seeded anew for each picture."""
+    def _noise_map(self, seed: int) -> Any:
+        """The map, or the name of one; what is drawn is of the picture's seed, whichever run the picture is made in."""
         if self.plan.noise_map in ("fresh", "fixed"):
             return self.plan.noise_map
-        return None if self.chosen is None else self.chosen.noise_map
+        found = None if self.chosen is None else self.chosen.noise_map
+        return replace(found, seed=seed) if isinstance(found, Mapped) else found
