@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL
 
 from bridges.dit_moe.demo.digits import NUM_CLASSES, SIZE
 from bridges.dit_moe.network import DiTMoE
@@ -45,18 +45,4 @@ def build_network() -> DiTMoE:
         num_classes=NUM_CLASSES,
         expert_hidden_size=128,
         shared_expert_hidden_size=128,
-    )
-
-
-def build_scheduler() -> DDIMScheduler:
-    """DDIM over the linear betas of DiT-MoE S and B, from the noisiest level (`trailing`) to clean data."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
-        prediction_type="epsilon",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
     )

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from w2sd_video.errors import UserError
 
-NUM_CLASSES = 10
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUM_CLASSES = len(NAMES)
 SCAN_SIZE, SIZE = 8, 32
 PARTS = ("train", "test")
 LEVELS = 16  # of ink in a scan
