@@ -1,0 +1,68 @@
+"""Two ways to compute the same dimensions: VBench's arithmetic to the letter, or with its known flaws mended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vbench_eval.errors import UserError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How the dimensions are computed; the name is stamped into every report.
+
+    Attributes:
+        name: what the user writes.
+        antialias: whether backbones shrink frames with an antialiasing filter. VBench does not, so that the noise and
+            the fine texture of large frames alias into its features.
+        score_padding: whether the padding that makes frame sides fit the flow network takes part in dynamic_degree.
+        frame_weighted: whether the two consistencies are averaged over all pairs of frames of all videos, so that a
+            longer video weighs more, rather than over videos. VBench does on one device.
+        normalise_fps: whether dynamic_degree measures motion per 1/8 second whatever the frame rate. VBench keeps every
+            round(fps/8)-th frame, and what is left may play at 5.3 to 12 frames per second; it takes a variable rate
+            for its finest step, and pictures of a folder as they are.
+        least_moving_pairs: how many moving pairs dynamic_degree asks for at least. VBench's rounding makes it 0 for two
+            frames, which are dynamic then whatever they show.
+        summary: one line for help texts and reports.
+    """
+
+    name: str
+    antialias: bool
+    score_padding: bool
+    frame_weighted: bool
+    normalise_fps: bool
+    least_moving_pairs: int
+    summary: str
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "vbench",
+            antialias=False,
+            score_padding=True,
+            frame_weighted=True,
+            normalise_fps=False,
+            least_moving_pairs=0,
+            summary="VBench 0.1.5 to the letter, quirks included; comparable with published numbers",
+        ),
+        Profile(
+            "fixed",
+            antialias=True,
+            score_padding=False,
+            frame_weighted=False,
+            normalise_fps=True,
+            least_moving_pairs=1,
+            summary="antialiased resizing, no scored padding, motion per time, every video weighs the same; "
+            "not comparable with published numbers",
+        ),
+    )
+}
+
+
+def get_profile(name: str) -> Profile:
+    """Returns the profile of that name; raises UserError if there is none."""
+    if name not in PROFILES:
+        raise UserError(f"profile is {name!r}; choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]

@@ -1,0 +1,89 @@
+"""What a backbone must offer. Anything with these methods will do: nothing needs to be inherited.
+
+Backbones own their preprocessing, their device and their batches; the dimensions own the formulas. They take tensors on
+the CPU and may return theirs on any device. Gradients are off while they are called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What all kinds share."""
+
+    name: str
+
+    def provenance(self) -> dict[str, Any]:
+        """Returns where the numbers come from, as JSON: id, revision, file, sha256, dtype, device, licence,
+        commercial_ok (None where it does not apply or is not known).
+        """
+        ...
+
+
+@runtime_checkable
+class FrameEncoder(Backbone, Protocol):
+    """Frames to feature vectors (DINO, the CLIP image tower)."""
+
+    dim: int
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Returns features `[T, dim]`, float32, not normalised, of frames `[T, H, W, 3]`, uint8 RGB. The result of a
+        frame does not depend on the frames beside it (but for rounding).
+        """
+        ...
+
+
+@runtime_checkable
+class FrameScorer(Backbone, Protocol):
+    """Frames to one number each, in the network's own unit.
+
+    `low` and `high` are the ends of that unit's nominal scale; the dimensions map it to 0..1 without clamping. MUSIQ: 0
+    and 100. The LAION linear head: 0 and 10, and `score` returns what the head returns, not divided by anything.
+    """
+
+    low: float
+    high: float
+
+    def score(self, frames: Tensor) -> Tensor:
+        """Returns scores `[T]`, float32, of frames `[T, H, W, 3]`, uint8 RGB."""
+        ...
+
+
+@runtime_checkable
+class FlowEstimator(Backbone, Protocol):
+    """Two frames to the motion between them (RAFT). The caller pads both sides to `pad_multiple`."""
+
+    pad_multiple: int
+
+    def flow(self, a: Tensor, b: Tensor) -> Tensor:
+        """Returns `[B, 2, H, W]`: by how many pixels (dx, dy) what is at a pixel of `a` has moved in `b`; both are
+        `[B, 3, H, W]`, float32, 0..255.
+        """
+        ...
+
+
+@runtime_checkable
+class FrameInterpolator(Backbone, Protocol):
+    """Two frames to the one halfway between them (AMT). The caller pads both sides to `pad_multiple`."""
+
+    pad_multiple: int
+
+    def midpoint(self, a: Tensor, b: Tensor) -> Tensor:
+        """Returns `[B, 3, H, W]` in about 0..1; both `a` and `b` are `[B, 3, H, W]`, float32, 0..1."""
+        ...
+
+
+@runtime_checkable
+class TextImageEncoder(FrameEncoder, Protocol):
+    """Frames and texts to vectors in one space (CLIP with its text tower)."""
+
+    logit_scale: float
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Returns features `[N, dim]`, float32, not normalised."""
+        ...

@@ -1,0 +1,64 @@
+"""What is known of a video before its frames are read, and how a bad one is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK_BYTES = 64 << 20
+
+
+class VideoError(ValueError):
+    """A video that cannot be read; the message is the reason, for a person. Other videos go on."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the file says of itself.
+
+    Attributes:
+        path: as given; the name of frames in memory.
+        fps: frames per second, as OpenCV reports it, which VBench uses; 0 where the file states none. Of a video with a
+            variable rate it is the finest step's rate.
+        width, height: of the frames as they are given out.
+        declared_frames: how many the container claims; None where it claims nothing.
+        container, codec, decoder: "mp4", "h264", "pyav 18.1.0".
+        colour: the stream's colour tags by ffmpeg's names ("colorspace", "color_range", ...), untagged ones left out.
+        variable_rate: whether the frames are not equally spaced in time.
+        directory: whether it is a folder of pictures, whose frames VBench does not sub-sample.
+        average_fps: frames divided by duration; differs from `fps` where the rate is variable. 0 where unknown.
+    """
+
+    path: str
+    fps: float
+    width: int
+    height: int
+    declared_frames: int | None
+    container: str
+    codec: str
+    decoder: str
+    colour: Mapping[str, str] = field(default_factory=dict)
+    variable_rate: bool = False
+    directory: bool = False
+    average_fps: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "colour": dict(self.colour)}
+
+
+class Video(Protocol):
+    """A source of frames that can be read more than once."""
+
+    info: VideoInfo
+
+    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
+        """Gives all frames in order, as uint8 `[n, H, W, 3]` RGB with n >= 1.
+
+        Holds at most `max_bytes` of frames at a time (the chunk before, still in the caller's hands, included), but
+        always the two frames it takes to go on. Raises VideoError where the video cannot be read further.
+        """
+        ...
