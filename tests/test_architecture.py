@@ -111,6 +111,14 @@ def test_vbench_eval_knows_only_folders_of_videos() -> None:
     assert wrong("vbench_eval", ("w2sd_video", "bridges", "scripts")) == []
 
 
+def test_of_the_bridges_one_command_asks_for_scores_of_pictures_only() -> None:
+    assert wrong("bridges", ("vbench_eval",), but=("bridges.dit_moe.command",)) == []
+    borders = ("vbench_eval.images", "vbench_eval.errors")
+    asked = [found for found in IMPORTS if within(found.importer, "bridges") and found.root == "vbench_eval"]
+    assert [str(found) for found in asked if not any(within(found.target, border) for border in borders)] == []
+    assert asked, "a rule about an arrow that does not exist is no rule"
+
+
 def test_the_library_does_not_know_its_users() -> None:
     assert wrong("w2sd_video", ("bridges", "vbench_eval", "scripts")) == []
 

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from bridges.dit_moe import DiTMoE
-from bridges.dit_moe.command import checkpoint_files, inception, making, scores
+from bridges.dit_moe.command import checkpoint_files, making
 from bridges.dit_moe.command.planning import plan_sampling
 from bridges.dit_moe.command.program import main
 from bridges.dit_moe.command.request import SampleRequest
 from bridges.dit_moe.layout import published_layout
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
+from vbench_eval.images import frechet, inception
 from w2sd_video.adapters.routing import routed
-from w2sd_video.errors import UserError
 from w2sd_video.pair import Routing
 from w2sd_video.picture_io import read_picture
 
@@ -261,8 +261,8 @@ def test_fid_is_the_shift_of_the_mean_and_is_the_number_of_sure_classes(
 ) -> None:
     pytest.importorskip("torchmetrics")
     monkeypatch.setattr(inception, "load_inception", lambda path: Projected())
-    monkeypatch.setattr(scores, "FEATURES", 16)
-    monkeypatch.setattr(scores, "SPLITS", 1)
+    monkeypatch.setattr(frechet, "FEATURES", 16)
+    monkeypatch.setattr(frechet, "SPLITS", 1)
     (tmp_path / "weights.pth").write_bytes(b"weights")
     out = tmp_path / "out"
     words = ["--classes", "3,7", "--num-images", "4", "--methods", "strong,w2sd"]
@@ -282,37 +282,15 @@ def test_fid_is_the_shift_of_the_mean_and_is_the_number_of_sure_classes(
     assert found["strong"]["fid"] == pytest.approx(16 * 0.5**2, rel=1e-6)
 
 
-def test_inception_has_the_layers_and_the_parameters_of_fids() -> None:
-    """torchvision states 27 161 264 parameters, of which 3 326 696 are its auxiliary and 2 049 000 its last layer."""
-    with torch.device("meta"):
-        network = inception.Inception().eval()
-        features, logits = network(torch.empty(2, 3, 40, 30))
-    assert (features.shape, logits.shape) == ((2, 2048), (2, 1008))
-    own = [parameter.numel() for name, parameter in network.named_parameters() if not name.startswith("fc.")]
-    assert sum(own) == 27_161_264 - 3_326_696 - 2_049_000
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert shapes["Mixed_5b.branch5x5_2.conv.weight"] == (64, 48, 5, 5)
-    assert shapes["Mixed_6c.branch7x7dbl_4.conv.weight"] == (160, 160, 7, 1)
-    assert shapes["Mixed_7a.branch7x7x3_4.bn.running_var"] == (192,)
-    assert shapes["Mixed_7c.branch3x3dbl_3b.conv.weight"] == (384, 384, 3, 1)
-
-
-def test_inceptions_averages_leave_the_padding_out_and_its_last_block_takes_the_maximum() -> None:
-    x = torch.rand(1, 4, 5, 5, generator=tiny.generator())
-    for pool in ("average", "maximum"):
-        block = inception.Mixed(4, {}, pool, 4).eval()
-        nn.init.dirac_(block.branch_pool.conv.weight)
-        corner = x[:, :, :2, :2].flatten(2)
-        wanted = corner.mean(-1) if pool == "average" else corner.amax(-1)
-        scale = (1 + block.branch_pool.bn.eps) ** -0.5
-        assert torch.allclose(block(x)[:, :, 0, 0], wanted * scale, rtol=1e-6)
-
-
-@pytest.mark.parametrize("content", [{"fc.weight": torch.zeros(2)}, [1]])
-def test_other_weights_than_inceptions_are_refused(content: Any, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"Inception.*pt_inception-2015-12-05"):
-        inception.load_inception(tmp_path / "weights.pth")
+def test_other_weights_than_inceptions_end_the_command_in_its_own_words(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "weights.pth")
+    words = ["--checkpoint", str(disk / "pipeline"), *QUICK, "--classes", "3,7", "--methods", "strong"]
+    words += ["--metrics", "is", "--inception", str(tmp_path / "weights.pth"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "pt_inception-2015-12-05" in said and "Traceback" not in said
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
@@ -442,7 +420,7 @@ def test_a_network_without_a_vae_and_a_pickle_are_refused(
 def test_metrics_without_torchmetrics_say_what_to_install(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(scores.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(frechet.importlib.util, "find_spec", lambda name: None)
     words = ["--checkpoint", str(disk / "pipeline"), "--metrics", "is", "--inception", __file__]
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
     assert 'pip install "w2sd-video[metrics]"' in capsys.readouterr().err

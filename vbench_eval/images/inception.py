@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from w2sd_video.errors import UserError
+from vbench_eval.errors import UserError
 
 SIDE = 299
 REMEDY = "give pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
