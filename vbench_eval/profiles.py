@@ -19,8 +19,8 @@ class Profile:
         frame_weighted: whether the two consistencies are averaged over all pairs of frames of all videos, so that a
             longer video weighs more, rather than over videos. VBench does on one device.
         normalise_fps: whether dynamic_degree measures motion per 1/8 second whatever the frame rate. VBench keeps every
-            round(fps/8)-th frame, and what is left may play at 5.3 to 12 frames per second; it takes a variable rate
-            for its finest step, and pictures of a folder as they are.
+            round(fps/8)-th frame, and what is left may play at 5.3 to 12 frames per second; it believes the container,
+            even of a variable rate, and takes the pictures of a folder as they are.
         least_moving_pairs: how many moving pairs dynamic_degree asks for at least. VBench's rounding makes it 0 for two
             frames, which are dynamic then whatever they show.
         summary: one line for help texts and reports.

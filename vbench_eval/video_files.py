@@ -1,8 +1,9 @@
 """Video files through PyAV: mp4, mov, webm, mkv, avi.
 
 Frames come as ffmpeg makes them: all of them, whatever their times, turned the way a player shows them, converted to
-RGB by the matrix and range that the stream's colour tags name. VBench's frame readers agree bit for bit on files
-without tags; what they make of tagged ones may differ, so the tags are part of `VideoInfo`.
+RGB by the matrix and range that the stream's colour tags name. Of 8-bit video OpenCV (4.14, 5.0) gives the same bits,
+and decord (0.6) where the sides are even or the colour is not halved: compared on H.264, VP8, VP9, MPEG-4 and FFV1,
+untagged and tagged BT.601 or BT.709, limited and full range, turned or not. Of 10 bits both differ from us.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def upright(frame: Any) -> NDArray[np.uint8]:
     """Returns a decoded frame as `[H, W, 3]`, uint8 RGB, in the quarter turn that its display matrix asks for."""
     import numpy as np
 
-    return np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
+    # Bicubic is how OpenCV brings halved colour to full size where ffmpeg has no faster way of its own (odd sides).
+    picture = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+    return np.rot90(picture, _quarter_turns(frame))
 
 
 def _quarter_turns(frame: Any) -> int:
@@ -92,7 +95,7 @@ def _inspect(path: str) -> tuple[VideoInfo, int]:
         first, packets = _scan(container, stream)
         _check_complete(container, stream, packets)
         turned = _quarter_turns(first) % 2 == 1
-        fps = float(stream.guessed_rate or stream.average_rate or 0)
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
         info = VideoInfo(
             path=path,
             fps=fps,

@@ -22,15 +22,16 @@ class VideoInfo:
 
     Attributes:
         path: as given; the name of frames in memory.
-        fps: frames per second, as OpenCV reports it, which VBench uses; 0 where the file states none. Of a video with a
-            variable rate it is the finest step's rate.
+        fps: frames per second as the container states them, which is what OpenCV reports and VBench uses; 0 where it
+            states none.
         width, height: of the frames as they are given out.
         declared_frames: how many the container claims; None where it claims nothing.
         container, codec, decoder: "mp4", "h264", "pyav 18.1.0".
         colour: the stream's colour tags by ffmpeg's names ("colorspace", "color_range", ...), untagged ones left out.
         variable_rate: whether the frames are not equally spaced in time.
         directory: whether it is a folder of pictures, whose frames VBench does not sub-sample.
-        average_fps: frames divided by duration; differs from `fps` where the rate is variable. 0 where unknown.
+        average_fps: frames per second by the frames' own times; `fps` where both agree to 1 percent or there are no
+            times. In mkv and webm of a variable rate the two differ.
     """
 
     path: str
