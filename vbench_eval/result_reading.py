@@ -76,6 +76,7 @@ def read_report(path: Path, *, pairs: Mapping[str, int] | None = None) -> dict[s
 
 def _as_report(path: Path, found: Mapping[str, tuple[float | None, list[dict[str, Any]]]]) -> dict[str, Any]:
     videos: dict[str, dict[str, Any]] = {}
+    pairs = _pairs(found)
     backbones: dict[str, str | None] = {}
     for name, (aggregate, entries) in found.items():
         divisor = _divisor(name, aggregate, entries)
@@ -98,7 +99,7 @@ def _as_report(path: Path, found: Mapping[str, tuple[float | None, list[dict[str
             video["measured"][name] = {
                 "value": value,
                 "score": None if value is None else float(value) / divisor,
-                "weight": float(entry.get("cnt_per_video") or 1),
+                "weight": float(pairs.get(entry["video_path"], 1)) if name in PER_PAIR else 1.0,
                 "extras": {key: entry[key] for key in (*VBENCH_EXTRAS.get(name, ()), "backbone") if key in entry},
                 "reason": "the file holds no number" if value is None else None,
             }
@@ -166,21 +167,26 @@ def _entries(path: Path, name: str, entries: list[Any]) -> Iterator[dict[str, An
         yield {**entry, "video_results": value}
 
 
+def _pairs(found: Mapping[str, tuple[float | None, list[dict[str, Any]]]]) -> dict[str, float]:
+    """The number of pairs of frames of each video that says it, in either of the two consistencies."""
+    return {
+        entry["video_path"]: entry["cnt_per_video"]
+        for name in PER_PAIR
+        for entry in found.get(name, (None, []))[1]
+        if isinstance(entry.get("cnt_per_video"), int | float) and entry["cnt_per_video"] > 0
+    }
+
+
 def _divide_sums(
     path: Path,
     name: str,
-    found: dict[str, tuple[float | None, list[dict[str, Any]]]],
+    found: Mapping[str, tuple[float | None, list[dict[str, Any]]]],
     pairs: Mapping[str, int],
 ) -> None:
     entries = found[name][1]
     if all(entry["video_results"] is None or entry["video_results"] <= 1 + OVERSHOOT for entry in entries):
         return
-    counted = {
-        entry["video_path"]: entry["cnt_per_video"]
-        for other in PER_PAIR
-        for entry in found.get(other, (None, []))[1]
-        if entry.get("cnt_per_video")
-    }
+    counted = _pairs(found)
     counts = {Path(key).name: count for key, count in counted.items()} | counted | dict(pairs)
     for entry in entries:
         value, video = entry["video_results"], entry["video_path"]

@@ -19,11 +19,29 @@ from vbench_eval.dimensions import VBENCH_EXTRAS, Measured
 from vbench_eval.errors import UserError
 from vbench_eval.manifest import SAMPLES, Manifest
 from vbench_eval.naming import nfc, parse_name
-from vbench_eval.result_reading import EVAL_SUFFIX, INFO_SUFFIX, REPORT_SUFFIX, SCHEMA, read_report, read_results
+from vbench_eval.result_reading import (
+    EVAL_SUFFIX,
+    INFO_SUFFIX,
+    REPORT_SUFFIX,
+    SCHEMA,
+    find_results,
+    read_report,
+    read_results,
+)
 from vbench_eval.strict_json import cleaned, write_json
 from vbench_eval.suite import ALL_DIMENSIONS
 
-__all__ = ["VideoRecord", "Written", "check_name", "default_name", "read_report", "read_results", "write_results"]
+__all__ = [
+    "REPORT_SUFFIX",
+    "VideoRecord",
+    "Written",
+    "check_name",
+    "default_name",
+    "find_results",
+    "read_report",
+    "read_results",
+    "write_results",
+]
 
 MODES = ("custom_input", "vbench_standard")
 _FORBIDDEN = frozenset('/\\<>:"|?*')
