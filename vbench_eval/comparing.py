@@ -1,0 +1,162 @@
+"""Compares methods video by video: means, paired differences, tests and warnings, over what all of them have.
+
+    comparison = compare({"strong": "scores/strong", "w2sd": "scores/w2sd"})    # the first is the baseline
+
+Videos are paired by (prompt, index). A dimension is compared over the pairs that every method has in it, so that all
+its numbers speak of the same videos; how many of each method were left out is part of the result. Every interval and
+test takes the prompt as the unit, since the videos of one prompt are not independent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vbench_eval.cautions import cautions
+from vbench_eval.comparison import Caution, Comparison, Difference, Row
+from vbench_eval.errors import UserError
+from vbench_eval.meanings import better, in_order
+from vbench_eval.sides import Side, read_side
+from vbench_eval.significance import holm, signed_rank_test, yes_or_no_test
+from vbench_eval.statistics import (
+    DRAWS,
+    LEVEL,
+    Resampled,
+    check_settings,
+    share_difference_interval,
+    share_interval,
+    win_rate,
+)
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def compare(reports: Mapping[str, Source], *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> Comparison:
+    """Returns the comparison of at least two methods, given by label; the first is the baseline.
+
+    A source is a report (a dict or a path), VBench's own eval_results file, or a folder that holds one of them. Same
+    sources, same seed: same numbers.
+
+    Raises UserError for fewer than two, for reports of different profiles (their numbers differ for that alone), and
+    where no video has a partner.
+    """
+    check_settings(level, draws)
+    if len(reports) < 2:
+        raise UserError(f"{len(reports)} report to compare; give at least two, the first is the baseline")
+    if any(not label.strip() for label in reports):
+        raise UserError("a label is empty; name each method")
+    sides = {label: read_side(label, source) for label, source in reports.items()}
+    profiles = {label: side.profile for label, side in sides.items() if side.profile is not None}
+    if len(set(profiles.values())) > 1:
+        raise UserError(
+            f"the reports were made with different profiles ({', '.join(f'{k}: {v}' for k, v in profiles.items())}); "
+            "score all with one profile"
+        )
+    rows, mixed = [], []
+    official = frozenset().union(*(side.official for side in sides.values()))
+    names = {name for side in sides.values() for name in side.scores}
+    for name in in_order(names):
+        taking_part = {label: side for label, side in sides.items() if name in side.scores}
+        instruments = {side.measured_by[name] for side in taking_part.values() if side.measured_by.get(name)}
+        if len(instruments) > 1:
+            mixed.append(
+                Caution(
+                    "backbones",
+                    f"{name} is left out: it was measured by {' and by '.join(sorted(map(str, instruments)))}, "
+                    "whose numbers do not compare",
+                )
+            )
+            continue
+        rows.append(_row(name, name in official, taking_part, next(iter(sides)), (level, draws, seed)))
+    if not any(row.keys and row.differences for row in rows):
+        raise UserError(_nothing_in_common(sides, mixed))
+    found = Comparison(tuple(sides), tuple(_corrected(rows)), sides, level, draws, seed)
+    return replace(found, warnings=(*cautions(found), *mixed))
+
+
+def _row(name: str, official: bool, sides: Mapping[str, Side], baseline: str, settings: tuple[float, int, int]) -> Row:
+    level, draws, seed = settings
+    first = sides.get(baseline) or next(iter(sides.values()))
+    everywhere = set.intersection(*(set(side.scores[name]) for side in sides.values()))
+    keys = tuple(key for key in first.scores[name] if key in everywhere)
+    scores = {label: [side.scores[name][key] for key in keys] for label, side in sides.items()}
+    values = {label: [score.value for score in found] for label, found in scores.items()}
+    yes_or_no = all(score.yes_or_no for side in sides.values() for score in side.scores[name].values())
+    row = Row(
+        name,
+        official,
+        better(name, official),
+        yes_or_no,
+        keys,
+        values,
+        means={},
+        own={label: _own(side, name) for label, side in sides.items()},
+        left_out={
+            label: tuple(key for key in side.scores[name] if key not in everywhere) for label, side in sides.items()
+        },
+        differences={},
+    )
+    if not keys:
+        return row
+    prompts, order = [prompt for prompt, _ in keys], list(sides)
+    resampled = Resampled(
+        list(zip(*values.values(), strict=True)),
+        prompts,
+        weights=[[score.weight for score in each] for each in zip(*scores.values(), strict=True)],
+        level=level,
+        draws=draws,
+        seed=seed,
+    )
+    means = {
+        label: share_interval(values[label], prompts, level=level) if yes_or_no else resampled.mean(number)
+        for number, label in enumerate(order)
+    }
+    if baseline not in sides:
+        return replace(row, means=means)
+    differences = {}
+    for number, label in enumerate(order):
+        if label == baseline:
+            continue
+        ours, theirs = values[label], values[baseline]
+        gains = [one - other for one, other in zip(ours, theirs, strict=True)]
+        tested = yes_or_no_test(gains, prompts) if yes_or_no else signed_rank_test(gains, prompts)
+        differences[label] = Difference(
+            share_difference_interval(ours, theirs, prompts, level=level)
+            if yes_or_no
+            else resampled.difference(number, order.index(baseline)),
+            tested,
+            tested.p,
+            win_rate(ours, theirs, prompts, lower_is_better=row.better < 0, level=level) if row.better else None,
+        )
+    return replace(row, means=means, differences=differences)
+
+
+def _own(side: Side, name: str) -> tuple[float, int]:
+    scores = side.scores[name].values()
+    return sum(score.value * score.weight for score in scores) / sum(score.weight for score in scores), len(scores)
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows with Holm's correction: per method, over the official dimensions and over the proxies."""
+    families: dict[tuple[str, bool], list[int]] = {}
+    for place, row in enumerate(rows):
+        for label in row.differences:
+            families.setdefault((label, row.official), []).append(place)
+    corrected = list(rows)
+    for (label, _), places in families.items():
+        for place, p in zip(places, holm([rows[n].differences[label].test.p for n in places]), strict=True):
+            known = corrected[place].differences
+            corrected[place] = replace(corrected[place], differences={**known, label: replace(known[label], p_holm=p)})
+    return corrected
+
+
+def _nothing_in_common(sides: Mapping[str, Side], mixed: Sequence[Caution]) -> str:
+    if mixed:
+        return "nothing is left to compare: " + "; ".join(one.text for one in mixed)
+    examples = "; ".join(f"{label}: {next(iter(side.videos), ('-',))[0]!r}" for label, side in sides.items())
+    return (
+        "the reports have no video in common in any dimension that the baseline has; videos are paired by prompt and "
+        f"index, as file names '<prompt>-<index>.mp4' say them (first prompts: {examples})"
+    )
