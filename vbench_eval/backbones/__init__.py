@@ -1,0 +1,1 @@
+"""The networks behind the dimensions, and where their weights are found (importing this is cheap)."""

@@ -1,0 +1,132 @@
+"""CLIP's image towers as frame encoders, through transformers, behind the resizing and cropping that VBench does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vbench_eval.backbones.hashing import sha256
+from vbench_eval.backbones.loading import is_archive, load_state, origin, placed, pretrained
+from vbench_eval.backbones.weights import WEIGHTS, Weights
+from vbench_eval.errors import UserError
+from vbench_eval.images.open_clip_names import to_transformers
+from vbench_eval.resizing import centre_crop, resize, shorter_side_size, to_float
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+BATCH = 32
+# What is in CLIP files beside the image tower: the text tower, the temperature, index buffers of old versions.
+BESIDE_THE_TOWER = r"text_model\.|text_projection\.|logit_scale|.*position_ids"
+NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
+
+
+class ClipEncoder:
+    """Frames to image features in the space shared with texts, float32."""
+
+    def __init__(self, network: nn.Module, *, provenance: Mapping[str, Any], antialias: bool) -> None:
+        self.name = str(provenance["id"])
+        self.dim = int(network.config.projection_dim)
+        self._side = int(network.config.image_size)
+        self._network, self._provenance, self._antialias = network, dict(provenance), antialias
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Returns features `[T, dim]`, on the CPU, of frames `[T, H, W, 3]`, uint8 RGB."""
+        weight = next(self._network.parameters())
+        found = []
+        for some in frames.split(BATCH):
+            pixels = self.prepare(some.to(weight.device)).to(weight.dtype)
+            found.append(self._network(pixel_values=pixels).image_embeds.float().cpu())
+        return torch.cat(found)
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Returns normalised pixels `[T, 3, n, n]`: shorter side to n, bicubic, unclamped; the middle."""
+        height, width = frames.shape[1:3]
+        size = shorter_side_size(height, width, self._side)
+        x = resize(to_float(frames), size, mode="bicubic", antialias=self._antialias)
+        x = centre_crop(x, self._side) / 255
+        mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (MEAN, STD))
+        return (x - mean) / std
+
+    def provenance(self) -> dict[str, Any]:
+        return dict(self._provenance)
+
+
+def load_clip(
+    name: str,
+    path: Path,
+    *,
+    antialias: bool,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    allow_pickle: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+) -> ClipEncoder:
+    """Returns the encoder called `name` ("clip_vit_b_32", "clip_vit_l_14") from a folder or from OpenAI's own file.
+
+    The folder is a CLIP, or an image tower with its projection, that transformers saved. The file is OpenAI's
+    (ViT-B-32.pt), or a state with the names of its parameters; it is taken to use OpenAI's fast GELU.
+    """
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    weights = WEIGHTS[name]
+    if path.is_dir():
+        network = pretrained(CLIPVisionModelWithProjection, path, allowed_extra=BESIDE_THE_TOWER)
+    else:
+        state = openai_state(path, weights, allow_pickle=allow_pickle, cache=cache)
+        tower = {key: value for key, value in state.items() if key.startswith("visual.")}
+        config = CLIPVisionConfig(**tower_sizes(tower, source=str(path)), hidden_act="quick_gelu")
+        network = pretrained(
+            CLIPVisionModelWithProjection, None, source=path, config=config, state_dict=to_transformers(tower)
+        )
+    placed(network, device, dtype)
+    return ClipEncoder(network, provenance=origin(weights, path, network, cache=cache), antialias=antialias)
+
+
+def openai_state(
+    path: Path, weights: Weights, *, allow_pickle: bool, cache: str | os.PathLike[str] | None = None
+) -> dict[str, Tensor]:
+    """Returns the parameters, by OpenAI's names, of a TorchScript archive as OpenAI publishes it or of a saved state.
+
+    An archive is a program. It is opened only if its sha256 is the published one, or with `allow_pickle`; else
+    UserError says so.
+    """
+    if not is_archive(path):
+        state = load_state(path, allow_pickle=allow_pickle)
+    else:
+        found = sha256(path, cache=cache)
+        if found != weights.sha256 and not allow_pickle:
+            raise UserError(
+                f"{path} is a TorchScript program, and not the published one (its sha256 is {found}, not "
+                f"{weights.sha256}); if you trust who made it, allow it with --allow-pickle"
+            )
+        try:
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        except RuntimeError as error:
+            raise UserError(f"{path} cannot be read as a TorchScript archive: {str(error).splitlines()[0]}") from error
+    return {key: value for key, value in state.items() if key not in NOT_PARAMETERS}
+
+
+def tower_sizes(tower: Mapping[str, Tensor], *, source: str) -> dict[str, int]:
+    """Returns the arguments of CLIPVisionConfig for an image tower with OpenAI's names; UserError if it is none.
+
+    All of OpenAI's vision transformers have heads of 64 channels and hidden layers four times as wide.
+    """
+    needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj")
+    if absent := [key for key in needed if key not in tower]:
+        raise UserError(f"{source} is not a CLIP vision transformer: it has no {', '.join(absent)}")
+    width, _, patch, _ = tower["visual.conv1.weight"].shape
+    layers = {key.split(".")[3] for key in tower if key.startswith("visual.transformer.resblocks.")}
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // 64),
+        "patch_size": patch,
+        "image_size": patch * round((tower["visual.positional_embedding"].shape[0] - 1) ** 0.5),
+        "projection_dim": tower["visual.proj"].shape[1],
+    }

@@ -1,0 +1,154 @@
+"""Gets published weights over the network, only when asked to: the hub's by its client, others resumably by URL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from vbench_eval.backbones.finding import Unavailable, find, missing
+from vbench_eval.backbones.hashing import own_cache, require_sha256, weight_files
+from vbench_eval.backbones.weights import TOKENIZER_FILES, WEIGHTS, Weights, named
+from vbench_eval.errors import UserError
+
+Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in all (0 where nobody says)
+BLOCK = 1 << 20
+NETWORK_FILES = ("model.safetensors", "pytorch_model.bin")  # first choice first
+
+
+def fetch(
+    name: str,
+    *,
+    offline: bool = True,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Returns the file or folder of the weights called `name`, from this machine if they are here, else downloaded.
+
+    Files go to our cache folder, folders to the hub's cache, where transformers finds them too. What was cut short is
+    continued by the next call. Raises Unavailable if offline (nothing is tried then), or if no address answers; raises
+    UserError for weights that cannot be used by themselves and for a file that is not the published one.
+    """
+    weights = named(name)
+    with suppress(Unavailable):
+        return find(name, cache=cache)
+    if not weights.fetchable:
+        raise UserError(
+            f"{weights.what} (licence {weights.licence}) is not fetched: its file is of use only with code that is not "
+            f"ours to bring. {missing(weights, cache)}"
+        )
+    if offline or hub_is_offline():
+        raise Unavailable(f"offline, nothing is downloaded: {missing(weights, cache)}", weights=name)
+    if weights.hub and not weights.hub_file:
+        return fetch_hub_folder(weights.hub, extra=weights.extra, network=weights.network)
+    problems = []
+    for attempt in _attempts(weights, own_cache(cache), progress):
+        try:
+            path = attempt()
+        except (OSError, zipfile.BadZipFile, KeyError) as error:
+            problems.append(f"{type(error).__name__}: {error}")
+            continue
+        if weights.sha256:
+            require_sha256(path, weights.sha256, cache=cache)
+        return path
+    raise Unavailable(f"could not be fetched ({'; '.join(problems)}). {missing(weights, cache)}", weights=name)
+
+
+def fetchable_names() -> list[str]:
+    """Returns the names that `fetch` can get."""
+    return [name for name, weights in WEIGHTS.items() if weights.fetchable]
+
+
+def hub_is_offline() -> bool:
+    """Returns whether the environment forbids the hub's client the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def fetch_hub_folder(hub: str, *, extra: Iterable[str] = TOKENIZER_FILES, network: bool = True) -> Path:
+    """Returns the folder in the hub's cache with config.json, the network and the `extra` files that there are.
+
+    Raises Unavailable if the hub does not answer or has no such repository.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        folder = Path(hf_hub_download(hub, "config.json")).parent
+        for file in extra:
+            with suppress(EntryNotFoundError):
+                hf_hub_download(hub, file)
+        for file in NETWORK_FILES if network else ():
+            with suppress(EntryNotFoundError):
+                hf_hub_download(hub, file)
+                break
+    except (OSError, ValueError) as error:  # no answer, no such repository, not allowed: all of the hub's own are these
+        raise Unavailable(f"{hub} could not be fetched from the hub ({type(error).__name__}: {error})") from error
+    if network and not weight_files(folder):
+        raise Unavailable(f"{hub} has none of {', '.join(NETWORK_FILES)}: fetch it whole with `hf download {hub}`")
+    return folder
+
+
+def _attempts(weights: Weights, folder: Path, progress: Progress | None) -> Iterable[Callable[[], Path]]:
+    def from_hub() -> Path:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(weights.hub, weights.hub_file))
+
+    def from_url() -> Path:
+        target = folder / weights.file
+        if not weights.member:
+            return download(weights.url, target, progress=progress)
+        archive = download(weights.url, folder / weights.url.rpartition("/")[2], progress=progress)
+        beside = target.with_name(target.name + ".part")
+        with zipfile.ZipFile(archive) as inside, inside.open(weights.member) as member, beside.open("wb") as out:
+            shutil.copyfileobj(member, out, BLOCK)
+        beside.replace(target)
+        archive.unlink()
+        return target
+
+    if weights.hub_file:
+        yield from_hub
+    if weights.url:
+        yield from_url
+
+
+def download(url: str, target: Path, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
+    """Returns `target` once it holds all of `url`; until then the bytes are in "<target>.part".
+
+    A download that was cut short is continued, unless the server does not: then it starts anew. `progress` is told the
+    bytes so far and in all after every block; `timeout` seconds without a byte end it. Raises OSError, also if fewer
+    bytes came than were announced.
+    """
+    part = target.with_name(target.name + ".part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "vbench_eval"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        part.unlink()  # it is as long as the file or longer, yet was not renamed: not to be trusted
+        return download(url, target, progress=progress, timeout=timeout)
+    with answer:
+        continued = getattr(answer, "status", 200) == 206
+        have = have if continued else 0
+        announced = answer.headers.get("Content-Length")
+        total = have + int(announced) if announced else 0
+        with part.open("ab" if continued else "wb") as out:
+            while block := answer.read(BLOCK):
+                out.write(block)
+                have += len(block)
+                if progress is not None:
+                    progress(target.name, have, total)
+    if total and have != total:
+        raise OSError(f"{url} ended after {have} of {total} bytes; the next try continues there")
+    part.replace(target)
+    return target

@@ -1,0 +1,229 @@
+"""Which backbone a dimension has and how it is made: of its own weights, a path, a hub id or a function of the user."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vbench_eval.backbones.finding import Unavailable, fetch_command, find, missing
+from vbench_eval.backbones.weights import WEIGHTS
+from vbench_eval.errors import UserError
+from vbench_eval.profiles import Profile, get_profile
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["WEIGHTS_OF", "Unavailable", "inventory", "resolve"]
+
+# What each dimension's own backbone is made of; temporal_flickering needs none.
+WEIGHTS_OF: dict[str, tuple[str, ...]] = {
+    "subject_consistency": ("dino_vitb16",),
+    "background_consistency": ("clip_vit_b_32",),
+    "motion_smoothness": ("amt_s",),
+    "dynamic_degree": ("raft_things",),
+    "aesthetic_quality": ("clip_vit_l_14", "aesthetic_linear"),
+    "imaging_quality": ("musiq_spaq",),
+    "temporal_flickering": (),
+}
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `resolve` was asked for, but for the dimension."""
+
+    antialias: bool
+    device: str
+    dtype: str | torch.dtype | None
+    offline: bool
+    allow_pickle: bool
+    cache: str | os.PathLike[str] | None
+    imaging_mode: str
+
+    def find(self, name: str, given: str | None) -> Path:
+        return find(name, given, cache=self.cache, offline=self.offline)
+
+
+def resolve(
+    dimension: str,
+    choice: str | None = None,
+    *,
+    profile: Profile | str,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    offline: bool = True,
+    allow_pickle: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    imaging_mode: str = "longer",
+) -> Any:
+    """Returns the loaded backbone of a dimension, None for one that needs none.
+
+    Args:
+        dimension: an official name.
+        choice: None for the dimension's own weights, wherever they are found; a path (also "path:..."), a file or a
+            folder; a hub id "org/name"; "package.module:function", a function of the user's that returns the backbone
+            and is given those of `device`, `dtype` and `profile` that it names. aesthetic_quality is made of two: a
+            choice is its encoder's, "head=FILE" its head's, "ENCODER,head=FILE" both.
+        profile: decides about antialiasing only.
+        dtype: "float32" (None), "float16" or "bfloat16", of the network; what it returns is float32.
+        offline: whether missing weights are an error rather than downloaded.
+        allow_pickle: whether files that can run code may be opened.
+        cache: our cache folder, else $VBENCH_EVAL_CACHE, else ~/.cache/vbench_eval.
+        imaging_mode: VBench's imaging_quality_preprocessing_mode.
+
+    Raises Unavailable if weights are not on this machine, UserError if they cannot be used.
+    """
+    if dimension not in WEIGHTS_OF:
+        raise UserError(f"dimension is {dimension!r}; choose one of {', '.join(WEIGHTS_OF)}")
+    profile = get_profile(profile) if isinstance(profile, str) else profile
+    if not WEIGHTS_OF[dimension]:
+        if choice:
+            raise UserError(f"{dimension} needs no backbone; leave out {choice!r}")
+        return None
+    if choice and not choice.startswith("path:") and DOTTED.fullmatch(choice) and not Path(choice).exists():
+        return _made(dimension, choice, {"device": device, "dtype": dtype, "profile": profile})
+    asked = _Asked(profile.antialias, device, dtype, offline, allow_pickle, cache, imaging_mode)
+    return _LOADERS[dimension](choice, asked)
+
+
+def inventory(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
+    """Returns a row per official dimension and set of weights, without the network and without loading anything.
+
+    Keys: dimension, backbone (the weights' name; None where none are needed), what, found (path or None), and, for what
+    is missing or damaged, problem; file, size, licence, commercial_ok, where (addresses), command (None for a plug-in).
+    """
+    rows: list[dict[str, Any]] = []
+    for dimension, names in WEIGHTS_OF.items():
+        if not names:
+            rows.append({"dimension": dimension, "backbone": None, "what": "needs no weights", "found": None})
+        for name in names:
+            weights = WEIGHTS[name]
+            row: dict[str, Any] = {"dimension": dimension, "backbone": name, "what": weights.what, "found": None}
+            if not weights.fetchable:
+                # A checkpoint alone is of no use: only what the user names can serve.
+                row["problem"] = (
+                    "only as a plug-in of yours: --backbone " + f"{dimension}=path:FILE or =module:function"
+                )
+            else:
+                try:
+                    row["found"] = str(find(name, cache=cache))
+                except Unavailable:
+                    row["problem"] = missing(weights, cache)
+                except UserError as error:
+                    row["problem"] = str(error)
+            row |= {
+                "file": weights.file or weights.hub,
+                "size": weights.size,
+                "licence": weights.licence,
+                "commercial_ok": weights.commercial_ok,
+                "where": list(weights.origins),
+                "command": fetch_command(weights) if weights.fetchable else None,
+            }
+            rows.append(row)
+    return rows
+
+
+def _dino(choice: str | None, asked: _Asked) -> Any:
+    path = asked.find("dino_vitb16", choice)
+    from vbench_eval.backbones.dino import load_dino
+
+    return load_dino(path, antialias=asked.antialias, **_placing(asked))
+
+
+def _clip(choice: str | None, asked: _Asked, *, name: str) -> Any:
+    path = asked.find(name, choice)
+    from vbench_eval.backbones.clip import load_clip
+
+    return load_clip(name, path, antialias=asked.antialias, **_placing(asked))
+
+
+def _raft(choice: str | None, asked: _Asked) -> Any:
+    path = asked.find("raft_things", choice)
+    from vbench_eval.backbones.raft import load_raft
+
+    return load_raft(path, **_placing(asked))
+
+
+def _musiq(choice: str | None, asked: _Asked) -> Any:
+    path = asked.find("musiq_spaq", choice)
+    from vbench_eval.backbones.musiq_scoring import load_musiq
+
+    return load_musiq(path, antialias=asked.antialias, mode=asked.imaging_mode, **_placing(asked))
+
+
+def _aesthetic(choice: str | None, asked: _Asked) -> Any:
+    encoder, _, head = (choice or "").partition("head=")
+    encoder = encoder.rstrip(",")
+    # The small file first: there is no use in loading the large network if its head is missing.
+    path = asked.find("aesthetic_linear", head or None)
+    from vbench_eval.backbones.aesthetic import load_aesthetic
+
+    tower = _clip(encoder or None, asked, name="clip_vit_l_14")
+    return load_aesthetic(tower, path, allow_pickle=asked.allow_pickle, cache=asked.cache)
+
+
+def _amt(choice: str | None, asked: _Asked) -> Any:
+    from vbench_eval.backbones.amt import load_amt, without_amt
+
+    if not choice:
+        raise without_amt()
+    path = Path(choice.removeprefix("path:")).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; motion_smoothness takes an exported network or package.module:function")
+    return load_amt(path, **_placing(asked))
+
+
+_LOADERS: dict[str, Callable[[str | None, _Asked], Any]] = {
+    "subject_consistency": _dino,
+    "background_consistency": partial(_clip, name="clip_vit_b_32"),
+    "motion_smoothness": _amt,
+    "dynamic_degree": _raft,
+    "aesthetic_quality": _aesthetic,
+    "imaging_quality": _musiq,
+}
+
+
+def _placing(asked: _Asked) -> dict[str, Any]:
+    return {
+        "device": asked.device,
+        "dtype": asked.dtype,
+        "allow_pickle": asked.allow_pickle,
+        "cache": asked.cache,
+    }
+
+
+def _made(dimension: str, choice: str, offered: dict[str, Any]) -> Any:
+    """Returns what the user's function makes; for motion_smoothness a network of AMT's kind will do as well."""
+    from vbench_eval import dimensions, protocols
+
+    module, _, attribute = choice.partition(":")
+    try:
+        factory: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{choice} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise UserError(f"{choice} is a {type(factory).__name__}, not a function")
+    accepted = inspect.signature(factory).parameters
+    made = factory(**{name: value for name, value in offered.items() if name in accepted})
+    kind = dimensions.BACKBONE_KINDS[dimension]
+    if isinstance(made, getattr(protocols, str(kind))):
+        return made
+    if dimension == "motion_smoothness":
+        from torch import nn
+
+        from vbench_eval.backbones.amt import wrapped
+
+        if isinstance(made, nn.Module):
+            return wrapped(made, choice, device=offered["device"], dtype=offered["dtype"])
+    raise UserError(
+        f"{choice} returned a {type(made).__name__}, and {dimension} needs a {kind}: see vbench_eval.protocols.{kind}"
+    )

@@ -1,0 +1,259 @@
+"""The table of published weights: what each file is called, how large it is, who may use it and where it comes from.
+
+Sizes are about; a sha256 is given where it is published, and a file that does not have it is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vbench_eval.errors import UserError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+SITES = {
+    "clip": "https://openaipublic.azureedge.net/clip/models",
+    "dino": "https://dl.fbaipublicfiles.com/dino",
+    "iqa": "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights",
+    "laion": "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main",
+    "mlp": "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main",
+    "fid": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights",
+}
+CLIP_B_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+CLIP_L_SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One set of published weights, as a file, as a folder of the hub, or as either.
+
+    Attributes:
+        name: what `fetch` and the table of `doctor` call it.
+        what: one phrase for people.
+        megabytes: about how much is downloaded.
+        licence: its licence's short name.
+        commercial_ok: whether that licence allows commercial use; None if nobody said.
+        file: the published file's name; "" if it is only published as a folder.
+        url: that file's address, or of the zip archive that holds it as `member`; "" if there is none.
+        member: path inside the archive.
+        sha256: of that file, where published.
+        hub: hub id "org/name"; with `hub_file` that one file of it, without it the folder that transformers loads.
+        hub_file: the file in the hub repository that equals `file`.
+        extra: further files of the hub folder to fetch if they are there (a tokenizer's).
+        network: whether the folder must hold a network; without one only its configuration and tokenizer are meant.
+        vbench: where VBench's own cache folder keeps `file`.
+        elsewhere: other places where VBench's packages leave `file` ("~" and variables are expanded).
+        fetchable: False if it is of no use without code that is not ours to bring.
+    """
+
+    name: str
+    what: str
+    megabytes: float
+    licence: str
+    commercial_ok: bool | None
+    file: str = ""
+    url: str = ""
+    member: str = ""
+    sha256: str = ""
+    hub: str = ""
+    hub_file: str = ""
+    extra: tuple[str, ...] = ()
+    network: bool = True
+    vbench: str = ""
+    elsewhere: tuple[str, ...] = ()
+    fetchable: bool = True
+
+    @property
+    def size(self) -> str:
+        """The size as people read it."""
+        return f"{self.megabytes:g} MB" if self.megabytes >= 0.1 else f"{self.megabytes * 1000:g} KB"
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where it may be had, first choice first."""
+        hub = f"https://huggingface.co/{self.hub}"
+        if self.hub and self.hub_file:
+            hub += f"/resolve/main/{self.hub_file}"
+        inside = f"{self.url} ({self.member})" if self.member else self.url
+        return tuple(origin for origin in (hub if self.hub else "", inside) if origin)
+
+
+WEIGHTS = {
+    weights.name: weights
+    for weights in (
+        Weights(
+            "dino_vitb16",
+            "DINO ViT-B/16",
+            343,
+            "Apache-2.0",
+            True,
+            file="dino_vitbase16_pretrain.pth",
+            url=f"{SITES['dino']}/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+            hub="facebook/dino-vitb16",
+            vbench="dino_model/dino_vitbase16_pretrain.pth",
+            elsewhere=(
+                "$TORCH_HOME/hub/checkpoints/dino_vitbase16_pretrain.pth",
+                "~/.cache/torch/hub/checkpoints/dino_vitbase16_pretrain.pth",
+            ),
+        ),
+        Weights(
+            "clip_vit_b_32",
+            "CLIP ViT-B/32",
+            605,
+            "MIT",
+            True,
+            file="ViT-B-32.pt",
+            url=f"{SITES['clip']}/{CLIP_B_SHA256}/ViT-B-32.pt",
+            sha256=CLIP_B_SHA256,
+            hub="openai/clip-vit-base-patch32",
+            extra=TOKENIZER_FILES,
+            vbench="clip_model/ViT-B-32.pt",
+            elsewhere=("~/.cache/clip/ViT-B-32.pt",),
+        ),
+        Weights(
+            "clip_vit_l_14",
+            "CLIP ViT-L/14",
+            1710,
+            "MIT",
+            True,
+            file="ViT-L-14.pt",
+            url=f"{SITES['clip']}/{CLIP_L_SHA256}/ViT-L-14.pt",
+            sha256=CLIP_L_SHA256,
+            hub="openai/clip-vit-large-patch14",
+            extra=TOKENIZER_FILES,
+            vbench="clip_model/ViT-L-14.pt",
+            elsewhere=("~/.cache/clip/ViT-L-14.pt",),
+        ),
+        Weights(
+            "aesthetic_linear",
+            "LAION linear aesthetic head (768 to 1)",
+            0.004,
+            "MIT",
+            True,
+            file="sa_0_4_vit_l_14_linear.pth",
+            url=f"{SITES['laion']}/sa_0_4_vit_l_14_linear.pth",
+            vbench="aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",
+            elsewhere=("~/.cache/emb_reader/sa_0_4_vit_l_14_linear.pth",),
+        ),
+        Weights(
+            "raft_things",
+            "RAFT, large, FlyingThings",
+            21,
+            "BSD-3-Clause",
+            True,
+            file="raft-things.pth",
+            url="https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip",
+            member="models/raft-things.pth",
+            sha256="fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",
+            hub="ddrfan/RAFT",
+            hub_file="raft-things.pth",
+            vbench="raft_model/models/raft-things.pth",
+        ),
+        Weights(
+            "musiq_spaq",
+            "MUSIQ trained on SPAQ",
+            109,
+            "Apache-2.0 (network), PolyForm-Noncommercial (package of the converted file)",
+            None,
+            file="musiq_spaq_ckpt-358bb6af.pth",
+            url=f"{SITES['iqa']}/musiq_spaq_ckpt-358bb6af.pth",
+            hub="chaofengc/IQA-PyTorch-Weights",
+            hub_file="musiq_spaq_ckpt-358bb6af.pth",
+            vbench="pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",
+            elsewhere=(
+                "$TORCH_HOME/hub/pyiqa/musiq_spaq_ckpt-358bb6af.pth",
+                "~/.cache/torch/hub/pyiqa/musiq_spaq_ckpt-358bb6af.pth",
+            ),
+        ),
+        Weights(
+            "amt_s",
+            "AMT-S frame interpolator",
+            12,
+            "CC-BY-NC-4.0",
+            False,
+            file="amt-s.pth",
+            hub="lalala125/AMT",
+            hub_file="amt-s.pth",
+            vbench="amt_model/amt-s.pth",
+            fetchable=False,
+        ),
+        Weights(
+            "dino_vits16",
+            "DINO ViT-S/16",
+            87,
+            "Apache-2.0",
+            True,
+            hub="facebook/dino-vits16",
+            extra=("preprocessor_config.json",),
+        ),
+        Weights(
+            "pickscore",
+            "PickScore v1 (CLIP ViT-H/14)",
+            3940,
+            "MIT",
+            True,
+            hub="yuvalkirstain/PickScore_v1",
+            extra=TOKENIZER_FILES,
+        ),
+        Weights(
+            "clip_vit_h_14",
+            "CLIP ViT-H/14: configuration and tokenizer",
+            4,
+            "MIT",
+            True,
+            hub="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+            extra=TOKENIZER_FILES,
+            network=False,
+        ),
+        Weights(
+            "hps_v2.1",
+            "HPS v2.1",
+            1970,
+            "Apache-2.0",
+            True,
+            file="HPS_v2.1_compressed.pt",
+            hub="xswu/HPSv2",
+            hub_file="HPS_v2.1_compressed.pt",
+        ),
+        Weights(
+            "hps_v2",
+            "HPS v2",
+            1970,
+            "Apache-2.0",
+            True,
+            file="HPS_v2_compressed.pt",
+            hub="xswu/HPSv2",
+            hub_file="HPS_v2_compressed.pt",
+        ),
+        Weights(
+            "aesthetic_mlp",
+            "LAION aesthetic MLP head (sac+logos+ava1)",
+            3.7,
+            "Apache-2.0",
+            True,
+            file="sac+logos+ava1-l14-linearMSE.pth",
+            url=f"{SITES['mlp']}/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+            hub="trl-lib/ddpo-aesthetic-predictor",
+            hub_file="aesthetic-model.pth",
+        ),
+        Weights(
+            "inception",
+            "Inception v3 of FID",
+            95,
+            "Apache-2.0",
+            True,
+            file="pt_inception-2015-12-05-6726825d.pth",
+            url=f"{SITES['fid']}/pt_inception-2015-12-05-6726825d.pth",
+            elsewhere=(
+                "$TORCH_HOME/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth",
+                "~/.cache/torch/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth",
+            ),
+        ),
+    )
+}
+
+
+def named(name: str) -> Weights:
+    """Returns the entry of that name; raises UserError listing the names there are."""
+    if name not in WEIGHTS:
+        raise UserError(f"no weights are called {name!r}; there are {', '.join(WEIGHTS)}")
+    return WEIGHTS[name]
