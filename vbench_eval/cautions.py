@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from vbench_eval.comparison import ALPHA, Caution, Comparison, Difference, Row
 from vbench_eval.meanings import CONSISTENCY, MOTION, words
+from vbench_eval.tables import number, p_text
 
 HINT = 0.2
 """A fall of motion with p below this, beside a significant rise of consistency, is pointed out as unproven."""
@@ -63,9 +64,8 @@ def _kind(row: Row) -> str:
 
 def _change(row: Row, label: str) -> str:
     found = row.differences[label]
-    if row.official:
-        return f"{100 * found.interval.value:+.2f} (p = {found.test.p:.2g})"
-    return f"{found.interval.value:+.3g} (p = {found.test.p:.2g})"
+    p = p_text(found.test.p)
+    return f"{number(row, found.interval.value, signed=True)} (p {p if p.startswith('<') else '= ' + p})"
 
 
 def _left_out(comparison: Comparison) -> Iterator[Caution]:

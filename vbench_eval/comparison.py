@@ -111,9 +111,12 @@ class Comparison:
 NOTES = (
     "Videos are paired by prompt and index; a dimension is compared over the videos that every method has a score for.",
     "Videos of one prompt are not independent: intervals resample whole prompts, and tests take one number per prompt.",
+    "Intervals of means and of their differences are bootstrapped, with the same resamples for every method; those of "
+    "shares are Wilson's, those of differences of shares Newcombe's.",
     "p is two-sided. Holm's correction, over the dimensions of one method, is applied in the column that says so; "
     "official dimensions and proxies are corrected apart.",
-    "A win rate counts a tie as half a win.",
+    "A win rate counts a tie as half a win; its interval is on the cautious side where ties are many.",
+    "Bold marks the best mean, whether or not the difference is significant.",
 )
 
 

@@ -1,0 +1,192 @@
+"""Comparisons as tables: in the shape of the paper's Table 12 (Markdown, CSV, LaTeX), and of differences.
+
+Official dimensions stand times 100, as in the paper, and never in one table with proxies, which keep their own units.
+The best mean of a column is bold where one direction is better; bold says nothing of significance.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from vbench_eval.comparison import NOTES, Comparison, Row
+from vbench_eval.meanings import words
+from vbench_eval.statistics import Interval
+
+DIGITS = 4  # of the paper's Table 12
+PROXIES_TITLE = "Proxies (computed without weights; not VBench's dimensions)"
+_COLUMNS = (
+    *("kind", "dimension", "method", "baseline", "videos", "prompts", "left_out", "mean", "low", "high"),
+    *("own_mean", "own_videos", "difference", "difference_low", "difference_high", "test", "pairs", "p", "p_holm"),
+    *("win_rate", "win_rate_low", "win_rate_high", "wins", "ties", "losses"),
+)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def number(row: Row, value: float, digits: int = 2, *, signed: bool = False) -> str:
+    """A mean or difference of the row as text: times 100 if official, else with four significant digits."""
+    text = f"{100 * value:+.{digits}f}" if row.official else f"{value:+.4g}"
+    return text if signed and float(text) else text[1:] if text[0] == "+" or not float(text) else text
+
+
+def interval_text(row: Row, found: Interval, *, signed: bool = False) -> str:
+    """ "+1.06 [+0.91, +1.20]", without brackets where there are no limits."""
+    text = number(row, found.value, signed=signed)
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} [{number(row, found.low, signed=signed)}, {number(row, found.high, signed=signed)}]"
+
+
+def p_text(p: float) -> str:
+    """ "0.038", or "< 0.0001": no test of some hundred videos means more than that."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def means_grid(
+    comparison: Comparison, rows: Sequence[Row], digits: int, text: Callable[[str], str], bold: Callable[[str], str]
+) -> list[list[str]]:
+    """The table of means, heading first: a line per method, a column per row; "-" where a method lacks a dimension.
+
+    `text` escapes what it is given, `bold` marks the best.
+    """
+    columns = []
+    for row in rows:
+        shown = {label: number(row, mean.value, digits) for label, mean in row.means.items()}
+        best = shown.get(_best(row) or "")
+        columns.append({label: bold(text(cell)) if cell == best else text(cell) for label, cell in shown.items()})
+    heading = [text("method"), *(text(words(row.name)) for row in rows)]
+    return [heading, *([text(label), *(column.get(label, "-") for column in columns)] for label in comparison.labels)]
+
+
+def _best(row: Row) -> str | None:
+    """The method with the best mean, None where neither direction is better or nothing stands against it."""
+    if not row.better or len(row.means) < 2:
+        return None
+    return max(row.means, key=lambda label: row.better * row.means[label].value)
+
+
+def videos_line(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """Over how many videos a table's means are, and which dimensions differ from that."""
+    counts = {row.name: (len(row.keys), row.num_prompts) for row in rows}
+    usual = max(counts.values(), key=list(counts.values()).count)
+    line = f"Means over the {usual[0]} videos of {usual[1]} prompts that all methods have"
+    others = [f"{words(name)} {videos}" for name, (videos, _) in counts.items() if (videos, _) != usual]
+    left = {label: max((len(row.left_out.get(label, ())) for row in rows), default=0) for label in comparison.labels}
+    lost = [f"{count} of {label}" for label, count in left.items() if count]
+    return (
+        line
+        + (f" (but {', '.join(others)})" if others else "")
+        + (f"; left out, for want of a partner: {', '.join(lost)}" if lost else "")
+        + "."
+    )
+
+
+def markdown(comparison: Comparison, digits: int = DIGITS) -> str:
+    """The whole comparison as Markdown: warnings, means, differences with intervals, proxies apart, and how to read."""
+    parts = [f"# {' / '.join(map(_markdown, comparison.labels))}"]
+    parts += [f"> **Warning.** {_markdown(one.text)}" for one in comparison.warnings]
+    for title, rows in (("VBench dimensions, times 100", comparison.official), (PROXIES_TITLE, comparison.proxies)):
+        if rows:
+            grid = means_grid(comparison, rows, digits, _markdown, lambda cell: f"**{cell}**")
+            parts += [f"## {title}", _markdown_table(grid), videos_line(comparison, rows)]
+            parts += _markdown_differences(comparison, rows)
+    parts += ["## How to read this", "\n".join(f"- {note}" for note in NOTES)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_differences(comparison: Comparison, rows: Sequence[Row]) -> Iterable[str]:
+    for label in comparison.labels[1:]:
+        lines = [["dimension", f"difference [{comparison.level:.0%}]", "test", "p", "p (Holm)", "win rate"]]
+        for row in rows:
+            if (found := row.differences.get(label)) is None:
+                continue
+            rate = "-" if found.wins is None else rate_text(found.wins.rate)
+            lines.append(
+                [
+                    _markdown(words(row.name)),
+                    interval_text(row, found.interval, signed=True),
+                    found.test.name,
+                    _markdown(p_text(found.test.p)),
+                    _markdown(p_text(found.p_holm)),
+                    rate,
+                ]
+            )
+        if len(lines) > 1:
+            yield f"**{_markdown(label)} minus {_markdown(comparison.baseline)}**"
+            yield _markdown_table(lines)
+
+
+def rate_text(rate: Interval) -> str:
+    """A win rate in percent with its limits."""
+    limits = "" if rate.low is None or rate.high is None else f" [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+    return f"{100 * rate.value:.1f} %{limits}"
+
+
+def _markdown_table(grid: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(line) + " |" for line in grid]
+    return "\n".join([lines[0], "|---" + "|---:" * (len(grid[0]) - 1) + "|", *lines[1:]])
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+def latex(comparison: Comparison, digits: int = DIGITS) -> str:
+    """The tables of means as LaTeX `tabular`s that need no package; proxies in one of their own."""
+    parts = []
+    for title, rows in (("VBench dimensions, times 100", comparison.official), (PROXIES_TITLE, comparison.proxies)):
+        if not rows:
+            continue
+        grid = means_grid(comparison, rows, digits, latex_text, lambda cell: rf"\textbf{{{cell}}}")
+        lines = [" & ".join(line) + r" \\" for line in grid]
+        body = "\n".join([r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"])
+        about = f"% {title}\n% {' '.join(videos_line(comparison, rows).split())}"
+        parts.append(f"{about}\n\\begin{{tabular}}{{l{'r' * len(rows)}}}\n{body}\n\\end{{tabular}}\n")
+    return "\n".join(parts)
+
+
+def latex_text(text: str) -> str:
+    """The text with everything that LaTeX would take for a command replaced."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def means_csv(comparison: Comparison, digits: int = DIGITS) -> str:
+    """Table 12's shape as CSV, official dimensions times 100; a proxy's column is called "proxy: ..."."""
+    rows = comparison.rows
+    grid = means_grid(comparison, rows, digits, str, str)
+    grid[0] = ["method", *(row.name if row.official else f"proxy: {row.name}" for row in rows)]
+    return _csv([[("" if cell == "-" else cell) for cell in line] for line in grid])
+
+
+def differences_csv(comparison: Comparison) -> str:
+    """A line per method and dimension with everything that is known, unrounded and not times 100."""
+    lines: list[list[object]] = [list(_COLUMNS)]
+    for row in comparison.rows:
+        for label, (own_mean, own_videos) in row.own.items():
+            mean, found = row.means.get(label), row.differences.get(label)
+            line: list[object] = ["official" if row.official else "proxy", row.name, label, comparison.baseline]
+            line += [len(row.keys), row.num_prompts, len(row.left_out[label])]
+            line += [mean.value, mean.low, mean.high] if mean else [None] * 3
+            line += [own_mean, own_videos]
+            line += [found.interval.value, found.interval.low, found.interval.high] if found else [None] * 3
+            line += [found.test.name, found.test.pairs, found.test.p, found.p_holm] if found else [None] * 4
+            wins = found.wins if found else None
+            line += [wins.rate.value, wins.rate.low, wins.rate.high] if wins else [None] * 3
+            lines.append(line + ([wins.wins, wins.ties, wins.losses] if wins else [None] * 3))
+    return _csv(lines)
+
+
+def _csv(lines: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
