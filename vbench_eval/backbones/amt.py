@@ -84,9 +84,9 @@ def load_amt(
     kind = exported_kind(path)
     if kind is None:
         raise UserError(
-            f"{path} is no exported network. AMT's checkpoint alone cannot be run here, for its code is not ours to bring "
-            f"(licence {WEIGHTS['amt_s'].licence}): export the network from its own repository with torch.jit.trace "
-            "or torch.export, or give a function of yours that builds it, as package.module:function"
+            f"{path} is no exported network. AMT's checkpoint alone cannot be run here: its code is not ours to bring "
+            f"(licence {WEIGHTS['amt_s'].licence}). Export the network from its own repository with torch.jit.trace or "
+            "torch.export, or give a function of yours that builds it, as package.module:function"
         )
     if not allow_pickle:
         raise UserError(
@@ -139,10 +139,10 @@ def without_amt() -> Unavailable:
     weights = WEIGHTS["amt_s"]
     return Unavailable(
         f"motion_smoothness needs the frame interpolator AMT-S ({weights.file}, about {weights.size}, from "
-        f"{weights.origins[0]}). Its code and weights are licensed {weights.licence}, not for commercial use, and "
-        "are not part of this package. If that licence suits you, export the network with torch.jit.trace or torch.export "
+        f"{weights.origins[0]}). Its code and weights are licensed {weights.licence}, not for commercial use, and are "
+        "not part of this package. If that licence suits you, export the network with torch.jit.trace or torch.export "
         "and give --backbone motion_smoothness=path:FILE --allow-pickle, or a function of yours that builds it, "
-        "--backbone motion_smoothness=package.module:function. Without it the interp_smoothness proxies stand beside it",
+        "--backbone motion_smoothness=package.module:function. Without it the interp_smoothness proxies stand in",
         weights=weights.name,
     )
 
