@@ -233,15 +233,27 @@ def test_a_proxy_is_never_compared_with_the_official_dimension_it_stood_in_for()
     assert set(row(found, "flow_dynamic").means) == {"b"}
 
 
-def test_dimensions_measured_by_different_backbones_are_left_out_with_a_warning():
-    def side(sha):
-        facts = {"imaging_quality": {"backbone": "musiq", "provenance": {"sha256": sha}}}
+def test_a_proxy_flow_in_the_place_of_raft_is_no_official_dimension_and_no_other_proxy():
+    facts = {
+        name: {"backbone": {"id": "proxy:horn-schunck"}} for name in ("dynamic_degree", "warp_error", "flow_dynamic")
+    }
+    side = report([video("x", dynamic_degree=True, warp_error=0.1, flow_dynamic=True)], dimensions=facts)
+    found = compare({"a": side, "b": side})
+    assert not found.official
+    assert {each.name for each in found.proxies} == {"horn-schunck_for_dynamic_degree", "warp_error", "flow_dynamic"}
+
+
+def test_dimensions_measured_by_different_backbones_are_left_out_and_by_other_files_pointed_out():
+    def side(name, sha):
+        facts = {"imaging_quality": {"backbone": {"id": name, "sha256": sha, "mode": "longer"}}}
         return report([video("x", imaging_quality=0.5, aesthetic_quality=0.5)], dimensions=facts)
 
-    found = compare({"a": side("1" * 64), "b": side("2" * 64)})
-    assert [each.name for each in found.rows] == ["aesthetic_quality"]
-    assert "backbones" in kinds(found)
-    assert "backbones" not in kinds(compare({"a": side("1" * 64), "b": side("1" * 64)}))
+    one = side("musiq", "1" * 64)
+    assert {"backbones", "weights"}.isdisjoint(kinds(compare({"a": one, "b": one})))
+    files = compare({"a": one, "b": side("musiq", "2" * 64)})
+    assert "weights" in kinds(files) and len(files.rows) == 2
+    nets = compare({"a": one, "b": side("tiny", "1" * 64)})
+    assert "backbones" in kinds(nets) and [each.name for each in nets.rows] == ["aesthetic_quality"]
 
 
 def test_different_profiles_are_refused():

@@ -30,9 +30,12 @@ def _still_videos(comparison: Comparison, label: str) -> Iterator[Caution]:
 
     The p used here are those before Holm's correction, as a warning had better come too often than too rarely.
     """
-    rises = [row for row in comparison.rows if row.name in CONSISTENCY and _moved(row, label, +1, ALPHA)]
-    falls = [row for row in comparison.rows if row.name in MOTION and _moved(row, label, -MOTION[row.name], ALPHA)]
-    hints = [row for row in comparison.rows if row.name in MOTION and _moved(row, label, -MOTION[row.name], HINT)]
+    motion = [row for row in comparison.rows if row.name in MOTION]
+    rises = [
+        row for row in comparison.rows if row.name in CONSISTENCY and _moved(row, label, CONSISTENCY[row.name], ALPHA)
+    ]
+    falls = [row for row in motion if _moved(row, label, -MOTION[row.name], ALPHA)]
+    hints = [row for row in motion if _moved(row, label, -MOTION[row.name], HINT)]
     if rises and falls:
         yield Caution(
             "static",

@@ -17,7 +17,7 @@ from typing import Any
 from vbench_eval.cautions import cautions
 from vbench_eval.comparison import Caution, Comparison, Difference, Row
 from vbench_eval.errors import UserError
-from vbench_eval.meanings import better, in_order
+from vbench_eval.meanings import better, in_order, words
 from vbench_eval.sides import Side, read_side
 from vbench_eval.significance import holm, signed_rank_test, yes_or_no_test
 from vbench_eval.statistics import (
@@ -59,16 +59,24 @@ def compare(reports: Mapping[str, Source], *, level: float = LEVEL, draws: int =
     names = {name for side in sides.values() for name in side.scores}
     for name in in_order(names):
         taking_part = {label: side for label, side in sides.items() if name in side.scores}
-        instruments = {side.measured_by[name] for side in taking_part.values() if side.measured_by.get(name)}
-        if len(instruments) > 1:
+        known = [one for side in taking_part.values() if (one := side.measured_by.get(name)) is not None]
+        if len(instruments := {one.name for one in known}) > 1:
             mixed.append(
                 Caution(
                     "backbones",
-                    f"{name} is left out: it was measured by {' and by '.join(sorted(map(str, instruments)))}, "
-                    "whose numbers do not compare",
+                    f"{words(name)} is left out: it was measured by {' and by '.join(sorted(instruments))}, whose "
+                    "numbers do not compare",
                 )
             )
             continue
+        if len({one.files for one in known if one.files}) > 1:
+            mixed.append(
+                Caution(
+                    "weights",
+                    f"{words(name)} was measured with different weight files of {known[0].name}; unless they hold the "
+                    "same weights, differences may come from them",
+                )
+            )
         rows.append(_row(name, name in official, taking_part, next(iter(sides)), (level, draws, seed)))
     if not any(row.keys and row.differences for row in rows):
         raise UserError(_nothing_in_common(sides, mixed))
@@ -153,7 +161,7 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
 
 
 def _nothing_in_common(sides: Mapping[str, Side], mixed: Sequence[Caution]) -> str:
-    if mixed:
+    if any(one.kind == "backbones" for one in mixed):
         return "nothing is left to compare: " + "; ".join(one.text for one in mixed)
     examples = "; ".join(f"{label}: {next(iter(side.videos), ('-',))[0]!r}" for label, side in sides.items())
     return (

@@ -65,6 +65,9 @@ class Caution:
     kind: str
     text: str
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -98,7 +101,13 @@ class Comparison:
             "baseline": self.baseline,
             "settings": {"level": self.level, "draws": self.draws, "seed": self.seed},
             "sources": {
-                label: {"source": side.source, "profile": side.profile, "measured_by": dict(side.measured_by)}
+                label: {
+                    "source": side.source,
+                    "profile": side.profile,
+                    "measured_by": {
+                        name: None if one is None else asdict(one) for name, one in side.measured_by.items()
+                    },
+                }
                 for label, side in self.sides.items()
             },
             "warnings": [asdict(one) for one in self.warnings],

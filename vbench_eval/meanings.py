@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vbench_eval.dimensions import OFFICIAL
-
-TABLE_12 = OFFICIAL[:6]
-"""The columns of Table 12 of the paper (arXiv 2502.00473), in its order."""
+from vbench_eval.proxies import PROXIES
 
 # +1: rises with motion, -1: falls with it. Only what speaks of the amount of motion, not of its smoothness.
 MOTION = {"dynamic_degree": 1, "flow_dynamic": 1, "frozen_frames": -1}
-# What a video that stands still scores best in, by construction.
-CONSISTENCY = (
-    "subject_consistency",
-    "background_consistency",
-    "motion_smoothness",
-    "temporal_flickering",
-    "pixel_consistency",
-    "interp_smoothness_linear",
-    "interp_smoothness_flow",
-)
-_LOWER_IS_BETTER = {"acceleration", "jerk", "noise_sigma", "blockiness", "frozen_frames", "warp_error"}
-_HIGHER_IS_BETTER = {*CONSISTENCY, "flow_dynamic"}
+# Consistency, +1 where it rises with the number, -1 where it falls: a video that stands still scores best.
+CONSISTENCY = {
+    "subject_consistency": 1,
+    "background_consistency": 1,
+    "motion_smoothness": 1,
+    "temporal_flickering": 1,
+    "pixel_consistency": 1,
+    "interp_smoothness_linear": 1,
+    "interp_smoothness_flow": 1,
+    "warp_error": -1,
+}
+_ORDER = {name: place for place, name in enumerate((*OFFICIAL, *PROXIES))}
 
 
 def words(name: str) -> str:
@@ -32,11 +30,17 @@ def words(name: str) -> str:
 
 def better(name: str, official: bool) -> int:
     """+1 where higher is better, -1 where lower is, 0 where neither is: more contrast is no better picture as such."""
-    if official or name in _HIGHER_IS_BETTER:
+    if official:
         return 1
-    return -1 if name in _LOWER_IS_BETTER else 0
+    return PROXIES[name].better if name in PROXIES else 0
+
+
+def about(name: str) -> str:
+    """What a proxy measures, in one line; nothing for other names."""
+    proxy = PROXIES.get(name)
+    return "" if proxy is None else f"{proxy.description} ({proxy.unit}; {proxy.reading})"
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The names as a reader expects them: the paper's columns first, then the others by name."""
-    return sorted(names, key=lambda name: (OFFICIAL.index(name) if name in OFFICIAL else len(OFFICIAL), name))
+    """The names as a reader expects them: the paper's columns, other official ones, then the proxies in their order."""
+    return sorted(names, key=lambda name: (_ORDER.get(name, len(_ORDER)), name))

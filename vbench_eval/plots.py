@@ -54,7 +54,8 @@ def differences_plot(comparison: Comparison, rows: Sequence[Row], theme: Theme =
         top += height
     for x, word in ((-34, "less"), (0, "0"), (34, "more")):
         canvas.text((middle + x, bottom + 12), word, size=11, anchor="mm", colour=theme.faint)
-    note = f"Lines: {comparison.level:.0%} intervals. Full dots: p < {ALPHA} after Holm's correction. Rows have their own scales."
+    note = f"Lines: {comparison.level:.0%} intervals. Full dots: p < {ALPHA} after Holm's correction. "
+    note += "Rows have their own scales."
     canvas.text((canvas.width / 2, bottom + 32), note, size=11, anchor="mm", colour=theme.faint)
     return canvas.picture()
 

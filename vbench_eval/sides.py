@@ -11,11 +11,13 @@ from typing import Any
 from vbench_eval.aggregation import PER_PAIR
 from vbench_eval.errors import UserError
 from vbench_eval.naming import nfc, parse_name
+from vbench_eval.proxies import PROXIES
 from vbench_eval.results import find_results, read_report
 from vbench_eval.suite import ALL_DIMENSIONS
 
 Key = tuple[str, int]  # prompt and index: what pairs the videos of two methods
 PROXY = "proxy:"
+PAIRS = "mean over pairs of frames"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class Score:
     value: float
     yes_or_no: bool = False
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What measured a dimension: the backbone's name with its mode, and the start of its files' SHA-256, if known."""
+
+    name: str
+    files: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,9 +53,10 @@ class Side:
 
     Attributes:
         official: which of the dimensions in `scores` are VBench's; the others are proxies.
-        measured_by: per dimension what its numbers depend on; they compare only if it is equal.
+        measured_by: per dimension the backbone, None if it needs none or the report does not say.
         profile: None if the report does not say (VBench's own files do not).
         skipped: why videos without any score have none, by path.
+        reasons: why a dimension that was asked for has no scores.
     """
 
     label: str
@@ -53,11 +64,10 @@ class Side:
     profile: str | None
     scores: Mapping[str, Mapping[Key, Score]]
     official: frozenset[str]
-    measured_by: Mapping[str, str | None]
+    measured_by: Mapping[str, Instrument | None]
     videos: Mapping[Key, Shown]
     skipped: Mapping[str, str]
     reasons: Mapping[str, str]
-    """Why a dimension that was asked for has no scores."""
 
 
 def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) -> Side:
@@ -75,6 +85,7 @@ def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) ->
         found = find_results(given)
         report, place, said = read_report(found), found.parent, str(source)
     profile = report.get("profile")
+    dimensions: Mapping[str, Mapping[str, Any]] = report.get("dimensions") or {}
     scores: dict[str, dict[Key, Score]] = {}
     proxies: set[str] = set()
     videos: dict[Key, Shown] = {}
@@ -91,17 +102,15 @@ def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) ->
         for name, measured in (video.get("measured") or {}).items():
             if measured.get("score") is None:
                 continue
-            stand_in = _stand_in(measured) or _stand_in(report.get("dimensions", {}).get(name) or {})
-            own = stand_in or name
-            if stand_in or own not in ALL_DIMENSIONS:
+            own = _own_name(name, measured, dimensions.get(name) or {})
+            if own != name or own not in ALL_DIMENSIONS:
                 proxies.add(own)
-            weight = float(measured.get("weight", 1.0)) if _weighs(report, name) else 1.0
+            weight = float(measured.get("weight", 1.0)) if _weighs(dimensions, name) else 1.0
             scores.setdefault(own, {})[key] = Score(
                 float(measured["score"]), isinstance(measured.get("value"), bool), weight
             )
     if not scores:
         raise UserError(f"{label}: {said} holds no scores of single videos, without which nothing can be paired")
-    dimensions: Mapping[str, Mapping[str, Any]] = report.get("dimensions") or {}
     return Side(
         label,
         said,
@@ -127,29 +136,40 @@ def _key(video: Mapping[str, Any]) -> Key:
     return nfc(prompt), index or 0
 
 
-def _stand_in(facts: Mapping[str, Any]) -> str | None:
-    """The proxy's own name, "flow_dynamic" of "proxy:flow_dynamic", if one was measured in a dimension's place."""
-    backbone = (facts.get("extras") or {}).get("backbone", facts.get("backbone"))
-    backbone = backbone.get("id") if isinstance(backbone, Mapping) else backbone
-    if isinstance(backbone, str) and backbone.startswith(PROXY):
-        return backbone.removeprefix(PROXY).strip() or "unnamed proxy"
-    return None
+def _own_name(name: str, measured: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The dimension's name; a proxy's own if one was measured in an official dimension's place."""
+    if name not in ALL_DIMENSIONS:
+        return name
+    for backbone in ((measured.get("extras") or {}).get("backbone"), facts.get("backbone")):
+        named = _id(backbone)
+        if named is not None and named.startswith(PROXY):
+            proxy = named.removeprefix(PROXY).strip()
+            return proxy if proxy in PROXIES else f"{proxy or 'proxy'}_for_{name}"
+    return name
 
 
-def _weighs(report: Mapping[str, Any], name: str) -> bool:
-    facts = (report.get("dimensions") or {}).get(name) or {}
-    return facts.get("rule", "mean over pairs of frames") == "mean over pairs of frames" and name in PER_PAIR
+def _id(backbone: Any) -> str | None:
+    found = backbone.get("id") if isinstance(backbone, Mapping) else backbone
+    return None if found is None else str(found)
 
 
-def _measured_by(facts: Mapping[str, Any]) -> str | None:
-    """What a dimension's numbers depend on beside the videos: the backbone and its file. Not the device."""
-    provenance = facts.get("provenance") or {}
+def _weighs(dimensions: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    rule = (dimensions.get(name) or {}).get("rule", PAIRS)  # VBench's own files follow it without saying so
+    return rule == PAIRS and name in PER_PAIR
+
+
+def _measured_by(facts: Mapping[str, Any]) -> Instrument | None:
     backbone = facts.get("backbone")
-    if isinstance(backbone, Mapping):
-        provenance, backbone = {**provenance, **backbone}, backbone.get("id") or backbone.get("name")
-    parts = [str(backbone)] if backbone else []
-    parts += [str(provenance[key])[:12] for key in ("sha256", "imaging_mode") if provenance.get(key)]
-    return ", ".join(parts) or None
+    if (name := _id(backbone)) is None:
+        return None
+    if not isinstance(backbone, Mapping):
+        return Instrument(name)
+    encoder = backbone.get("encoder") or {}
+    mode = backbone.get("mode")
+    return Instrument(
+        name if mode in (None, "longer") else f"{name} (mode {mode})",
+        "+".join(str(one["sha256"])[:12] for one in (backbone, encoder) if one.get("sha256")),
+    )
 
 
 def _shown(video: Mapping[str, Any], folder: str, place: Path) -> Shown:
