@@ -16,6 +16,7 @@ from vbench_eval.meanings import words
 from vbench_eval.statistics import Interval
 
 DIGITS = 4  # of the paper's Table 12
+OFFICIAL_TITLE = "VBench dimensions, times 100"
 PROXIES_TITLE = "Proxies (computed without weights; not VBench's dimensions)"
 _COLUMNS = (
     *("kind", "dimension", "method", "baseline", "videos", "prompts", "left_out", "mean", "low", "high"),
@@ -57,12 +58,12 @@ def means_grid(
 ) -> list[list[str]]:
     """The table of means, heading first: a line per method, a column per row; "-" where a method lacks a dimension.
 
-    `text` escapes what it is given, `bold` marks the best.
+    `text` escapes what it is given, `bold` marks the best, unless all are equal to the last digit shown.
     """
     columns = []
     for row in rows:
         shown = {label: number(row, mean.value, digits) for label, mean in row.means.items()}
-        best = shown.get(_best(row) or "")
+        best = shown.get(_best(row) or "") if len(set(shown.values())) > 1 else None
         columns.append({label: bold(text(cell)) if cell == best else text(cell) for label, cell in shown.items()})
     heading = [text("method"), *(text(words(row.name)) for row in rows)]
     return [heading, *([text(label), *(column.get(label, "-") for column in columns)] for label in comparison.labels)]
@@ -91,15 +92,29 @@ def videos_line(comparison: Comparison, rows: Sequence[Row]) -> str:
     )
 
 
+def sections(comparison: Comparison) -> list[tuple[str, tuple[Row, ...]]]:
+    """Title and rows of what is shown apart: official dimensions, then proxies; only those that there are."""
+    both = ((OFFICIAL_TITLE, comparison.official), (PROXIES_TITLE, comparison.proxies))
+    return [(title, rows) for title, rows in both if rows]
+
+
+def markdown_table(comparison: Comparison, digits: int = DIGITS) -> str:
+    """The means alone, as `markdown` shows them."""
+    parts = []
+    for title, rows in sections(comparison):
+        parts += [title, _markdown_table(means_grid(comparison, rows, digits, _markdown, _bold))]
+        parts.append(videos_line(comparison, rows))
+    return "\n\n".join(parts)
+
+
 def markdown(comparison: Comparison, digits: int = DIGITS) -> str:
     """The whole comparison as Markdown: warnings, means, differences with intervals, proxies apart, and how to read."""
     parts = [f"# {' / '.join(map(_markdown, comparison.labels))}"]
     parts += [f"> **Warning.** {_markdown(one.text)}" for one in comparison.warnings]
-    for title, rows in (("VBench dimensions, times 100", comparison.official), (PROXIES_TITLE, comparison.proxies)):
-        if rows:
-            grid = means_grid(comparison, rows, digits, _markdown, lambda cell: f"**{cell}**")
-            parts += [f"## {title}", _markdown_table(grid), videos_line(comparison, rows)]
-            parts += _markdown_differences(comparison, rows)
+    for title, rows in sections(comparison):
+        grid = means_grid(comparison, rows, digits, _markdown, _bold)
+        parts += [f"## {title}", _markdown_table(grid), videos_line(comparison, rows)]
+        parts += _markdown_differences(comparison, rows)
     parts += ["## How to read this", "\n".join(f"- {note}" for note in NOTES)]
     return "\n\n".join(parts) + "\n"
 
@@ -137,6 +152,10 @@ def _markdown_table(grid: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" + "|---:" * (len(grid[0]) - 1) + "|", *lines[1:]])
 
 
+def _bold(cell: str) -> str:
+    return f"**{cell}**"
+
+
 def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
@@ -144,9 +163,7 @@ def _markdown(text: str) -> str:
 def latex(comparison: Comparison, digits: int = DIGITS) -> str:
     """The tables of means as LaTeX `tabular`s that need no package; proxies in one of their own."""
     parts = []
-    for title, rows in (("VBench dimensions, times 100", comparison.official), (PROXIES_TITLE, comparison.proxies)):
-        if not rows:
-            continue
+    for title, rows in sections(comparison):
         grid = means_grid(comparison, rows, digits, latex_text, lambda cell: rf"\textbf{{{cell}}}")
         lines = [" & ".join(line) + r" \\" for line in grid]
         body = "\n".join([r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"])
