@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from vbench_eval.dimensions import Measured
@@ -12,9 +12,10 @@ from vbench_eval.video_info import VideoInfo
 
 
 def mean_absolute_difference(a: Tensor, b: Tensor) -> float:
-    """Returns the mean of |a - b| over all entries of two uint8 tensors, exactly: it is counted in integers."""
-    difference = torch.maximum(a, b) - torch.minimum(a, b)
-    return int(difference.sum(dtype=torch.int64)) / difference.numel()
+    """Returns the mean of |a - b| over all entries of two uint8 tensors on the CPU, counted in integers."""
+    larger, smaller = np.maximum(a.numpy(), b.numpy()), np.minimum(a.numpy(), b.numpy())
+    difference = np.subtract(larger, smaller, out=larger)
+    return int(difference.sum(dtype=np.int64)) / difference.size  # torch takes ten times as long for this sum
 
 
 class TemporalFlickering:
