@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vbench_eval.scoring import evaluate_frames, score_folder
     from vbench_eval.videos import FramesInMemory, VideoError, find_videos, open_video
 
+__version__ = "0.1.0"
 __all__ = [
     "FramesInMemory",
     "UserError",

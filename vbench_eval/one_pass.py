@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vbench_eval.video_info import Video
 
 
-
-
 @dataclass(frozen=True)
 class Pass:
     """What one decode gave: facts about the video, a dict per dimension (`Measured`), or why it cannot be read.
@@ -41,8 +39,10 @@ def measure(video: Video, dimensions: Mapping[str, Dimension], *, chunk_bytes: i
     def guarded(name: str, step: Any) -> Any:
         try:
             return step()
-        except VideoError:
-            raise
+        except VideoError as error:  # this dimension cannot take this video (frames too small for it, say)
+            running.pop(name, None)
+            measured[name] = without_value(str(error))
+            return None
         except Exception as error:  # whatever a backbone may raise, one video of one dimension is lost, not the run
             running.pop(name, None)
             measured[name] = without_value(_said(error))

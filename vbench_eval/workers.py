@@ -9,7 +9,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -107,20 +108,21 @@ def threads_for(processes: int) -> int | None:
 
 
 def set_threads(processes: int) -> None:
-    """Gives torch this process's share of the cores."""
-    if (threads := threads_for(processes)) is not None:
-        import torch
+    """Gives this process, which shares the machine with `processes` - 1 others, its part of the cores."""
+    if (threads := threads_for(processes)) is None:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch and by BLAS when they are loaded
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
-        torch.set_num_threads(threads)
 
-
-def in_turn(tasks: Sequence[Task], perform: Callable[[Task], Result]) -> Iterator[tuple[Task, Result | Died]]:
+def in_turn(tasks: Sequence[Task], perform: Callable[[Task], Result]) -> Generator[tuple[Task, Result | Died]]:
     """Yields each task with its result, performed in this process."""
     for task in tasks:
         yield task, perform(task)
 
 
-def in_processes(tasks: Sequence[Task], make: MakePerform, workers: int) -> Iterator[tuple[Task, Any]]:
+def in_processes(tasks: Sequence[Task], make: MakePerform, workers: int) -> Generator[tuple[Task, Any]]:
     """Yields each task with its result, or with `Died`, in the order they come in; `workers` processes perform them.
 
     A process that dies is replaced. Closing the generator (or an interrupt) ends the processes; they also end by
@@ -140,7 +142,7 @@ class _Worker(Generic[Task]):
         self.process = context.Process(target=_serve, args=(theirs, make, number, processes), daemon=True)
         self.process.start()
         theirs.close()  # only the process itself holds its end now, so that its death closes it
-        self.task: Task | None = None
+        self.task: tuple[Task] | None = None  # in a tuple, since a task may be None itself
         self.ready = False
 
 
@@ -149,6 +151,7 @@ class _Pool:
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
         self._make, self._size = make, size
         self._workers = [self._start(number) for number in range(size)]
+        self._gone: list[_Worker[Any]] = []
         self._early_deaths = 0
 
     def run(self, tasks: list[Any]) -> Iterator[tuple[Any, Any]]:
@@ -167,19 +170,24 @@ class _Pool:
                 if kind == "raised":
                     raise RuntimeError(answer)
                 worker.ready = True
-                task, worker.task = worker.task, waiting.pop() if waiting else None
-                worker.connection.send((worker.task,) if worker.task is not None else None)
+                before, worker.task = worker.task, (waiting.pop(),) if waiting else None
+                worker.connection.send(worker.task)
                 if worker.task is None:
-                    self._workers.remove(worker)
-                if kind == "done":
-                    yield task, answer
+                    self._leave(worker)
+                if before is not None:
+                    yield before[0], answer
 
     def close(self) -> None:
         for worker in self._workers:
             worker.process.terminate()
+        for worker in (*self._workers, *self._gone):
             worker.connection.close()
-        for worker in self._workers:
             worker.process.join()
+
+    def _leave(self, worker: _Worker[Any]) -> None:
+        """Lets a process go that has been told there is nothing more to do."""
+        self._workers.remove(worker)
+        self._gone.append(worker)
 
     def _start(self, number: int) -> _Worker[Any]:
         return _Worker(self._context, self._make, number, self._size)
@@ -190,7 +198,9 @@ class _Pool:
         how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
         self._workers[self._workers.index(worker)] = self._start(worker.number)
         if worker.task is not None:
-            return worker.task, Died(f"the process that scored it ended {how}: out of memory, or a crash in a library")
+            return worker.task[0], Died(
+                f"the process that scored it ended {how}: out of memory, or a crash in a library"
+            )
         self._early_deaths += not worker.ready
         if self._early_deaths > _MAX_DEATHS_BEFORE_READY:
             raise UserError(

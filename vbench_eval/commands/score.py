@@ -1,0 +1,173 @@
+"""The verb `score`: a folder of videos to VBench's result files and a report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vbench_eval.commands.arguments import add_output_flags, add_verb, add_weight_flags, listed, positive
+from vbench_eval.dimensions import OFFICIAL
+from vbench_eval.errors import UserError
+from vbench_eval.profiles import PROFILES
+from vbench_eval.proxies import PROXIES
+
+EXAMPLES = f"""\
+examples:
+  w2sd-vbench score videos/w2sd                                  all dimensions whose weights are here, and stand-ins
+  w2sd-vbench score videos/w2sd --manifest manifest.json         and which videos of the set are missing
+  w2sd-vbench score videos/w2sd --dimensions table12 --workers 4
+  w2sd-vbench score videos/w2sd --dimensions proxies             needs no weights at all
+  w2sd-vbench score videos/w2sd --backbone subject_consistency=/models/dino --backbone dynamic_degree=raft-things.pth
+  accelerate launch --num_processes 8 scripts/evaluate_vbench.py score videos/w2sd
+  w2sd-vbench evaluate --videos_path videos --dimension subject_consistency --mode custom_input      as VBench spells it
+
+{listed("dimensions", OFFICIAL)}
+{listed("proxies", PROXIES)}
+profiles:
+{chr(10).join(f"  {profile.name:<8}{profile.summary}" for profile in PROFILES.values())}
+
+A dimension without its weights is reported as unavailable, never as a number, and a proxy that needs no weights is
+shown beside it under its own name; `w2sd-vbench doctor` says what is missing. FOLDER holds mp4, mov, webm, mkv, avi,
+gif or webp files named "<prompt>-<index>", or folders of pictures; a generator's output folder is taken as it stands.
+
+written to --output: NAME_eval_results.json and NAME_full_info.json as VBench writes them, NAME_report.json with
+everything else, NAME_journal/ with a line per finished video: stopped at any moment, the same command goes on.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the verb."""
+    parser = add_verb(subparsers, "score", aliases=("evaluate",), help="score a folder of videos", examples=EXAMPLES)
+    _add_inputs(parser)
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--dimensions",
+        "--dimension",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="names, comma lists, or the groups all, table12, proxies (default: all)",
+    )
+    what.add_argument("--profile", choices=tuple(PROFILES), default="vbench", help="see below (default: vbench)")
+    what.add_argument(
+        "--backbone",
+        action="append",
+        default=[],
+        metavar="DIM=CHOICE",
+        help="another backbone: a path, a hub id or package.module:factory; may be given several times",
+    )
+    what.add_argument(
+        "--allow-proxy",
+        action="store_true",
+        help='write a proxy under the official name where weights are missing, marked "backbone": "proxy:..."',
+    )
+    what.add_argument("--no-proxies", action="store_true", help="no stand-ins beside dimensions without weights")
+    what.add_argument(
+        "--imaging-mode",
+        "--imaging_quality_preprocessing_mode",
+        default="longer",
+        metavar="MODE",
+        help="how imaging_quality resizes: longer, shorter, shorter_centercrop, None (default: longer)",
+    )
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    machine.add_argument("--dtype", help="of the networks: float32, float16, bfloat16 (default: float32)")
+    machine.add_argument(
+        "--workers",
+        "--ngpus",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes that share the videos, each with its part of the cores or a GPU of its own (default: 1)",
+    )
+    add_weight_flags(parser)
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="open weights that can run code: only if you trust them"
+    )
+    add_output_flags(parser)
+    out = parser.add_argument_group("files")
+    out.add_argument(
+        "--output",
+        "--output_path",
+        default="evaluation_results",
+        metavar="FOLDER",
+        help="where to write (default: evaluation_results)",
+    )
+    out.add_argument("--name", help="begins the names of the files (default: the folder's name)")
+    parser.set_defaults(run=run)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    inputs = parser.add_argument_group("the videos")
+    inputs.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder of videos, or one video")
+    inputs.add_argument("--videos_path", metavar="FOLDER", help="the same, as VBench spells it")
+    inputs.add_argument("--manifest", metavar="FILE", help="of the verb prompts: says which videos there should be")
+    inputs.add_argument(
+        "--prompt-file",
+        "--prompt_file",
+        metavar="FILE",
+        help="JSON {file name: prompt}, where names are not the prompts",
+    )
+    inputs.add_argument("--prompt", metavar="TEXT", help="the prompt of a single video")
+    inputs.add_argument(
+        "--suite", "--full_json_dir", metavar="FILE", help="VBench_full_info.json, for --mode vbench_standard"
+    )
+    inputs.add_argument(
+        "--mode",
+        choices=("custom_input", "vbench_standard"),
+        default="custom_input",
+        help="custom_input: every dimension on every video, as in Table 12 (default); vbench_standard: each on the "
+        "prompts that VBench has for it",
+    )
+    # VBench's own flag for weights from its cache, where they are always looked for here.
+    inputs.add_argument("--load_ckpt_from_local", nargs="?", help=argparse.SUPPRESS)
+    inputs.add_argument("--require-complete", action="store_true", help="refuse to score a folder that lacks videos")
+
+
+def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """Scores and reports."""
+    from vbench_eval.inputs import find_inputs
+    from vbench_eval.progress import TerminalProgress
+    from vbench_eval.scoring import score_inputs
+    from vbench_eval.settings import ScoringSettings, parse_backbones
+    from vbench_eval.summary import report_text, summarised
+
+    if arguments.folder and arguments.videos_path:
+        raise UserError("the folder is given twice; give FOLDER or --videos_path")
+    if not (folder := arguments.folder or arguments.videos_path):
+        raise UserError("no folder of videos is given; write w2sd-vbench score FOLDER")
+    settings = ScoringSettings(
+        dimensions=tuple(arguments.dimensions),
+        profile=arguments.profile,
+        backbones=parse_backbones(arguments.backbone),
+        allow_proxy=arguments.allow_proxy,
+        proxies=not arguments.no_proxies,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        offline=arguments.offline,
+        allow_pickle=arguments.allow_pickle,
+        cache=arguments.cache,
+        imaging_mode=arguments.imaging_mode,
+    )
+    inputs = find_inputs(
+        folder,
+        manifest=arguments.manifest,
+        prompt_file=arguments.prompt_file,
+        prompt=arguments.prompt,
+        suite=arguments.suite,
+        mode=arguments.mode,
+    )
+    written = score_inputs(
+        inputs,
+        settings,
+        output=Path(arguments.output),
+        name=arguments.name,
+        workers=arguments.workers,
+        require_complete=arguments.require_complete,
+        progress=TerminalProgress(quiet=arguments.quiet),
+    )
+    if written is None:  # not the first of several launched processes: the first reports
+        return 0, {"status": "done elsewhere"}
+    code, summary = summarised(written)
+    return code, {**summary, "text": report_text(written)}

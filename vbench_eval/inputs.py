@@ -1,0 +1,162 @@
+"""What is to be scored: the videos of a folder, what each is of, and whether they are all there (decodes nothing)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vbench_eval.completeness import Completeness, check_completeness
+from vbench_eval.dimensions import OFFICIAL
+from vbench_eval.errors import UserError
+from vbench_eval.folders import FolderVideo, read_folder
+from vbench_eval.journal import VideoKey, key_of
+from vbench_eval.manifest import SAMPLES, Manifest, read_manifest, sample
+from vbench_eval.naming import nfc
+from vbench_eval.results import MODES, check_name, default_name
+from vbench_eval.suite import read_suite
+
+
+@dataclass(frozen=True)
+class InputVideo:
+    """A video to score, with the prompt it shows (None where nobody says) and what its generator wrote down of it."""
+
+    path: Path
+    key: VideoKey
+    prompt: str | None
+    index: int | None
+    generation: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The videos to score, sorted by name.
+
+    Attributes:
+        folder: their paths are relative to it.
+        mode: "custom_input" (every dimension on every video) or "vbench_standard" (each on its own prompts).
+        manifest: which videos there should be; None if nobody says.
+        check: the outcome of comparing the two; None without a manifest.
+        notes: sentences for the user.
+    """
+
+    folder: Path
+    videos: tuple[InputVideo, ...]
+    mode: str = "custom_input"
+    manifest: Manifest | None = None
+    check: Completeness | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        return [video.path for video in self.videos]
+
+    @property
+    def completeness(self) -> dict[str, Any] | None:
+        """Returns what the report says of missing videos."""
+        return None if self.check is None else self.check.to_json()
+
+    @property
+    def default_name(self) -> str:
+        """Returns the folder's name if a run may be called so, else VBench's name with the time."""
+        name = self.videos[0].path.stem if self.folder == self.videos[0].path.parent and len(self.videos) == 1 else ""
+        for candidate in (self.folder.resolve().name, name):
+            try:
+                return check_name(candidate)
+            except UserError:
+                continue
+        return default_name()
+
+    def incomplete(self) -> str | None:
+        """Returns what is missing, in one sentence, or None if nothing is (or nobody knows what there should be)."""
+        if self.check is None or self.check.complete:
+            return None
+        return "; ".join(self.check.lines())
+
+    def wants(self, video: InputVideo, dimension: str) -> bool:
+        """Whether the dimension is measured on this video."""
+        if self.mode != "vbench_standard" or dimension not in OFFICIAL:
+            return True
+        return dimension in self._belongs.get(nfc(video.prompt or ""), ()) and (video.index or 0) < SAMPLES
+
+    @property
+    def _belongs(self) -> dict[str, tuple[str, ...]]:
+        return {nfc(prompt.prompt): prompt.dimensions for prompt in self.manifest.prompts} if self.manifest else {}
+
+
+def find_inputs(
+    folder: str | Path,
+    *,
+    manifest: str | Path | None = None,
+    prompt_file: str | Path | Mapping[str, str] | None = None,
+    prompt: str | None = None,
+    suite: str | Path | None = None,
+    mode: str = "custom_input",
+) -> Inputs:
+    """Returns the videos of a folder (or one video) with their prompts.
+
+    With a manifest only its videos are taken; others are named in a note. Mode "vbench_standard" needs to know which
+    prompts belong to which dimension: from the manifest, else from `suite` (VBench_full_info.json, or None for the copy
+    of an installed vbench package). `prompt` is that of a single video.
+
+    Raises UserError for a folder without videos, and for files that cannot be used.
+    """
+    if mode not in MODES:
+        raise UserError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
+    plan = None if manifest is None else read_manifest(Path(manifest))
+    notes = []
+    if plan is None and mode == "vbench_standard":
+        plan = sample(read_suite(suite))
+    elif suite is not None:
+        notes.append("the prompt suite is used by --mode vbench_standard without a manifest only")
+    if prompt is not None:
+        prompt_file = _single_prompt(Path(folder), prompt, prompt_file)
+    found = read_folder(
+        folder,
+        prompts=[one.prompt for one in plan.prompts] if plan else (),
+        ids=plan.ids if plan else None,
+        prompt_file=prompt_file,
+    )
+    root = found.path if found.path.is_dir() else found.path.parent
+    if not found.videos:
+        raise UserError(f"{root} holds no videos (mp4, mov, webm, mkv, m4v, avi, gif, webp, or folders of pictures)")
+    check, videos = None, list(found.videos)
+    if plan is not None:
+        check = check_completeness(plan, found)
+        spare = {*check.surplus, *(name for names in check.repeated.values() for name in names[1:])}
+        videos = [video for video in videos if video.name not in spare]
+        if not videos:
+            raise UserError(
+                f"none of the {len(found.videos)} videos in {root} is one of the {check.expected} that are asked for, "
+                f'such as "{plan.prompts[0].prompt}-0.mp4"; give the folder that was made from these prompts'
+            )
+        if not check.complete or check.surplus:
+            notes += check.lines()
+    else:
+        notes += _repeated(videos)
+    return Inputs(root, tuple(_input(video, root) for video in videos), mode, plan, check, tuple(notes))
+
+
+def _input(video: FolderVideo, root: Path) -> InputVideo:
+    return InputVideo(video.path, key_of(video.path, root), video.prompt, video.index, video.generation)
+
+
+def _single_prompt(path: Path, prompt: str, prompt_file: object) -> dict[str, str]:
+    if prompt_file is not None:
+        raise UserError("a prompt and a prompt file are given; use one of them")
+    if path.is_dir():
+        raise UserError(f"--prompt is for a single video, and {path} is a folder; give --prompt-file for its videos")
+    return {path.name: prompt}
+
+
+def _repeated(videos: Iterable[FolderVideo]) -> list[str]:
+    """Notes on files that are the same prompt and index, whichever counts: nothing says which."""
+    names: dict[tuple[str, int], list[str]] = {}
+    for video in videos:
+        names.setdefault((nfc(video.prompt), video.index), []).append(video.name)
+    return [
+        f"{len(group)} files are {prompt!r}, index {index}: {', '.join(group[:3])}; all are scored"
+        for (prompt, index), group in names.items()
+        if len(group) > 1
+    ]

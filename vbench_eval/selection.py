@@ -1,0 +1,174 @@
+"""From settings to what can be measured here: dimensions with their backbones, and the reasons for those without."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from vbench_eval import __version__
+from vbench_eval.dimensions import BACKBONE_KINDS, OFFICIAL, build
+from vbench_eval.errors import UserError
+from vbench_eval.journal import fingerprint
+from vbench_eval.profiles import get_profile
+from vbench_eval.proxies import OFFICIAL_STAND_INS, PROXIES, SHOWN_BESIDE
+from vbench_eval.settings import ELSEWHERE, ScoringSettings
+
+if TYPE_CHECKING:
+    from vbench_eval.dimensions import Dimension
+
+# Always measured, because a folder of stills looks consistent; cheap beside decoding.
+ALWAYS = ("frozen_frames",)
+_LIBRARIES = ("torch", "transformers", "safetensors", "av", "pillow", "numpy", "imageio")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run measures.
+
+    Attributes:
+        dimensions: what is measured on each video, by the name it is journalled under.
+        described: for each of them and of the unavailable ones the facts for the report: "status" ("measured" or
+            "unavailable"), "official", "backbone" (its provenance), "reason", "stand_in".
+        stand_ins: official name -> proxy whose value is written under it, only if the user allowed it.
+        stamp: profile, versions, device and dtype, for the report.
+    """
+
+    dimensions: Mapping[str, Dimension]
+    described: Mapping[str, Mapping[str, Any]]
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    stamp: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Returns a fingerprint per dimension of all that its numbers depend on besides the video.
+
+        Which of several equal devices it was does not count: workers have one each.
+        """
+        kind = str(self.stamp.get("device", "")).partition(":")[0]
+        prints = {}
+        for name in self.dimensions:
+            backbone = {**(self.described[name].get("backbone") or {}), "device": kind}
+            prints[name] = fingerprint({**self.stamp, "dimension": name, "backbone": backbone, "device": kind})
+        return prints
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """Returns the reason for each dimension that was asked for and cannot be measured."""
+        return {name: facts["reason"] for name, facts in self.described.items() if facts["status"] == "unavailable"}
+
+
+def select(settings: ScoringSettings) -> Selection:
+    """Returns what the settings measure on this machine, with every backbone loaded.
+
+    A dimension without its weights is unavailable, never an error; its stand-in is measured beside it. Raises UserError
+    for a backbone the user named that cannot be used, and for a device that is not there.
+    """
+    device = find_device(settings.device)
+    profile = get_profile(settings.profile)
+    dimensions: dict[str, Dimension] = {}
+    described: dict[str, dict[str, Any]] = {}
+    stand_ins: dict[str, str] = {}
+    beside: list[str] = []
+    for name in settings.dimensions:
+        if name in OFFICIAL:
+            try:
+                backbone = _backbone(name, settings, device)
+            except _unavailable() as error:
+                proxy = OFFICIAL_STAND_INS.get(name)
+                described[name] = _lacking(str(error), proxy)
+                if settings.proxies:
+                    beside += SHOWN_BESIDE.get(name, ())
+                if proxy is not None and settings.allow_proxy:
+                    beside.append(proxy)
+                    stand_ins[name] = proxy
+                    described[name]["backbone"] = {"id": f"proxy:{proxy}"}
+                continue
+            dimensions[name] = build(name, profile, backbone)
+            described[name] = _found(backbone, official=True)
+        elif name in ELSEWHERE:
+            described[name] = _lacking(
+                "it judges the prompt's content with detectors and captioners, which are not part of this package; "
+                "VBench's own package computes it",
+                None,
+            )
+        else:
+            beside.append(name)
+    for name in dict.fromkeys((*beside, *ALWAYS)):
+        dimensions[name] = PROXIES[name](profile)
+        described[name] = _found(getattr(dimensions[name], "backbone", None), official=False)
+    stamp = {
+        "profile": asdict(profile),
+        "imaging_mode": settings.imaging_mode,
+        "device": device,
+        "dtype": settings.dtype or "float32",
+        "versions": versions(device),
+    }
+    return Selection(dimensions, described, stand_ins, stamp)
+
+
+def find_device(device: str) -> str:
+    """Returns the device that `device` means here. Raises UserError if it is not there."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    module = torch.mps if kind == "mps" else getattr(torch, kind)
+    count = 1 if kind == "cpu" else module.device_count() if module.is_available() or kind != "mps" else 0
+    if count <= int(number or 0):
+        raise UserError(f"device is {device!r}, but this machine has {count} of {kind}; try --device auto")
+    return device
+
+
+def versions(device: str = "cpu") -> dict[str, str]:
+    """Returns the versions of what the numbers come from, "absent" for a library that is not installed."""
+    found = {"vbench_eval": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    if device.startswith("cuda"):
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _backbone(name: str, settings: ScoringSettings, device: str) -> Any:
+    if BACKBONE_KINDS[name] is None:
+        return None
+    from vbench_eval.backbones.registry import resolve
+
+    choice = settings.backbones.get(name)
+    return resolve(
+        name,
+        choice,
+        profile=get_profile(settings.profile),
+        device=device,
+        dtype=settings.dtype,
+        offline=settings.offline or choice is None,  # nothing is fetched that the user did not name
+        allow_pickle=settings.allow_pickle,
+        cache=settings.cache,
+        imaging_mode=settings.imaging_mode,
+    )
+
+
+def _unavailable() -> type[Exception]:
+    from vbench_eval.backbones.registry import Unavailable
+
+    return Unavailable
+
+
+def _found(backbone: Any, *, official: bool) -> dict[str, Any]:
+    provenance = dict(backbone.provenance()) if backbone is not None else None
+    return {"status": "measured", "official": official, "backbone": provenance, "reason": None, "stand_in": None}
+
+
+def _lacking(reason: str, proxy: str | None) -> dict[str, Any]:
+    return {"status": "unavailable", "official": True, "backbone": None, "reason": reason, "stand_in": proxy}

@@ -1,0 +1,120 @@
+"""What one scoring run is asked for: checked at once, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from vbench_eval.dimensions import BACKBONE_KINDS, OFFICIAL
+from vbench_eval.errors import UserError
+from vbench_eval.profiles import get_profile
+from vbench_eval.proxies import PROXIES
+
+TABLE_12 = OFFICIAL[:6]  # the columns of the paper's Table 12
+DTYPES = ("float32", "float16", "bfloat16")
+IMAGING_MODES = ("longer", "shorter", "shorter_centercrop", "None")
+# VBench's other dimensions judge whether the video shows what the prompt says, by detectors and captioners.
+ELSEWHERE = (
+    "object_class",
+    "multiple_objects",
+    "human_action",
+    "color",
+    "spatial_relationship",
+    "scene",
+    "appearance_style",
+    "temporal_style",
+    "overall_consistency",
+)
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?")
+
+
+def parse_dimensions(words: str | Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of the dimensions, once each, from names, comma lists and the groups all, table12, proxies.
+
+    Raises UserError for a name that is none of VBench's and none of the proxies.
+    """
+    texts = [words] if isinstance(words, str) else list(words)
+    names: dict[str, None] = {}
+    for name in (part.strip() for text in texts for part in text.split(",")):
+        group = {"all": OFFICIAL, "table12": TABLE_12, "proxies": tuple(PROXIES)}.get(name, (name,) if name else ())
+        names.update(dict.fromkeys(group))
+    known = (*OFFICIAL, *PROXIES, *ELSEWHERE)
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"dimension is {', '.join(map(repr, unknown))}; choose from {', '.join(OFFICIAL)}, the proxies "
+            f"{', '.join(PROXIES)}, or the groups all, table12, proxies"
+        )
+    if not names:
+        raise UserError("no dimension is named; give --dimensions all, or some of " + ", ".join(OFFICIAL))
+    return tuple(names)
+
+
+def parse_backbones(words: Iterable[str]) -> dict[str, str]:
+    """Returns {dimension: choice} from words "dimension=choice". Raises UserError for others."""
+    choices: dict[str, str] = {}
+    for word in words:
+        dimension, equals, choice = word.partition("=")
+        if not equals or not choice.strip():
+            raise UserError(f"--backbone is {word!r}; write dimension=choice, such as subject_consistency=/models/dino")
+        choices[dimension.strip()] = choice.strip()
+    return choices
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How videos are scored; the same settings on the same files give the same numbers.
+
+    Attributes:
+        dimensions: official names, names of proxies, or names of VBench dimensions that are not computed here (they
+            are reported as unavailable).
+        profile: "vbench" or "fixed".
+        backbones: a choice per dimension instead of its own: a path, a hub id or "package.module:factory".
+        allow_proxy: whether a proxy's value may stand under an official name whose weights are missing, marked so.
+        proxies: whether the proxies that stand next to a missing dimension are measured too, under their own names.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
+        dtype: of the networks; None is float32.
+        offline: never touch the network, not even for a hub id in `backbones`.
+        allow_pickle: open weight files that can run code.
+        cache: folder of weights to look in first.
+        imaging_mode: how imaging_quality resizes, VBench's `imaging_quality_preprocessing_mode`.
+        chunk_bytes: of decoded frames held at a time.
+
+    Raises UserError for what is not allowed.
+    """
+
+    dimensions: tuple[str, ...] = OFFICIAL
+    profile: str = "vbench"
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    allow_proxy: bool = False
+    proxies: bool = True
+    device: str = "auto"
+    dtype: str | None = None
+    offline: bool = False
+    allow_pickle: bool = False
+    cache: str | None = None
+    imaging_mode: str = "longer"
+    chunk_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dimensions", parse_dimensions(self.dimensions))
+        object.__setattr__(self, "backbones", dict(self.backbones))
+        get_profile(self.profile)
+        takers = tuple(name for name, kind in BACKBONE_KINDS.items() if kind is not None)
+        for name in self.backbones:
+            if name not in takers:
+                raise UserError(f"--backbone is for {name!r}; only {', '.join(takers)} have a backbone")
+            if name not in self.dimensions:
+                raise UserError(f"--backbone is given for {name}, which is not scored; add it to --dimensions")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UserError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        if not _DEVICE.fullmatch(self.device):
+            raise UserError(f"device is {self.device!r}; choose auto, cpu, cuda, cuda:1, mps or xpu")
+        if self.imaging_mode not in IMAGING_MODES:
+            raise UserError(f"imaging mode is {self.imaging_mode!r}; choose one of {', '.join(IMAGING_MODES)}")
+        if self.chunk_bytes < 1:
+            raise UserError(f"chunk_bytes is {self.chunk_bytes}; it must be at least 1")
+
+    def on(self, device: str) -> ScoringSettings:
+        """Returns the same settings for another device."""
+        return replace(self, device=device)

@@ -1,0 +1,88 @@
+"""A finished run in a few lines: a table for people, a short object for programs, and whether anything is lacking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vbench_eval.dimensions import OFFICIAL
+from vbench_eval.preflight import format_line
+from vbench_eval.results import Written
+
+EXIT_DONE, EXIT_INCOMPLETE = 0, 1
+
+
+def summarised(written: Written) -> tuple[int, dict[str, Any]]:
+    """Returns the exit code and the summary.
+
+    The code is 0 if every video there should be was read and one dimension that was asked for was measured at least,
+    else 1. Dimensions without weights do not count against it: the report says that they are unavailable.
+    """
+    report = written.report
+    lacking = what_is_lacking(report)
+    summary = {
+        "status": "incomplete" if lacking else "done",
+        "lacking": lacking,
+        "videos": len(report["videos"]),
+        "skipped": report["skipped"],
+        "profile": report["profile"],
+        "dimensions": {
+            name: {key: facts.get(key) for key in ("status", "aggregate", "videos", "reason")}
+            for name, facts in report["dimensions"].items()
+        },
+        "scores": report["scores"],
+        "notes": report["notes"],
+        "files": [str(written.eval_results), str(written.full_info), str(written.report_file)],
+    }
+    return (EXIT_INCOMPLETE if lacking else EXIT_DONE), summary
+
+
+def what_is_lacking(report: Mapping[str, Any]) -> list[str]:
+    """Returns what keeps the report from being whole, a sentence each; empty if nothing does."""
+    lacking = []
+    if skipped := report["skipped"]:
+        lacking.append(f"{len(skipped)} of {len(report['videos'])} videos could not be read")
+    if (check := report["completeness"]) and check["missing"]:
+        lacking.append(f"{len(check['missing'])} of {check['expected']} videos are not there")
+    if not any(facts["videos"] for name, facts in report["dimensions"].items() if name != "frozen_frames"):
+        lacking.append("no dimension could be measured on any video")
+    return lacking
+
+
+def report_text(written: Written) -> str:
+    """Returns the report as people read it on a terminal."""
+    report = written.report
+    count = len(report["videos"])
+    lines = [f"{report['name']}: {count} video{'s' * (count != 1)} of {report['folder']}, profile {report['profile']}"]
+    lines += [f"  {format_line(row)}" for row in report["stamp"].get("formats", [])[:5]]
+    dimensions = report["dimensions"]
+    official = [name for name in dimensions if name in OFFICIAL or dimensions[name].get("official")]
+    lines += ["", *(_line(name, dimensions[name]) for name in official)]
+    proxies = [name for name in dimensions if name not in official]
+    if proxies:
+        lines += ["", "proxies, which need no weights and are not VBench's numbers:"]
+        lines += [_line(name, dimensions[name]) for name in proxies]
+    quality = report["scores"]["quality"]
+    if quality["value"] is not None:
+        lines += ["", f"  {quality['label']}: {100 * quality['value']:.2f}"]
+    if skipped := report["skipped"]:
+        lines += ["", f"{len(skipped)} skipped:"]
+        lines += [f"  {video['path']}: {video['reason']}" for video in skipped[:10]]
+        lines += [f"  and {len(skipped) - 10} more"] if len(skipped) > 10 else []
+    if lacking := what_is_lacking(report):
+        lines += ["", *(f"incomplete: {sentence}" for sentence in lacking)]
+    lines += ["", f"  {written.eval_results}", f"  {written.full_info}", f"  {written.report_file}"]
+    return "\n".join(lines)
+
+
+def _line(name: str, facts: Mapping[str, Any]) -> str:
+    if facts.get("status") == "unavailable":
+        beside = f" (see {facts['stand_in']} below)" if facts.get("stand_in") else ""
+        stands = facts.get("backbone") or {}
+        if facts["aggregate"] is not None:
+            return f"  {name:<24}{facts['aggregate']:>9.4f}  {stands.get('id', 'a proxy')}, not VBench's number"
+        return f"  {name:<24}{'-':>9}  unavailable: its weights are not here{beside}; see doctor"
+    if facts["aggregate"] is None:
+        return f"  {name:<24}{'-':>9}  no video has a value"
+    backbone = (facts.get("backbone") or {}).get("id", "")
+    return f"  {name:<24}{facts['aggregate']:>9.4f}  {facts['videos']} videos{f', {backbone}' if backbone else ''}"
