@@ -86,7 +86,9 @@ class PictureFolder:
 
 
 class Animation:
-    """A gif or webp: each stored frame once, however long it is shown."""
+    """A gif or webp: each stored frame once, however long it is shown, as VBench counts them. Many writers store equal
+    neighbours as one frame, so that a still clip may hold a single one.
+    """
 
     def __init__(self, path: str | Path) -> None:
         import PIL
@@ -137,7 +139,12 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         with Image.open(file) as image:
             check_size(image.height, image.width)
-            yield image if getattr(image, "n_frames", 1) > 1 else ImageOps.exif_transpose(image)
+            if getattr(image, "n_frames", 1) > 1:
+                yield image
+                return
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format  # a turned copy has forgotten it
+            yield upright
     except VideoError:
         raise
     # Pillow reports damaged files as any of these; too large ones as an error of its own.
