@@ -103,6 +103,12 @@ def test_vbench_asks_for_5_videos_and_25_for_flickering(suite):
     assert with_samples(sample(suite), 2).num_videos == 2 * 944
 
 
+def test_25_videos_are_asked_for_only_where_flickering_is(tmp_path):
+    content = [{"prompt_en": "a cat", "dimension": ["temporal_flickering", "color"]}]
+    suite = read_suite(vbench_suites.write(tmp_path, content))
+    assert [sample(suite, [name]).num_videos for name in ("color", "temporal_flickering")] == [5, 25]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

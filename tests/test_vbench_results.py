@@ -98,6 +98,7 @@ def test_the_files_are_named_and_laid_out_as_by_vbench(tmp_path):
         text = path.read_bytes().decode("ascii")  # its names are escaped
         assert text == json.dumps(json.loads(text), indent=4)
         assert "fa\\u00e7ade" in text
+    assert "façade" in written.report_file.read_text(encoding="utf-8")  # ours is for people
 
 
 def test_full_info_of_custom_videos_names_prompt_dimensions_and_one_path_each(tmp_path):
@@ -132,6 +133,14 @@ def test_full_info_of_the_standard_suite_is_its_entries_with_the_videos_found(tm
     assert [entry for entry in found if entry not in scene] == with_video_list
     assert scene[0]["video_list"] == [f"videos/w2sd/a yellow square moving right-{index}.mp4" for index in (0, 1)]
     assert scene[0]["auxiliary_info"] == {"scene": {"scene": {"scene": "dark ground"}}}
+
+
+def test_the_video_list_of_an_entry_is_in_the_order_of_the_indices(tmp_path):
+    manifest = sample(read_suite("sample"), ["imaging_quality"])
+    prompt = manifest.prompts[0].prompt
+    given = [VideoRecord(name, prompt, index, {}, measured()) for name, index in (("b.mp4", 0), ("a.mp4", 1))]
+    found = load(write(tmp_path, given, mode="vbench_standard", manifest=manifest).full_info)
+    assert found[0]["video_list"] == [os.path.join("videos/w2sd", name) for name in ("b.mp4", "a.mp4")]
 
 
 def test_in_standard_mode_a_video_counts_for_its_own_dimensions_and_the_first_five_indices(tmp_path):
