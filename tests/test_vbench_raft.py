@@ -268,11 +268,12 @@ def test_flow_equals_the_step_by_step_computation() -> None:
     with torch.no_grad():
         exact = network.double()(a.double(), b.double(), 3)
     assert expected.std() > 1  # pixels: the flow is far from nothing, and the windows are looked up beside the pixels
-    # The weights' numbers are the same; the flow itself is kept in float32, 2^-24 of some ten pixels, over 3 iterations.
-    assert abs(exact[0].numpy() - expected).max() < 1e-4
+    # In double precision all but the flow itself, which is kept in float32: 2^-24 of some pixels, over 3 iterations.
+    # In single precision roundings of 2^-24 pass through a dozen layers of sums of up to 500 products each.
+    assert abs(exact[0].numpy() - expected).max() < 1e-5
     with torch.no_grad():
         single = network.float()(a, b, 3)
-    assert abs(single[0].numpy() - expected).max() < 1e-2
+    assert abs(single[0].numpy() - expected).max() < 1e-4
 
 
 def test_slow_index_of_a_window_moves_x() -> None:
@@ -326,7 +327,7 @@ def test_frames_that_do_not_fit_are_refused() -> None:
     with torch.device("meta"):
         published = RaftFlow(Raft(), provenance=ORIGIN)
     tiny, odd = torch.zeros(1, 3, 56, 128), torch.zeros(1, 3, 68, 128)
-    with pytest.raises(VideoError, match="128x56.*64x64"):
+    with pytest.raises(VideoError, match=r"128x56.*64x64"):
         published.flow(tiny, tiny)
     with pytest.raises(ValueError, match="multiples of 8"):
         published.flow(odd, odd)
@@ -338,5 +339,5 @@ def test_half_precision_gives_nearly_the_same_flow_as_float32(tmp_path, dtype) -
     a, b = frames(32, 32, 5), frames(32, 32, 6)
     full, half = (load_raft(path, sizes=SMALL, dtype=number).flow(a, b) for number in (None, dtype))
     assert half.dtype == torch.float32 and half.isfinite().all()
-    # some hundred roundings of relative size eps, over 20 iterations that contract; wrong layers would differ by 1
-    assert (half - full).norm() / full.norm() < 40 * torch.finfo(getattr(torch, dtype)).eps
+    # Roundings of relative size eps are random and mostly cancel in sums; a layer computed wrongly differs by about 1.
+    assert (half - full).norm() / full.norm() < 8 * torch.finfo(getattr(torch, dtype)).eps

@@ -75,7 +75,9 @@ def load_clip(
 
     weights = WEIGHTS[name]
     if path.is_dir():
-        network = pretrained(CLIPVisionModelWithProjection, path, allowed_extra=BESIDE_THE_TOWER)
+        network = pretrained(
+            CLIPVisionModelWithProjection, path, allowed_extra=BESIDE_THE_TOWER, config=_tower_config(path)
+        )
     else:
         state = openai_state(path, weights, allow_pickle=allow_pickle, cache=cache)
         tower = {key: value for key, value in state.items() if key.startswith("visual.")}
@@ -85,6 +87,24 @@ def load_clip(
         )
     placed(network, device, dtype)
     return ClipEncoder(network, provenance=origin(weights, path, network, cache=cache), antialias=antialias)
+
+
+def _tower_config(folder: Path) -> Any:
+    from transformers import AutoConfig, CLIPConfig, CLIPVisionConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} has no configuration that transformers reads: {str(error).splitlines()[0]}"
+        ) from error
+    if isinstance(config, CLIPConfig):
+        tower = config.vision_config
+        tower.projection_dim = config.projection_dim  # a whole CLIP says it once, for both towers
+        return tower
+    if not isinstance(config, CLIPVisionConfig):
+        raise UserError(f"{folder} holds a {config.model_type}, not a CLIP or its image tower")
+    return config
 
 
 def openai_state(

@@ -15,12 +15,13 @@ STEM = 64  # channels of the stem; its block puts out four times as many
 
 @dataclass(frozen=True)
 class MusiqSizes:
-    """The transformer's sizes; the defaults are those of the published file."""
+    """The sizes of the transformer and of the smaller copies it sees; the defaults are those of the published file."""
 
     hidden: int = 384
     mlp: int = 1152
     heads: int = 6
     layers: int = 14
+    longer_sides: tuple[int, ...] = LONGER_SIDES
 
 
 class StandardizedConv(nn.Conv2d):
@@ -103,7 +104,7 @@ class TokenEncoder(nn.Module):
     def __init__(self, sizes: MusiqSizes) -> None:
         super().__init__()
         self.posembed_input = PositionTable(sizes.hidden)
-        self.scaleembed_input = ScaleTable(sizes.hidden, len(LONGER_SIDES) + 1)
+        self.scaleembed_input = ScaleTable(sizes.hidden, len(sizes.longer_sides) + 1)
         self.cls = nn.Parameter(torch.zeros(1, 1, sizes.hidden))
         self.transformer = nn.ModuleDict({f"encoderblock_{i}": EncoderBlock(sizes) for i in range(sizes.layers)})
         self.encoder_norm = nn.LayerNorm(sizes.hidden, eps=1e-6)
@@ -122,6 +123,7 @@ class Musiq(nn.Module):
     def __init__(self, sizes: MusiqSizes | None = None) -> None:
         super().__init__()
         sizes = sizes or MusiqSizes()
+        self.sizes = sizes
         self.conv_root, self.gn_root = StandardizedConv(3, STEM, 7, 2), nn.GroupNorm(32, STEM, eps=1e-6)
         self.block1 = Bottleneck(STEM, 4 * STEM)
         self.embedding = nn.Linear(4 * STEM * (PATCH // 4) ** 2, sizes.hidden)
@@ -130,7 +132,7 @@ class Musiq(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Returns ratings `[B]`, nominally 0..100, of frames `[B, 3, H, W]` in 0..1."""
-        patches, positions, scales = tokens((frames - 0.5) * 2)
+        patches, positions, scales = tokens((frames - 0.5) * 2, longer_sides=self.sizes.longer_sides)
         batch, count = patches.shape[:2]
         x = torch.relu(self.gn_root(self.conv_root(patches.flatten(0, 1).to(self.head.weight.dtype))))
         x = F.max_pool2d(pad_same(x, 3, 2), 3, stride=2)  # zeros around are harmless: nothing is below them
