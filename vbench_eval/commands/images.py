@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _text(report: dict[str, Any], path: Path) -> str:
-    rows = [("metric", "value", "interval", "win rate", "unit")]
+    rows: list[tuple[str, ...]] = [("metric", "value", "interval", "win rate", "unit")]
     after = []
     for metric, found in report["metrics"].items():
         if found["value"] is None:
