@@ -2,8 +2,8 @@
 
 Prints a table (class accuracy, Inception-style score and Frechet distance on the judge's features, each with a 95
 percent bootstrap interval, and the paired differences to the strong model), what unseen real digits score, and writes
-the sweep over lambda as sweep.png. Guidance 1.5, T 50, lambda 49. Finished methods are kept in --output and not run
-again.
+the sweep over lambda as sweep.png. T 50; guidance 1.5 and lambda 49 unless the row says otherwise. Finished methods are
+kept in --output and not run again; all of them take about an hour on two cores.
 """
 
 import argparse
@@ -93,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
     print(report.table(scores, found))
     for label, vae in (("real train digits", None), ("the same through the VAE", pipe.vae)):
         print(report.real_row(label, scoring.real_digits(judge, vae), reference))
+    print(f"\n{report.pairs(scores, reference)}")
     plot = report.sweep_plot(found)
     if plot is not None:
         plot.save(options.output / "sweep.png")

@@ -1,7 +1,8 @@
 """Remake the bundled DiT-MoE and its judge from a seed: python scripts/train_digits.py --output DIR
 
 Phases, each resumable at any moment (the same command continues): the judge, the VAE, the network; all on the train
-part of scikit-learn's handwritten digits. The recipe is bridges/dit_moe/demo/training.py.
+part of scikit-learn's handwritten digits; about 15 minutes of one CPU core. The recipe is
+bridges/dit_moe/demo/training.py.
 """
 
 import argparse

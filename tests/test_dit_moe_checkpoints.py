@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import pickle
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from bridges.dit_moe import DiTMoE, convert, from_checkpoint, named
 from bridges.dit_moe.checkpoints import network_of
+from bridges.dit_moe.command.program import main
 from w2sd_video.errors import UserError
 
 HEADS = reference.SMALL["heads"]
@@ -282,16 +282,15 @@ def test_a_folder_is_loaded_as_strictly_as_a_file(tmp_path: Path) -> None:
 def test_the_program_converts_and_says_how_many_parameters_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = importlib.import_module("scripts.convert_dit_moe").main
     source = str(saved(tmp_path / "weights.pt", {"model": state()}))
     words = [source, str(tmp_path / "half"), "--heads", str(HEADS), "--dtype", "bfloat16", "--experts-per-token", "3"]
-    assert program(words) == 0
+    assert main(["convert", *words]) == 0
     network = from_checkpoint(tmp_path / "half")
     assert (network.dtype, network.config.num_experts_per_tok) == (torch.bfloat16, 3)
     total = sum(parameter.numel() for parameter in network.parameters())
     idle = 2 * 5 * 3 * 4 * 16 * 16  # 2 layers, 5 of 8 experts, 3 matrices of 4 D x D
     said = f"{total:,} parameters, {total - idle:,} of them active"
     assert said in capsys.readouterr().out
-    assert program(words) == 2  # the folder is there
-    assert program([str(tmp_path / "none.pt"), str(tmp_path / "other")]) == 2
+    assert main(["convert", *words]) == 2  # the folder is there
+    assert main(["convert", str(tmp_path / "none.pt"), str(tmp_path / "other")]) == 2
     assert "does not exist" in capsys.readouterr().err

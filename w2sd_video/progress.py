@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+MOST_LINES = 100  # about so many lines say how far a run is where there is no bar
+
 
 class Progress:
     """Told what happens in a run and silent about it: the base of others. `bars` says whether the libraries may show
@@ -59,7 +61,7 @@ class TerminalProgress(Progress):
                 total=evaluations, unit="eval", file=sys.stderr, dynamic_ncols=True, smoothing=0.1, leave=False
             )
         else:
-            self._say(f"making {videos} {self._noun}s, {evaluations} evaluations")
+            self._say(f"making {videos} {self._noun}{'s' * (videos != 1)}, {evaluations} evaluations")
 
     def making(self, label: str) -> None:
         if self._bar is not None:
@@ -74,7 +76,7 @@ class TerminalProgress(Progress):
         if record["status"] != "done":
             what = f"{record['method']}, {record['prompt']!r}, {self._noun} {record['index']}"
             self._say(f"FAILED {what}: {record['reason']}")
-        elif not self._quiet and self._bar is None:
+        elif not self._quiet and self._bar is None and self._done % max(1, self._videos // MOST_LINES) == 0:
             self._say(f"[{self._done}/{self._videos}] {record['path']} ({record['seconds']:.3g} s)")
 
     def note(self, message: str) -> None:

@@ -113,5 +113,5 @@ def summary_text(summary: Summary, *, quiet: bool = False) -> str:
         lines.append(f"  {title:10s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per {noun}")
     kept = f", {summary.kept} were there already" if summary.kept else ""
     failed = f", {len(summary.failed)} FAILED (results.jsonl says why)" if summary.failed else ""
-    head = f"{len(made)} {noun}s made in {summary.seconds:.1f} s{kept}{failed}"
+    head = f"{len(made)} {noun}{'s' * (len(made) != 1)} made in {summary.seconds:.1f} s{kept}{failed}"
     return "\n".join([head, *lines, f"look at them: {page}"])

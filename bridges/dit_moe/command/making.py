@@ -48,7 +48,7 @@ def _loaded(plan: SamplePlan, dtype: torch.dtype) -> DiTMoEPipeline:
     if plan.checkpoint_kind == "pipeline":
         given = {} if vae is None else {"vae": vae}
         try:
-            return DiTMoEPipeline.from_pretrained(path, torch_dtype=dtype, local_files_only=True, **given)
+            return DiTMoEPipeline.from_pretrained(path, dtype=dtype, local_files_only=True, **given)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"cannot read the pipeline in {path}: {error}") from error
     network = from_checkpoint(path, torch_dtype=dtype, allow_pickle=plan.allow_pickle)
@@ -60,7 +60,7 @@ def _vae(given: str, dtype: torch.dtype) -> AutoencoderKL:
     local = Path(given).expanduser()
     source = local if local.is_dir() else given
     try:
-        return AutoencoderKL.from_pretrained(source, torch_dtype=dtype, local_files_only=local.is_dir())
+        return AutoencoderKL.from_pretrained(source, dtype=dtype, local_files_only=local.is_dir())
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot read the VAE {given}: {error}") from error
 

@@ -96,8 +96,12 @@ def _convert(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict
     report = {"status": "done", "folder": str(folder), **sizes, "parameters": counts.total, "active": counts.active}
     text = (
         f"wrote {folder}: {config.num_layers} layers of width {config.hidden_size}, {config.num_experts} experts; "
-        f"{counts.total / 1e6:.1f} M parameters, {counts.active / 1e6:.1f} M of them active for a token"
+        f"{_number(counts.total)} parameters, {_number(counts.active)} of them active for a token"
     )
     if arguments.quiet:
         text = str(folder)
     return EXIT_DONE, report if arguments.format == "json" else {"text": text}
+
+
+def _number(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"

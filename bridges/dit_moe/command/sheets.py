@@ -9,7 +9,7 @@ from w2sd_video.picture_io import read_picture, write_picture
 from w2sd_video.runs import RunPlan
 from w2sd_video.tasks import Task
 
-COLUMNS, MOST = 8, 64
+COLUMNS, WIDEST, MOST = 8, 12, 64
 BACKGROUND = (22, 24, 29)  # the comparisons'
 
 
@@ -22,12 +22,17 @@ def write_sheets(plan: RunPlan) -> dict[str, str]:
             continue
         path = plan.output / f"grid-{method}.png"
         title = plan.methods[method].title
-        columns = min(COLUMNS, len(tasks))
+        columns = _columns(len({task.prompt for task in tasks}), len(tasks))
         rows = [_row(plan, tasks[start : start + columns], title, columns) for start in range(0, len(tasks), columns)]
         sheet = np.concatenate(rows)
         write_picture(path, sheet, {"method": method, "pictures": len(tasks), "settings": plan.record["settings"]})
         written[method] = str(path)
     return written
+
+
+def _columns(classes: int, pictures: int) -> int:
+    """A column per class where that fits the page: pictures come class after class, again and again."""
+    return min(classes if COLUMNS < classes <= WIDEST else COLUMNS, pictures)
 
 
 def _row(plan: RunPlan, tasks: list[Task], title: str, columns: int) -> np.ndarray:

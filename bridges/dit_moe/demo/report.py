@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +21,9 @@ from bridges.dit_moe.demo.measures import (
     interval,
     resamples,
 )
-from bridges.dit_moe.demo.scoring import LAMBDAS, METHODS, REFLECTIONS, Score
+from bridges.dit_moe.demo.scoring import GUIDANCE, LAMBDAS, METHODS, PAIRS, WEAK, Score, sweep_name
 
-SWEEP = {0: "strong", **{lam: f"lambda-{lam}" for lam in LAMBDAS}, REFLECTIONS: "w2sd"}
+CURVES = (("W2SD", WEAK, "#1f5fa8"), ("zero-gap", "zero-gap", "#8a8a8a"))  # of the sweep: what is the weak side
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,42 @@ def sheet(pictures: Tensor, most: int = 8) -> Image.Image:
     return picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST)
 
 
+def pairs(scores: Mapping[str, Score], reference: Moments, draws: int = DRAWS) -> str:
+    """A Markdown table of the paired differences that PAIRS asks for, as far as both methods are finished."""
+    distance = frechet_distance(reference)
+    lines = ["| | class accuracy | Frechet distance |", "|---|---|---|"]
+    for name, against in PAIRS:
+        if name in scores and against in scores:
+            one, other = scores[name].sample, scores[against].sample
+            weights = resamples(len(one.correct), draws)
+            numbers = [
+                interval(measure, one, weights, other).text(digits, signed=True)
+                for measure, digits in ((accuracy, 3), (distance, 1))
+            ]
+            lines.append("| " + " | ".join([f"{METHODS[name].label} minus {METHODS[against].label}", *numbers]) + " |")
+    return "\n".join(lines)
+
+
 def sweep_plot(found: Mapping[str, Row]) -> Image.Image | None:
-    """Class accuracy and Frechet distance over lambda, with 95 percent bars; None before the sweep is finished."""
-    if any(name not in found for name in SWEEP.values()):
+    """Class accuracy and Frechet distance over lambda, with 95 percent bars; None before the sweep is finished.
+
+    A row of panels with the paper's guidance, one without guidance; in each W2SD and its control.
+    """
+    xs = [0, *LAMBDAS]
+    names = {(g, label): [sweep_name(weak, x, g) for x in xs] for g in (GUIDANCE, 1.0) for label, weak, _ in CURVES}
+    if any(name not in found for line in names.values() for name in line):
         return None
-    panels = [
-        ("class accuracy", [found[name].accuracy for name in SWEEP.values()]),
-        ("Frechet distance to unseen digits", [found[name].frechet for name in SWEEP.values()]),
-    ]
-    width, height = 480, 340
-    picture = Image.new("RGB", (width * len(panels), height), "white")
-    for i, (title, points) in enumerate(panels):
-        panel = draw_panel(title, list(SWEEP), points, width, height)
-        picture.paste(panel, (i * width, 0))
+    width, height = 480, 320
+    picture = Image.new("RGB", (width * 2, height * 2), "white")
+    measures: tuple[tuple[str, Callable[[Row], Interval]], ...] = (
+        ("class accuracy", lambda row: row.accuracy),
+        ("Frechet distance to unseen digits", lambda row: row.frechet),
+    )
+    for down, guidance in enumerate((GUIDANCE, 1.0)):
+        for right, (title, number) in enumerate(measures):
+            lines = {label: [number(found[name]) for name in names[guidance, label]] for label, _, _ in CURVES}
+            panel = draw_panel(f"{title}, guidance {guidance:g}", xs, lines, width, height)
+            picture.paste(panel, (right * width, down * height))
     return picture
 
 
@@ -124,10 +147,13 @@ def ticks(low: float, high: float) -> list[float]:
     return [size * n for n in range(first, last + 1)]
 
 
-def draw_panel(title: str, xs: Sequence[int], points: Sequence[Interval], width: int, height: int) -> Image.Image:
-    """One curve with its intervals, over lambda."""
+def draw_panel(
+    title: str, xs: Sequence[int], lines: Mapping[str, Sequence[Interval]], width: int, height: int
+) -> Image.Image:
+    """The curves named as in CURVES, with their intervals, over lambda."""
     left, right, top, bottom = 64, width - 20, 40, height - 50
-    low, high = min(point.low for point in points), max(point.high for point in points)
+    points = [point for line in lines.values() for point in line]
+    low, high = min(min(point) for point in points), max(max(point) for point in points)
     margin = 0.08 * (high - low) or 0.01
     low, high = low - margin, high + margin
 
@@ -137,18 +163,30 @@ def draw_panel(title: str, xs: Sequence[int], points: Sequence[Interval], width:
     panel = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(panel)
     draw.text(((left + right) / 2, 18), title, fill="black", anchor="mm", font_size=15)
-    draw.text(((left + right) / 2, height - 14), "lambda (reflections)", fill="black", anchor="mm", font_size=13)
+    draw.text((right, height - 14), "lambda (reflections)", fill="black", anchor="rm", font_size=13)
     for y in ticks(low, high):
         draw.line([place(0, y), place(max(xs), y)], fill="#dddddd")
         draw.text((left - 8, place(0, y)[1]), f"{y:.4g}", fill="black", anchor="rm", font_size=12)
     for x in xs:
         draw.text((place(x, low)[0], bottom + 14), str(x), fill="black", anchor="mm", font_size=12)
     draw.line([(left, top), (left, bottom), (right, bottom)], fill="black")
-    draw.line([place(x, point.value) for x, point in zip(xs, points, strict=True)], fill="#1f5fa8", width=2)
-    for x, point in zip(xs, points, strict=True):
-        draw.line([place(x, point.low), place(x, point.high)], fill="#1f5fa8", width=2)
-        for end in (point.low, point.high):
-            centre = place(x, end)
-            draw.line([(centre[0] - 4, centre[1]), (centre[0] + 4, centre[1])], fill="#1f5fa8", width=2)
-        draw.circle(place(x, point.value), 4, fill="#1f5fa8")
+    for (label, _, colour), row in reversed(list(zip(CURVES, range(len(CURVES)), strict=True))):
+        draw_curve(
+            draw,
+            [(place(x, p.value), place(x, p.low), place(x, p.high)) for x, p in zip(xs, lines[label], strict=True)],
+            colour,
+        )
+        key = (left + 130 * row, height - 14)
+        draw.line([key, (key[0] + 20, key[1])], fill=colour, width=2)
+        draw.text((key[0] + 26, key[1]), label, fill="black", anchor="lm", font_size=12)
     return panel
+
+
+def draw_curve(draw: ImageDraw.ImageDraw, places: Sequence[tuple[tuple[float, float], ...]], colour: str) -> None:
+    """A line through points, each given with the two ends of its bar, in pixels."""
+    draw.line([value for value, _, _ in places], fill=colour, width=2)
+    for value, *ends in places:
+        draw.line(ends, fill=colour, width=2)
+        for x, y in ends:
+            draw.line([(x - 4, y), (x + 4, y)], fill=colour, width=2)
+        draw.circle(value, 4, fill=colour)

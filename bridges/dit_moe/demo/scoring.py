@@ -49,7 +49,24 @@ class Method:
 
 
 WEAK = ModelSpec(routing=BOTTOM)
-LAMBDAS = (5, 10, 20, 30)  # of the sweep; 0 and 49 are rows of the table
+LAMBDAS = (5, 10, 20, 30, REFLECTIONS)  # of the sweeps
+EARLY = 20  # lambda of the unguided rows: reflections at the noisiest 20 of 50 levels only
+
+
+def swept(name: str, lam: int, weak: ModelSpec | str, guidance: float) -> tuple[str, Method]:
+    """One point of a sweep over lambda, under the name that the plot asks for."""
+    about = f"{name}, lambda {lam}" + ("" if guidance == GUIDANCE else f", guidance {guidance:g}")
+    return sweep_name(weak, lam, guidance), Method(about, weak, guidance=guidance, num_reflections=lam)
+
+
+def sweep_name(weak: ModelSpec | str | None, lam: int, guidance: float) -> str:
+    """The name in METHODS of what reflects `lam` times with this weak side and guidance."""
+    if lam == 0 or weak is None:
+        return "strong" if guidance == GUIDANCE else "strong-unguided"
+    base = "zero-gap" if weak == "zero-gap" else "w2sd"
+    named = base if guidance == GUIDANCE else f"{base}-unguided"
+    return named if lam == REFLECTIONS and guidance == GUIDANCE else f"{named}-{lam}"
+
 
 METHODS: Mapping[str, Method] = {
     "weak": Method("weak: bottom 2 of 8 experts", routing=BOTTOM),
@@ -64,8 +81,26 @@ METHODS: Mapping[str, Method] = {
     "guidance": Method("W2SD, weak: guidance 1 alone", ModelSpec(guidance=1.0)),
     "cfg": Method("strong with guidance 2", guidance=2.0),
     "autoguided": Method("auto-guidance, weight 1", WEAK, algorithm="autoguided"),
-    **{f"lambda-{lam}": Method(f"W2SD, lambda {lam}", WEAK, num_reflections=lam) for lam in LAMBDAS},
+    **dict(swept("W2SD", lam, WEAK, GUIDANCE) for lam in LAMBDAS[:-1]),
+    **dict(swept("zero-gap", lam, "zero-gap", GUIDANCE) for lam in LAMBDAS[:-1]),
+    "strong-unguided": Method("strong, guidance 1", guidance=1.0),
+    "strong-equal-unguided": Method(
+        f"strong, guidance 1, equal evaluations (T {STEPS + 2 * EARLY})", guidance=1.0, steps=STEPS + 2 * EARLY
+    ),
+    **dict(swept("W2SD", lam, WEAK, 1.0) for lam in LAMBDAS),
+    **dict(swept("zero-gap", lam, "zero-gap", 1.0) for lam in LAMBDAS),
 }
+
+PAIRS = (  # what the scores are asked: does the first differ from the second, made from the same noise?
+    ("w2sd", "strong"),
+    ("w2sd", "zero-gap"),
+    ("w2sd", "strong-equal"),
+    (f"w2sd-{EARLY}", "strong"),
+    (f"w2sd-{EARLY}", f"zero-gap-{EARLY}"),
+    (f"w2sd-unguided-{EARLY}", "strong-unguided"),
+    (f"w2sd-unguided-{EARLY}", f"zero-gap-unguided-{EARLY}"),
+    (f"w2sd-unguided-{EARLY}", "strong-equal-unguided"),
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +134,7 @@ def load(weights: Path) -> DiTMoEPipeline:
     """
     if not (weights / "model_index.json").is_file():
         raise UserError(f"{weights} holds no pipeline; give a folder that scripts/train_digits.py made")
-    pipe = DiTMoEPipeline.from_pretrained(weights, torch_dtype=torch.float32, local_files_only=True)
+    pipe = DiTMoEPipeline.from_pretrained(weights, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
