@@ -116,7 +116,8 @@ def _numbers(comparison: Comparison, rows: Sequence[Row], plots: Plots, kind: st
     yield f"<p class=note>{_text(videos_line(comparison, rows))} Bold is the best mean.</p>"
     for n, label in enumerate(comparison.labels[1:]):
         if any(label in row.differences for row in rows):
-            yield f"<h3>{_text(label)} minus {_text(comparison.baseline)}</h3>{_differences(comparison, rows, label, n == 0)}"
+            yield f"<h3>{_text(label)} minus {_text(comparison.baseline)}</h3>"
+            yield _differences(comparison, rows, label, explained=n == 0)
     if f"{kind}differences" in plots:
         yield _picture(plots[f"{kind}differences"], "Paired differences with their intervals")
     for n, label in enumerate(comparison.labels[1:], start=1):
@@ -144,7 +145,7 @@ def _limits(row: Row, label: str) -> str:
     return f"<br><span class=limits>{number(row, mean.low)} to {number(row, mean.high)}</span>"
 
 
-def _differences(comparison: Comparison, rows: Sequence[Row], label: str, explained: bool) -> str:
+def _differences(comparison: Comparison, rows: Sequence[Row], label: str, *, explained: bool) -> str:
     names = (
         "difference",
         f"{comparison.level:.0%} interval",
@@ -155,11 +156,11 @@ def _differences(comparison: Comparison, rows: Sequence[Row], label: str, explai
         "wins, ties, losses",
     )
     head = "<th scope=col>dimension</th>" + "".join(f"<th scope=col class=number>{name}</th>" for name in names)
-    lines = [_difference(row, row.differences[label], explained) for row in rows if label in row.differences]
+    lines = [_difference(row, row.differences[label], explained=explained) for row in rows if label in row.differences]
     return _table(head, lines)
 
 
-def _difference(row: Row, found: Difference, explained: bool) -> str:
+def _difference(row: Row, found: Difference, *, explained: bool) -> str:
     value, low, high = found.interval.value, found.interval.low, found.interval.high
     way = value * row.better
     colour = (" up" if way > 0 else " down") if way and found.p_holm < ALPHA else ""

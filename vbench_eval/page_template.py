@@ -47,6 +47,7 @@ picture img { max-width: 100%; height: auto; border: 1px solid var(--line); bord
   margin: .8rem 0 }
 .controls { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: center; position: sticky; top: 0; z-index: 1;
   background: var(--page); padding: .5rem 0; border-bottom: 1px solid var(--line) }
+.controls label { max-width: 100% }
 button, select, input[type=search] { font: inherit; font-size: .9rem; color: var(--text); background: var(--card);
   border: 1px solid var(--line); border-radius: .4rem; padding: .25rem .7rem; max-width: 100% }
 button { cursor: pointer } :is(button, select, input):focus-visible { outline: 2px solid var(--link) }
