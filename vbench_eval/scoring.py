@@ -155,8 +155,10 @@ def _score(
         set_threads(launch.size)
     scorer = make_scorer(settings, launch.local_rank if launch else 0)
     selection = scorer.selection
-    for dimension, reason in selection.unavailable.items():
-        progress.note(f"{dimension} is unavailable: {reason}")
+    if selection.unavailable:
+        progress.note(
+            f"unavailable, for want of weights: {', '.join(selection.unavailable)}; the verb doctor says what is missing"
+        )
     folder = output / f"{name}{JOURNAL_SUFFIX}"
     with Journal(folder, writer=f"{launch.rank if launch else 0}") as journal:
         tasks = _pending(inputs, selection, merged(read_entries(folder), selection.fingerprints))

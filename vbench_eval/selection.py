@@ -96,7 +96,7 @@ def select(settings: ScoringSettings) -> Selection:
             )
         else:
             beside.append(name)
-    for name in dict.fromkeys((*beside, *ALWAYS)):
+    for name in sorted({*beside, *ALWAYS}, key=list(PROXIES).index):
         dimensions[name] = PROXIES[name](profile)
         described[name] = _found(getattr(dimensions[name], "backbone", None), official=False)
     stamp = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from vbench_eval.dimensions import OFFICIAL
 from vbench_eval.preflight import format_line
+from vbench_eval.proxies import PROXIES
 from vbench_eval.results import Written
 
 EXIT_DONE, EXIT_INCOMPLETE = 0, 1
@@ -76,13 +77,17 @@ def report_text(written: Written) -> str:
 
 
 def _line(name: str, facts: Mapping[str, Any]) -> str:
-    if facts.get("status") == "unavailable":
-        beside = f" (see {facts['stand_in']} below)" if facts.get("stand_in") else ""
-        stands = facts.get("backbone") or {}
-        if facts["aggregate"] is not None:
-            return f"  {name:<24}{facts['aggregate']:>9.4f}  {stands.get('id', 'a proxy')}, not VBench's number"
-        return f"  {name:<24}{'-':>9}  unavailable: its weights are not here{beside}; see doctor"
-    if facts["aggregate"] is None:
-        return f"  {name:<24}{'-':>9}  no video has a value"
-    backbone = (facts.get("backbone") or {}).get("id", "")
-    return f"  {name:<24}{facts['aggregate']:>9.4f}  {facts['videos']} videos{f', {backbone}' if backbone else ''}"
+    aggregate = facts["aggregate"]
+    backbone = facts.get("backbone") or {}
+    if facts.get("status") == "unavailable" and aggregate is not None:
+        said = f"NOT VBench's number: {backbone.get('id', 'a proxy')}, which was allowed to stand in"
+    elif facts.get("status") == "unavailable":
+        said = "unavailable" + (f"; see {facts['stand_in']} below" if facts.get("stand_in") else "")
+    elif aggregate is None:
+        said = "no video has a value"
+    elif name in PROXIES:
+        said = PROXIES[name].reading
+    else:
+        said = f"{facts['rule']}, {facts['videos']}" + (f", {backbone['id']}" if backbone.get("id") else "")
+    number = "-" if aggregate is None else f"{aggregate:.4f}"
+    return f"  {name:<25}{number:>9}  {said}"
