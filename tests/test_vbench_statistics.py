@@ -207,6 +207,19 @@ def test_bootstrap_intervals_hold_the_known_mean_as_often_as_they_say(count):
     assert inside / runs == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / runs))
 
 
+def test_only_the_cluster_bootstrap_holds_the_mean_of_prompts_with_several_samples_as_often_as_it_says():
+    generator, runs = np.random.default_rng(6), 300
+    prompts, inside = np.repeat(np.arange(12), 5), {"clustered": 0, "naive": 0}
+    for run in range(runs):
+        values = np.repeat(generator.normal(0, 1, 12), 5) + generator.normal(0, 0.5, 60)
+        for name, groups in (("clustered", prompts), ("naive", None)):
+            found = mean_interval(values, groups, draws=500, seed=run)
+            inside[name] += found.low <= 0 <= found.high
+    deviation = math.sqrt(0.95 * 0.05 / runs)
+    assert inside["clustered"] / runs == pytest.approx(0.95, abs=3 * deviation)
+    assert inside["naive"] / runs < 0.95 - 3 * deviation
+
+
 def test_bootstrap_width_of_many_prompts_is_the_normal_one():
     values = np.random.default_rng(1).normal(0, 1, 400)
     found = mean_interval(values)
