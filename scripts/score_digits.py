@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from bridges.dit_moe.demo import WEIGHTS, report, scoring
+    from bridges.dit_moe.demo import WEIGHTS, digits, gaps, report, scoring
     from bridges.dit_moe.demo.export import JUDGE
     from bridges.dit_moe.demo.judge import load_judge
     from w2sd_video.demo.scoring import fingerprint
@@ -94,6 +94,10 @@ def run(options: argparse.Namespace) -> int:
     for label, vae in (("real train digits", None), ("the same through the VAE", pipe.vae)):
         print(report.real_row(label, scoring.real_digits(judge, vae), reference))
     print(f"\n{report.pairs(scores, reference)}")
+    unseen = digits.load("test")
+    sides = (gaps.predictor(pipe, routing) for routing in (scoring.TOP, scoring.BOTTOM))
+    by_level = gaps.gap_by_level(*sides, gaps.digit_latents(pipe, unseen), unseen.labels)
+    print(f"\nthe gap between the two routings, on unseen digits:\n{gaps.gap_table(by_level)}")
     plot = report.sweep_plot(found)
     if plot is not None:
         plot.save(options.output / "sweep.png")

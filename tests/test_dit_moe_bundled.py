@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridges.dit_moe.demo import WEIGHTS, measures, report, scoring
+from bridges.dit_moe.demo import WEIGHTS, gaps, measures, report, scoring
 from bridges.dit_moe.demo.export import JUDGE
 from bridges.dit_moe.demo.judge import Reading, load_judge
 
@@ -72,6 +72,31 @@ def test_methods_count_the_evaluations_that_their_table_promises(pipe):
     for weak, expected in ((None, STEPS), (scoring.WEAK, STEPS + 2 * lam), ("zero-gap", STEPS + 2 * lam)):
         _, run = scoring.generate(pipe, scoring.Method("", weak, steps=STEPS, num_reflections=lam), [3], [0])
         assert run.num_evaluations == expected
+
+
+def test_a_gap_that_points_at_what_is_missing_is_worth_adding_and_one_that_does_not_is_not():
+    latents = torch.randn(60, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = torch.zeros(60, dtype=torch.long)
+    alphas, sigmas = gaps.signal_rates()
+
+    def off_by(amount: float, along: str):
+        """The noise that was really added, off by `amount` times the latent or by as much in an unrelated way."""
+
+        def predict(x, timesteps, labels):
+            noise = (x - alphas[timesteps[0]] * latents) / sigmas[timesteps[0]]
+            unrelated = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
+            return noise - amount * (latents if along == "latent" else unrelated)
+
+        return predict
+
+    (found,) = gaps.gap_by_level(off_by(0.2, "latent"), off_by(0.6, "latent"), latents, labels, [500])
+    # the strong lacks 0.2 latents, and the gap is 0.4 latents
+    assert found.best == pytest.approx(0.5, abs=1e-4)
+    assert found.weak_error / found.strong_error == pytest.approx(9, rel=1e-3)
+    (found,) = gaps.gap_by_level(off_by(0.2, "latent"), off_by(0.6, "noise"), latents, labels, [500])
+    # now the gap is 0.6 unrelated - 0.2 latents: E[gap . lack] / E[gap . gap] = -0.04 / 0.4
+    assert found.best == pytest.approx(-0.1, abs=4 * found.margin / 1.96)
+    assert 0 < found.margin < 0.03
 
 
 def test_the_sweep_is_drawn_once_every_point_is_scored():
