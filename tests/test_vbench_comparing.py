@@ -362,6 +362,18 @@ def test_folders_and_files_of_a_scored_run_give_what_the_report_itself_gives(tmp
         assert again.differences["b"].test == found.test
 
 
+def test_vbenchs_own_files_give_prompts_that_file_names_cannot_hold(tmp_path):
+    prompt = 'a sign that reads "1/2"'
+    record = VideoRecord(
+        "short~1a2b3c4d-0.mp4", prompt, 0, measured=report([video("", imaging_quality=50)])["videos"][0]["measured"]
+    )
+    written = write_results(
+        tmp_path, "theirs", [record], dimensions={}, stamp={"profile": "vbench"}, videos_path="videos"
+    )
+    found = compare({"a": written.eval_results, "b": report([video(prompt, imaging_quality=0.6)])})
+    assert found.rows[0].keys == ((prompt, 0),)
+
+
 def test_sources_that_cannot_be_compared_are_refused_by_name(tmp_path):
     one = report([video("x", imaging_quality=0.5)])
     with pytest.raises(UserError, match="at least two"):

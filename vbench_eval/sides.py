@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from vbench_eval.aggregation import PER_PAIR
 from vbench_eval.errors import UserError
 from vbench_eval.naming import nfc, parse_name
 from vbench_eval.proxies import PROXIES
-from vbench_eval.results import find_results, read_report
+from vbench_eval.results import EVAL_SUFFIX, INFO_SUFFIX, find_results, read_report
+from vbench_eval.strict_json import read_json
 from vbench_eval.suite import ALL_DIMENSIONS
 
 Key = tuple[str, int]  # prompt and index: what pairs the videos of two methods
@@ -79,38 +80,19 @@ def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) ->
     """
     if isinstance(source, Mapping):
         report, place, said = source, Path(), f"{source.get('name', 'report')}"
+        prompts: Mapping[str, str] = {}
     else:
         if not (given := Path(source)).exists():
             raise UserError(f"{label}: {given} does not exist; give a report, or the folder with one")
         found = find_results(given)
         report, place, said = read_report(found), found.parent, str(source)
-    profile = report.get("profile")
+        prompts = _prompts_beside(found)
+    videos = _by_key(label, report.get("videos", ()), prompts)
     dimensions: Mapping[str, Mapping[str, Any]] = report.get("dimensions") or {}
-    scores: dict[str, dict[Key, Score]] = {}
-    proxies: set[str] = set()
-    videos: dict[Key, Shown] = {}
-    paths: dict[Key, str] = {}
-    for video in report.get("videos", ()):
-        key = _key(video)
-        if key in paths:
-            raise UserError(
-                f"{label}: {paths[key]} and {video['path']} are both {key[0]!r}, index {key[1]}; "
-                "keep one of them and score again, since pairs need one video each"
-            )
-        paths[key] = video["path"]
-        videos[key] = _shown(video, str(report.get("folder", "")), place)
-        for name, measured in (video.get("measured") or {}).items():
-            if measured.get("score") is None:
-                continue
-            own = _own_name(name, measured, dimensions.get(name) or {})
-            if own != name or own not in ALL_DIMENSIONS:
-                proxies.add(own)
-            weight = float(measured.get("weight", 1.0)) if _weighs(dimensions, name) else 1.0
-            scores.setdefault(own, {})[key] = Score(
-                float(measured["score"]), isinstance(measured.get("value"), bool), weight
-            )
+    scores, proxies = _scores(videos, dimensions)
     if not scores:
         raise UserError(f"{label}: {said} holds no scores of single videos, without which nothing can be paired")
+    profile = report.get("profile")
     return Side(
         label,
         said,
@@ -118,22 +100,67 @@ def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) ->
         scores,
         frozenset(scores) - proxies,
         {name: _measured_by(dimensions.get(name) or {}) for name in scores},
-        videos,
+        {key: _shown(video, str(report.get("folder", "")), place) for key, video in videos.items()},
         {str(one["path"]): str(one["reason"]) for one in report.get("skipped", ())},
-        {
-            name: str(facts["reason"])
-            for name, facts in dimensions.items()
-            if facts.get("reason") and name not in scores
-        },
+        {name: str(one["reason"]) for name, one in dimensions.items() if one.get("reason") and name not in scores},
     )
 
 
-def _key(video: Mapping[str, Any]) -> Key:
+def _by_key(
+    label: str, videos: Iterable[Mapping[str, Any]], prompts: Mapping[str, str]
+) -> dict[Key, Mapping[str, Any]]:
+    found: dict[Key, Mapping[str, Any]] = {}
+    for video in videos:
+        key = _key(video, prompts)
+        if key in found:
+            raise UserError(
+                f"{label}: {found[key]['path']} and {video['path']} are both {key[0]!r}, index {key[1]}; "
+                "keep one of them and score again, since pairs need one video each"
+            )
+        found[key] = video
+    return found
+
+
+def _scores(
+    videos: Mapping[Key, Mapping[str, Any]], dimensions: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, dict[Key, Score]], set[str]]:
+    """The scores by dimension, and which of the dimensions are proxies."""
+    scores: dict[str, dict[Key, Score]] = {}
+    proxies: set[str] = set()
+    for key, video in videos.items():
+        for name, measured in (video.get("measured") or {}).items():
+            if measured.get("score") is None:
+                continue
+            own = _own_name(name, measured, dimensions.get(name) or {})
+            if own != name or own not in ALL_DIMENSIONS:
+                proxies.add(own)
+            weight = float(measured.get("weight", 1.0)) if _weighs(dimensions, name) else 1.0
+            yes_or_no = isinstance(measured.get("value"), bool)
+            scores.setdefault(own, {})[key] = Score(float(measured["score"]), yes_or_no, weight)
+    return scores, proxies
+
+
+def _prompts_beside(results: Path) -> dict[str, str]:
+    """Video path -> prompt of the full_info file beside VBench's eval_results; names cannot hold every prompt."""
+    info = results.with_name(results.name.removesuffix(EVAL_SUFFIX) + INFO_SUFFIX)
+    if not results.name.endswith(EVAL_SUFFIX) or not info.is_file():
+        return {}
+    entries = read_json(info, "prompts")
+    entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return {
+        path: entry["prompt_en"]
+        for entry in entries
+        if isinstance(entry.get("prompt_en"), str)
+        for path in entry.get("video_list") or ()
+    }
+
+
+def _key(video: Mapping[str, Any], prompts: Mapping[str, str]) -> Key:
     parsed = parse_name(Path(video["path"]).name)
     prompt, index = video.get("prompt"), video.get("index")
     if prompt is None:
         prompt, index = parsed.prompt, parsed.index
-    return nfc(prompt), index or 0
+    return nfc(prompts.get(video["path"], prompt)), index or 0
 
 
 def _own_name(name: str, measured: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

@@ -81,6 +81,8 @@ def videos_line(comparison: Comparison, rows: Sequence[Row]) -> str:
     counts = {row.name: (len(row.keys), row.num_prompts) for row in rows}
     usual = max(counts.values(), key=list(counts.values()).count)
     line = f"Means over the {usual[0]} videos of {usual[1]} prompts that all methods have"
+    if any(label not in row.own for row in rows for label in comparison.labels):
+        line += ", methods without a dimension aside"
     others = [f"{words(name)} {videos}" for name, (videos, _) in counts.items() if (videos, _) != usual]
     left = {label: max((len(row.left_out.get(label, ())) for row in rows), default=0) for label in comparison.labels}
     lost = [f"{count} of {label}" for label, count in left.items() if count]
