@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionMode
 
 from vbench_eval.backbones import weights as table
 from vbench_eval.backbones.aesthetic import AestheticScorer, load_aesthetic
-from vbench_eval.backbones.clip import load_clip
+from vbench_eval.backbones.clip import load_clip, tower_sizes
 from vbench_eval.backbones.registry import resolve
 from vbench_eval.errors import UserError
 
@@ -150,6 +150,26 @@ def test_a_state_with_openais_names_gives_the_features_of_the_saved_folder(clip,
     some = frames(2, SIDE, SIDE)
     one, other = (load_clip("clip_vit_b_32", place, antialias=False).encode(some) for place in (folder, path))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("patch", "width", "layers", "heads", "tokens", "projection"),
+    [(32, 768, 12, 12, 50, 512), (14, 1024, 24, 16, 257, 768)],
+)
+def test_sizes_of_the_published_towers_are_read_off_their_files(
+    patch, width, layers, heads, tokens, projection
+) -> None:
+    shapes = {"visual.conv1.weight": (width, 3, patch, patch), "visual.positional_embedding": (tokens, width)}
+    shapes |= {"visual.proj": (width, projection)}
+    shapes |= {f"visual.transformer.resblocks.{i}.ln_1.bias": (width,) for i in range(layers)}
+    found = tower_sizes({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, source="it")
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+    assert found == sizes | {
+        "num_attention_heads": heads,
+        "patch_size": patch,
+        "image_size": 224,
+        "projection_dim": projection,
+    }
 
 
 class Nested(nn.Module):

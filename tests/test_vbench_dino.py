@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ViTConfig, ViTModel
 
-from vbench_eval.backbones.dino import DinoEncoder, dino_names, load_dino, position_table
+from vbench_eval.backbones.dino import DinoEncoder, dino_names, dino_sizes, load_dino, position_table
 from vbench_eval.backbones.registry import resolve
 from vbench_eval.errors import UserError
 
@@ -228,6 +228,14 @@ def test_resolve_takes_the_folder_the_user_names(folder) -> None:
     found = encoder.provenance()
     assert found["id"] == encoder.name == "dino_vitb16" and found["dtype"] == "bfloat16" and found["device"] == "cpu"
     assert found["file"] == str(folder) and len(found["sha256"]) == 64 and found["commercial_ok"] is True
+
+
+def test_sizes_of_the_published_network_are_read_off_its_file() -> None:
+    shapes = {"cls_token": (1, 1, 768), "pos_embed": (1, 197, 768), "patch_embed.proj.weight": (768, 3, 16, 16)}
+    shapes |= {f"blocks.{i}.mlp.fc1.weight": (3072, 768) for i in range(12)}
+    found = dino_sizes({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, source="it")
+    base = ViTConfig()  # transformers' default is ViT-B/16
+    assert found == {key: getattr(base, key) for key in found} and len(found) == 6
 
 
 def test_names_that_are_not_dinos_stay_to_be_refused() -> None:

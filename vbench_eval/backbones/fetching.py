@@ -50,11 +50,16 @@ def fetch(
     for attempt in _attempts(weights, own_cache(cache), progress):
         try:
             path = attempt()
-        except (OSError, zipfile.BadZipFile, KeyError) as error:
+        except (OSError, Unavailable, zipfile.BadZipFile, KeyError) as error:
             problems.append(f"{type(error).__name__}: {error}")
             continue
-        if weights.sha256:
-            require_sha256(path, weights.sha256, cache=cache)
+        try:
+            if weights.sha256:
+                require_sha256(path, weights.sha256, cache=cache)
+        except UserError as error:
+            path.unlink()  # else it would be found, and refused, from now on
+            problems.append(str(error))
+            continue
         return path
     raise Unavailable(f"could not be fetched ({'; '.join(problems)}). {missing(weights, cache)}", weights=name)
 
@@ -69,35 +74,47 @@ def hub_is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
 
 
+def fetch_hub_file(hub: str, file: str) -> Path:
+    """Returns a file of a hub repository in the hub's cache; raises Unavailable if it cannot be had."""
+    found = _from_hub(hub, file)
+    if found is None:
+        raise Unavailable(f"{hub} has no file {file}")
+    return found
+
+
 def fetch_hub_folder(hub: str, *, extra: Iterable[str] = TOKENIZER_FILES, network: bool = True) -> Path:
     """Returns the folder in the hub's cache with config.json, the network and the `extra` files that there are.
 
     Raises Unavailable if the hub does not answer or has no such repository.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        folder = Path(hf_hub_download(hub, "config.json")).parent
-        for file in extra:
-            with suppress(EntryNotFoundError):
-                hf_hub_download(hub, file)
-        for file in NETWORK_FILES if network else ():
-            with suppress(EntryNotFoundError):
-                hf_hub_download(hub, file)
-                break
-    except (OSError, ValueError) as error:  # no answer, no such repository, not allowed: all of the hub's own are these
-        raise Unavailable(f"{hub} could not be fetched from the hub ({type(error).__name__}: {error})") from error
+    folder = fetch_hub_file(hub, "config.json").parent
+    for file in extra:
+        _from_hub(hub, file)
+    for file in NETWORK_FILES if network else ():
+        if _from_hub(hub, file):
+            break
     if network and not weight_files(folder):
         raise Unavailable(f"{hub} has none of {', '.join(NETWORK_FILES)}: fetch it whole with `hf download {hub}`")
     return folder
 
 
+def _from_hub(hub: str, file: str) -> Path | None:
+    """Returns the file in the hub's cache, None if the repository has none such; raises Unavailable for all else."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub, file))
+    except Exception as error:  # no answer, no such repository, not allowed, cut short: the client has a kind for each
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise Unavailable(f"{file} of {hub} could not be fetched ({type(error).__name__}: {reason})") from error
+
+
 def _attempts(weights: Weights, folder: Path, progress: Progress | None) -> Iterable[Callable[[], Path]]:
     def from_hub() -> Path:
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(weights.hub, weights.hub_file))
+        return fetch_hub_file(weights.hub, weights.hub_file)
 
     def from_url() -> Path:
         target = folder / weights.file

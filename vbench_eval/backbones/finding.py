@@ -11,7 +11,7 @@ from vbench_eval.backbones.hashing import own_cache, require_sha256, weight_file
 from vbench_eval.backbones.weights import Weights, named
 from vbench_eval.errors import UserError
 
-HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/\w[\w.+-]*)*")  # org/name, or org/name/file
 
 
 class Unavailable(UserError):
@@ -113,17 +113,29 @@ def _given(weights: Weights, given: str, *, offline: bool) -> Path:
         )
     if given.startswith("path:") or not HUB_ID.fullmatch(text):
         raise UserError(f"{text} does not exist; give {weights.what} as a file, as a folder or as a hub id org/name")
-    if found := _in_hub_cache(text, ""):
+    return _from_hub(weights, text, offline=offline)
+
+
+def _from_hub(weights: Weights, text: str, *, offline: bool) -> Path:
+    """Returns the folder of a hub id org/name, or the file of org/name/file, or of weights that are one file."""
+    hub, file = "/".join(text.split("/")[:2]), "/".join(text.split("/")[2:])
+    if not file and (weights.hub_file or not weights.hub):
+        file = weights.file
+    found = _in_hub_cache(hub, file)
+    if found and (file or _usable(found, weights)):
         return found
     if offline:
+        command = f"hf download {hub}{' ' + file if file else ''}"
         raise Unavailable(
-            f"{text} is not in the hub's cache {hub_cache()} and the network is not to be used; allow the download, or "
-            f"get it where there is a network with `hf download {text}` and name its folder",
+            f"{text} is no path here, is not in the hub's cache {hub_cache()}, and the network is not to be used: allow "
+            f"the download, or get it where there is a network with `{command}` and give its path",
             weights=weights.name,
         )
-    from vbench_eval.backbones.fetching import fetch_hub_folder
+    from vbench_eval.backbones.fetching import fetch_hub_file, fetch_hub_folder
 
-    return fetch_hub_folder(text, extra=weights.extra, network=weights.network)
+    if file:
+        return fetch_hub_file(hub, file)
+    return fetch_hub_folder(hub, extra=weights.extra, network=weights.network)
 
 
 def _usable(place: Path, weights: Weights) -> bool:
