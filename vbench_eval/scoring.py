@@ -156,9 +156,7 @@ def _score(
     scorer = make_scorer(settings, launch.local_rank if launch else 0)
     selection = scorer.selection
     if selection.unavailable:
-        progress.note(
-            f"unavailable, for want of weights: {', '.join(selection.unavailable)}; the verb doctor says what is missing"
-        )
+        progress.note(f"unavailable, for want of weights: {', '.join(selection.unavailable)}; see the verb doctor")
     folder = output / f"{name}{JOURNAL_SUFFIX}"
     with Journal(folder, writer=f"{launch.rank if launch else 0}") as journal:
         tasks = _pending(inputs, selection, merged(read_entries(folder), selection.fingerprints))

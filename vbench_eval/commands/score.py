@@ -168,6 +168,6 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         progress=TerminalProgress(quiet=arguments.quiet),
     )
     if written is None:  # not the first of several launched processes: the first reports
-        return 0, {"status": "done elsewhere"}
+        return 0, {"status": "done by the first process"}
     code, summary = summarised(written)
     return code, {**summary, "text": report_text(written)}
