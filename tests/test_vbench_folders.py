@@ -232,6 +232,8 @@ def test_names_in_another_unicode_form_are_the_same_video(tmp_path):
     touch(tmp_path / "v", unicodedata.normalize("NFD", "fa\u00e7ades-0.mp4"))
     found = read_folder(tmp_path / "v", videos=listed(tmp_path / "v"))
     assert check_completeness(manifest, found).complete
+    run = generated(tmp_path / "run", (unicodedata.normalize("NFD", "fa\u00e7ades"),), count=1)
+    assert check_completeness(manifest, read_folder(run, videos=listed(run / "w2sd"))).complete
 
 
 def test_thousands_of_missing_videos_are_told_in_a_few_lines(tmp_path):
