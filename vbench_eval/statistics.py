@@ -227,7 +227,7 @@ def normal_quantile(share: float) -> float:
 
 
 def student_quantile(share: float, degrees: int) -> float:
-    """Student's t quantile, by the expansion of Abramowitz and Stegun 26.7.5 (0.1 percent off at 3 degrees, less above)."""
+    """Student's t quantile, by Abramowitz and Stegun 26.7.5: 0.1 percent off at 3 degrees of freedom, less above."""
     z = normal_quantile(share)
     terms = (
         (z**3 + z) / 4,
