@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-bridge test test-slow bench score score-bridge format clean
+.PHONY: demo demo-bridge vbench-demo test test-slow bench score score-bridge format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -10,6 +10,17 @@ demo: .venv/ready
 
 demo-bridge: .venv/ready
 	$(BIN)/python scripts/bridge_image.py --output outputs/demo-bridge
+
+# The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
+VBENCH := outputs/vbench-demo
+vbench-demo: .venv/ready
+	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
+	$(BIN)/python scripts/generate_video.py --prompts $(VBENCH)/prompts.txt --methods weak,strong,w2sd --steps 10 \
+	    --output $(VBENCH)/videos
+	for method in weak strong w2sd; do $(BIN)/python scripts/evaluate_vbench.py score $(VBENCH)/videos/$$method \
+	    --manifest $(VBENCH)/manifest.json --output $(VBENCH)/scores --quiet || exit; done
+	$(BIN)/python scripts/evaluate_vbench.py compare $(VBENCH)/scores/strong_report.json \
+	    $(VBENCH)/scores/weak_report.json $(VBENCH)/scores/w2sd_report.json --output $(VBENCH)/comparison
 
 test: .venv/ready
 	$(BIN)/ruff check .

@@ -100,7 +100,12 @@ def test_a_run_that_was_stopped_and_taken_up_equals_one_that_was_not(
         assert "run the same command again" in complained and "Traceback" not in complained
     again: list[str] = []
     real = one_pass.measure
-    monkeypatch.setattr(one_pass, "measure", lambda *a, **o: again.append(a[0].info.path) or real(*a, **o))
+
+    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
+        again.append(video.info.path)
+        return real(video, dimensions, **options)
+
+    monkeypatch.setattr(one_pass, "measure", recorded)
     assert uninterrupted(folder, tmp_path / "stopped") == whole
     assert len(again) == 4 - lines
 

@@ -155,11 +155,12 @@ def test_other_settings_never_take_values_from_the_journal(
     scored(folder, tmp_path, dimensions="subject_consistency", backbones=backbones)
     asked: list[set[str]] = []
     real = one_pass.measure
-    monkeypatch.setattr(
-        one_pass,
-        "measure",
-        lambda video, dimensions, **options: asked.append(set(dimensions)) or real(video, dimensions),
-    )
+
+    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
+        asked.append(set(dimensions))
+        return real(video, dimensions, **options)
+
+    monkeypatch.setattr(one_pass, "measure", recorded)
     scored(folder, tmp_path, **{"dimensions": "subject_consistency", "backbones": backbones, **change})
     assert len(asked) == 4
     assert all("subject_consistency" in names for names in asked)
