@@ -86,6 +86,11 @@ def test_quality_is_the_mean_over_frames_in_the_unit_vbench_writes(
     assert measured.extras["lowest_frame"] == 0.25 * high
 
 
+def test_any_scorers_own_scale_is_brought_to_0_to_1() -> None:
+    measured = measure("imaging_quality", numbered(2), TableScorer([1.0, 2.0], -1, 4))
+    assert (measured.score, measured.value, measured.extras["mean_of_scorer"]) == (0.5, 50, 1.5)
+
+
 def test_quality_beyond_the_nominal_scale_is_not_clamped() -> None:
     assert measure("aesthetic_quality", numbered(2), TableScorer([12, 13], 0, 10)).value == 1.25
     assert measure("imaging_quality", numbered(1), TableScorer([-25], 0, 100)).score == -0.25
