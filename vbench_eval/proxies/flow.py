@@ -34,11 +34,11 @@ class HornSchunck:
             borders of what moves more.
         name, pad_multiple: as the protocol asks.
 
-    On a 256x256 pair: 20 ms of one core. A pair of equal frames has a flow of exactly 0.
+    On a 256x256 pair: 15 ms of one core. A pair of equal frames has a flow of exactly 0.
     """
 
     side: int = 256
-    warps: tuple[int, ...] = (5, 5, 5, 3, 2)
+    warps: tuple[int, ...] = (5, 5, 5, 4, 1)
     iterations: int = 15
     smoothness: float = 0.05
     name: str = "horn-schunck"
@@ -55,11 +55,12 @@ class HornSchunck:
         """
         height, width = a.shape[-2:]
         size = shorter_side_at_most(height, width, self.side)
-        result = a.new_zeros(len(a), 2, *size, dtype=torch.float32, device="cpu")
-        moved = (a != b).flatten(1).any(1).cpu()
+        moved = (a != b).flatten(1).any(1)
+        if moved.all():
+            return resized_flow(self._coarse_to_fine(_grey(a, size), _grey(b, size)), (height, width))
+        result = torch.zeros(len(a), 2, *size)
         if moved.any():
-            before, after = (_grey(frames[moved.to(frames.device)], size) for frames in (a, b))
-            result[moved] = self._coarse_to_fine(before, after)
+            result[moved.cpu()] = self._coarse_to_fine(_grey(a[moved], size), _grey(b[moved], size))
         return resized_flow(result, (height, width))
 
     def _coarse_to_fine(self, first: Tensor, second: Tensor) -> Tensor:
@@ -88,21 +89,26 @@ class HornSchunck:
         warped = sampled(b, start)
         middle = F.pad((a + warped) / 2, (1, 1, 1, 1), mode="replicate")
         across = middle[:, :, 1:-1, 2:] - middle[:, :, 1:-1, :-2]
-        down = middle[:, :, 2:, 1:-1] - middle[:, :, :-2, 1:-1]
-        gradient = torch.cat((across, down), 1) / 2
+        below = middle[:, :, 2:, 1:-1] - middle[:, :, :-2, 1:-1]
+        gradient = torch.cat((across, below), 1).div_(2)
         scale = torch.rsqrt(self.smoothness**2 + gradient.square().sum(1, keepdim=True))
         constant = (warped - a - (gradient * start).sum(1, keepdim=True)) * scale
         gradient *= scale
         along_x, along_y = gradient[:, :1], gradient[:, 1:]
-        flow = start
+        # One buffer for all steps: the flow with a border around it that repeats its outermost pixels.
+        padded = F.pad(start, (1, 1, 1, 1), mode="replicate")
+        flow, up, down = padded[:, :, 1:-1, 1:-1], padded[:, :, :-2, 1:-1], padded[:, :, 2:, 1:-1]
+        left, right = padded[:, :, 1:-1, :-2], padded[:, :, 1:-1, 2:]
+        borders = [(padded[:, :, i], padded[:, :, j]) for i, j in ((0, 1), (-1, -2))]
+        borders += [(padded[..., i], padded[..., j]) for i, j in ((0, 1), (-1, -2))]
+        mean, residual = torch.empty_like(start), torch.empty_like(constant)
         for _ in range(self.iterations):
-            padded = F.pad(flow, (1, 1, 1, 1), mode="replicate")
-            mean = padded[:, :, :-2, 1:-1] + padded[:, :, 2:, 1:-1]
-            mean += padded[:, :, 1:-1, :-2]
-            mean += padded[:, :, 1:-1, 2:]
-            mean *= 0.25
-            residual = torch.addcmul(constant, along_x, mean[:, :1]).addcmul_(along_y, mean[:, 1:])
-            flow = torch.addcmul(mean, gradient, residual, value=-1)
+            torch.add(up, down, out=mean)
+            mean.add_(left).add_(right).mul_(0.25)
+            torch.addcmul(constant, along_x, mean[:, :1], out=residual).addcmul_(along_y, mean[:, 1:])
+            torch.addcmul(mean, gradient, residual, value=-1, out=flow)
+            for border, beside in borders:
+                border.copy_(beside)
         return start + (flow - start).clamp_(-MOST_MOVE, MOST_MOVE)
 
 
@@ -142,8 +148,8 @@ def binomial_blur(pictures: Tensor) -> Tensor:
 
 def _grey(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Returns luma `[B, 1, h, w]` in 0..1 of frames `[B, 3, H, W]` in 0..255."""
-    weights = torch.tensor(LUMA, device=frames.device).view(1, 3, 1, 1)
-    grey = (frames.float() * weights).sum(1, keepdim=True).cpu() / 255
+    red, green, blue = (plane * (weight / 255) for plane, weight in zip(frames.float().split(1, 1), LUMA, strict=True))
+    grey = (red + green + blue).cpu()
     if size != tuple(grey.shape[-2:]):
         grey = F.interpolate(grey, size, mode="bilinear", align_corners=False, antialias=True)
     return grey

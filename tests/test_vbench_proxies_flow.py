@@ -1,0 +1,243 @@
+"""The flow without weights, and the proxies that follow it."""
+
+import gc
+import importlib.util
+import math
+
+import pytest
+import torch
+
+from vbench_eval.dimensions import Measured
+from vbench_eval.errors import UserError
+from vbench_eval.profiles import get_profile
+from vbench_eval.protocols import FlowEstimator
+from vbench_eval.proxies import PROXIES
+from vbench_eval.proxies.fields import shared_fields
+from vbench_eval.proxies.flow import HornSchunck, resized_flow, sampled
+from vbench_eval.proxies.flow_measures import midpoint, trusted_pixels
+from vbench_eval.proxies.opencv import OpenCVFlow
+from vbench_eval.video_info import VideoInfo
+
+FLOW_NAMES = ("flow_dynamic", "interp_smoothness_flow", "warp_error")
+
+
+class Constant:
+    """A hand-made estimator: the same motion everywhere, or its opposite for pairs that `backward` says are so."""
+
+    name, pad_multiple = "constant", 1
+
+    def __init__(self, dx, dy=0.0, backward=None):
+        self.motion, self.backward, self.pairs = torch.tensor([dx, dy]), backward, 0
+
+    def provenance(self):
+        return {"id": self.name}
+
+    def flow(self, a, b):
+        self.pairs += len(a)
+        signs = torch.tensor(
+            [-1.0 if self.backward and self.backward(*pair) else 1.0 for pair in zip(a, b, strict=True)]
+        )
+        return (signs[:, None] * self.motion)[..., None, None].expand(-1, -1, *a.shape[-2:]).clone()
+
+
+def texture(side, seed=0) -> torch.Tensor:
+    """A picture [side, side] in 0..1 whose amplitudes fall as 1/frequency^1.5; it tiles the plane."""
+    noise = torch.randn(side, side, generator=torch.Generator().manual_seed(seed))
+    k = torch.fft.fftfreq(side)
+    radius = (k[:, None] ** 2 + k**2).sqrt()
+    radius[0, 0] = math.inf
+    picture = torch.fft.ifft2(torch.fft.fft2(noise) / radius**1.5).real
+    return (0.5 + 0.15 * picture / picture.std()).clamp(0, 1)
+
+
+def moving(dx, dy, *, frames=2, side=64, seed=0) -> torch.Tensor:
+    """A video [T, side, side, 3], uint8, of a texture moving by whole pixels per frame."""
+    world = texture(4 * side, seed)
+    views = [world.roll((t * dy, t * dx), (0, 1))[side : 2 * side, side : 2 * side] for t in range(frames)]
+    return (torch.stack(views) * 255).round().byte()[..., None].expand(-1, -1, -1, 3).contiguous()
+
+
+def pictures(video) -> torch.Tensor:
+    return video.permute(0, 3, 1, 2).float()
+
+
+def measure(name, video, estimator=None, *, profile="vbench", fps=8.0) -> Measured:
+    info = VideoInfo("x", fps, video.shape[2], video.shape[1], len(video), "memory", "raw", "memory")
+    accumulator = PROXIES[name](get_profile(profile), estimator).start(info)
+    accumulator.add(video)
+    return accumulator.finish()
+
+
+def inside(flow, margin=12):
+    return flow[..., margin:-margin, margin:-margin]
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(2, 1), (-3, 5), (0, -8), (11, 0)])
+def test_a_shift_is_found_with_its_direction(dx, dy):
+    a, b = pictures(moving(dx, dy, side=128)).split(1)
+    flow = inside(HornSchunck().flow(a, b)[0], 16)
+    found = flow.flatten(1).median(1).values
+    # The rule it serves compares with 3 pixels on frames of this size: a tenth of a pixel is 3 % of that.
+    assert found.tolist() == pytest.approx([dx, dy], abs=0.1)
+    back = inside(HornSchunck().flow(b, a)[0], 16)
+    assert back.flatten(1).median(1).values.tolist() == pytest.approx([-dx, -dy], abs=0.1)
+
+
+def test_equal_frames_have_exactly_no_flow_beside_frames_that_move():
+    still, moved = pictures(moving(2, 0)).split(1)
+    flow = HornSchunck().flow(torch.cat([still, still]), torch.cat([still, moved]))
+    assert not flow[0].any()
+    assert flow[1].any()
+
+
+def test_a_pair_does_not_depend_on_the_pairs_beside_it():
+    frames = pictures(moving(2, 1, frames=4))
+    together = HornSchunck().flow(frames[:-1], frames[1:])
+    alone = torch.cat(
+        [HornSchunck().flow(a, b) for a, b in zip(frames[:-1].split(1), frames[1:].split(1), strict=True)]
+    )
+    assert torch.equal(together, alone)
+
+
+def test_a_shrunk_frame_gives_motion_in_its_own_pixels():
+    a, b = pictures(moving(6, -4, side=128)).split(1)
+    flow = HornSchunck(side=64).flow(a, b)
+    assert flow.shape == (1, 2, 128, 128)
+    # It is found to a tenth of a pixel of the small frame, which is two of these.
+    assert inside(flow[0], 16).flatten(1).median(1).values.tolist() == pytest.approx([6, -4], abs=0.2)
+
+
+def test_resizing_a_flow_rescales_each_component_by_its_axis():
+    flow = torch.tensor([3.0, 5.0]).view(1, 2, 1, 1).expand(-1, -1, 10, 20)
+    larger = resized_flow(flow, (40, 30))
+    assert larger.shape == (1, 2, 40, 30)
+    assert torch.allclose(larger, torch.tensor([4.5, 20.0]).view(1, 2, 1, 1).expand_as(larger), rtol=1e-6)
+
+
+def test_the_estimators_are_what_the_protocol_asks():
+    assert isinstance(HornSchunck(), FlowEstimator)
+    assert HornSchunck().provenance()["id"] == "proxy:horn-schunck"
+
+
+def test_sampling_along_a_whole_shift_undoes_it():
+    a, b = pictures(moving(3, -2)).split(1)
+    flow = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1).expand(-1, -1, 64, 64)
+    # Coordinates pass through -1..1 in float32: off by up to 64 * 2^-23 pixels, on steps of at most 255 levels.
+    assert inside(sampled(b, flow) - a, 3).abs().max() < 4 * 255 * 64 * 2**-23
+
+
+def test_the_midpoint_of_a_shift_is_the_frame_between():
+    before, real, after = pictures(moving(2, -1, frames=3)).split(1)
+    flow = torch.tensor([4.0, -2.0]).view(1, 2, 1, 1).expand(-1, -1, 64, 64)
+    assert inside(midpoint(before, after, flow) - real, 4).abs().max() < 4 * 255 * 64 * 2**-23
+
+
+def test_flow_is_trusted_where_it_leads_back_and_stays_inside():
+    there = torch.zeros(1, 2, 40, 40)
+    there[:, 0] = 3.0
+    good = trusted_pixels(there, -there)
+    assert good[..., :37].all() and not good[..., 37:].any()  # the last 3 columns leave the frame
+    assert not trusted_pixels(there, there).any()
+    gap = torch.zeros(1, 2, 40, 40)
+    gap[:, 1] = 0.6  # 0.36 of at most 0.5 pixels squared
+    assert trusted_pixels(torch.zeros_like(gap), gap).all()
+    assert not trusted_pixels(torch.zeros_like(gap), gap * 1.2).any()  # 0.52 > 0.5 + 0.01 * 0.52
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (512, 512), (96, 64)])
+def test_motion_at_the_threshold_does_not_count_and_above_it_does(height, width):
+    video = torch.randint(0, 256, (16, height, width, 3), dtype=torch.uint8)
+    threshold = 6 * min(height, width) / 256  # in the frame's pixels
+    small = min(1.0, 256 / min(height, width))
+    at = measure("flow_dynamic", video, Constant(threshold * small))
+    assert at.value is False and at.extras["count"] == 0 and at.extras["thres"] == threshold
+    above = measure("flow_dynamic", video, Constant(threshold * small * 1.001))
+    assert above.value is True and above.score == 1.0 and above.extras["count"] == 15
+    assert above.extras["max_flow"] == pytest.approx([threshold * 1.001] * 15, rel=1e-6)
+
+
+def test_frames_are_taken_about_8_times_a_second():
+    video = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    assert measure("flow_dynamic", video, Constant(9.0), fps=24.0).extras["n"] == 6
+    assert measure("flow_dynamic", video, Constant(9.0), fps=12.0).extras["n"] == 8  # 1.5 rounds to 2
+    scaled = measure("flow_dynamic", video, Constant(9.0), fps=12.0, profile="fixed").extras["max_flow"]
+    assert scaled == pytest.approx([9.0 * 6 / 8] * 7, rel=1e-6)  # 6 pairs a second were seen, motion is told per 1/8
+    short = measure("flow_dynamic", video[:3], Constant(9.0), fps=24.0)
+    assert short.value is None and "one in 3" in short.reason
+
+
+def test_two_still_frames_are_dynamic_only_by_the_letter_of_vbench():
+    video = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    assert measure("flow_dynamic", video, Constant(0.0)).value is True
+    assert measure("flow_dynamic", video, Constant(0.0), profile="fixed").value is False
+
+
+def test_true_motion_foretells_every_other_frame():
+    video = moving(2, 1, frames=5)
+    result = measure("interp_smoothness_flow", video, Constant(4.0, 2.0))
+    assert result.value == 1.0 and result.extras["count"] == 2
+    assert measure("interp_smoothness_flow", video, Constant(0.0)).value < 1.0
+
+
+def test_warp_error_is_what_motion_does_not_explain():
+    video = moving(3, 0, frames=3)
+    frames = [frame.clone() for frame in pictures(video)]
+
+    def backward(a, b):
+        return [torch.equal(a, f) for f in frames].index(True) > [torch.equal(b, f) for f in frames].index(True)
+
+    explained = measure("warp_error", video, Constant(3.0, backward=backward))
+    assert explained.value < 4 * 64 * 2**-23  # rounding of coordinates, as above
+    flash = torch.stack([torch.full((40, 40, 3), value, dtype=torch.uint8) for value in (50, 60, 50)])
+    result = measure("warp_error", flash, Constant(0.0))
+    assert result.value == pytest.approx(10 / 255, rel=1e-5) and result.extras["trusted_share"] == 1
+    senseless = measure("warp_error", video, Constant(3.0))  # back and forth the same way: nowhere consistent
+    assert senseless.value is None and "trusted" in senseless.reason
+
+
+def test_each_pair_is_estimated_once_for_all_measures_of_a_pass_and_then_forgotten():
+    video, estimator = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8), Constant(0.0)
+    info = VideoInfo("x", 8.0, 32, 32, 16, "memory", "raw", "memory")
+    running = [PROXIES[name](get_profile("vbench"), estimator).start(info) for name in FLOW_NAMES]
+    for chunk in video.split(5):
+        for accumulator in running:
+            accumulator.add(chunk)
+    fields = shared_fields(estimator)
+    assert estimator.pairs == 15 + 15 + 7  # forth, back, and over two frames
+    assert len(fields._held) > 0
+    for accumulator in running:
+        accumulator.finish()
+    gc.collect()
+    assert len(fields._held) == 0
+
+
+def test_the_bundled_flow_tells_motion_from_stillness():
+    fast, still = moving(4, 2, frames=4), moving(0, 0, frames=4)
+    assert measure("flow_dynamic", fast).value is True
+    dynamic = measure("flow_dynamic", still)
+    assert dynamic.value is False and dynamic.extras["max_flow"] == [0.0] * 3
+    assert measure("warp_error", still).value < 255 * 64 * 2**-23
+    assert measure("interp_smoothness_flow", still).value == 1.0
+    plain = (fast[1:].float() - fast[:-1].float()).abs().mean().item() / 255
+    moved = measure("warp_error", fast)
+    assert moved.value < plain / 4 and moved.extras["trusted_share"] > 0.5
+    assert measure("interp_smoothness_flow", fast).value > measure("interp_smoothness_linear", fast).value
+
+
+def test_frames_too_small_for_flow_are_refused_with_the_size():
+    for name in FLOW_NAMES:
+        result = measure(name, torch.zeros(4, 31, 80, 3, dtype=torch.uint8))
+        assert result.value is None and "80x31" in result.reason
+
+
+def test_opencv_is_used_only_if_named_and_says_what_is_missing():
+    with pytest.raises(UserError, match="dis, farneback"):
+        OpenCVFlow("magic")
+    if importlib.util.find_spec("cv2") is None:
+        with pytest.raises(UserError, match="opencv-python-headless"):
+            OpenCVFlow()
+        return
+    a, b = pictures(moving(3, -2, side=128)).split(1)
+    for method in ("dis", "farneback"):
+        flow = inside(OpenCVFlow(method).flow(a, b)[0], 16)
+        assert flow.flatten(1).median(1).values.tolist() == pytest.approx([3, -2], abs=0.2)
