@@ -71,7 +71,7 @@ def test_an_unavailable_metric_and_a_broken_picture_are_said_and_end_with_code_1
         (["--plugin", "hps=x:y"], "only mps is a plug-in"),
         (["--metrics", "pickscores"], "no image metric is called 'pickscores'"),
         (["--batch", "0"], "not a whole number"),
-        (["--weights", "pickscore=no/where/at/all"], "does not exist"),
+        (["--weights", "pickscore=path:nowhere"], "does not exist"),
     ],
 )
 def test_what_cannot_be_used_is_refused(words: list[str], said: str, made: Path) -> None:
