@@ -162,7 +162,11 @@ def test_blockiness_sees_the_8x8_grid_and_only_it():
     y, x = torch.meshgrid(torch.arange(40), torch.arange(48), indexing="ij")
     blocks = 100 + 12 * ((x // 8 + y // 8) % 2)
     assert measure("blockiness", grey(blocks)[None]).value == pytest.approx(12 + 1, abs=4 * LUMA_ROUNDING)
-    assert measure("blockiness", grey(2 * x + y)[None]).value == pytest.approx(1, abs=0.05)  # 2 across and 1 down
+    # Steps of 2 across and 1 down: 5 of 47 column steps and 4 of 39 row steps are at borders.
+    border = (2 * 40 * 5 + 48 * 4) / (40 * 5 + 48 * 4)
+    inside = (2 * 40 * 42 + 48 * 35) / (40 * 42 + 48 * 35)
+    ramp = measure("blockiness", grey(2 * x + y)[None]).value
+    assert ramp == pytest.approx((border + 1) / (inside + 1), abs=4 * LUMA_ROUNDING)
     assert measure("blockiness", grey(100 + 12 * (((x + 4) // 8 + (y + 4) // 8) % 2))[None]).value < 1
     assert measure("blockiness", levels(50)).value == 1
 

@@ -211,6 +211,16 @@ def test_each_pair_is_estimated_once_for_all_measures_of_a_pass_and_then_forgott
     assert len(fields._held) == 0
 
 
+def test_equal_settings_share_their_flows_and_an_estimator_need_not_be_hashable():
+    class Unhashable(Constant):
+        __hash__ = None
+
+    first, second = Unhashable(0.0), Unhashable(0.0)
+    held = [shared_fields(estimator) for estimator in (first, second, HornSchunck(), HornSchunck(side=64))]
+    assert shared_fields(first) is held[0] and held[0] is not held[1]
+    assert shared_fields(HornSchunck()) is held[2] and held[2] is not held[3]
+
+
 def test_the_bundled_flow_tells_motion_from_stillness():
     fast, still = moving(4, 2, frames=4), moving(0, 0, frames=4)
     assert measure("flow_dynamic", fast).value is True

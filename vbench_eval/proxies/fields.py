@@ -97,9 +97,14 @@ _SHARED: WeakValueDictionary[Any, Fields] = WeakValueDictionary()
 
 def shared_fields(estimator: FlowEstimator) -> Fields:
     """Returns the one `Fields` of that estimator (equal settings are the same estimator), new if nobody holds it."""
-    fields = _SHARED.get(estimator)
+    try:
+        hash(estimator)
+        key: Any = estimator
+    except TypeError:
+        key = id(estimator)  # its `Fields` keep it alive, so that the number stays its own
+    fields = _SHARED.get(key)
     if fields is None:
-        fields = _SHARED[estimator] = Fields(estimator)
+        fields = _SHARED[key] = Fields(estimator)
     return fields
 
 
