@@ -31,7 +31,7 @@ class TerminalProgress(Progress):
 
     def started(self, videos: int, kept: int) -> None:
         if kept:
-            self.note(f"{kept} videos are in the journal already; {videos} to go")
+            self.note(f"in the journal already: {kept}; to go: {videos}")
         if videos and not self._quiet and sys.stderr.isatty():
             from tqdm import tqdm
 

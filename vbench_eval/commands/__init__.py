@@ -31,7 +31,7 @@ from prompts to a table, with the bundled demo pair and no weights at all (`make
 
 as in the paper's Table 12 (VBench's own prompts and weights):
   w2sd-vbench doctor                       what is installed, what each dimension needs and where to get it
-  w2sd-vbench fetch all                    get what may be got without a licence question
+  w2sd-vbench fetch table12                get it, but for AMT-S, whose licence is not for commercial use
   w2sd-vbench prompts --suite VBench_full_info.json --num-prompts 200 --seed 0 --output outputs/table12
 
 exit codes: 0 done; 1 a report was written, but it lacks something: a video that could not be read or is not there, or
@@ -89,7 +89,7 @@ def _answer(words: list[str]) -> int:
         code, report = EXIT_REFUSED, _refused(str(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        code, report = EXIT_REFUSED, _refused(f"{error.strerror or error}{where}; what was scored before is kept")
+        code, report = EXIT_REFUSED, _refused(f"{error.strerror or error}{where}")
     text = report.pop("text", None)
     if as_json:
         print(json.dumps({**report, "exit_code": code}, ensure_ascii=True, allow_nan=False), flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 from vbench_eval.commands.arguments import add_output_flags, add_verb, add_weight_flags, table
@@ -68,8 +69,13 @@ def _machine() -> dict[str, Any]:
         "devices": [*devices, "cpu"],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "free_disk_gb": round(shutil.disk_usage(os.path.expanduser("~")).free / 1e9, 1),
+        "free_disk_gb": round(shutil.disk_usage(_nearest(Path.home())).free / 1e9, 1),
     }
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def _text(libraries: dict[str, str], machine: dict[str, Any], weights: list[dict[str, Any]]) -> str:

@@ -24,8 +24,7 @@ examples:
 
 {listed("dimensions", OFFICIAL)}
 {listed("proxies", PROXIES)}
-profiles:
-{chr(10).join(f"  {profile.name:<8}{profile.summary}" for profile in PROFILES.values())}
+{chr(10).join(listed(f"profile {profile.name}", [profile.summary]) for profile in PROFILES.values())}
 
 A dimension without its weights is reported as unavailable, never as a number, and a proxy that needs no weights is
 shown beside it under its own name; `w2sd-vbench doctor` says what is missing. FOLDER holds mp4, mov, webm, mkv, avi,
