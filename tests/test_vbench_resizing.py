@@ -15,6 +15,8 @@ from vbench_eval.resizing import centre_crop, imaging_size, pad_to_multiple, res
         ((576, 1024), (224, 398)),
         ((480, 832), (224, 388)),
         ((1280, 720), (398, 224)),
+        ((240, 426), (224, 397)),  # 397.6
+        ((426, 240), (397, 224)),
         ((100, 100), (224, 224)),
     ],
 )
@@ -29,6 +31,8 @@ def test_the_shorter_side_becomes_224_and_the_longer_one_is_cut_to_an_integer(si
         ("longer", (480, 832), (295, 512)),  # 295.38
         ("longer", (1024, 1024), (512, 512)),
         ("longer", (512, 300), (512, 300)),
+        ("longer", (100, 90), (100, 90)),
+        ("shorter", (400, 1300), (400, 1300)),
         ("shorter", (720, 1280), (512, 910)),  # 910.2
         ("shorter", (512, 2000), (512, 2000)),
         ("shorter_centercrop", (720, 1280), (512, 910)),
