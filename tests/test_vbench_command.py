@@ -161,6 +161,9 @@ def test_code_1_says_that_the_report_lacks_something(made: Path, capsys: pytest.
     assert score(made) == 1
     assert "incomplete: 1 of 3 videos could not be read" in capsys.readouterr().out
     assert report_of(made)["dimensions"]["temporal_flickering"]["videos"] == 2
+    write_video(made / "videos" / "strong" / "a still-0.mp4", patterned(1, 32, 48))
+    assert score(made, "strong") == 1
+    assert "temporal_flickering has no value for 1 of 3 videos" in capsys.readouterr().out
     only_unavailable = ("--dimensions", "subject_consistency", "--no-proxies", "--name", "bare")
     assert score(made, "strong", *only_unavailable) == 1
     assert "no dimension could be measured" in capsys.readouterr().out

@@ -147,18 +147,19 @@ def _score(
     inputs: Inputs, settings: ScoringSettings, output: Path, name: str, processes: _Processes, progress: Progress
 ) -> Written | None:
     launch = processes.launch
-    looked = look_at(inputs.paths)
-    notes = [*inputs.notes, *warnings(looked, dimensions=settings.dimensions), *repeats(inputs.paths)]
-    for note in notes:
-        progress.note(note)
-    if launch is not None:
-        set_threads(launch.size)
-    scorer = make_scorer(settings, launch.local_rank if launch else 0)
-    selection = scorer.selection
-    if selection.unavailable:
-        progress.note(f"unavailable, for want of weights: {', '.join(selection.unavailable)}; see the verb doctor")
     folder = output / f"{name}{JOURNAL_SUFFIX}"
+    # Held before anything is loaded: a folder that cannot be written, or is written to by another run, is refused now.
     with Journal(folder, writer=f"{launch.rank if launch else 0}") as journal:
+        looked = look_at(inputs.paths)
+        notes = [*inputs.notes, *warnings(looked, dimensions=settings.dimensions), *repeats(inputs.paths)]
+        for note in notes:
+            progress.note(note)
+        if launch is not None:
+            set_threads(launch.size)
+        scorer = make_scorer(settings, launch.local_rank if launch else 0)
+        selection = scorer.selection
+        if selection.unavailable:
+            progress.note(f"unavailable, for want of weights: {', '.join(selection.unavailable)}; see the verb doctor")
         tasks = _pending(inputs, selection, merged(read_entries(folder), selection.fingerprints))
         processes.meet()  # nobody adds to the journals before everyone has read the same
         progress.started(len(tasks), len(inputs.videos) - len(tasks))

@@ -16,8 +16,9 @@ EXIT_DONE, EXIT_INCOMPLETE = 0, 1
 def summarised(written: Written) -> tuple[int, dict[str, Any]]:
     """Returns the exit code and the summary.
 
-    The code is 0 if every video there should be was read and one dimension that was asked for was measured at least,
-    else 1. Dimensions without weights do not count against it: the report says that they are unavailable.
+    The code is 0 if every video there should be was read and has a value in every dimension whose weights are here,
+    and there is such a dimension; else 1. A dimension without weights does not count against it: the report says that
+    it is unavailable.
     """
     report = written.report
     lacking = what_is_lacking(report)
@@ -45,6 +46,11 @@ def what_is_lacking(report: Mapping[str, Any]) -> list[str]:
         lacking.append(f"{len(skipped)} of {len(report['videos'])} videos could not be read")
     if (check := report["completeness"]) and check["missing"]:
         lacking.append(f"{len(check['missing'])} of {check['expected']} videos are not there")
+    for name in report["dimensions"]:
+        tried = [video["measured"][name] for video in report["videos"] if name in video["measured"]]
+        without = [measured["reason"] for measured in tried if measured["value"] is None]
+        if without and name in OFFICIAL:
+            lacking.append(f"{name} has no value for {len(without)} of {len(tried)} videos: {without[0]}")
     if not any(facts["videos"] for name, facts in report["dimensions"].items() if name != "frozen_frames"):
         lacking.append("no dimension could be measured on any video")
     return lacking

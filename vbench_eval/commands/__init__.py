@@ -34,9 +34,9 @@ as in the paper's Table 12 (VBench's own prompts and weights):
   w2sd-vbench fetch table12                get it, but for AMT-S, whose licence is not for commercial use
   w2sd-vbench prompts --suite VBench_full_info.json --num-prompts 200 --seed 0 --output outputs/table12
 
-exit codes: 0 done; 1 a report was written, but it lacks something: a video that could not be read or is not there, or
-no dimension that was asked for could be measured; 2 refused: bad arguments, files or folders; 130 interrupted (the same
-command goes on from where it was)
+exit codes: 0 done; 1 a report was written but lacks something: a video that is not there, could not be read or has no
+value, or every dimension asked for (one without weights is "unavailable", which alone is no failure); 2 refused: bad
+arguments, files or folders; 130 interrupted (the same command goes on from where it was)
 """
 
 
