@@ -77,6 +77,18 @@ def test_scores_do_not_depend_on_batches_or_on_the_kind_of_pictures(saved: Path)
     assert torch.equal(reward("pickscore", weights=str(saved))(with_alpha, prompts), whole)
 
 
+def test_a_coarse_dtype_rounds_the_features_and_not_the_scale(tmp_path: Path) -> None:
+    model = nets.clip(1)
+    with torch.no_grad():
+        model.logit_scale.fill_(4.6052)  # 100.0; bfloat16's neighbours are 4.59375 and 4.625, 98.9 and 102.0
+    nets.save_clip(model, tmp_path / "clip")
+    coarse = reward("pickscore", weights=str(tmp_path / "clip"), dtype="bfloat16")
+    assert coarse.provenance()["scale"] == pytest.approx(100.0, abs=0.01)
+    assert coarse.provenance()["dtype"] == "bfloat16"
+    scores = coarse(pictures(2), PROMPTS[:2])
+    assert scores.dtype == torch.float32 and scores.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("given", "prompts", "said"),
     [

@@ -60,6 +60,9 @@ def save_dino(folder: Path, seed: int = 5) -> ViTModel:
         layer_norm_eps=1e-12,
     )
     model = tiny.seeded(seed, lambda: ViTModel(config, add_pooling_layer=False)).eval()
+    with torch.no_grad():
+        for parameter in model.embeddings.parameters():
+            parameter.mul_(1e-3)  # so that the epsilon of the normalisations counts
     model.save_pretrained(folder)
     return model
 

@@ -28,17 +28,24 @@ POSITIONS = r".*position_ids$"  # which old files keep
 class ClipTowers:
     """The image tower and, with a tokenizer, the text tower of a `CLIPModel`; features are [N, D] float32 on the CPU.
 
-    `prepare` turns pictures into the network's input [N, 3, S, S].
+    `prepare` turns pictures into the network's input [N, 3, S, S]; `scale` is exp(logit scale).
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, prepare: Prepare, batch: int, origin: Mapping[str, Any] | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        prepare: Prepare,
+        batch: int,
+        scale: float,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self._model, self._tokenizer, self._prepare, self._batch = model, tokenizer, prepare, batch
         self._texts: dict[str, Tensor] = {}
         self._origin = dict(origin or {})
         self.dim = int(model.config.projection_dim)
-        self.scale = float(model.logit_scale.detach().double().exp())
+        self.scale = scale
 
     def provenance(self) -> dict[str, Any]:
         """Where the network comes from."""
@@ -142,6 +149,7 @@ def towers(
     """The towers of a loaded model, placed where `sources` says."""
     from vbench_eval.backbones.loading import origin, placed
 
+    scale = float(model.logit_scale.detach().double().exp())  # before it is rounded: bfloat16 knows 4.59 and 4.63
     model = placed(model, sources.device, sources.dtype)
     prepare = prepare or prepare_as_clip(model.config.vision_config.image_size)
     if tokenizer is not None and len(tokenizer) > model.config.text_config.vocab_size:
@@ -150,7 +158,7 @@ def towers(
             "give the tokenizer of the same CLIP"
         )
     told = origin(weights, path, model, cache=sources.cache)
-    return ClipTowers(model, tokenizer, prepare=prepare, batch=sources.batch, origin=told)
+    return ClipTowers(model, tokenizer, prepare=prepare, batch=sources.batch, scale=scale, origin=told)
 
 
 def load_tokenizer(path: Path, sources: Sources) -> Any:

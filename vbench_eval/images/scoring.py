@@ -84,16 +84,16 @@ def score_images(
     )
     _check_needs(chosen, job)
     found: dict[str, dict[str, Any]] = {}
-    missing: list[Unavailable] = []
+    missing: list[str] = []
     for name in chosen:
         facts = {"unit": IMAGE_METRICS[name].unit, "better": IMAGE_METRICS[name].better}
         try:
             found[name] = {**facts, **measure(name, job)}
         except Unavailable as error:
-            missing.append(error)
+            missing.append(str(error))
             found[name] = {**facts, "value": None, "unavailable": str(error)}
     if len(missing) == len(chosen):
-        raise missing[0]
+        raise Unavailable("; ".join(dict.fromkeys(missing)))
     return {
         "schema": 1,
         "folder": str(ours.folder),
