@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-bridge vbench-demo test test-slow bench score score-bridge format clean
+.PHONY: demo demo-bridge demo-digits vbench-demo test test-slow bench score score-bridge score-digits format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -12,6 +12,9 @@ demo-bridge: .venv/ready
 	$(BIN)/python scripts/bridge_image.py --output outputs/demo-bridge
 
 # The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
+demo-digits: .venv/ready
+	$(BIN)/python scripts/sample_dit_moe.py --guidance 1 --reflections 20 --expert-load --output outputs/demo-digits
+
 VBENCH := outputs/vbench-demo
 vbench-demo: .venv/ready
 	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
@@ -34,12 +37,17 @@ test-slow: .venv/ready
 bench: .venv/ready
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/benchmark_bridge.py
+	$(BIN)/python scripts/benchmark_moe.py
+	$(BIN)/python scripts/benchmark_vbench.py
 
 score: .venv/ready
 	$(BIN)/python scripts/score_demo.py
 
 score-bridge: .venv/ready
 	$(BIN)/python scripts/score_bridge.py
+
+score-digits: .venv/ready
+	$(BIN)/python scripts/score_digits.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
