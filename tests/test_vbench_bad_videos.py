@@ -1,5 +1,6 @@
 """What cannot be read is told as a VideoError with its reason; nothing else ever comes out, and no memory runs full."""
 
+import contextlib
 import struct
 import subprocess
 import sys
@@ -105,6 +106,21 @@ def test_damage_anywhere_gives_frames_of_one_size_or_a_reason(tmp_path: Path, su
             assert len(str(error)) > 10
             outcomes.add("reason")
     assert outcomes == {"frames", "reason"}, "the trials meet both"
+
+
+def test_a_frame_that_the_decoder_patched_up_is_not_scored(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "whole.mp4", patterned(6, 32, 48), codec="mpeg4").read_bytes()
+    generator = np.random.default_rng(0)
+    reasons = []
+    for _ in range(60):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        start = int(generator.integers(100, len(damaged) - 8))
+        damaged[start : start + 8] = generator.integers(0, 256, 8)
+        (tmp_path / "damaged.mp4").write_bytes(damaged.tobytes())
+        with contextlib.suppress(av.FFmpegError, IndexError), av.open(str(tmp_path / "damaged.mp4")) as container:
+            if any(frame.is_corrupt for frame in container.decode(video=0)):
+                reasons.append(reason_for(tmp_path / "damaged.mp4"))
+    assert any("is damaged" in reason for reason in reasons), "ffmpeg conceals damage, and says so"
 
 
 def test_a_playlist_named_mp4_makes_nobody_open_what_it_lists(tmp_path: Path) -> None:

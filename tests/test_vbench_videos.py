@@ -117,6 +117,15 @@ def test_a_variable_rate_loses_no_frame_and_is_told(tmp_path: Path, suffix: str)
     assert video.info.average_fps == pytest.approx(8 / 1.5, rel=1e-3)
 
 
+def test_frames_that_an_edit_list_hides_are_not_of_the_video(tmp_path: Path) -> None:
+    frames = patterned(8)
+    times = [-1000, -100, 0, 125, 250, 375, 500, 625]  # mp4 hides what comes before 0
+    video = open_video(write_video(tmp_path / "edited.mp4", frames, milliseconds=times, **LOSSLESS))
+    assert np.array_equal(frames_of(video), frames[2:])
+    assert (video.info.declared_frames, video.info.variable_rate) == (8, False)
+    assert video.info.average_fps == pytest.approx(8)
+
+
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
 def test_frames_stand_as_a_player_shows_them(tmp_path: Path, rotation: int) -> None:
     frames = patterned(2)
