@@ -16,7 +16,8 @@ from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, Parser, run_command
 from w2sd_video.generate import generate, on_device
 from w2sd_video.pair import MODES
 from w2sd_video.planning import parse_methods, plan
-from w2sd_video.presets import PRESETS
+from w2sd_video.presets import VIDEO_PRESETS
+from w2sd_video.presets.listing import ListPresets
 from w2sd_video.progress import TerminalProgress, calm_libraries
 from w2sd_video.prompts import read_prompts, without_repeats
 from w2sd_video.reports import describe_plan, describe_summary, plan_text, summary_text
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     presets = "\n".join(
         f"  {p.name:20s} {p.description};\n{'':23s}{p.steps} steps, guidance {p.guidance:g}, "
         f"{p.num_frames} frames of {p.width}x{p.height} at {p.fps} fps"
-        for p in PRESETS.values()
+        for p in VIDEO_PRESETS.values()
     )
     methods = "\n".join(f"  {name:10s} {method.about}" for name, method in METHODS.items())
     parser = Parser(
@@ -75,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"w2sd-video {__version__}")
+    parser.add_argument(
+        "--list-presets", action=ListPresets, help="print every preset with its settings and the paper's numbers"
+    )
     what = parser.add_argument_group("what to show")
     what.add_argument(
         "--prompt",
@@ -97,7 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     pair = parser.add_argument_group("the pair")
     pair.add_argument(
-        "--preset", metavar="NAME", help=f"{', '.join(PRESETS)} (default: demo; with --strong and --weak, the paper's)"
+        "--preset",
+        metavar="NAME",
+        help=f"{', '.join(VIDEO_PRESETS)} (default: demo; with --strong and --weak, the paper's)",
     )
     pair.add_argument(
         "--strong", metavar="MODEL", help="strong side: a hub id, a diffusers folder or a .safetensors file"

@@ -15,7 +15,7 @@ from w2sd_video.checked_values import MAX_SEED, finite, one_of, unknown, whole
 from w2sd_video.errors import UserError
 from w2sd_video.file_names import video_stems
 from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig, check_pair
-from w2sd_video.presets import PRESETS, Preset, get_preset
+from w2sd_video.presets import PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.prompts import check_prompt, without_repeats
 from w2sd_video.request import DEFAULT_METHODS, DTYPES, METHODS, OFFLOADS, GenerationRequest, Plan
 from w2sd_video.video_io import check_format
@@ -34,6 +34,7 @@ def plan(request: GenerationRequest) -> Plan:
     Raises UserError saying what was got, what is allowed and what to do.
     """
     preset = _preset(request)
+    assert preset.num_frames is not None and preset.fps is not None
     strong, weak, adapter = _checkpoints(request, preset)
     steps = whole(request.steps, preset.steps, "steps", 1, MAX_STEPS)
     guidance = finite(request.guidance, preset.guidance, "guidance")
@@ -107,7 +108,12 @@ def parse_methods(text: str) -> tuple[str, ...]:
 def _preset(request: GenerationRequest) -> Preset:
     if request.preset is not None:
         if request.preset not in PRESETS:
-            unknown("preset", request.preset, PRESETS)
+            unknown("preset", request.preset, VIDEO_PRESETS)
+        if request.preset not in VIDEO_PRESETS:
+            raise UserError(
+                f"the preset {request.preset} makes pictures: use it with generate_image.py; "
+                f"presets that make videos: {', '.join(VIDEO_PRESETS)}"
+            )
         return get_preset(request.preset)
     if request.strong is None and request.weak is None:
         return get_preset("demo")
