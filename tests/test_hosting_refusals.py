@@ -184,7 +184,7 @@ def test_free_init_controlnets_and_caches_are_refused_by_name():
     controlled = diffusers.StableDiffusionXLControlNetPipeline(
         **controlled.components, controlnet=network, add_watermarker=False
     )
-    refused("ControlNet", controlled, arguments={"image": torch.zeros(1, 3, 16, 16)})
+    refused("guess mode", controlled, arguments={"image": torch.zeros(1, 3, 16, 16), "guess_mode": True})
     flux = tiny.flux()
     flux.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
     with pytest.raises(UserError, match="disable_cache"), reflected(flux, WEAK):

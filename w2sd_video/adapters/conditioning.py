@@ -9,21 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from w2sd_video.adapters.arguments import changed, equal, for_rows, fresh, halves
+from w2sd_video.adapters.control_settings import ControlSetting
+from w2sd_video.adapters.controls import Control, read_control
 from w2sd_video.adapters.probing import Guided, measure
-from w2sd_video.adapters.recording import LATENT_DEPENDENT, TIME_NAMES, NetworkCall, RecordedStep, sign_of
+from w2sd_video.adapters.recording import (
+    LATENT_DEPENDENT,
+    TIME_NAMES,
+    ControlOutput,
+    NetworkCall,
+    RecordedStep,
+    sign_of,
+)
 from w2sd_video.core import lerp_guidance
 from w2sd_video.errors import UserError
-
-BATCH_SECOND = ("encoder_hidden_states_llama3",)  # arguments whose rows are their second dimension
 
 
 @dataclass
 class Counter:
-    """Network calls and batch rows so far, and evaluations of a side (a guided one counts once)."""
+    """Network calls and batch rows so far, evaluations of a side (a guided one counts once), and ControlNet calls."""
 
     forwards: int = 0
     rows: int = 0
     evaluations: int = 0
+    control_calls: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +40,7 @@ class Conditioning:
     """The arguments of one step's network calls, without the latent.
 
     `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guided` is how the
-    pipeline itself weighs the halves.
+    pipeline itself weighs the halves; `control` is the ControlNet whose outputs the network is told.
     """
 
     network: nn.Module
@@ -42,6 +51,7 @@ class Conditioning:
     unconditional: dict[str, Any] | None = None
     doubled: dict[str, Any] | None = None
     guided: Guided = field(default_factory=Guided)
+    control: Control | None = None
 
     @property
     def timestep(self) -> Tensor:
@@ -60,32 +70,24 @@ class Conditioning:
         """The same with the guidance that is an input of the network multiplied."""
         return self._with("guidance", lambda told: told * factor)
 
+    def with_control(self, setting: ControlSetting | None, step: int, num_steps: int) -> Conditioning:
+        """The same with the ControlNet scaled so, at the pipeline's step of that number (from 0)."""
+        if self.control is None:
+            return self
+        return replace(self, control=None if setting is None else self.control.set_to(setting, step, num_steps))
+
     def for_rows(self, rows: Sequence[int]) -> Conditioning:
         """The same for other latents: latent i is told what recorded row `rows[i]` was told."""
         batch = self.latent_shape[0]
         if list(rows) == list(range(batch)):
             return self
-        both = [*rows, *(batch + row for row in rows)]
+        control = None if self.control is None else self.control.for_rows(batch, rows)
         shape = torch.Size([len(rows), *self.latent_shape[1:]])
-        conditional = {name: _picked(name, value, batch, rows) for name, value in self.conditional.items()}
-        unconditional, doubled = (
-            None if told is None else {name: _picked(name, value, count, picked) for name, value in told.items()}
-            for told, count, picked in ((self.unconditional, batch, rows), (self.doubled, 2 * batch, both))
-        )
-        return replace(self, latent_shape=shape, conditional=conditional, unconditional=unconditional, doubled=doubled)
+        return replace(for_rows(self, batch, rows), latent_shape=shape, control=control)
 
     def _with(self, name: str, change: Callable[[Tensor], Tensor]) -> Conditioning:
-        def changed(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
-            return None if arguments is None else {**arguments, name: change(arguments[name])}
-
-        conditional = changed(self.conditional)
-        assert conditional is not None
-        return replace(
-            self,
-            conditional=conditional,
-            unconditional=changed(self.unconditional),
-            doubled=changed(self.doubled),
-        )
+        control = None if self.control is None else changed(self.control, name, change)
+        return replace(changed(self, name, change), control=control)
 
 
 def predict(
@@ -101,11 +103,14 @@ def predict(
     `network` stands in for the recorded one.
     """
     net = conditioning.network if network is None else network
+    residuals = None if conditioning.control is None else conditioning.control.at_latent(counter)
 
-    def evaluate(arguments: dict[str, Any], latent: Tensor) -> Tensor:
+    def evaluate(half: str, latent: Tensor) -> Tensor:
+        given = fresh(getattr(conditioning, half))
+        if residuals is not None:
+            given.update(residuals(half, latent))
         counter.forwards += 1
         counter.rows += latent.shape[0]
-        given = {name: _fresh(value) for name, value in arguments.items()}
         given.update(return_dict=False)
         given[conditioning.latent_name] = latent.to(conditioning.dtype)
         output = net(**given)[0]
@@ -120,7 +125,7 @@ def predict(
         return output if sign_of(net) == 1 else -output
 
     if guidance == 1:
-        return evaluate(conditioning.conditional, x)
+        return evaluate("conditional", x)
     if conditioning.unconditional is None:
         raise UserError(
             f"guidance {guidance:g} needs the unconditional half, which the pipeline did not prepare at this step; "
@@ -128,13 +133,13 @@ def predict(
         )
     guided = conditioning.guided
     if guidance == 0 and guided.channels is None:
-        return evaluate(conditioning.unconditional, x)
+        return evaluate("unconditional", x)
     if conditioning.doubled is not None:
-        first, second = evaluate(conditioning.doubled, torch.cat([x, x])).chunk(2)
+        first, second = evaluate("doubled", torch.cat([x, x])).chunk(2)
     elif guided.conditional_first:
-        first, second = evaluate(conditioning.conditional, x), evaluate(conditioning.unconditional, x)
+        first, second = evaluate("conditional", x), evaluate("unconditional", x)
     else:
-        first, second = evaluate(conditioning.unconditional, x), evaluate(conditioning.conditional, x)
+        first, second = evaluate("unconditional", x), evaluate("conditional", x)
     conditional, unconditional = (first, second) if guided.conditional_first else (second, first)
     combined = lerp_guidance(unconditional, conditional, guidance)
     if guided.channels is None:
@@ -144,11 +149,15 @@ def predict(
 
 def told_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
     """Whether a network is told the same by both, in the halves that count at this guidance (waits for the device)."""
-    if guidance == 1:
-        return _equal(one.conditional, other.conditional)
-    unconditional = _equal(one.unconditional, other.unconditional) and one.guided.channels == other.guided.channels
     alone = guidance == 0 and one.guided.channels is None
-    return unconditional and (alone or _equal(one.conditional, other.conditional))
+    counting = ["conditional"] if guidance == 1 else ["unconditional", *([] if alone else ["conditional"])]
+    if guidance != 1 and one.guided.channels != other.guided.channels:
+        return False
+    if not all(equal(getattr(one, half), getattr(other, half)) for half in counting):
+        return False
+    if one.control is None or other.control is None:
+        return one.control is other.control
+    return one.control.told_like(other.control, counting)
 
 
 def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided | None = None) -> Conditioning:
@@ -170,8 +179,14 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
         (call,) = step.calls
         if known is None:
             measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
-        arguments = _without_latent(call)
-        return Conditioning(call.network, call.latent_name, step.sample.shape, call.latent.dtype, arguments)
+        return Conditioning(
+            call.network,
+            call.latent_name,
+            step.sample.shape,
+            call.latent.dtype,
+            _without_latent(call),
+            control=read_control(step, True),
+        )
     if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):
         raise UserError(
             f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection "
@@ -181,11 +196,11 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
     guided = known or measure(step.combined, scales)
     call = step.calls[0]
     if len(rows) == 2:
-        halves, doubled = [_without_latent(each) for each in step.calls], None
+        both, doubled = [_without_latent(each) for each in step.calls], None
     else:
         doubled = _without_latent(call)
-        halves = [{name: _half(name, value, 2 * batch, k) for name, value in doubled.items()} for k in (0, 1)]
-    conditional, unconditional = halves if guided.conditional_first else halves[::-1]
+        both = halves(doubled, 2 * batch)
+    conditional, unconditional = both if guided.conditional_first else both[::-1]
     return Conditioning(
         call.network,
         call.latent_name,
@@ -195,16 +210,18 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
         unconditional,
         doubled,
         guided,
+        read_control(step, guided.conditional_first),
     )
 
 
 def _check_call(call: NetworkCall, sample: Tensor) -> None:
     name = type(call.network).__name__
     for argument in LATENT_DEPENDENT:
-        if call.arguments.get(argument) is not None:
+        value = call.arguments.get(argument)
+        if value is not None and not isinstance(value, ControlOutput):
             raise UserError(
-                f"{name} is given {argument}, which a ControlNet computes from the latent; reflection does not call "
-                "ControlNets yet: use the pipeline without one"
+                f"{name} is given {argument}, which depends on the latent and was not computed by the pipeline's "
+                "ControlNet alone; reflection cannot compute it at another latent: use the pipeline without it"
             )
     if call.latent.shape[1:] != sample.shape[1:]:
         raise UserError(
@@ -215,50 +232,6 @@ def _check_call(call: NetworkCall, sample: Tensor) -> None:
 
 
 def _without_latent(call: NetworkCall) -> dict[str, Any]:
-    return {name: value for name, value in call.arguments.items() if name != call.latent_name}
-
-
-def _half(name: str, value: Any, rows: int, index: int) -> Any:
-    """The given half of all that has a batch dimension (`rows`, or a multiple: text embeddings repeated per frame)."""
-    if isinstance(value, dict):
-        return {key: _half(key, item, rows, index) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_half(name, item, rows, index) for item in value)
-    return value.chunk(2, _batch_dim(name))[index] if _batched(name, value, rows) else value
-
-
-def _picked(name: str, value: Any, batch: int, rows: Sequence[int]) -> Any:
-    """The given rows of all that has a batch dimension of `batch`."""
-    if isinstance(value, dict):
-        return {key: _picked(key, item, batch, rows) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_picked(name, item, batch, rows) for item in value)
-    dim = _batch_dim(name)
-    if not _batched(name, value, batch) or value.shape[dim] != batch:
-        return value
-    return value.index_select(dim, torch.tensor(list(rows), device=value.device))
-
-
-def _batched(name: str, value: Any, rows: int) -> bool:
-    """Whether a dimension of a network's argument counts latents (`rows`, or a multiple of it)."""
-    dim = _batch_dim(name)
-    counts = isinstance(value, Tensor) and value.dim() > dim and value.shape[dim] % rows == 0
-    return counts and "rotary" not in name and name not in ("img_ids", "txt_ids")
-
-
-def _batch_dim(name: str) -> int:
-    return 1 if name in BATCH_SECOND else 0
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return type(one) is type(other) and bool(one == other)
-
-
-def _fresh(value: Any) -> Any:
-    return {key: _fresh(item) for key, item in value.items()} if isinstance(value, dict) else value
+    """What the network is told, but for the latent and what is computed from it."""
+    left_out = {name for name, value in call.arguments.items() if isinstance(value, ControlOutput)} | {call.latent_name}
+    return {name: value for name, value in call.arguments.items() if name not in left_out}

@@ -15,6 +15,7 @@ from typing import Any
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import nn
 
+from w2sd_video.adapters.control_settings import check_spec_control, control_of
 from w2sd_video.adapters.foreign import ForeignSide
 from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
@@ -68,13 +69,13 @@ def reflected(
         pipe: a diffusers pipeline. Prompts, latents, callbacks, interrupts, decoding, output types and offloading are
             its own; the scheduler is the one it has when called.
         weak: another pipeline of the same latent space; another network (`nn.Module`) of the class of the pipeline's
-            own; a `ModelSpec` of what differs on the same network (guidance, prompt, negative_prompt, routing); a tuple
+            own; a `ModelSpec` of what differs on the same network (guidance, prompt, control, routing ...); a tuple
             (pipeline or network, ModelSpec); or "zero-gap", the control whose weak side is the strong side as it
             reflects. None only without reflections: plain sampling through the same code.
         num_reflections: lambda, from the noisiest step; None is one fewer than the steps.
         mode: "paper" (Alg. 1), "fused" (Theorem 1) or "release" (the published code's coefficients).
         strength: multiplies the move of each reflection, or is the weight of auto-guidance.
-        reflector: how the strong side differs inside the reflection (guidance, prompt, negative_prompt, routing).
+        reflector: how the strong side differs inside the reflection (guidance, prompt, control ...).
         config: the four settings above in one; give either it or them.
         method: "w2sd", or "autoguided" (App. E.5) with the same two sides.
         weak_inputs: call arguments in place of the strong call's when the weak side's conditioning is made, such as
@@ -94,6 +95,7 @@ def reflected(
     networks = networks_of(pipe)
     check_scheduler(pipe.scheduler, first_order=first_order)
     check_spec(spec, "reflector", networks)
+    check_spec_control(spec.control, "reflector", pipe)
     foreign = weak if isinstance(weak, ForeignSide) else None
     sides = None if foreign else _weak_side(pipe, weak, weak_inputs, method_settings)
     if method == "w2sd" and method_settings.num_reflections == 0:
@@ -142,19 +144,20 @@ class _Host:
         pipe, kind = self._pipe, self._kind
         self._run.reset()
         arguments = call_arguments(kind, pipe, args, kwargs)
-        check_call(pipe, arguments, self._method)
+        check_call(pipe, arguments, self._method, controls=self._foreign is None)
         guidance = call_guidance(kind, pipe, arguments)
         maker = SideMaker(pipe, kind, arguments, guidance)
         reflector = maker.reflector(self._reflector)
         weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
         if self._foreign is not None:
             self._foreign.prepare(pipe, kind, arguments)
-        hosted = HostedCall(pipe, self._method, reflector, weak, guidance, self._run, self._foreign)
+        strong = maker.strong()
+        hosted = HostedCall(pipe, self._method, reflector, weak, guidance, self._run, self._foreign, strong=strong)
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
             given = with_both_halves(guidance, arguments)
         bar = functools.partial(self._bar, hosted)
-        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step)
+        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step, control_of(pipe))
         callbacks = {n: f for n in CALLBACKS if callable(f := given.get(n)) and not isinstance(f, OWN_CALLBACKS)}
         lifted = {name: recorder.lifted(function) for name, function in callbacks.items()}
         count = vars(pipe).pop("_num_timesteps", None)  # to be this call's own
@@ -238,9 +241,11 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: 
     inputs = dict(inputs or {})
     if model is None or model is pipe:
         check_spec(spec, "weak", networks_of(pipe))
+        check_spec_control(spec.control, "weak", pipe)
         return WeakSide(None, None, spec, inputs)
     if isinstance(model, nn.Module):
         check_spec(spec, "weak", [model])
+        check_spec_control(spec.control, "weak", pipe)
         check_network(model, pipe)
         own = networks_of(pipe)
         return WeakSide(None, None if len(own) == 1 and model is own[0] else model, spec, inputs)
@@ -249,5 +254,6 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: 
     if hasattr(type(model), HOSTED):
         raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
     check_spec(spec, "weak", networks_of(model))
+    check_spec_control(spec.control, "weak", model)
     check_pipelines(pipe, model)
     return WeakSide(model, None, spec, inputs)

@@ -3,7 +3,8 @@
 While a call is recorded, calling a network does nothing but note the arguments, and returns a probe: ones in the first
 row and zeros elsewhere, so that what the pipeline makes of them shows which half of guidance comes first and how it is
 weighed. Only the outermost call is intercepted (through the object's class), so hooks,
-offloading, compilation and whatever else sits on `forward` never see a probe.
+offloading, compilation and whatever else sits on `forward` never see a probe. A call of a ControlNet is noted likewise;
+what it returns only stands for its outputs, to be recognised among the arguments of the network.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ LATENT_NAMES = ("sample", "hidden_states")
 TIME_NAMES = ("timestep", "timesteps")
 # Networks that predict the negative of what the scheduler is to have; their pipelines turn the sign.
 NEGATIVE = ("HiDreamImageTransformer2DModel",)
-# Arguments computed from the latent (by a ControlNet): what was recorded would be wrong at every other latent.
+# Arguments computed from the latent: what was recorded would be wrong at every other latent, but for a ControlNet's
+# outputs, which are computed again.
 LATENT_DEPENDENT = (
     "down_block_additional_residuals",
     "mid_block_additional_residual",
@@ -54,6 +56,14 @@ class NetworkCall:
         return self.arguments[self.latent_name]
 
 
+@dataclass(frozen=True, eq=False)
+class ControlOutput:
+    """Stands for an output of a recorded ControlNet call."""
+
+    call: NetworkCall
+    index: int
+
+
 @dataclass
 class RecordedStep:
     """What a pipeline did up to one `scheduler.step`: its network calls, and what it handed to the scheduler."""
@@ -63,22 +73,32 @@ class RecordedStep:
     timestep: Any
     sample: Tensor
     options: dict[str, Any] = field(default_factory=dict)
+    controls: list[NetworkCall] = field(default_factory=list)
 
 
 class Recorder:
     """Intercepts the networks and the scheduler of one pipeline call; `on_step` makes the next latent.
 
+    `control` is the pipeline's ControlNet, if it has one.
+
     Inside `on_step` everything is as it was, so the networks can be called as ever.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], scheduler: Any, on_step: OnStep) -> None:
-        self._networks = {id(network): network for network in networks}
+    def __init__(
+        self, networks: Sequence[nn.Module], scheduler: Any, on_step: OnStep, control: nn.Module | None = None
+    ) -> None:
+        both = [
+            *((network, self._record) for network in networks),
+            *([(control, self._record_control)] if control else []),
+        ]
+        self._networks = {id(network): network for network, _ in both}
         self._classes = {key: type(network) for key, network in self._networks.items()}
-        self._masks = {key: self._mask(kind) for key, kind in self._classes.items()}
+        self._masks = {id(network): _mask(type(network), record) for network, record in both}
         self._names = {key: _parameter_names(network) for key, network in self._networks.items()}
         self._scheduler = scheduler
         self._on_step = on_step
         self._calls: list[NetworkCall] = []
+        self._controls: list[NetworkCall] = []
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -119,16 +139,26 @@ class Recorder:
             # Past the object's own __setattr__: a compiled module forwards that to the module inside.
             object.__setattr__(network, "__class__", classes[key])
 
-    def _mask(self, kind: type) -> type:
-        def call(network: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._record(network, args, kwargs)
-
-        body: dict[str, Any] = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        if hasattr(kind, "cache_context"):  # walks all modules of the network to prepare a cache that is not used
-            body["cache_context"] = lambda *_, **__: nullcontext()
-        return type(kind)(kind.__name__, (kind,), body)
-
     def _record(self, network: Any, args: tuple, kwargs: dict) -> Any:
+        call = self._noted(network, args, kwargs)
+        self._calls.append(call)
+        latent = call.latent
+        shape, channels = list(latent.shape), getattr(network.config, "in_channels", None)
+        if shape[1] == channels and getattr(network.config, "out_channels", None) == 2 * shape[1]:
+            shape[1] *= 2  # with a learned variance
+        probe = latent.new_zeros(shape)
+        if len(self._calls) == 1:
+            probe[0] = sign_of(network)  # the first row is of the half that comes first, in one call or in two
+        return (probe,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=probe)
+
+    def _record_control(self, network: Any, args: tuple, kwargs: dict) -> Any:
+        call = self._noted(network, args, kwargs)
+        if call.arguments.get("return_dict") is not False:
+            raise UserError(f"{type(network).__name__} is called in a way that reflection does not know (return_dict)")
+        self._controls.append(call)
+        return ControlOutput(call, 0), ControlOutput(call, 1)
+
+    def _noted(self, network: Any, args: tuple, kwargs: dict) -> NetworkCall:
         arguments = {name: _copy(value) for name, value in zip(self._names[id(network)], args, strict=False)}
         arguments.update({name: _copy(value) for name, value in kwargs.items()})
         name = next((name for name in LATENT_NAMES if name in arguments), None)
@@ -137,27 +167,32 @@ class Recorder:
                 f"{type(network).__name__} is not called with a latent ({' or '.join(LATENT_NAMES)}) and a timestep; "
                 "reflection is for denoising networks of that form"
             )
-        self._calls.append(NetworkCall(network, arguments, name))
-        latent = arguments[name]
-        shape, channels = list(latent.shape), getattr(network.config, "in_channels", None)
-        if shape[1] == channels and getattr(network.config, "out_channels", None) == 2 * shape[1]:
-            shape[1] *= 2  # with a learned variance
-        probe = latent.new_zeros(shape)
-        if len(self._calls) == 1:
-            probe[0] = sign_of(network)  # the first row is of the half that comes first, in one call or in two
-        return (probe,) if arguments.get("return_dict") is False else Transformer2DModelOutput(sample=probe)
+        return NetworkCall(network, arguments, name)
 
     def _step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, return_dict: bool = True, **options: Any
     ) -> Any:
         calls, self._calls = self._calls, []
+        controls, self._controls = self._controls, []
         self._put(self._classes)
         try:
             _check_options(type(self._scheduler).__name__, args, options)
-            latent = self._on_step(RecordedStep(calls, model_output, timestep, sample, options))
+            latent = self._on_step(RecordedStep(calls, model_output, timestep, sample, options, controls))
         finally:
             self._put(self._masks)
         return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
+
+
+def _mask(kind: type, record: Callable[[Any, tuple, dict], Any]) -> type:
+    """A class like `kind` whose instances, when called, are recorded instead."""
+
+    def call(network: Any, *args: Any, **kwargs: Any) -> Any:
+        return record(network, args, kwargs)
+
+    body: dict[str, Any] = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    if hasattr(kind, "cache_context"):  # walks all modules of the network to prepare a cache that is not used
+        body["cache_context"] = lambda *_, **__: nullcontext()
+    return type(kind)(kind.__name__, (kind,), body)
 
 
 def sign_of(network: nn.Module) -> float:

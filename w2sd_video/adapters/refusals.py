@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from w2sd_video.adapters.conditioning import Conditioning
+from w2sd_video.adapters.control_settings import check_control
+from w2sd_video.adapters.controls import check_same_latent
 from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.recording import RecordedStep
 from w2sd_video.adapters.schedules import Schedule, check_scheduler, is_flow
@@ -31,14 +33,17 @@ SHARED_CONFIG = (
 )
 
 
-def check_call(pipe: Any, arguments: Mapping[str, Any], method: Method) -> None:
-    """Raises `UserError` for a call, or a state of the pipeline, that a reflected call would get wrong."""
+def check_call(pipe: Any, arguments: Mapping[str, Any], method: Method, *, controls: bool) -> None:
+    """Raises `UserError` for a call, or a state of the pipeline, that a reflected call would get wrong.
+
+    `controls`: whether a ControlNet that can be called at any latent is allowed.
+    """
     check_scheduler(pipe.scheduler, first_order=method.first_order)
-    check_state(pipe, arguments)
+    check_state(pipe, arguments, controls=controls)
     _check_reflections(arguments, method)
 
 
-def check_state(pipe: Any, arguments: Mapping[str, Any]) -> None:
+def check_state(pipe: Any, arguments: Mapping[str, Any], *, controls: bool = False) -> None:
     """Raises `UserError` for call arguments, or a state of the pipeline, under which a prediction is not plain."""
     zero = {
         "guidance_rescale": "it rescales the guided prediction, which is then no longer plain guidance",
@@ -52,11 +57,12 @@ def check_state(pipe: Any, arguments: Mapping[str, Any]) -> None:
         raise UserError(
             "FreeInit restarts the sampling loop, which reflection does not follow; call disable_free_init()"
         )
-    if getattr(pipe, "controlnet", None) is not None:
+    if getattr(pipe, "controlnet", None) is not None and not controls:
         raise UserError(
-            f"{type(pipe).__name__} has a ControlNet, whose output depends on the latent; reflection does not call "
-            "ControlNets yet: use the pipeline without one"
+            f"{type(pipe).__name__} has a ControlNet, which a pair of two latent spaces cannot have; use the pipeline "
+            "without one"
         )
+    check_control(pipe, arguments)
     for network in networks_of(pipe):
         if getattr(network, "is_cache_enabled", False):
             raise UserError(
@@ -169,6 +175,7 @@ def check_first_step(recorded: RecordedStep, schedule: Schedule) -> None:
             f"this pipeline changes the latent before {type(call.network).__name__} sees it, in a way that reflection "
             "does not know; it cannot be reflected"
         )
+    check_same_latent(recorded)
 
 
 def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) -> None:

@@ -37,13 +37,18 @@ class Run:
 
     @property
     def num_forwards(self) -> int:
-        """Calls of a network."""
+        """Calls of a denoising network."""
         return self._counter.forwards
 
     @property
     def num_rows(self) -> int:
-        """Batch rows sent through a network (sample-forwards), the unit of cost; a guided evaluation is two."""
+        """Batch rows through a denoising network (sample-forwards), the unit of cost; a guided evaluation is two."""
         return self._counter.rows
+
+    @property
+    def num_control_calls(self) -> int:
+        """Calls of a ControlNet, each of several counted; they are not among the forwards and rows."""
+        return self._counter.control_calls
 
     @property
     def gaps(self) -> list[float]:

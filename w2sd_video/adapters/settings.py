@@ -111,7 +111,7 @@ def check_spec(spec: ModelSpec, role: str, networks: Sequence[nn.Module] = ()) -
         raise UserError(
             f"{role} has a {type(spec).__name__} where a ModelSpec belongs, such as ModelSpec(guidance=1.0)"
         )
-    supported = (*SUPPORTED_FIELDS, *(SWITCHES if networks else ()))
+    supported = (*SUPPORTED_FIELDS, *(("control", *SWITCHES) if networks else ()))
     for name in spec.settings():
         if name not in supported:
             raise UserError(

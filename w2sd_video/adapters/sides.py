@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from w2sd_video.adapters.conditioning import read_conditioning
+from w2sd_video.adapters.control_settings import ARGUMENTS, ControlSetting, control_of, control_setting
 from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
 from w2sd_video.adapters.recording import RecordedStep, Recorder, RecordingDone
+from w2sd_video.adapters.resolved import Side
 from w2sd_video.adapters.schedules import prediction_of
 from w2sd_video.adapters.settings import (
     BOTH_HALVES,
@@ -23,7 +25,6 @@ from w2sd_video.adapters.settings import (
     with_both_halves,
     with_prompts,
 )
-from w2sd_video.adapters.stepping import Side
 from w2sd_video.adapters.switches import switched
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec
@@ -55,9 +56,14 @@ class SideMaker:
         """The value of a call argument, given or by default."""
         return self.arguments.get(name, call_signature(self.kind).parameters[name].default)
 
+    def strong(self) -> Side:
+        """The strong side as it samples."""
+        return Side(control=self._control(self.pipe, self.arguments))
+
     def reflector(self, spec: ModelSpec) -> Side:
         """The strong side inside the reflection; what `spec` leaves out is as it samples."""
-        side = self._guided(Side(settings=switched(spec)), spec.guidance)
+        side = replace(self.strong(), settings=switched(spec))
+        side = self._guided(_with_control(side, spec), spec.guidance)
         if spec.prompt is None and spec.negative_prompt is None:
             return side
         return self._recorded(side, self.pipe, with_prompts(spec, self.arguments), spec, spec.guidance)
@@ -66,7 +72,8 @@ class SideMaker:
         """The weak side; what is not said about it is as on the strong side inside the reflection."""
         spec = weak.spec
         settings = {**reflector.settings, **switched(spec)}
-        side = self._guided(replace(reflector, network=weak.network, settings=settings), spec.guidance)
+        side = replace(reflector, network=weak.network, settings=settings)
+        side = self._guided(_with_control(side, spec), spec.guidance)
         if weak.pipe is None and not weak.inputs and spec.prompt is None and spec.negative_prompt is None:
             return side
         pipe = self.pipe if weak.pipe is None else weak.pipe
@@ -80,6 +87,10 @@ class SideMaker:
         scale = spec.guidance if spec.guidance is not None else reflector_spec.guidance
         if weak.pipe is not None:
             side = replace(side, prediction=prediction_of(pipe.scheduler))
+        if weak.pipe is not None or any(name in ARGUMENTS for name in weak.inputs):
+            side = replace(side, control=self._control(pipe, arguments))
+            inherits = control_of(self.pipe) is not None and "controlnet_conditioning_scale" not in weak.inputs
+            side = _with_control(_with_control(side, reflector_spec) if inherits else side, spec)
         return self._recorded(side, pipe, arguments, spec, scale, set(weak.inputs))
 
     def _guided(self, side: Side, scale: float | None) -> Side:
@@ -93,6 +104,9 @@ class SideMaker:
             )
         return replace(side, embedded=float(scale))
 
+    def _control(self, pipe: Any, arguments: Mapping[str, Any]) -> ControlSetting | None:
+        return control_setting(call_signature(self._kind_of(pipe)).parameters, pipe, arguments)
+
     def _kind_of(self, pipe: Any) -> type:
         return self.kind if pipe is self.pipe else type(pipe)
 
@@ -100,6 +114,9 @@ class SideMaker:
         """The arguments that another pipeline's call takes; refused if one that matters is not among them."""
         taken = call_signature(self._kind_of(pipe)).parameters
         defaults = call_signature(self.kind).parameters
+        if control_of(pipe) is None and control_of(self.pipe) is not None:  # a side without ControlNet
+            own = ("image",) if "control_image" not in defaults else ()
+            arguments = {name: v for name, v in arguments.items() if name in taken or name not in (*ARGUMENTS, *own)}
         for name, value in arguments.items():
             unset = value is None or (name in defaults and value is defaults[name].default)
             if name not in taken and name not in LEFT_OUT and not unset:
@@ -148,6 +165,11 @@ class SideMaker:
         return replace(side, conditioning=read_conditioning(step, [*guidance.scales, BOTH_HALVES]))
 
 
+def _with_control(side: Side, spec: ModelSpec) -> Side:
+    """The side with the ControlNet's scale of the spec, where it has one."""
+    return side if side.control is None else replace(side, control=side.control.with_scale(spec.control))
+
+
 def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any) -> RecordedStep:
     """Returns the first step of a call of `pipe`, an instance of `kind`, on `scheduler`, stopping the call there."""
     found: list[RecordedStep] = []
@@ -162,7 +184,7 @@ def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any) 
     arguments["generator"] = torch.Generator("cpu").manual_seed(0)  # the caller's generators stay where they are
     vars(pipe)["scheduler"] = scheduler
     try:
-        with quiet, Recorder(networks_of(pipe), scheduler, stop).installed():
+        with quiet, Recorder(networks_of(pipe), scheduler, stop, control_of(pipe)).installed():
             kind.__call__(pipe, **arguments)  # type: ignore[operator]
     except RecordingDone:
         pass

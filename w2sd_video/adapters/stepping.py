@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning, told_alike
+from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning
+from w2sd_video.adapters.controls import check_scales
 from w2sd_video.adapters.finite import FiniteWatch, likely_cause
 from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.probing import Guided
@@ -22,6 +23,7 @@ from w2sd_video.adapters.refusals import (
     check_same_space,
     first_index,
 )
+from w2sd_video.adapters.resolved import Resolved, Side
 from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
 from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance, networks_of
@@ -31,47 +33,6 @@ from w2sd_video.errors import UserError
 
 if TYPE_CHECKING:
     from w2sd_video.adapters.foreign import ForeignSide
-
-
-@dataclass(frozen=True)
-class Side:
-    """A model as the sampler sees it; None means as the pipeline itself does it at the current step.
-
-    Attributes:
-        network: evaluated instead of the conditioning's own.
-        conditioning: recorded from another call; its timestep is replaced by the current one.
-        guidance: scale of classifier-free guidance.
-        embedded: value of the guidance that is an input of the network, in the units of the call's argument.
-        prediction: what the network predicts.
-        settings: of the network, in force while this side is evaluated, by name (see `switches`).
-    """
-
-    network: nn.Module | None = None
-    conditioning: Conditioning | None = None
-    guidance: float | None = None
-    embedded: float | None = None
-    prediction: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A side with nothing left open: what is evaluated, told what, guided how, and what it predicts."""
-
-    network: nn.Module
-    conditioning: Conditioning
-    guidance: float
-    prediction: str
-    settings: Mapping[str, Any]
-
-    def equals(self, other: Resolved, switches: SwitchBoard) -> bool:
-        """Whether the two predict the same, whatever the latent (waits for the device)."""
-        return (
-            self.network is other.network
-            and (self.guidance, self.prediction) == (other.guidance, other.prediction)
-            and switches.alike(self.network, self.settings, other.settings)
-            and told_alike(self.conditioning, other.conditioning, self.guidance)
-        )
 
 
 class HostedCall:
@@ -85,6 +46,7 @@ class HostedCall:
         guidance: how the user's call guides.
         run: where to count.
         foreign: a weak side in another latent space, in place of `weak`.
+        strong: the strong side as it samples.
     """
 
     def __init__(
@@ -96,13 +58,15 @@ class HostedCall:
         guidance: CallGuidance,
         run: Run,
         foreign: ForeignSide | None = None,
+        *,
+        strong: Side,
     ) -> None:
         self.pipe, self.method, self.reflector, self.weak, self.run = pipe, method, reflector, weak, run
         self.foreign = foreign
         self.bar: EvaluationBar | None = None
         self._guidance = guidance
         self._networks = networks_of(pipe)
-        self._strong = Side()
+        self._strong = strong
         self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
         self._visited = 0
@@ -123,6 +87,7 @@ class HostedCall:
         if i is None:
             return recorded.sample
         self._current = self._read(recorded)
+        check_scales(self._current.control, self._strong.control, *self._place(schedule))
         x = self._advance(schedule, i, self._received(recorded.sample, schedule.scales[i]))
         self._watch.add(i, "the sampling part", x)
         self.run.num_steps += 1
@@ -235,6 +200,10 @@ class HostedCall:
         self._orders[key] = conditioning.guided
         return conditioning
 
+    def _place(self, schedule: Schedule) -> tuple[int, int]:
+        """The pipeline's current step, from 0, and how many it counts."""
+        return max(self._visited - 1, 0), len(schedule.steps)
+
     def _resolved(self, side: Side) -> Resolved:
         """What the side is at the current step."""
         assert self._schedule is not None
@@ -248,6 +217,7 @@ class HostedCall:
                 conditioning = replace(conditioning, network=self._current.network)
         if side.embedded is not None and self._guidance.embedded:
             conditioning = conditioning.with_embedded(side.embedded / self._guidance.embedded)
+        conditioning = conditioning.with_control(side.control, *self._place(self._schedule))
         network = conditioning.network if side.network is None else side.network
         prediction = side.prediction or self._schedule.prediction
         return Resolved(network, conditioning, guidance, prediction, side.settings)

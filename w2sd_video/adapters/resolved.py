@@ -1,0 +1,56 @@
+"""A model as the sampler sees it: a side of the pair, and the same with nothing left open at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from w2sd_video.adapters.conditioning import Conditioning, told_alike
+from w2sd_video.adapters.control_settings import ControlSetting
+from w2sd_video.adapters.switches import SwitchBoard
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model as the sampler sees it; None means as the pipeline itself does it at the current step.
+
+    Attributes:
+        network: evaluated instead of the conditioning's own.
+        conditioning: recorded from another call; its timestep is replaced by the current one.
+        guidance: scale of classifier-free guidance.
+        embedded: value of the guidance that is an input of the network, in the units of the call's argument.
+        prediction: what the network predicts.
+        settings: of the network, in force while this side is evaluated, by name (see `switches`).
+        control: the scale of the ControlNet and when it is in force, where the conditioning has one.
+    """
+
+    network: nn.Module | None = None
+    conditioning: Conditioning | None = None
+    guidance: float | None = None
+    embedded: float | None = None
+    prediction: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    control: ControlSetting | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A side with nothing left open: what is evaluated, told what, guided how, and what it predicts."""
+
+    network: nn.Module
+    conditioning: Conditioning
+    guidance: float
+    prediction: str
+    settings: Mapping[str, Any]
+
+    def equals(self, other: Resolved, switches: SwitchBoard) -> bool:
+        """Whether the two predict the same, whatever the latent (waits for the device)."""
+        return (
+            self.network is other.network
+            and (self.guidance, self.prediction) == (other.guidance, other.prediction)
+            and switches.alike(self.network, self.settings, other.settings)
+            and told_alike(self.conditioning, other.conditioning, self.guidance)
+        )
