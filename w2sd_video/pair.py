@@ -13,6 +13,9 @@ from w2sd_video.errors import UserError
 MODES = ("paper", "fused", "release")
 RANKS = ("top", "bottom")
 
+Loras = tuple[tuple[str, float | tuple[float, ...]], ...]
+"""LoRA adapters in force, each with its scale, or with one scale per sample of the batch."""
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -77,16 +80,21 @@ class ModelSpec:
     is an input (Flux and other guidance-distilled networks) it is that embedded guidance, unless the call itself runs
     real guidance (`true_cfg_scale` above 1), in which case it is the scale of the real one.
 
-    `routing` says which experts the tokens of a network with a mixture of experts go to.
+    `routing` says which experts the tokens of a network with a mixture of experts go to. `loras` are (adapter name,
+    scale) of LoRAs that the network already has, all that are to act: those not named are at 0, which is as if there
+    were none. A scale may be negative, and may be a tuple of one scale per sample of the batch. `control` is
+    {"scale": number, or one per ControlNet}: 0 is as if there were none. `ip_adapter` is the scale of the
+    IP-Adapter, likewise.
     """
 
     checkpoint: str | None = None
     guidance: float | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
-    loras: tuple[tuple[str, float], ...] = ()
+    loras: Loras = ()
     routing: Routing | None = None
     control: Mapping[str, Any] | None = None
+    ip_adapter: float | None = None
 
     def __post_init__(self) -> None:
         if self.guidance is not None and not math.isfinite(self.guidance):
@@ -95,6 +103,7 @@ class ModelSpec:
             )
         if self.routing is not None and not isinstance(self.routing, Routing):
             raise UserError(f'routing is {self.routing!r}; give a Routing, such as Routing("bottom", k=2)')
+        object.__setattr__(self, "loras", _checked_loras(self.loras))
 
     def settings(self) -> dict[str, Any]:
         """The fields that say something, by name."""
@@ -151,3 +160,31 @@ def check_pair(pair: ModelPair) -> None:
             f"the weak side of pair {pair.name!r} differs in nothing from the strong side; "
             'name what differs, or ask for the control with weak="zero-gap"'
         )
+
+
+def _checked_loras(loras: Any) -> Loras:
+    """The adapters in order of name, so that equal settings compare equal."""
+    if not isinstance(loras, tuple | list) or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in loras
+    ):
+        raise UserError(f'loras is {loras!r}; give (adapter name, scale) pairs, such as (("style", 0.8),)')
+    checked: dict[str, float | tuple[float, ...]] = {}
+    for name, scale in loras:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"loras names an adapter {name!r}; give the name it was loaded under")
+        if name in checked:
+            raise UserError(f"loras names the adapter {name!r} twice; give it one scale")
+        samples = scale if isinstance(scale, tuple | list) else (scale,)
+        finite = [isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) for s in samples]
+        if not samples or not all(finite):
+            raise UserError(
+                f"the scale of LoRA {name!r} is {scale!r}; give a finite number (negative ones are allowed), or a "
+                "tuple of one for each sample of the batch"
+            )
+        checked[name] = tuple(float(s) for s in samples) if isinstance(scale, tuple | list) else float(scale)
+    counts = {len(scale) for scale in checked.values() if isinstance(scale, tuple)}
+    if len(counts) > 1:
+        raise UserError(
+            f"loras gives scales for {' and '.join(map(str, sorted(counts)))} samples; give as many to each"
+        )
+    return tuple(sorted(checked.items()))
