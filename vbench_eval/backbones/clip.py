@@ -70,6 +70,7 @@ def load_clip(
 
     The folder is a CLIP, or an image tower with its projection, that transformers saved. The file is OpenAI's
     (ViT-B-32.pt), or a state with the names of its parameters; it is taken to use OpenAI's fast GELU.
+    VBench's own package runs it in float16 on CUDA and in float32 on a CPU; here it is float32 unless `dtype` says.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 

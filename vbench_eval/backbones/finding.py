@@ -127,8 +127,8 @@ def _from_hub(weights: Weights, text: str, *, offline: bool) -> Path:
     if offline:
         command = f"hf download {hub}{' ' + file if file else ''}"
         raise Unavailable(
-            f"{text} is no path here, is not in the hub's cache {hub_cache()}, and the network is not to be used: allow "
-            f"the download, or get it where there is a network with `{command}` and give its path",
+            f"{text} is no path here, is not in the hub's cache {hub_cache()}, and the network is not to be used: "
+            f"allow the download, or get it where there is a network with `{command}` and give its path",
             weights=weights.name,
         )
     from vbench_eval.backbones.fetching import fetch_hub_file, fetch_hub_folder
