@@ -11,10 +11,10 @@ demo: .venv/ready
 demo-bridge: .venv/ready
 	$(BIN)/python scripts/bridge_image.py --output outputs/demo-bridge
 
-# The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
 demo-digits: .venv/ready
 	$(BIN)/python scripts/sample_dit_moe.py --guidance 1 --reflections 20 --expert-load --output outputs/demo-digits
 
+# The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
 VBENCH := outputs/vbench-demo
 vbench-demo: .venv/ready
 	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
