@@ -104,6 +104,12 @@ class ModelSpec:
         if self.routing is not None and not isinstance(self.routing, Routing):
             raise UserError(f'routing is {self.routing!r}; give a Routing, such as Routing("bottom", k=2)')
         object.__setattr__(self, "loras", _checked_loras(self.loras))
+        if self.control is not None:
+            object.__setattr__(self, "control", _checked_control(self.control))
+        if self.ip_adapter is not None and not _is_finite(self.ip_adapter):
+            raise UserError(
+                f"ip_adapter is {self.ip_adapter!r}; it must be a finite number (0 is as if there were none)"
+            )
 
     def settings(self) -> dict[str, Any]:
         """The fields that say something, by name."""
@@ -188,3 +194,18 @@ def _checked_loras(loras: Any) -> Loras:
             f"loras gives scales for {' and '.join(map(str, sorted(counts)))} samples; give as many to each"
         )
     return tuple(sorted(checked.items()))
+
+
+def _checked_control(control: Any) -> dict[str, Any]:
+    """What `ModelSpec.control` says, a scale per ControlNet as a tuple."""
+    if not isinstance(control, Mapping) or set(control) != {"scale"}:
+        raise UserError(f'control is {control!r}; give {{"scale": a number, or one for each ControlNet}}')
+    scale = control["scale"]
+    several = isinstance(scale, list | tuple)
+    if not all(_is_finite(each) for each in (scale if several else [scale])) or (several and not scale):
+        raise UserError(f"the scale of control is {scale!r}; it must be a finite number, or a list of them")
+    return {"scale": tuple(scale) if several else scale}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
