@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import numpy
 import pytest
 import torch
 
@@ -119,6 +120,17 @@ def test_slow_waves_have_no_high_frequencies_and_fast_ones_nothing_else():
     assert measure("sharpness", levels(200)).extras["high_frequency_share"] == 0
 
 
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (33, 31)])
+def test_the_share_of_high_frequencies_is_that_of_the_whole_spectrum(height, width):
+    frame = noise_video(1, height, width)[0]
+    picture = (frame.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)).numpy()
+    window = numpy.outer(numpy.hanning(height), numpy.hanning(width))
+    energy = numpy.abs(numpy.fft.fft2((picture - picture.mean()) * window)) ** 2
+    fast = numpy.hypot(numpy.fft.fftfreq(height)[:, None], numpy.fft.fftfreq(width)) > 0.25
+    share = measure("sharpness", frame[None]).extras["high_frequency_share"]
+    assert share == pytest.approx(energy[fast].sum() / energy.sum(), rel=1e-5)  # float32 sums of about 1000 terms
+
+
 def test_exposure_counts_pixels_whose_channels_are_all_clipped():
     frame = levels(100)
     frame[0, :8], frame[0, 8:12] = 1, 254
@@ -177,6 +189,13 @@ def test_the_cut_into_chunks_changes_nothing_bit_for_bit(name):
     whole = measure(name, video)
     for chunk in (1, 2, 3):
         assert measure(name, video, chunk=chunk, overwrite=True) == whole
+
+
+def test_taking_every_third_frame_does_not_depend_on_the_chunks():
+    whole = measure("flow_dynamic", noise_video(10), fps=24.0)
+    assert whole.extras["n"] == 4
+    for chunk in (1, 2, 4):
+        assert measure("flow_dynamic", noise_video(10), fps=24.0, chunk=chunk, overwrite=True) == whole
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -42,12 +42,11 @@ class Small:
         height, width = frame.shape[:2]
         size = shorter_side_at_most(height, width, SIDE)
         pixels = frame.permute(2, 0, 1)
-        if size == (height, width):
-            pixels = pixels.clone(memory_format=torch.contiguous_format)
-        else:
+        if size != (height, width):
             pixels = F.interpolate(pixels[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-        key = hashlib.blake2b(pixels.contiguous().numpy(), digest_size=16, key=repr(size).encode())
-        return cls(pixels.contiguous(), key.digest(), (height, width))
+        pixels = pixels.contiguous()  # which copies, as the channels were last
+        key = hashlib.blake2b(pixels.numpy(), digest_size=16, key=repr(size).encode())
+        return cls(pixels, key.digest(), (height, width))
 
 
 class Field:
