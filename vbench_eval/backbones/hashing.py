@@ -11,6 +11,7 @@ from pathlib import Path
 from vbench_eval.errors import UserError
 
 REMEMBERED = "sha256.json"
+LARGE = 64 << 20  # bytes: reading so many again in every process takes longer than it should
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _known: dict[str, str] = {}
 
@@ -23,7 +24,7 @@ def own_cache(cache: str | os.PathLike[str] | None = None) -> Path:
 def sha256(path: Path, *, cache: str | os.PathLike[str] | None = None) -> str:
     """Returns the hexadecimal sha256 of a file.
 
-    It is remembered in this process, and in our cache folder where that one exists and can be written to.
+    It is remembered in this process, and in our cache folder if there is one; for a large file one is made.
     """
     key = _key(path)
     if key not in _known:
@@ -32,6 +33,9 @@ def sha256(path: Path, *, cache: str | os.PathLike[str] | None = None) -> str:
         if key not in _known:
             with path.open("rb") as file:
                 _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            if path.stat().st_size >= LARGE:
+                with suppress(OSError):
+                    store.parent.mkdir(parents=True, exist_ok=True)
             _write(store, key, _known[key])
     return _known[key]
 
