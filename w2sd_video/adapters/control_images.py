@@ -1,0 +1,132 @@
+"""Pictures that control: read, brought to the size of the output, and their edges (Canny, 1986)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2sd_video.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Field = NDArray[np.float32]
+# Of the four directions a gradient is rounded to (across, down-right, down, down-left): the neighbour (row, column).
+NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1))
+
+
+def read_control_image(path: str | Path, width: int, height: int, *, resize: bool = False) -> Image:
+    """Returns the picture in a file as RGB, of the size of the output in pixels.
+
+    `resize` allows another size: the picture is scaled to cover the output, and what is over is cut off evenly, so
+    that proportions stay.
+
+    Raises:
+        UserError: no picture there, or one of another size.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"cannot read a control image from {str(path)!r} ({error}); give a picture file") from error
+    if resize:
+        return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    check_size(picture, width, height, str(path))
+    return picture
+
+
+def check_size(picture: Image, width: int, height: int, name: str = "the control image") -> None:
+    """Raises `UserError` for a picture that has not the size of the output, in pixels."""
+    if picture.size != (width, height):
+        raise UserError(
+            f"{name} is {picture.width} x {picture.height} pixels and the output {width} x {height}; give a control "
+            "image of the output's size, ask for it to be resized, or make an output of its size"
+        )
+
+
+def canny_edges(picture: Image, *, low: float = 100.0, high: float = 200.0, sigma: float = 1.0) -> Image:
+    """Returns the edges of a picture, white and one pixel wide on black, RGB, as Canny ControlNets take them.
+
+    Args:
+        picture: of any mode; its luma (0 to 255) counts.
+        low: an edge goes on through gradients above this,
+        high: and must have one above this somewhere. Both in units of Sobel's 3 x 3 filters, which answer a step of
+            height h with 4 h.
+        sigma: of the Gaussian that smooths first, in pixels; 0 leaves the picture as it is.
+
+    Raises:
+        UserError: thresholds that are not 0 <= low <= high, or a negative sigma.
+    """
+    from PIL import Image
+
+    if not 0 <= low <= high < math.inf:
+        raise UserError(f"low is {low:g} and high is {high:g}; thresholds must be 0 <= low <= high")
+    if not 0 <= sigma < math.inf:
+        raise UserError(f"sigma is {sigma:g}; it must be 0 (no smoothing) or more")
+    luma = np.asarray(picture.convert("RGB").convert("L"), dtype=np.float32)
+    across, down = _gradient(_smoothed(luma, sigma))
+    ridges = _ridges(across, down)
+    edges = _connected(ridges > low, ridges > high)
+    return Image.fromarray(np.where(edges, np.uint8(255), np.uint8(0))).convert("RGB")
+
+
+def _smoothed(field: Field, sigma: float) -> Field:
+    """The field [H, W] convolved with a Gaussian cut off at 3 sigma, its border repeated outside."""
+    if sigma == 0:
+        return field
+    radius = math.ceil(3 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return _filtered(_filtered(field, weights / weights.sum(), 0), weights / weights.sum(), 1)
+
+
+def _gradient(field: Field) -> tuple[Field, Field]:
+    """Sobel's two answers [H, W]: growing to the right, growing downwards."""
+    smooth, difference = np.array([1.0, 2.0, 1.0]), np.array([-1.0, 0.0, 1.0])
+    across = _filtered(_filtered(field, smooth, 0), difference, 1)
+    return across, _filtered(_filtered(field, smooth, 1), difference, 0)
+
+
+def _filtered(field: Field, weights: NDArray[np.float64], axis: int) -> Field:
+    """The field correlated with weights of odd length along one axis."""
+    radius, length = len(weights) // 2, field.shape[axis]
+    padded = np.pad(field, [(radius, radius) if k == axis else (0, 0) for k in (0, 1)], mode="edge")
+    parts = (np.float32(w) * padded.take(range(k, k + length), axis) for k, w in enumerate(weights) if w != 0)
+    return sum(parts, np.zeros_like(field))
+
+
+def _ridges(across: Field, down: Field) -> Field:
+    """The gradient's size where it is largest along its own direction, 0 elsewhere; of two equals the first counts."""
+    size = np.round(np.hypot(across, down), 2)  # so that equals are equal, whatever their sums' order
+    turns = np.round(np.arctan2(down, across) / (math.pi / 4)).astype(int) % 4
+    padded = np.pad(size, 1)
+    height, width = size.shape
+    kept = np.zeros_like(size)
+    for direction, (row, column) in enumerate(NEIGHBOURS):
+        after = padded[1 + row : 1 + row + height, 1 + column : 1 + column + width]
+        before = padded[1 - row : 1 - row + height, 1 - column : 1 - column + width]
+        largest = (turns == direction) & (size >= after) & (size > before)
+        kept[largest] = size[largest]
+    return kept
+
+
+def _connected(allowed: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where `allowed` is connected with a seed, going to any of eight neighbours."""
+    open_ = np.pad(allowed, 1)
+    width = open_.shape[1]
+    steps = np.array([row * width + column for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column])
+    flat: Any = open_.ravel()  # a view: what is reached is closed
+    found = np.zeros_like(flat)
+    front = np.flatnonzero(np.pad(seeds & allowed, 1))
+    flat[front] = False
+    while front.size:
+        found[front] = True
+        around = np.unique((front[:, None] + steps).ravel())
+        front = around[flat[around]]
+        flat[front] = False
+    return found.reshape(open_.shape)[1:-1, 1:-1]
