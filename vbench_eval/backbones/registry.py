@@ -97,7 +97,7 @@ def inventory(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
     """Returns a row per official dimension and set of weights, without the network and without loading anything.
 
     Keys: dimension, backbone (the weights' name; None where none are needed), what, found (path or None), and, for what
-    is missing or damaged, problem; file, size, licence, commercial_ok, where (addresses), command (None for a plug-in).
+    is missing or damaged, problem; file, size, licence, commercial_ok, where (addresses), command (None for a plug-in). What is fetched as a folder has its hub id for `file`.
     """
     rows: list[dict[str, Any]] = []
     for dimension, names in WEIGHTS_OF.items():
@@ -119,7 +119,7 @@ def inventory(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
                 except UserError as error:
                     row["problem"] = str(error)
             row |= {
-                "file": weights.file or weights.hub,
+                "file": weights.file if weights.hub_file or not weights.hub else weights.hub,
                 "size": weights.size,
                 "licence": weights.licence,
                 "commercial_ok": weights.commercial_ok,
