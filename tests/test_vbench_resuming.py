@@ -55,6 +55,7 @@ def test_two_workers_write_the_same_files_as_one_process(folder: Path, tmp_path:
 
 
 def command(folder: Path, output: Path, **environment: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, which hears interrupts also where the tests themselves run in background."""
     words = ["--dimensions", "subject_consistency", "--backbone", "subject_consistency=vbench_stand_ins:slow"]
     places = ["score", str(folder), "--output", str(output), "--device", "cpu", "--format", "json"]
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
@@ -64,6 +65,7 @@ def command(folder: Path, output: Path, **environment: str) -> subprocess.Popen[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

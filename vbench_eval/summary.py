@@ -94,6 +94,6 @@ def _line(name: str, facts: Mapping[str, Any]) -> str:
     elif name in PROXIES:
         said = PROXIES[name].reading
     else:
-        said = f"{facts['rule']}, {facts['videos']}" + (f", {backbone['id']}" if backbone.get("id") else "")
+        said = f"{facts['rule']} ({facts['videos']} videos)" + (f", {backbone['id']}" if backbone.get("id") else "")
     number = "-" if aggregate is None else f"{aggregate:.4f}"
     return f"  {name:<25}{number:>9}  {said}"
