@@ -141,6 +141,7 @@ def test_wilsons_interval_of_ten_wins_in_twenty_prompts() -> None:
 def test_a_pair_that_lacks_a_score_does_not_count() -> None:
     pairs = {"a": "a", "b": "b"}
     assert against({"a": 2.0}, {"a": 1.0, "b": 0.0}, pairs, {})["pairs"] == 1
+    assert against({"a": 2.0, "b": 0.0}, {"a": 1.0}, pairs, {})["wins"] == 1
     assert against({}, {"a": 1.0}, pairs, {}) == {"pairs": 0}
 
 
