@@ -1,4 +1,4 @@
-"""Where backbones are found, what is said when they are not, and the plug-in that stands in for AMT."""
+"""Where the weights of backbones are found, and what is said when they are not."""
 
 import os
 import subprocess
@@ -6,19 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from vbench_eval import dimensions
 from vbench_eval.backbones import weights as table
-from vbench_eval.backbones.amt import AmtInterpolator
 from vbench_eval.backbones.finding import find, places
 from vbench_eval.backbones.hashing import content_sha256, sha256
-from vbench_eval.backbones.loading import as_dtype, load_state, load_strictly, usable_device
 from vbench_eval.backbones.registry import WEIGHTS_OF, Unavailable, inventory, resolve
 from vbench_eval.errors import UserError
-from vbench_eval.profiles import get_profile
-from vbench_eval.video_info import VideoError
 
 
 @pytest.fixture(autouse=True)
@@ -213,167 +207,3 @@ def test_every_place_of_every_entry_can_be_named() -> None:
         assert weights.file or weights.hub
         assert weights.origins and all(origin.startswith("https://") for origin in weights.origins)
         assert weights.sha256 == "" or len(bytes.fromhex(weights.sha256)) == 32
-
-
-# --- state files
-
-
-class Evil:
-    def __reduce__(self):
-        return (Path.touch, (Path("ran"),))
-
-
-def test_a_pickle_that_would_run_code_is_not_opened_unless_allowed(machine, monkeypatch) -> None:
-    monkeypatch.chdir(machine)
-    torch.save({"weight": torch.zeros(2), "evil": Evil()}, machine / "evil.pth")
-    with pytest.raises(UserError, match="--allow-pickle"):
-        load_state(machine / "evil.pth")
-    assert not (machine / "ran").exists()
-    with pytest.raises(UserError, match="a table with weight, evil"):  # opened, and not a state
-        load_state(machine / "evil.pth", allow_pickle=True)
-    assert (machine / "ran").exists()
-
-
-def test_prefixes_and_wrappings_of_states_are_taken_off(machine) -> None:
-    weight = torch.arange(3.0)
-    for number, state in enumerate(
-        ({"a.weight": weight}, {"module.a.weight": weight}, {"state_dict": {"module.a.weight": weight}, "epoch": 3})
-    ):
-        path = machine / f"{number}.pth"
-        torch.save(state, path)
-        found = load_state(path)
-        assert list(found) == ["a.weight"] and torch.equal(found["a.weight"], weight)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a network", b"PK\x03\x04 cut"])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_damaged_files_are_refused_by_name(machine, content, suffix) -> None:
-    path = put(machine / f"damaged{suffix}", content)
-    with pytest.raises(UserError, match=f"damaged{suffix}"):
-        load_state(path)
-
-
-def test_many_wrong_keys_are_counted_not_listed() -> None:
-    with pytest.raises(
-        UserError, match=r"missing: 0\.weight, 0\.bias, 1\.weight, 1\.bias, 2\.weight, 2\.bias and 2 more\)"
-    ):
-        load_strictly(nn.Sequential(*(nn.Linear(1, 1) for _ in range(4))), {}, source="it")
-
-
-def test_types_and_devices_that_are_not_there_are_refused_with_those_that_are() -> None:
-    assert as_dtype(None) is torch.float32 and as_dtype("bfloat16") is as_dtype(torch.bfloat16) is torch.bfloat16
-    with pytest.raises(UserError, match="int8; choose one of float32, float16, bfloat16"):
-        as_dtype("int8")
-    for device in ("cuda:99", "nonsense"):
-        with pytest.raises(UserError, match=f"{device}.*cpu always can"):
-            usable_device(device)
-
-
-# --- motion_smoothness and plug-ins
-
-
-class Blend(nn.Module):
-    """Keeps AMT's contract as an exported network does."""
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor, embt: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"imgt_pred": first + embt[0, 0, 0, 0] * (second - first)}
-
-
-class Built(nn.Module):
-    """Keeps AMT's contract as its own code does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, first, second, embt, scale_factor=None, eval=False):
-        assert scale_factor == 1.0 and eval is True and embt.shape == (1, 1, 1, 1)
-        return {"imgt_pred": self.weight * (first + second) * embt}
-
-
-class Constant:
-    """A flow estimator of somebody's own."""
-
-    name, pad_multiple = "constant", 1
-
-    def __init__(self, device) -> None:
-        self.device = device
-
-    def flow(self, a, b):
-        return torch.ones(len(a), 2, *a.shape[2:])
-
-    def provenance(self):
-        return {"id": "constant", "device": self.device}
-
-
-def nothing() -> int:
-    return 3
-
-
-def pair(count: int = 2, height: int = 32, width: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    first, second = (torch.rand(count, 3, height, width, generator=generator) for _ in range(2))
-    return first, second
-
-
-def test_without_a_plug_in_motion_smoothness_is_unavailable_and_the_licence_said() -> None:
-    with pytest.raises(
-        Unavailable, match=r"CC-BY-NC-4.0.*not for commercial use.*--backbone motion_smoothness=path:FILE"
-    ):
-        resolve("motion_smoothness", profile="vbench")
-
-
-def test_an_exported_network_interpolates_once_it_is_trusted(machine) -> None:
-    first, second = pair()
-    half = torch.full((1, 1, 1, 1), 0.5)
-    torch.jit.trace(Blend(), (first[:1], second[:1], half), strict=False).save(machine / "amt.pt")
-    torch.export.save(torch.export.export(Blend(), (first[:1], second[:1], half)), machine / "amt.pt2")
-    for name in ("amt.pt", "amt.pt2"):
-        choice = f"path:{machine / name}"
-        with pytest.raises(UserError, match=r"program.*--allow-pickle"):
-            resolve("motion_smoothness", choice, profile="vbench")
-        found = resolve("motion_smoothness", choice, profile="vbench", allow_pickle=True)
-        assert isinstance(found, AmtInterpolator) and found.pad_multiple == 16
-        torch.testing.assert_close(found.midpoint(first, second), (first + second) / 2, rtol=0, atol=1e-6)
-        assert found.provenance()["commercial_ok"] is False and len(found.provenance()["sha256"]) == 64
-
-
-def test_an_exported_network_that_cannot_take_a_size_fails_that_video_alone(machine) -> None:
-    first, second = pair(1)
-    torch.export.save(torch.export.export(Blend(), (first, second, torch.full((1, 1, 1, 1), 0.5))), machine / "amt.pt2")
-    found = resolve("motion_smoothness", str(machine / "amt.pt2"), profile="vbench", allow_pickle=True)
-    with pytest.raises(VideoError, match="64x32 with padding"):
-        found.midpoint(*pair(1, 32, 64))
-
-
-def test_a_bare_checkpoint_is_refused_because_the_network_is_not_ours(machine) -> None:
-    torch.save({"state_dict": {"weight": torch.zeros(1)}}, machine / "amt-s.pth")
-    with pytest.raises(UserError, match=r"no exported network.*CC-BY-NC-4\.0"):
-        resolve("motion_smoothness", str(machine / "amt-s.pth"), profile="vbench", allow_pickle=True)
-
-
-def test_a_function_may_build_the_network_or_the_whole_backbone() -> None:
-    first, second = pair()
-    found = resolve("motion_smoothness", f"{__name__}:Built", profile="vbench")
-    torch.testing.assert_close(found.midpoint(first, second), (first + second) / 2, rtol=0, atol=1e-6)
-    assert found.provenance()["file"] == f"{__name__}:Built"
-    constant = resolve("dynamic_degree", f"{__name__}:Constant", profile="vbench", device="cpu")
-    assert isinstance(constant, Constant) and constant.device == "cpu"
-    assert dimensions.build("dynamic_degree", get_profile("vbench"), constant)
-
-
-@pytest.mark.parametrize("dimension", ["dynamic_degree", "motion_smoothness", "imaging_quality"])
-def test_a_function_that_makes_something_else_is_refused_by_the_protocol_it_lacks(dimension) -> None:
-    kind = dimensions.BACKBONE_KINDS[dimension]
-    with pytest.raises(UserError, match=f"returned a int.*needs a {kind}"):
-        resolve(dimension, f"{__name__}:nothing", profile="vbench")
-
-
-class Wrong(Built):
-    def forward(self, first, second, embt, scale_factor=None, eval=False):
-        return {"flow": first}
-
-
-def test_a_network_that_does_not_return_a_frame_is_refused() -> None:
-    with pytest.raises(UserError, match="returned NoneType for frames"):
-        resolve("motion_smoothness", f"{__name__}:Wrong", profile="vbench").midpoint(*pair())

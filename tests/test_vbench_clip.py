@@ -1,7 +1,6 @@
-"""CLIP's image towers and the aesthetic head on them: transformers' own numbers behind VBench's preprocessing."""
+"""CLIP's image towers: transformers' own numbers behind VBench's preprocessing, from any of the files there are."""
 
 import hashlib
-import math
 
 import pytest
 import torch
@@ -10,9 +9,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from vbench_eval.backbones import weights as table
-from vbench_eval.backbones.aesthetic import AestheticScorer, load_aesthetic
 from vbench_eval.backbones.clip import load_clip, tower_sizes
-from vbench_eval.backbones.registry import resolve
 from vbench_eval.errors import UserError
 
 WIDTH, LAYERS, SIDE = 64, 2, 64
@@ -252,66 +249,3 @@ def test_half_precision_gives_nearly_the_same_features(folder, dtype) -> None:
     )
     assert half.dtype == torch.float32
     assert 1 - F.cosine_similarity(full, half).item() < (8 * torch.finfo(getattr(torch, dtype)).eps) ** 2
-
-
-# --- the aesthetic head
-
-
-class Fixed:
-    """An encoder with a known answer."""
-
-    name = "fixed"
-
-    def __init__(self, features: list[list[float]]) -> None:
-        self._features = torch.tensor(features)
-        self.dim = self._features.shape[1]
-
-    def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        return self._features[: len(frames)]
-
-    def provenance(self) -> dict:
-        return {"licence": "MIT", "commercial_ok": True, "dtype": "float32", "device": "cpu"}
-
-
-def head_file(path, weight: torch.Tensor, bias: float):
-    torch.save({"weight": weight, "bias": torch.tensor([bias])}, path)
-    return path
-
-
-def test_aesthetic_rating_is_the_heads_value_of_the_direction_of_the_features(tmp_path) -> None:
-    head = head_file(tmp_path / "head.pth", torch.tensor([[2.0, -1.0]]), 5.0)
-    scorer = load_aesthetic(Fixed([[3.0, 4.0], [30.0, 40.0], [0.0, -2.0]]), head)
-    found = scorer.score(frames(3, 8, 8))
-    expected = [2 * 0.6 - 0.8 + 5, 2 * 0.6 - 0.8 + 5, 1 + 5]  # not divided by ten: the dimension does
-    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-6, atol=0)
-    assert (scorer.low, scorer.high) == (0, 10)
-
-
-def test_the_published_head_takes_768_features_and_a_head_for_others_is_refused(tmp_path) -> None:
-    head = head_file(tmp_path / "sa_0_4_vit_l_14_linear.pth", torch.zeros(1, 768), 0.0)
-    with pytest.raises(UserError, match="gives 2 features and the aesthetic head takes 768"):
-        load_aesthetic(Fixed([[1.0, 2.0]]), head)
-
-
-def test_the_mlp_head_of_other_tables_is_refused_by_its_keys(tmp_path) -> None:
-    path = tmp_path / "mlp.pth"
-    torch.save({"layers.0.weight": torch.zeros(4, 2), "layers.0.bias": torch.zeros(4)}, path)
-    with pytest.raises(UserError, match=r"missing: weight, bias; not known: layers\.0\.weight"):
-        load_aesthetic(Fixed([[1.0, 2.0]]), path)
-
-
-def test_resolve_joins_tower_and_head_from_where_the_user_says(tmp_path) -> None:
-    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=768)).eval()
-    tower.save_pretrained(tmp_path / "tower")
-    weight = torch.randn(1, 768, generator=torch.Generator().manual_seed(0))
-    head = head_file(tmp_path / "head.pth", weight, 5.5)
-    scorer = resolve("aesthetic_quality", f"path:{tmp_path / 'tower'},head={head}", profile="vbench")
-    assert isinstance(scorer, AestheticScorer)
-    some = frames(2, SIDE, SIDE)
-    with torch.no_grad():
-        found = tower(pixel_values=normalised(some)).image_embeds
-    expected = [float(weight[0] @ f) / math.sqrt(float(f @ f)) + 5.5 for f in found]
-    torch.testing.assert_close(scorer.score(some), torch.tensor(expected), rtol=1e-5, atol=0)
-    origin = scorer.provenance()
-    assert origin["encoder"]["id"] == "clip_vit_l_14" and origin["file"] == str(head)
-    assert origin["sha256"] != origin["encoder"]["sha256"]

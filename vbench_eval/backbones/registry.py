@@ -97,7 +97,8 @@ def inventory(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
     """Returns a row per official dimension and set of weights, without the network and without loading anything.
 
     Keys: dimension, backbone (the weights' name; None where none are needed), what, found (path or None), and, for what
-    is missing or damaged, problem; file, size, licence, commercial_ok, where (addresses), command (None for a plug-in). What is fetched as a folder has its hub id for `file`.
+    is missing or damaged, problem; file (the hub id of what is fetched as a folder), size, licence, commercial_ok,
+    where (addresses), command (None for a plug-in).
     """
     rows: list[dict[str, Any]] = []
     for dimension, names in WEIGHTS_OF.items():
