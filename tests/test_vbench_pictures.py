@@ -87,6 +87,7 @@ def test_videos_of_a_folder_are_its_files_and_its_folders_of_pictures(tmp_path: 
     for name in ("b.mp4", "A.MP4", "c.gif", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"")
     write_pictures(tmp_path / "pictures", frames)
+    (tmp_path / "pictures" / ".x.mp4").write_bytes(b"")
     write_pictures(tmp_path / "mixed", frames)
     (tmp_path / "mixed" / "x.mp4").write_bytes(b"")
     write_pictures(tmp_path / "nested" / "inner", frames)
