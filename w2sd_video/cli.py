@@ -14,6 +14,7 @@ from typing import Any
 from w2sd_video import __version__
 from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, Parser, run_command
 from w2sd_video.generate import generate, on_device
+from w2sd_video.matching import match_evaluations
 from w2sd_video.pair import MODES
 from w2sd_video.planning import parse_methods, plan
 from w2sd_video.presets import VIDEO_PRESETS
@@ -126,6 +127,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--reflections", type=int, metavar="L", help="lambda: how many steps, from the noisiest, are reflected"
     )
     how.add_argument(
+        "--match-evaluations",
+        type=int,
+        metavar="N",
+        help="choose T and lambda so that W2SD costs what N steps cost: T = N/2, lambda = T/2, rounded down",
+    )
+    how.add_argument(
         "--mode",
         metavar="MODE",
         help=f"{', '.join(MODES)}: Algorithm 1, Theorem 1 exactly, or as the published code does",
@@ -187,6 +194,8 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
     progress = TerminalProgress(quiet=arguments.quiet)
     calm_libraries(bars=progress.bars)
     done = plan(_request(arguments, progress))
+    if arguments.match_evaluations is not None:
+        progress.note(match_evaluations(arguments.match_evaluations).sentence())
     as_json = arguments.format == "json"
     if arguments.dry_run:
         done = on_device(done)[0]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from w2sd_video.checked_values import MAX_SEED, finite, one_of, unknown, whole
 from w2sd_video.errors import UserError
 from w2sd_video.file_names import video_stems
+from w2sd_video.matching import matched
 from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig, check_pair
 from w2sd_video.presets import PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.prompts import check_prompt, without_repeats
@@ -36,7 +37,8 @@ def plan(request: GenerationRequest) -> Plan:
     preset = _preset(request)
     assert preset.num_frames is not None and preset.fps is not None
     strong, weak, adapter = _checkpoints(request, preset)
-    steps = whole(request.steps, preset.steps, "steps", 1, MAX_STEPS)
+    match = matched(request.match_evaluations, steps=request.steps, reflections=request.reflections)
+    steps = whole(match.steps if match else request.steps, preset.steps, "steps", 1, MAX_STEPS)
     guidance = finite(request.guidance, preset.guidance, "guidance")
     if (
         guidance < 1
@@ -64,7 +66,7 @@ def plan(request: GenerationRequest) -> Plan:
         motion_adapter=adapter,
         config=request.config,
         reflection=ReflectionConfig(
-            num_reflections=_reflections(request.reflections, steps, mode, preset),
+            num_reflections=_reflections(match.reflections if match else request.reflections, steps, mode, preset),
             mode=mode,
             strength=finite(request.strength, preset.reflection.strength, "strength"),
         ),
@@ -72,6 +74,7 @@ def plan(request: GenerationRequest) -> Plan:
         stems=video_stems(prompts),
         methods=_methods(request.methods, preset),
         steps=steps,
+        plain_steps=whole(match.plain_steps if match else None, steps, "steps", 1, MAX_STEPS),
         guidance=guidance,
         negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
         num_frames=whole(request.num_frames, preset.num_frames, "number of frames", 1, 10_000),

@@ -102,6 +102,7 @@ def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Re
     cuda = plan.device.startswith("cuda")
     if cuda:
         torch.cuda.reset_peak_memory_stats(plan.device)
+    steps = plan.steps if reflection["num_reflections"] else plan.plain_steps
     begin = time.perf_counter()
     with reflected(pipe, progress=report, **reflection) as run:
         output = pipe(
@@ -109,7 +110,7 @@ def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Re
             num_frames=plan.num_frames,
             height=plan.height,
             width=plan.width,
-            num_inference_steps=plan.steps,
+            num_inference_steps=steps,
             guidance_scale=plan.guidance,
             generator=torch.Generator("cpu").manual_seed(seed),
             output_type="np",
@@ -118,7 +119,7 @@ def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Re
     seconds = time.perf_counter() - begin
     if not np.isfinite(pictures).all():
         raise NonFiniteLatentError(
-            plan.steps, plan.steps, "the decoding that follows", f"the VAE overflows in {plan.dtype}: use float32"
+            steps, steps, "the decoding that follows", f"the VAE overflows in {plan.dtype}: use float32"
         )
     return Rendered(
         frames=np.rint(pictures.clip(0, 1) * 255).astype(np.uint8),

@@ -68,6 +68,7 @@ def plan_text(report: dict[str, Any], most_files: int = 20) -> str:
         f"{settings['num_frames']} frames of {settings['width']}x{settings['height']} at {settings['fps']:g} fps",
         f"{settings['steps']} steps, {settings['reflections']} reflections, mode {settings['mode']}, "
         f"strength {settings['strength']:g}",
+        *plain_steps_line(settings),
         f"guidance: {settings['guidance']:g} sampling; inside the reflection {settings['strong_guidance']:g} strong, "
         f"{settings['weak_guidance']:g} weak",
         "",
@@ -83,6 +84,12 @@ def plan_text(report: dict[str, Any], most_files: int = 20) -> str:
     if len(report["files"]) > most_files:
         lines.append(f"  ... and {len(report['files']) - most_files} more")
     return "\n".join(lines)
+
+
+def plain_steps_line(settings: dict[str, Any]) -> list[str]:
+    """Returns what a plan's text says of steps that methods without reflections make more of; nothing where none."""
+    plain = settings.get("plain_steps")
+    return [] if plain is None else [f"matched cost: {plain} steps without reflections"]
 
 
 def describe_summary(summary: Summary) -> dict[str, Any]:

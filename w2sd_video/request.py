@@ -23,7 +23,8 @@ class GenerationRequest:
     AnimateDiff-SDXL settings (`juggernaut-vs-sdxl`) with those checkpoints. `motion_adapter` None: what the
     checkpoints bring, or the preset's. `guidance` is that of sampling, `strong_guidance` and `weak_guidance` are those
     inside the reflection. `reflections` is lambda; with `steps` changed and lambda not given, the preset's share of
-    the steps is reflected. `seed`: video `index` of every prompt starts from the noise of the CPU generator seeded
+    the steps is reflected; `match_evaluations` N chooses both so that W2SD costs what N steps cost, and methods without
+    reflections make N. `seed`: video `index` of every prompt starts from the noise of the CPU generator seeded
     `seed + index`, for every method. `output` None: a folder under `outputs` named after the pair and the settings.
     `methods` None: weak, strong and w2sd; for the demo zero-gap as well.
     """
@@ -39,6 +40,7 @@ class GenerationRequest:
     strength: float | None = None
     steps: int | None = None
     reflections: int | None = None
+    match_evaluations: int | None = None
     guidance: float | None = None
     strong_guidance: float | None = None
     weak_guidance: float | None = None
@@ -63,7 +65,7 @@ class Plan:
     """A request with every setting known and checked.
 
     `guidance` is that of sampling; the guidances inside the reflection are `pair.strong.guidance` and
-    `pair.weak.guidance`.
+    `pair.weak.guidance`. `plain_steps` are the steps of methods without reflections.
     """
 
     preset: str
@@ -75,6 +77,7 @@ class Plan:
     stems: tuple[str, ...]
     methods: tuple[str, ...]
     steps: int
+    plain_steps: int
     guidance: float
     negative_prompt: str | None
     num_frames: int
@@ -121,9 +124,13 @@ class Plan:
         """Returns all videos in the order they are made."""
         return tuple(task for group in self.groups() for task in group)
 
+    def steps_of(self, method: str) -> int:
+        """Returns the sampling steps of one video."""
+        return self.steps if METHODS[method].reflects else self.plain_steps
+
     def evaluations(self, method: str) -> int:
         """Returns the evaluations of one video: T, or T + 2 lambda with reflections."""
-        return self.steps + 2 * self.num_reflections * METHODS[method].reflects
+        return self.steps_of(method) + 2 * self.num_reflections * METHODS[method].reflects
 
     def rows(self, method: str) -> int:
         """Returns the batch rows of one video: two for a guided evaluation, one for an evaluation at scale 0 or 1."""
@@ -132,7 +139,7 @@ class Plan:
             "zero-gap": (self.strong_guidance, self.strong_guidance),
             "swapped": (self.weak_guidance, self.strong_guidance),
         }.get(method, ())
-        return self.steps * _rows(self.guidance) + self.num_reflections * sum(map(_rows, inside))
+        return self.steps_of(method) * _rows(self.guidance) + self.num_reflections * sum(map(_rows, inside))
 
     def settings(self) -> dict[str, Any]:
         """Returns what determines the videos, beside the pair, the prompts and the machine, as JSON data."""
@@ -140,6 +147,7 @@ class Plan:
             "mode": self.reflection.mode,
             "strength": self.reflection.strength,
             "steps": self.steps,
+            **({} if self.plain_steps == self.steps else {"plain_steps": self.plain_steps}),
             "reflections": self.num_reflections,
             "guidance": self.guidance,
             "strong_guidance": self.strong_guidance,
