@@ -169,6 +169,20 @@ def test_code_1_says_that_the_report_lacks_something(made: Path, capsys: pytest.
     assert "no dimension could be measured" in capsys.readouterr().out
 
 
+def test_a_dry_run_says_what_is_there_and_writes_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(made, "w2sd", "--dry-run") == 0
+    assert "  2 videos of 48x32, 5 frames at 8 fps (0.625 s)\n" in capsys.readouterr().out
+    copy = made / "videos" / "w2sd" / "a copy-0.mp4"
+    copy.write_bytes((made / "videos" / "w2sd" / "a cat-0.mp4").read_bytes())
+    (made / "videos" / "w2sd" / "broken-0.mp4").write_bytes(b"")
+    assert score(made, "w2sd", "--dry-run", "--format", "json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["videos"] == 4 and report["formats"][0]["videos"] == 3
+    assert any("same content" in note for note in report["notes"])
+    assert any("cannot be read" in note and "broken-0.mp4" in note for note in report["notes"])
+    assert not (made / "scores").exists()
+
+
 def test_the_whole_way_from_prompts_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = tmp_path / "demo"
     sampled = ["prompts", "--suite", "sample", "--num-prompts", "3", "--samples", "1", "--output", str(home)]

@@ -91,7 +91,7 @@ def _answer(words: list[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         code, report = EXIT_REFUSED, _refused(f"{error.strerror or error}{where}")
     text = report.pop("text", None)
-    if as_json:
+    if as_json and report:  # of several launched processes only the first has one
         print(json.dumps({**report, "exit_code": code}, ensure_ascii=True, allow_nan=False), flush=True)
     elif text is not None:
         print(text, flush=True)

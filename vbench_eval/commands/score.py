@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vbench_eval.commands.arguments import add_output_flags, add_verb, add_weight_flags, listed, positive
 from vbench_eval.dimensions import OFFICIAL
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import PROFILES
 from vbench_eval.proxies import PROXIES
+
+if TYPE_CHECKING:
+    from vbench_eval.inputs import Inputs
 
 EXAMPLES = f"""\
 examples:
@@ -19,7 +22,7 @@ examples:
   w2sd-vbench score videos/w2sd --dimensions table12 --workers 4
   w2sd-vbench score videos/w2sd --dimensions proxies             needs no weights at all
   w2sd-vbench score videos/w2sd --backbone subject_consistency=/models/dino --backbone dynamic_degree=raft-things.pth
-  accelerate launch --num_processes 8 scripts/evaluate_vbench.py score videos/w2sd
+  accelerate launch --multi_gpu --num_processes 8 scripts/evaluate_vbench.py score videos/w2sd       or torchrun
   w2sd-vbench evaluate --videos_path videos --dimension subject_consistency --mode custom_input      as VBench spells it
 
 {listed("dimensions", OFFICIAL)}
@@ -121,6 +124,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     # VBench's own flag for weights from its cache, where they are always looked for here.
     inputs.add_argument("--load_ckpt_from_local", nargs="?", help=argparse.SUPPRESS)
+    inputs.add_argument("--dry-run", action="store_true", help="say what is there, missing or odd, and score nothing")
     inputs.add_argument("--require-complete", action="store_true", help="refuse to score a folder that lacks videos")
 
 
@@ -157,6 +161,8 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         suite=arguments.suite,
         mode=arguments.mode,
     )
+    if arguments.dry_run:
+        return _looked_at(inputs, settings.dimensions)
     written = score_inputs(
         inputs,
         settings,
@@ -167,6 +173,24 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         progress=TerminalProgress(quiet=arguments.quiet),
     )
     if written is None:  # not the first of several launched processes: the first reports
-        return 0, {"status": "done by the first process"}
+        return 0, {}
     code, summary = summarised(written)
     return code, {**summary, "text": report_text(written)}
+
+
+def _looked_at(inputs: Inputs, dimensions: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
+    from vbench_eval.preflight import format_line, formats, look_at, repeats, warnings
+
+    infos = look_at(inputs.paths)
+    rows = formats(infos.values())
+    notes = [*inputs.notes, *warnings(infos, dimensions=dimensions), *repeats(inputs.paths)]
+    lacking = inputs.incomplete() is not None or any("error" in info for info in infos.values())
+    lines = [f"{len(infos)} videos in {inputs.folder}", *(f"  {format_line(row)}" for row in rows)]
+    report = {
+        "status": "incomplete" if lacking else "done",
+        "videos": len(infos),
+        "formats": rows,
+        "completeness": inputs.completeness,
+        "notes": notes,
+    }
+    return int(lacking), {**report, "text": "\n".join([*lines, *(f"note: {note}" for note in notes)])}
