@@ -277,6 +277,15 @@ def test_fid_and_is_of_a_folder_and_of_the_baseline(tmp_path: Path, monkeypatch:
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
         f"statistics-{name}.npz" for name in ("baseline", "pictures", "reference")
     ]
+    loaded: list[Path] = []
+
+    def load(path: Path) -> Means:
+        loaded.append(path)
+        return Means()
+
+    monkeypatch.setattr(inception, "load_inception", load)
+    score_images(tmp_path / "ours", metrics=("fid", "is"), **{**settings, "statistics": None})
+    assert len(loaded) == 1, "both metrics from one pass"
     monkeypatch.setattr(inception, "load_inception", None)  # what is kept is not made again
     again = score_images(tmp_path / "ours", metrics=("fid", "is"), **settings)["metrics"]
     assert again["is"]["value"] == found["is"]["value"] and again["fid"]["value"] == found["fid"]["value"]

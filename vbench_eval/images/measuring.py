@@ -25,7 +25,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Job:
-    """What every metric works on; `skipped` gathers the pictures that cannot be read."""
+    """What every metric works on; `skipped` gathers the pictures that cannot be read, `gathered` the statistics of sets
+    that FID and IS share.
+    """
 
     ours: Gallery
     theirs: Gallery | None
@@ -36,6 +38,7 @@ class Job:
     statistics: Path | None
     progress: Progress | None
     skipped: dict[str, str] = field(default_factory=dict)
+    gathered: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def told(self, metric: str, done: int, total: int) -> None:
         if self.progress is not None:

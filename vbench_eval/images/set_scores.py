@@ -33,14 +33,16 @@ def measure_set(name: str, job: Job) -> dict[str, Any]:
         return networks[0]
 
     def gathered(paths: Sequence[Path], kept: str) -> dict[str, Any]:
-        return frechet.gather(
-            paths,
-            network,
-            weights=digest[:16],
-            kept=None if job.statistics is None else job.statistics / f"statistics-{kept}.npz",
-            bad=job.skip,
-            progress=lambda done: job.told(f"{name} ({kept})", done, len(paths)),
-        )
+        if kept not in job.gathered:
+            job.gathered[kept] = frechet.gather(
+                paths,
+                network,
+                weights=digest[:16],
+                kept=None if job.statistics is None else job.statistics / f"statistics-{kept}.npz",
+                bad=job.skip,
+                progress=lambda done: job.told(f"{name} ({kept})", done, len(paths)),
+            )
+        return job.gathered[kept]
 
     ideal: dict[str, Any] = {}
     if name == "fid":
