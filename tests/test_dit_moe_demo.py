@@ -107,6 +107,19 @@ def test_intervals_hold_the_number_and_a_sample_differs_from_itself_by_exactly_0
     assert measures.interval(measures.accuracy, sample, weights, sample) == (0.0, 0.0, 0.0)
 
 
+def test_the_bias_of_a_small_samples_frechet_distance_is_taken_off():
+    # Of samples of the reference itself, the distance is above 0 for finite counts, and hardly after correction.
+    generator = torch.Generator().manual_seed(3)
+    reference = measures.moments(torch.randn(20_000, 4, generator=generator, dtype=torch.float64))
+    distance, plain, corrected = measures.frechet_distance(reference), [], []
+    for _ in range(20):
+        sample = reading(torch.randn(100, 4, generator=generator, dtype=torch.float64))
+        plain.append(distance(sample, ones(100)))
+        corrected.append(measures.interval(distance, sample, measures.resamples(100, draws=60)).value)
+    assert min(plain) > 0
+    assert abs(sum(corrected)) < sum(plain) / 3
+
+
 # --- the judge and the training --------------------------------------------------------------------------------------
 
 

@@ -96,8 +96,8 @@ def resamples(count: int, draws: int = DRAWS, seed: int = 0) -> Tensor:
 def interval(measure: Measure, sample: Sample, weights: Tensor, against: Sample | None = None) -> Interval:
     """The measure of `sample`, or how far it lies above that of `against`, made from the same labels and noise.
 
-    The interval is the basic bootstrap's (2 x - quantiles): the last two measures are biased for finite samples, and
-    their resamples by about as much again, which this takes back.
+    All measures but the accuracy are biased for finite samples, and their resamples by about as much again: so both the
+    number (2 x - mean of the resamples) and the basic bootstrap's interval (2 x - quantiles) take that back.
     """
 
     def number(w: Tensor) -> float:
@@ -106,4 +106,5 @@ def interval(measure: Measure, sample: Sample, weights: Tensor, against: Sample 
     value = number(torch.ones(len(sample.correct), dtype=torch.float64))
     draws = torch.tensor([number(w) for w in weights], dtype=torch.float64)
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(value, 2 * value - high, 2 * value - low)
+    bias = 0.0 if measure is accuracy else draws.mean().item() - value
+    return Interval(value - bias, 2 * value - high, 2 * value - low)
