@@ -35,7 +35,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
             f"prompt file {path}: its name ends in {repr(suffix) if suffix else 'nothing'}; "
             f"use one of {', '.join(SUFFIXES)}"
         )
-    text = _decode(_read(path), path)
+    text = read_text(path)
     parse = {".txt": _lines, ".csv": _table, ".json": _list}[suffix]
     prompts = tuple(check_prompt(prompt, f"{path}, {place}") for prompt, place in parse(text, path))
     if not prompts:
@@ -43,6 +43,11 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
             f"prompt file {path} holds no prompt; write at least one (see --help for the three file formats)"
         )
     return prompts
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a file of prompts; raises UserError if it cannot be read, is empty, binary or not UTF-8."""
+    return _decode(_read(path), path)
 
 
 def check_prompt(prompt: str, where: str) -> str:

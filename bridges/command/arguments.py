@@ -10,8 +10,8 @@ import argparse
 from bridges.command.presets import BRIDGE_PRESETS
 from bridges.command.request import BRIDGE_METHODS, CODECS, MEMORY_PLANS, NOISE_MAPS
 from w2sd_video import __version__
+from w2sd_video.command_flags import add_machine, add_output, add_prompts
 from w2sd_video.command_line import Parser
-from w2sd_video.request import DTYPES
 
 PROGRAM = "bridge_image.py"
 
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     what = parser.add_argument_group("what to show")
-    _add_prompts(what)
+    add_prompts(what)
     what.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from; Flux needs --true-cfg for it")
     what.add_argument(
         "--methods",
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_video(parser)
     machine = _add_machine(parser)
     machine.add_argument("--memory", metavar="PLAN", help=f"{', '.join(MEMORY_PLANS)} (default: resident)")
-    _add_output(parser, "FOLDER", "where to write (default: a folder under outputs/ named after the settings)")
+    add_output(parser, "FOLDER", "where to write (default: a folder under outputs/ named after the settings)")
     return parser
 
 
@@ -110,20 +110,15 @@ def build_fit_parser() -> argparse.ArgumentParser:
     parser = Parser(prog=f"{PROGRAM} fit", description=FIT_ABOUT, allow_abbrev=False)
     what = parser.add_argument_group("the pictures")
     what.add_argument("--pictures", metavar="FOLDER", help="pictures to fit to (default: the strong model makes some)")
-    _add_prompts(what)
+    add_prompts(what)
     what.add_argument("--num-pictures", type=int, metavar="N", help="how many the strong model makes (default: enough)")
     what.add_argument("--seed", type=int, metavar="N", help="of their noise (default: 0)")
     _add_pair(parser)
     _add_sampling(parser.add_argument_group("how the strong model makes pictures (default: the preset's)"))
     _add_video(parser)
     _add_machine(parser)
-    _add_output(parser, "FILE", "the noise map's file, FILE.safetensors")
+    add_output(parser, "FILE", "the noise map's file, FILE.safetensors")
     return parser
-
-
-def _add_prompts(what: argparse._ArgumentGroup) -> None:
-    what.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
-    what.add_argument("--prompts", metavar="FILE", help="a file of prompts: .txt, .csv or .json, as for w2sd-video")
 
 
 def _add_pair(parser: argparse.ArgumentParser) -> None:
@@ -169,20 +164,6 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    machine = parser.add_argument_group("the machine")
-    machine.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    machine.add_argument(
-        "--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)} (default: auto: float32 on a CPU, else 16 bits)"
-    )
+    machine = add_machine(parser)
     machine.add_argument("--tiled", action="store_const", const=True, help="VAEs work in tiles: less memory, slower")
     return machine
-
-
-def _add_output(parser: argparse.ArgumentParser, kind: str, about: str) -> None:
-    out = parser.add_argument_group("output")
-    out.add_argument("--output", metavar=kind, help=about)
-    out.add_argument(
-        "--format", choices=("text", "json"), default="text", help="how to report on standard output (default: text)"
-    )
-    out.add_argument("--quiet", action="store_true", help="no progress, only failures")
-    out.add_argument("--dry-run", action="store_true", help="print what would be done and written; load no model")

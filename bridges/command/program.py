@@ -17,10 +17,10 @@ from bridges.command.arguments import PROGRAM, build_fit_parser, build_parser
 from bridges.command.planning import plan_bridge
 from bridges.command.reporting import bridge_plan_text, describe_bridge_plan
 from bridges.command.request import BridgePlan, BridgeRequest
+from w2sd_video.command_flags import gathered_prompts
 from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, run_command
 from w2sd_video.errors import UserError
 from w2sd_video.progress import TerminalProgress, calm_libraries
-from w2sd_video.prompts import read_prompts, without_repeats
 from w2sd_video.reports import describe_summary, summary_text
 
 ROOM = (
@@ -89,16 +89,9 @@ def _target(output: str | None) -> Path:
 
 
 def _request(arguments: argparse.Namespace, progress: TerminalProgress) -> BridgeRequest:
-    prompts = list(arguments.prompt or [])
-    if arguments.prompts is not None:
-        prompts += read_prompts(arguments.prompts)
-    if repeated := len(prompts) - len(without_repeats(prompts)):
-        progress.note(
-            f"{repeated} repeated prompts are made once: a repeat would be the same picture (--num-pictures makes more)"
-        )
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     given = {name: value for name, value in given.items() if name not in NOT_OF_THE_REQUEST}
-    given["prompts"] = without_repeats(prompts)
+    given["prompts"] = gathered_prompts(arguments, progress)
     if "methods" in given:
         given["methods"] = tuple(name.strip() for name in given["methods"].split(",") if name.strip())
     return BridgeRequest(**given)
