@@ -1,4 +1,5 @@
-# make demo: watch W2SD beside its weak and strong versions; make test: everything that is checked.
+# make demo: watch W2SD beside its weak and strong versions; make vbench-demo: score and compare them; make test:
+# everything that is checked.
 PYTHON ?= python3
 BIN := .venv/bin
 

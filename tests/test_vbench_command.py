@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import vbench_stand_ins
 from vbench_files import patterned, write_video
 
-from vbench_eval.commands import VERBS, main
+from vbench_eval.commands import VERBS, build_parser, main
 from vbench_eval.progress import TerminalProgress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,8 +70,22 @@ def test_the_top_help_shows_the_whole_way_in_its_order(capsys: pytest.CaptureFix
     assert "exit codes:" in said
 
 
+def test_every_example_in_a_help_is_one_that_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    taken = 0
+    for words in ([], *([name] for name in NAMES)):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        said = capsys.readouterr().out.replace("\\\n", " ")
+        for line in re.findall(r"^  w2sd-vbench (.*)$", said, re.MULTILINE):
+            example = re.split(r" {4,}(?!-)", line)[0]  # what follows is a remark
+            arguments = build_parser().parse_args(shlex.split(example))
+            assert callable(arguments.run), example
+            taken += 1
+    assert taken >= 20
+
+
 def test_the_makefile_runs_the_way_that_the_help_shows() -> None:
-    recipe = (ROOT / "Makefile").read_text("utf-8").partition("vbench-demo: ")[2].partition("\n\n")[0]
+    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\nvbench-demo: ")[2].partition("\n\n")[0]
     steps = ["evaluate_vbench.py prompts", "generate_video.py --prompts", "evaluate_vbench.py score", "py compare"]
     places = [recipe.index(step) for step in steps]
     assert places == sorted(places)

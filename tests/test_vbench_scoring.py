@@ -310,6 +310,13 @@ def test_a_folder_of_stills_is_warned_of(tmp_path: Path) -> None:
     assert any("1 of 2 videos stand still" in note and "a still-0" in note for note in report["notes"])
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "xpu:99", "mps"])
+def test_a_device_that_is_not_there_is_refused(device: str, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device auto"):
+        scored(folder, tmp_path, device=device)
+
+
 def test_a_workers_number_and_a_launcher_are_not_mixed(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

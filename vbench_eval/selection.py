@@ -115,15 +115,15 @@ def find_device(device: str) -> str:
     """Returns the device that `device` means here. Raises UserError if it is not there."""
     import torch
 
-    kind, _, number = device.partition(":")
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    module = torch.mps if kind == "mps" else getattr(torch, kind)
-    count = 1 if kind == "cpu" else module.device_count() if module.is_available() or kind != "mps" else 0
+    kind, _, number = device.partition(":")
+    counts = {"cpu": lambda: 1, "mps": lambda: int(torch.backends.mps.is_available())}
+    count = counts.get(kind, lambda: getattr(torch, kind).device_count())()
     if count <= int(number or 0):
-        raise UserError(f"device is {device!r}, but this machine has {count} of {kind}; try --device auto")
+        raise UserError(f"device is {device!r}, but of {kind} this machine has {count}; try --device auto")
     return device
 
 

@@ -94,6 +94,7 @@ def _line(name: str, facts: Mapping[str, Any]) -> str:
     elif name in PROXIES:
         said = PROXIES[name].reading
     else:
-        said = f"{facts['rule']} ({facts['videos']} videos)" + (f", {backbone['id']}" if backbone.get("id") else "")
+        videos = "1 video" if facts["videos"] == 1 else f"{facts['videos']} videos"
+        said = f"{facts['rule']} ({videos})" + (f", {backbone['id']}" if backbone.get("id") else "")
     number = "-" if aggregate is None else f"{aggregate:.4f}"
     return f"  {name:<25}{number:>9}  {said}"

@@ -22,17 +22,17 @@ EXIT_DONE, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
 from prompts to a table, with the bundled demo pair and no weights at all (`make vbench-demo` does the same):
-  w2sd-vbench prompts --suite sample --num-prompts 4 --seed 0 --output outputs/vbench
+  w2sd-vbench prompts --suite sample --num-prompts 4 --samples 1 --output outputs/vbench
   w2sd-video --prompts outputs/vbench/prompts.txt --methods weak,strong,w2sd --output outputs/vbench/videos
   w2sd-vbench score outputs/vbench/videos/strong --manifest outputs/vbench/manifest.json --output outputs/vbench/scores
-  w2sd-vbench score outputs/vbench/videos/w2sd   --manifest outputs/vbench/manifest.json --output outputs/vbench/scores
+  w2sd-vbench score outputs/vbench/videos/w2sd --manifest outputs/vbench/manifest.json --output outputs/vbench/scores
   w2sd-vbench compare outputs/vbench/scores/strong_report.json outputs/vbench/scores/w2sd_report.json \\
       --output outputs/vbench/comparison
 
 as in the paper's Table 12 (VBench's own prompts and weights):
-  w2sd-vbench doctor                       what is installed, what each dimension needs and where to get it
-  w2sd-vbench fetch table12                get it, but for AMT-S, whose licence is not for commercial use
-  w2sd-vbench prompts --suite VBench_full_info.json --num-prompts 200 --seed 0 --output outputs/table12
+  w2sd-vbench doctor                  what is installed, what each dimension needs and where to get it
+  w2sd-vbench fetch table12           get it, but for AMT-S, whose licence is not for commercial use
+  w2sd-vbench prompts --suite VBench_full_info.json --num-prompts 200 --samples 1 --output outputs/table12
 
 exit codes: 0 done; 1 a report was written but lacks something: a video that is not there, could not be read or has no
 value, or every dimension asked for (one without weights is "unavailable", which alone is no failure); 2 refused: bad
