@@ -2,10 +2,12 @@
 
 from w2sd_video.core.guidance import lerp_guidance
 from w2sd_video.core.levels import Level, check_chain
+from w2sd_video.core.multistep import Multistep, Past, second_order_step
 from w2sd_video.core.paths import FlowPath, NoisePath, Path
-from w2sd_video.core.reflection import Denoiser, reflect, reflect_fused, reflect_release
+from w2sd_video.core.reflection import Denoiser, Together, reflect, reflect_fused, reflect_release
 from w2sd_video.core.samplers import (
     MODES,
+    MainStep,
     OnReflect,
     OnStep,
     Reflection,
@@ -22,12 +24,16 @@ __all__ = [
     "Denoiser",
     "FlowPath",
     "Level",
+    "MainStep",
+    "Multistep",
     "NoisePath",
     "OnReflect",
     "OnStep",
+    "Past",
     "Path",
     "Reflection",
     "StopSampling",
+    "Together",
     "autoguided",
     "check_chain",
     "lerp_guidance",
@@ -37,5 +43,6 @@ __all__ = [
     "reflect_release",
     "sample",
     "sample_reflected",
+    "second_order_step",
     "w2sd",
 ]

@@ -13,6 +13,9 @@ from w2sd_video.core.paths import Path, like
 Denoiser = Callable[[Tensor, Level], Tensor]
 """The native prediction (eps on a noise path, v on a flow path) for a latent that need not be at the level told."""
 
+Together = Callable[[Tensor, Level], tuple[Tensor, Tensor]]
+"""The predictions of the strong and of the weak side for one latent, where both can be had in one evaluation."""
+
 
 def reflect(x: Tensor, start: Level, end: Level, strong: Denoiser, weak: Denoiser, path: Path) -> Tensor:
     """The reflected latent x~ of ``x``: M_inv^w(M^s(x)) (Alg. 1 line 7, Eq. 4). Two evaluations, in sequence.
@@ -33,16 +36,25 @@ def reflect(x: Tensor, start: Level, end: Level, strong: Denoiser, weak: Denoise
 
 
 def reflect_fused(
-    x: Tensor, start: Level, end: Level, strong: Denoiser, weak: Denoiser, path: Path, *, strength: float = 1.0
+    x: Tensor,
+    start: Level,
+    end: Level,
+    strong: Denoiser,
+    weak: Denoiser,
+    path: Path,
+    *,
+    strength: float = 1.0,
+    together: Together | None = None,
 ) -> Tensor:
     """The reflected latent with both networks at (x, start): x + strength * c * (weak - strong) (Eq. 5, Theorem 1).
 
-    The two evaluations are independent. Written as a difference: equal predictions return ``x`` bit for bit, which the
-    same computation as two steps does not. The arguments are those of `reflect`.
+    The two evaluations are independent, so ``together``, where given, makes both. Written as a difference: equal
+    predictions return ``x`` bit for bit, which the same computation as two steps does not. The arguments are those of
+    `reflect`.
     """
     coefficient = strength * path.gap_coefficient(start, end)
-    difference = like(weak(x, start), x) - like(strong(x, start), x)
-    return torch.add(x, difference, alpha=coefficient)
+    from_strong, from_weak = (strong(x, start), weak(x, start)) if together is None else together(x, start)
+    return torch.add(x, like(from_weak, x) - like(from_strong, x), alpha=coefficient)
 
 
 def reflect_release(

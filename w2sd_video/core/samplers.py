@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from w2sd_video.core.levels import Level, check_chain
-from w2sd_video.core.paths import Path
-from w2sd_video.core.reflection import Denoiser, reflect, reflect_fused, reflect_release
+from w2sd_video.core.paths import Path, like
+from w2sd_video.core.reflection import Denoiser, Together, reflect, reflect_fused, reflect_release
 
 MODES = ("paper", "fused", "release")
 
@@ -28,6 +28,9 @@ OnReflect = Callable[[int, Tensor, Tensor], None]
 Reflection = Callable[[int, Tensor], "Tensor | None"]
 """The reflected latent x~ of x at levels[i]; None where it leaves step i unreflected."""
 
+MainStep = Callable[[Tensor, Tensor, Level, Level], Tensor]
+"""The latent at the end of a sampling step, from (x, native prediction, start, end): `path.step`, or a `Multistep`."""
+
 
 class StopSampling(Exception):
     """Raised by an `OnStep` to end sampling now, with ``latent`` as the result."""
@@ -38,7 +41,13 @@ class StopSampling(Exception):
 
 
 def sample(
-    x: Tensor, levels: Sequence[Level], strong: Denoiser, path: Path, *, on_step: OnStep | None = None
+    x: Tensor,
+    levels: Sequence[Level],
+    strong: Denoiser,
+    path: Path,
+    *,
+    main_step: MainStep | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """The latent at the last level, sampled from ``x`` with one model. T evaluations.
 
@@ -47,6 +56,7 @@ def sample(
         levels: T + 1 levels, noisiest first.
         strong: denoiser giving the native prediction of ``path``.
         path: `NoisePath` or `FlowPath`.
+        main_step: see `MainStep`; None is ``path.step``, of first order.
         on_step: see `OnStep`.
 
     Returns:
@@ -56,8 +66,10 @@ def sample(
         ValueError: the levels are not a sampling grid of ``path``, or ``x`` is not floating point.
     """
 
+    step = path.step if main_step is None else main_step
+
     def advance(i: int, x: Tensor) -> Tensor:
-        return path.step(x, strong(x, levels[i]), levels[i], levels[i + 1])
+        return step(x, strong(x, levels[i]), levels[i], levels[i + 1])
 
     return _run(x, levels, path, advance, on_step)
 
@@ -73,6 +85,8 @@ def w2sd(
     mode: str = "paper",
     reflector: Denoiser | None = None,
     strength: float = 1.0,
+    main_step: MainStep | None = None,
+    together: Together | None = None,
     on_step: OnStep | None = None,
     on_reflect: OnReflect | None = None,
 ) -> Tensor:
@@ -81,7 +95,7 @@ def w2sd(
     Alg. 1 line 9 reads x~ also where no reflection was made; there it is x.
 
     Args:
-        x, levels, path, on_step: as for `sample`.
+        x, levels, path, main_step, on_step: as for `sample`. The steps of reflections are of first order.
         strong: denoiser of the sampling steps, and of the reflections unless ``reflector`` is given.
         weak: denoiser of the inversions.
         num_reflections: lambda, counted from the noisiest step; None is T - 1. T is allowed where the last step can be
@@ -89,6 +103,7 @@ def w2sd(
         mode: "paper" (`reflect`), "fused" (`reflect_fused`) or "release" (`reflect_release`).
         reflector: the strong model as used inside the reflection, when it differs from sampling (App. C.1).
         strength: multiplies x~ - x; 1 is W2SD, 0 evaluates everything and changes nothing.
+        together: see `Together`; in mode "fused" both sides of a reflection in place of reflector and weak.
         on_reflect: see `OnReflect`.
 
     Returns:
@@ -106,7 +121,7 @@ def w2sd(
     def reflection(i: int, x: Tensor) -> Tensor:
         start, end = levels[i], levels[i + 1]
         if mode == "fused":
-            return reflect_fused(x, start, end, inner, weak, path, strength=strength)
+            return reflect_fused(x, start, end, inner, weak, path, strength=strength, together=together)
         if mode == "release":
             tilde = reflect_release(x, start, end, levels[i + 2], inner, weak, path)
         else:
@@ -114,7 +129,15 @@ def w2sd(
         return tilde if strength == 1 else torch.lerp(x, tilde, float(strength))
 
     return sample_reflected(
-        x, levels, strong, reflection, path, num_reflections=lam, on_step=on_step, on_reflect=on_reflect
+        x,
+        levels,
+        strong,
+        reflection,
+        path,
+        num_reflections=lam,
+        main_step=main_step,
+        on_step=on_step,
+        on_reflect=on_reflect,
     )
 
 
@@ -126,13 +149,14 @@ def sample_reflected(
     path: Path,
     *,
     num_reflections: int,
+    main_step: MainStep | None = None,
     on_step: OnStep | None = None,
     on_reflect: OnReflect | None = None,
 ) -> Tensor:
     """The latent at the last level, the first lambda steps reflected in a way of one's own (Alg. 1 with any line 7).
 
     Args:
-        x, levels, strong, path, on_step: as for `sample`.
+        x, levels, strong, path, main_step, on_step: as for `sample`.
         reflection: see `Reflection`.
         num_reflections: lambda, counted from the noisiest step, 0 to T.
         on_reflect: see `OnReflect`; not called for a step left unreflected.
@@ -146,6 +170,7 @@ def sample_reflected(
     check_chain(levels)
     if not 0 <= num_reflections < len(levels):
         raise ValueError(f"num_reflections must be from 0 to {len(levels) - 1}, got {num_reflections}")
+    step = path.step if main_step is None else main_step
 
     def advance(i: int, x: Tensor) -> Tensor:
         tilde = reflection(i, x) if i < num_reflections else None
@@ -153,7 +178,7 @@ def sample_reflected(
             if on_reflect is not None:
                 on_reflect(i, x, tilde)
             x = tilde
-        return path.step(x, strong(x, levels[i]), levels[i], levels[i + 1])
+        return step(x, strong(x, levels[i]), levels[i], levels[i + 1])
 
     return _run(x, levels, path, advance, on_step)
 
@@ -166,18 +191,23 @@ def autoguided(
     path: Path,
     *,
     weight: float = 1.0,
+    main_step: MainStep | None = None,
+    together: Together | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """The latent at the last level by auto-guidance: good + weight * (good - bad) (Eq. 36-38). 2 T evaluations.
 
-    The baseline of App. E.5: to first order, W2SD is this with weight 1. Arguments, result and errors as for `sample`.
+    The baseline of App. E.5: to first order, W2SD is this with weight 1. The combination is made of the predictions,
+    in which a step is affine: of first order, it is that of the two latents. Arguments, result and errors as for
+    `sample`; ``together``: see `Together`, in place of strong and weak.
     """
+    step = path.step if main_step is None else main_step
 
     def advance(i: int, x: Tensor) -> Tensor:
-        start, end = levels[i], levels[i + 1]
-        good = path.step(x, strong(x, start), start, end)  # Eq. 36
-        bad = path.step(x, weak(x, start), start, end)  # Eq. 37
-        return torch.add(good, good - bad, alpha=weight)  # Eq. 38
+        level = levels[i]
+        good, bad = (strong(x, level), weak(x, level)) if together is None else together(x, level)
+        good = like(good, x)
+        return step(x, torch.add(good, good - like(bad, x), alpha=weight), level, levels[i + 1])
 
     return _run(x, levels, path, advance, on_step)
 
