@@ -161,7 +161,7 @@ class SideMaker:
             if in_force != 1:
                 arguments = with_both_halves(guidance, arguments)
             side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
-        step = record(pipe, kind, arguments, self.pipe.scheduler)
+        step = record(pipe, kind, arguments, self.pipe.scheduler, self.arguments.get("generator"))
         return replace(side, conditioning=read_conditioning(step, [*guidance.scales, BOTH_HALVES]))
 
 
@@ -170,8 +170,12 @@ def _with_control(side: Side, spec: ModelSpec) -> Side:
     return side if side.control is None else replace(side, control=side.control.with_scale(spec.control))
 
 
-def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any) -> RecordedStep:
-    """Returns the first step of a call of `pipe`, an instance of `kind`, on `scheduler`, stopping the call there."""
+def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any, generator: Any = None) -> RecordedStep:
+    """Returns the first step of a call of `pipe`, an instance of `kind`, on `scheduler`, stopping the call there.
+
+    Its noise is that of `generator` (or a list of them; None for torch's own), which stays where it is: control images
+    are encoded with noise (Flux, SD3), which is to be that of the call that follows.
+    """
     found: list[RecordedStep] = []
 
     def stop(step: RecordedStep) -> Tensor:
@@ -181,10 +185,11 @@ def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any) 
     own = pipe.scheduler
     quiet = progress_bar_replaced(pipe, lambda iterable, total: EvaluationBar(None, iterable, total, None))
     arguments = {name: value for name, value in arguments.items() if name not in LEFT_OUT}
-    arguments["generator"] = torch.Generator("cpu").manual_seed(0)  # the caller's generators stay where they are
+    arguments["generator"] = _copied(generator)
+    forked = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
     vars(pipe)["scheduler"] = scheduler
     try:
-        with quiet, Recorder(networks_of(pipe), scheduler, stop, control_of(pipe)).installed():
+        with forked, quiet, Recorder(networks_of(pipe), scheduler, stop, control_of(pipe)).installed():
             kind.__call__(pipe, **arguments)  # type: ignore[operator]
     except RecordingDone:
         pass
@@ -196,3 +201,9 @@ def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any) 
             f"the call of the weak {type(pipe).__name__} ended without a sampling step; check its arguments"
         )
     return found[0]
+
+
+def _copied(generator: Any) -> Any:
+    if isinstance(generator, list | tuple):
+        return [_copied(each) for each in generator]
+    return None if generator is None else generator.clone_state()
