@@ -84,7 +84,7 @@ def test_a_pair_without_a_difference_is_refused_and_named():
         flux("a cat", num_inference_steps=2, guidance_scale=3.0, **tiny.FLUX_CALL)
 
 
-@pytest.mark.parametrize("fields", [{"loras": (("style", 0.5),)}, {"control": {"scale": 1.0}}, {"checkpoint": "a/b"}])
+@pytest.mark.parametrize("fields", [{"control": {"scale": 1.0}}, {"checkpoint": "a/b"}])
 def test_parts_of_a_spec_that_are_not_supported_yet_are_refused_by_name(fields):
     (name,) = fields
     refused(f"weak sets {name}, which", tiny.sdxl(), ModelSpec(**fields))

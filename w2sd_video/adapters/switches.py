@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from w2sd_video.adapters.ip_adapters import find_ip_adapters
+from w2sd_video.adapters.loras import find_loras
 from w2sd_video.adapters.routing import find_router
 from w2sd_video.pair import ModelSpec
 
@@ -26,8 +28,23 @@ class Switch(Protocol):
         """A context manager in which `value` is in force; on leaving it, also by an error, what was before is."""
 
 
+@runtime_checkable
+class HeldSwitch(Protocol):
+    """What a switch may have besides: it is got ready once for a call, and its values may differ and yet do the same."""
+
+    def held(self, values: Sequence[Any]) -> AbstractContextManager[None]:
+        """A context manager in which going over to any of `values`, and back, is cheap; it restores what was before."""
+
+    def meaning(self, value: Any) -> Any:
+        """What `value` comes to on this network, None being what is in force: equal for values that do the same."""
+
+
 # By the field of `ModelSpec` that has the value: what makes the switch of a network (`UserError` where it has none).
-SWITCHES: dict[str, Callable[[nn.Module], Switch]] = {"routing": find_router}
+SWITCHES: dict[str, Callable[[nn.Module], Switch]] = {
+    "routing": find_router,
+    "loras": find_loras,
+    "ip_adapter": find_ip_adapters,
+}
 
 
 def switched(spec: ModelSpec) -> dict[str, Any]:
@@ -40,11 +57,23 @@ class SwitchBoard:
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, str], Switch] = {}
+        self._holding = ExitStack()
 
     def check(self, network: nn.Module, settings: Mapping[str, Any]) -> None:
         """Raises `UserError` for a setting that `network` does not have, or not with that value."""
         for name, value in settings.items():
             self._switch(network, name).check(value)
+
+    def hold(self, network: nn.Module, settings: Sequence[Mapping[str, Any]]) -> None:
+        """Gets `network` ready for going over from one of these settings to another, until `close`."""
+        for name in {name for each in settings for name in each}:
+            switch = self._switch(network, name)
+            if isinstance(switch, HeldSwitch):
+                self._holding.enter_context(switch.held([each[name] for each in settings if name in each]))
+
+    def close(self) -> None:
+        """Lets go of what `hold` got ready: every network is as it was."""
+        self._holding.close()
 
     def alike(self, network: nn.Module, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Whether both settings come to the same on `network`, what they leave out being as it is."""
@@ -68,4 +97,7 @@ class SwitchBoard:
         return self._made[key]
 
     def _now(self, network: nn.Module, name: str, settings: Mapping[str, Any]) -> Any:
-        return settings[name] if name in settings else self._switch(network, name).now
+        switch = self._switch(network, name)
+        if isinstance(switch, HeldSwitch):
+            return switch.meaning(settings.get(name))
+        return settings.get(name, switch.now)
