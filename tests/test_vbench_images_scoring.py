@@ -128,6 +128,11 @@ def test_the_win_rate_is_the_share_of_better_pictures_and_a_tie_is_half_a_win(br
     assert found["preference"] == pytest.approx(np.mean(chances), rel=1e-12)
     assert report["metrics"]["pickscore"]["baseline"]["pictures"] == 4 and report["pairs"] == 4
 
+    (tmp_path / "theirs" / others[3]).write_bytes(b"")
+    report = score_images(tmp_path / "ours", metrics=("pickscore",), baseline=tmp_path / "theirs")
+    found = report["metrics"]["pickscore"]["against_baseline"]
+    assert found["pairs"] == 3 and found["preference"] == pytest.approx(np.mean(chances[:3]), rel=1e-12)
+
 
 def test_wilsons_interval_of_ten_wins_in_twenty_prompts() -> None:
     """(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) at n = 20, z = 1.959964: 0.2993 and 0.7007."""
