@@ -218,6 +218,7 @@ def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder: Path,
         {"prompt_en": "a cat", "dimension": ["temporal_flickering"]},
         {"prompt_en": "a dog", "dimension": ["subject_consistency", "temporal_flickering"]},
         {"prompt_en": "a fox", "dimension": ["subject_consistency"]},
+        {"prompt_en": "a bee", "dimension": ["scene"]},
     ]
     (tmp_path / "suite.json").write_text(json.dumps(suite))
     written = scored(
@@ -234,6 +235,7 @@ def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder: Path,
         "a dog": {"temporal_flickering", "subject_consistency"},
         "a fox": {"subject_consistency"},
     }
+    assert written.report["completeness"]["expected"] == 3 * 5, "the prompts of these dimensions, five of each"
     info = json.loads(written.full_info.read_text())
     assert [entry["prompt_en"] for entry in info] == ["a cat", "a dog", "a fox"]
     assert info[0]["video_list"] == [os.path.join(folder, "a cat-0.mp4")]

@@ -15,7 +15,7 @@ from vbench_eval.journal import VideoKey, key_of
 from vbench_eval.manifest import SAMPLES, Manifest, read_manifest, sample
 from vbench_eval.naming import nfc
 from vbench_eval.results import MODES, check_name, default_name
-from vbench_eval.suite import read_suite
+from vbench_eval.suite import ALL_DIMENSIONS, read_suite
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,14 @@ def find_inputs(
     prompt: str | None = None,
     suite: str | Path | None = None,
     mode: str = "custom_input",
+    dimensions: Iterable[str] = (),
 ) -> Inputs:
     """Returns the videos of a folder (or one video) with their prompts.
 
     With a manifest only its videos are taken; others are named in a note. Mode "vbench_standard" needs to know which
     prompts belong to which dimension: from the manifest, else from `suite` (VBench_full_info.json, or None for the copy
-    of an installed vbench package). `prompt` is that of a single video.
+    of an installed vbench package), of which the prompts of `dimensions` are then expected, with VBench's indices 0 to
+    4. `prompt` is that of a single video.
 
     Raises UserError for a folder without videos, and for files that cannot be used.
     """
@@ -107,7 +109,9 @@ def find_inputs(
     plan = None if manifest is None else read_manifest(Path(manifest))
     notes = []
     if plan is None and mode == "vbench_standard":
-        plan = sample(read_suite(suite))
+        plan = sample(
+            read_suite(suite), [name for name in dimensions if name in ALL_DIMENSIONS] or None, samples=SAMPLES
+        )
     elif suite is not None:
         notes.append("the prompt suite is used by --mode vbench_standard without a manifest only")
     if prompt is not None:

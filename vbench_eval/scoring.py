@@ -99,7 +99,9 @@ def score_folder(
     asked = ScoringSettings(
         dimensions=tuple([dimensions] if isinstance(dimensions, str) else dimensions), profile=profile, **settings
     )
-    inputs = find_inputs(folder, manifest=manifest, prompt_file=prompt_file, suite=suite, mode=mode)
+    inputs = find_inputs(
+        folder, manifest=manifest, prompt_file=prompt_file, suite=suite, mode=mode, dimensions=asked.dimensions
+    )
     return score_inputs(
         inputs,
         asked,

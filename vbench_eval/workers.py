@@ -74,13 +74,17 @@ def launched() -> Launch | None:
 def together(launch: Launch | None) -> Iterator[Callable[[], None]]:
     """Yields a function that returns once every rank has called it (at once where there is one process only).
 
-    Ranks may be days apart: a fast one waits for the slowest. Needs the MASTER_ADDR and MASTER_PORT that launchers set.
+    Ranks may be days apart: a fast one waits for the slowest. Needs the MASTER_ADDR and MASTER_PORT that launchers set;
+    a group that the caller has made already is used and kept.
     """
     if launch is None:
         yield lambda: None
         return
     import torch.distributed as distributed
 
+    if distributed.is_initialized():
+        yield distributed.barrier
+        return
     try:
         distributed.init_process_group(
             "gloo", rank=launch.rank, world_size=launch.size, timeout=timedelta(days=7)

@@ -30,8 +30,9 @@ examples:
 {chr(10).join(listed(f"profile {profile.name}", [profile.summary]) for profile in PROFILES.values())}
 
 A dimension without its weights is reported as unavailable, never as a number, and a proxy that needs no weights is
-shown beside it under its own name; `w2sd-vbench doctor` says what is missing. FOLDER holds mp4, mov, webm, mkv, avi,
-gif or webp files named "<prompt>-<index>", or folders of pictures; a generator's output folder is taken as it stands.
+shown beside it under its own name; `w2sd-vbench doctor` says what is missing. Nothing is downloaded but a hub id that
+--backbone names. FOLDER holds mp4, mov, webm, mkv, avi, gif or webp files named "<prompt>-<index>", or folders of
+pictures; a generator's output folder is taken as it stands.
 
 written to --output: NAME_eval_results.json and NAME_full_info.json as VBench writes them, NAME_report.json with
 everything else, NAME_journal/ with a line per finished video: stopped at any moment, the same command goes on.
@@ -160,6 +161,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         prompt=arguments.prompt,
         suite=arguments.suite,
         mode=arguments.mode,
+        dimensions=settings.dimensions,
     )
     if arguments.dry_run:
         return _looked_at(inputs, settings.dimensions)
