@@ -30,7 +30,7 @@ class Switch(Protocol):
 
 @runtime_checkable
 class HeldSwitch(Protocol):
-    """What a switch may have besides: it is got ready once for a call, and its values may differ and yet do the same."""
+    """What a switch may have besides: it is got ready once for a call, and different values may do the same."""
 
     def held(self, values: Sequence[Any]) -> AbstractContextManager[None]:
         """A context manager in which going over to any of `values`, and back, is cheap; it restores what was before."""
