@@ -60,6 +60,12 @@ def lora_scales(network: nn.Module, scales: Mapping[str, Any] | Loras | None) ->
         yield
 
 
+def in_order(network: nn.Module) -> bool:
+    """Whether every layer of the network has the rows of a call in their order."""
+    inner = getattr(network, "_orig_mod", network)  # of a compiled module
+    return any(kind.__name__ in IN_ORDER for kind in type(inner).__mro__)
+
+
 def samples_in(value: Loras | None) -> int | None:
     """How many samples a setting has a scale each for; None where one scale is for all."""
     return next((len(scale) for _, scale in value or () if isinstance(scale, tuple)), None)
@@ -91,7 +97,7 @@ class LoraScales:
         inner = getattr(network, "_orig_mod", network)  # of a compiled module
         self._kind = type(inner).__name__
         self._layers: list[Any] = [module for module in inner.modules() if isinstance(module, BaseTunerLayer)]
-        self.takes_rows = any(kind.__name__ in IN_ORDER for kind in type(inner).__mro__)
+        self._in_order = in_order(network)
         if not self._layers:
             raise UserError(
                 f"{self._kind} has no LoRA adapters; load them first, with the pipeline's load_lora_weights("
@@ -112,7 +118,7 @@ class LoraScales:
                     f"{self._kind} has no LoRA adapter {name!r}; it has {', '.join(self._adapters)} (an adapter for "
                     "text encoders alone is not switched)"
                 )
-            if isinstance(scale, tuple) and not self.takes_rows:
+            if isinstance(scale, tuple) and not self._in_order:
                 raise UserError(
                     f"the scale of LoRA {name!r} is one per sample, which {self._kind} does not take; give one number"
                 )
