@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 MAX_STEM_BYTES = 180  # leaves room for "-<index>", a suffix and the mark of an unfinished file within the usual 255
 _RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))])
@@ -41,6 +44,15 @@ def video_stems(prompts: Sequence[str]) -> tuple[str, ...]:
         stems[prompt] = stem
         taken.add(_key(stem))
     return tuple(stems[prompt] for prompt in prompts)
+
+
+def run_folder(given: str | Path | None, name: str, identity: Any) -> Path:
+    """Returns the folder given, else one under outputs/ named after a pair and its `identity`, JSON data."""
+    if given is not None:
+        return Path(given)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip(".")
+    return Path("outputs") / f"{clean}-{digest}"
 
 
 def clean_stem(prompt: str, max_bytes: int = MAX_STEM_BYTES) -> str:

@@ -4,8 +4,6 @@ torch).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from w2sd_video.checked_values import MAX_SEED, finite, one_of, unknown, whole
 from w2sd_video.errors import UserError
-from w2sd_video.file_names import video_stems
+from w2sd_video.file_names import run_folder, video_stems
 from w2sd_video.matching import matched
 from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig, check_pair
 from w2sd_video.presets import PRESETS, VIDEO_PRESETS, Preset, get_preset
@@ -98,7 +96,8 @@ def plan(request: GenerationRequest) -> Plan:
     _check_seeds(done)
     _check_checkpoints(done)
     check_format(done.video_format, done.height, done.width, done.fps)
-    return replace(done, output=_output(request.output, done))
+    identity = [done.settings(), done.pair_record(), done.prompts, done.dtype, done.device]
+    return replace(done, output=run_folder(request.output, done.pair.name, identity))
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -212,14 +211,6 @@ def _methods(given: Iterable[str] | None, preset: Preset | None) -> tuple[str, .
         if method not in METHODS:
             unknown("method", method, METHODS)
     return methods
-
-
-def _output(given: str | Path | None, done: Plan) -> Path:
-    if given is not None:
-        return Path(given)
-    identity = json.dumps([done.settings(), done.pair_record(), done.prompts, done.dtype, done.device], sort_keys=True)
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in done.pair.name)[:80].strip(".")
-    return Path("outputs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def _check_seeds(done: Plan) -> None:

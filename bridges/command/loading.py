@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from bridges.command.latent_spaces import Spaces, fitted_map, known_map, spaces_of
 from bridges.command.making import LoadedBridge, Texts
 from bridges.command.request import TINY_VAES, BridgePlan
-from w2sd_video.adapters.pipelines import load_pipeline, load_tiny_vae, load_vae
+from w2sd_video.adapters.pipelines import load_tiny_vae, load_vae
 from w2sd_video.adapters.placement import can_encode, encoded_prompts, free_text_encoders, place_pipelines
-from w2sd_video.adapters.schedules import check_scheduler, is_flow
+from w2sd_video.adapters.reflectable import load_reflectable
 from w2sd_video.errors import UserError
 
 Note = Callable[[str], None]
@@ -77,24 +76,17 @@ def _making(plan: BridgePlan, count: int) -> str:
 
 def _pipeline(plan: BridgePlan, role: str, note: Note, *, quiet: bool) -> Any:
     strong = role == "strong"
-    pipe = load_pipeline(
+    return load_reflectable(
         plan.strong if strong else plan.weak,
         role=role,
         dtype=getattr(torch, plan.dtype),
+        note=note,
         config=plan.config if strong else plan.weak_config,
         motion_adapter=plan.motion_adapter if strong else None,
         video=plan.video and strong,
         allow_pickle=plan.allow_pickle,
         quiet=quiet,
     )
-    try:
-        check_scheduler(pipe.scheduler)
-    except UserError:
-        own = type(pipe.scheduler).__name__
-        kind = FlowMatchEulerDiscreteScheduler if is_flow(pipe.scheduler) else DDIMScheduler
-        pipe.scheduler = kind.from_config(pipe.scheduler.config, clip_sample=False, thresholding=False)
-        note(f"the {role} side samples with {kind.__name__}: its own {own} cannot be reflected")
-    return pipe
 
 
 def _tiny_vaes(plan: BridgePlan, strong: Any, weak: Any) -> tuple[Any, Any]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +17,8 @@ from bridges.mapped import Mapped
 from w2sd_video.adapters import reflected
 from w2sd_video.adapters.finite import NonFiniteLatentError
 from w2sd_video.adapters.settings import call_signature
+from w2sd_video.measured_calls import frames_of, measured
 from w2sd_video.pair import ModelSpec
-from w2sd_video.rendering import peak_memory
 from w2sd_video.runs import Made, NotMadeError, Report
 from w2sd_video.tasks import Task
 
@@ -101,32 +99,17 @@ class LoadedBridge:
             made += len(frames)
 
     def _made(self, pipe: Any, hosted: Any, task: Task) -> Made:
-        cuda = self.plan.device.startswith("cuda")
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(self.plan.device)
-        begin = time.perf_counter()
-        with hosted as run:
-            frames = self._call(pipe, "weak" if task.method == "weak" else "strong", task.prompt, task.seed)
-        seconds = time.perf_counter() - begin
-        if not np.isfinite(frames).all():
-            raise NonFiniteLatentError(
-                self.plan.steps,
-                self.plan.steps,
-                "the decoding that follows",
-                f"the VAE overflows in {self.plan.dtype}: use float32",
-            )
+        made, run = measured(
+            hosted,
+            lambda: self._call(pipe, "weak" if task.method == "weak" else "strong", task.prompt, task.seed),
+            device=self.plan.device,
+            dtype=self.plan.dtype,
+            steps=self.plan.steps,
+            counts=("num_reflections", "num_skipped", "num_encodes", "num_decodes"),
+        )
         for message in run.notes:
             self.note(message)
-        names = ("num_reflections", "num_skipped", "num_encodes", "num_decodes")
-        return Made(
-            frames=np.rint(frames.clip(0, 1) * 255).astype(np.uint8),
-            num_evaluations=run.num_evaluations,
-            num_forwards=run.num_forwards,
-            num_rows=run.num_rows,
-            seconds=seconds,
-            peak_memory_mb=torch.cuda.max_memory_allocated(self.plan.device) / 2**20 if cuda else peak_memory(),
-            counts={name: getattr(run, name) for name in names},
-        )
+        return made
 
     def _call(self, pipe: Any, side: str, prompt: str, seed: int) -> Any:
         """The frames [F, H, W, 3] in [0, 1] of one call."""
@@ -147,8 +130,7 @@ class LoadedBridge:
         if plan.video and not weak:
             arguments["num_frames"] = plan.num_frames
         pipe.set_progress_bar_config(disable=True)
-        output = pipe(**arguments)
-        return np.asarray(output.frames)[0] if hasattr(output, "frames") else np.asarray(output.images)
+        return frames_of(pipe(**arguments))
 
     def _text(self, side: str, prompt: str) -> dict[str, Any]:
         """The call arguments that stand for a prompt."""

@@ -4,8 +4,6 @@ torch).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +23,13 @@ from w2sd_video.adapters.checkpoints import describe_motion_adapter, read_safete
 from w2sd_video.adapters.pipeline_files import PipelineFiles, describe_pipeline
 from w2sd_video.checked_values import MAX_SEED, finite, one_of, unknown, whole
 from w2sd_video.errors import UserError
-from w2sd_video.file_names import video_stems
+from w2sd_video.file_names import run_folder, video_stems
 from w2sd_video.pair import ModelPair, ModelSpec
+from w2sd_video.picture_sizes import MAX_SIZE, check_multiple, checked_sizes
 from w2sd_video.prompts import check_prompt, without_repeats
 from w2sd_video.request import DTYPES
 
-MAX_STEPS, MAX_SIZE = 1000, 8192
+MAX_STEPS = 1000
 VIDEO_FRAMES = 16  # AnimateDiff's own
 
 
@@ -92,7 +91,8 @@ def plan_bridge(request: BridgeRequest) -> BridgePlan:
         output=Path(),
     )
     check_settings(request, done, *files)
-    return replace(done, output=_output(request.output, done))
+    identity = [done.settings(), done.pair_record(), done.prompts, done.dtype, done.device]
+    return replace(done, output=run_folder(request.output, done.pair.name, identity))
 
 
 def _preset(request: BridgeRequest) -> BridgePreset:
@@ -139,29 +139,11 @@ def _sizes(
 ) -> tuple[int, int, int, int]:
     """Height and width of the strong side, then of the weak one."""
     ours, theirs = files
-    found = []
-    for name, given, default in (("height", request.height, preset.height), ("width", request.width, preset.width)):
-        value = next((size for size in (given, default, ours.own_size) if size is not None), None)
-        if value is None:
-            raise UserError(
-                f"how large pictures of {ours.given} are is not known before it is fetched; give --height and --width, "
-                "such as 1024 for Flux and SDXL, 512 for SD 1.5"
-            )
-        found.append(whole(value, 0, name, 8, MAX_SIZE))
-    height, width = found
+    height, width = checked_sizes(request.height, request.width, preset.height, preset.width, ours)
     weak_height = whole(request.weak_height, height, "weak height", 8, MAX_SIZE)
     weak_width = whole(request.weak_width, width, "weak width", 8, MAX_SIZE)
-    for side, multiple, sizes in (
-        ("", ours.multiple, {"height": height, "width": width}),
-        ("weak ", theirs.multiple, {"height": weak_height, "width": weak_width}),
-    ):
-        for name, size in sizes.items():
-            if multiple is not None and size % multiple:
-                near = max(multiple, size // multiple * multiple)
-                own = f" (give --weak-{name})" if side else ""
-                raise UserError(
-                    f"{side}{name} is {size}; it must be a multiple of {multiple}: use {near} or {near + multiple}{own}"
-                )
+    for name, size in (("height", weak_height), ("width", weak_width)):
+        check_multiple(f"weak {name}", size, theirs.multiple, f" (give --weak-{name})")
     return height, width, weak_height, weak_width
 
 
@@ -224,11 +206,3 @@ def _methods(request: BridgeRequest, preset: BridgePreset) -> tuple[str, ...]:
     if not request.methods:
         raise UserError(f"no method is given; choose from {', '.join(BRIDGE_METHODS)}")
     return tuple(one_of(method, BRIDGE_METHODS, "method") for method in dict.fromkeys(request.methods))
-
-
-def _output(given: str | Path | None, done: BridgePlan) -> Path:
-    if given is not None:
-        return Path(given)
-    identity = json.dumps([done.settings(), done.pair_record(), done.prompts, done.dtype, done.device], sort_keys=True)
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in done.pair.name)[:80].strip(".")
-    return Path("outputs") / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

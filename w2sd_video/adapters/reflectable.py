@@ -1,0 +1,79 @@
+"""A whole pipeline loaded with a scheduler that can be reflected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+
+from w2sd_video.adapters.pipelines import load_pipeline
+from w2sd_video.adapters.schedules import check_scheduler, is_flow
+from w2sd_video.errors import UserError
+
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+}
+
+
+def load_reflectable(
+    given: str,
+    *,
+    role: str,
+    dtype: torch.dtype,
+    note: Callable[[str], None],
+    scheduler: str | None = None,
+    config: str | None = None,
+    motion_adapter: str | None = None,
+    video: bool = False,
+    allow_pickle: bool = False,
+    quiet: bool = False,
+) -> Any:
+    """Returns the pipeline of `load_pipeline` with the scheduler asked for, on the pipeline's own noise levels.
+
+    `scheduler` None is the pipeline's own; where that cannot be reflected DDIM (for flows Euler) takes its place, and
+    `note` is told so.
+
+    Raises:
+        UserError: as `load_pipeline`, or a scheduler that the pipeline cannot have.
+    """
+    pipe = load_pipeline(
+        given,
+        role=role,
+        dtype=dtype,
+        config=config,
+        motion_adapter=motion_adapter,
+        video=video,
+        allow_pickle=allow_pickle,
+        quiet=quiet,
+    )
+    if scheduler is not None:
+        pipe.scheduler = _chosen(pipe.scheduler, scheduler, role)
+        return pipe
+    try:
+        check_scheduler(pipe.scheduler)
+    except UserError:
+        own = type(pipe.scheduler).__name__
+        kind = FlowMatchEulerDiscreteScheduler if is_flow(pipe.scheduler) else DDIMScheduler
+        pipe.scheduler = kind.from_config(pipe.scheduler.config, clip_sample=False, thresholding=False)
+        note(f"the {role} side samples with {kind.__name__}: its own {own} cannot be reflected")
+    return pipe
+
+
+def _chosen(own: Any, name: str, role: str) -> Any:
+    if is_flow(own):
+        if name != "euler":
+            raise UserError(f"the {role} side is a flow, which samples with euler; leave the scheduler {name} out")
+        return FlowMatchEulerDiscreteScheduler.from_config(own.config)
+    kind, settings = SCHEDULERS[name]
+    made = kind.from_config(own.config, clip_sample=False, thresholding=False, **settings)
+    check_scheduler(made)
+    return made

@@ -1,0 +1,95 @@
+"""What must hold between the settings of a plan and the sides it is for (imports no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from w2sd_video.adapters.pipeline_files import PipelineFiles
+from w2sd_video.checked_values import MAX_SEED
+from w2sd_video.errors import UserError
+from w2sd_video.images.request import ImagePlan, ImageRequest
+from w2sd_video.pair import ModelPair, check_pair
+
+SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
+
+
+def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles, theirs: PipelineFiles | None) -> None:
+    """Raises `UserError` for settings that do not go together, or not with what the sides are."""
+    if {"w2sd", "swapped"} & set(done.methods):
+        weak = done.pair.weak
+        if done.raw_prompts and weak.prompt is None:
+            weak = replace(weak, prompt=next(iter(done.raw_prompts.values())))
+        check_pair(ModelPair(done.pair.strong, weak, done.pair.name))
+    if not done.embedded:
+        _check_sampling(done)
+    if done.seed + done.num_pictures - 1 > MAX_SEED:
+        raise UserError(f"seed {done.seed} + {done.num_pictures} pictures goes beyond {MAX_SEED}; use a smaller seed")
+    if theirs is not None:
+        _check_one_space(ours, theirs)
+    _check_parts(request, done)
+
+
+def _check_sampling(done: ImagePlan) -> None:
+    if done.guidance < 1:  # diffusers takes any scale up to 1 to mean "unguided": what was asked for would not be done
+        raise UserError(
+            f"guidance is {done.guidance:g}; sampling takes 1 (unguided) or more; inside the reflection, "
+            "--strong-guidance and --weak-guidance may be any number"
+        )
+    alone = done.sampling_guidance("weak")
+    for method in {"weak", "swapped"} & set(done.methods):
+        if alone < 1:
+            raise UserError(
+                f"weak guidance is {alone:g} and all that differs; inside the reflection it may be any number, but by "
+                f"itself the weak side samples with 1 (unguided) or more: leave the method {method} out, or raise it"
+            )
+
+
+def _check_one_space(ours: PipelineFiles, theirs: PipelineFiles) -> None:
+    """What the configs alone say against one latent space."""
+    flows = (ours.is_flow, theirs.is_flow)
+    vaes = [files.part("vae") for files in (ours, theirs)]
+    differing = [] if None in vaes else [k for k in SPACE if (vaes[0] or {}).get(k) != (vaes[1] or {}).get(k)]
+    if None not in flows and flows[0] != flows[1]:
+        differing.append("the path of noise (one is a flow)")
+    networks = [(files.network or {}).get("_class_name") for files in (ours, theirs)]
+    if None not in networks and networks[0] != networks[1]:
+        differing.append(f"the network ({networks[0]} and {networks[1]})")
+    if differing:
+        raise UserError(
+            f"the checkpoints are of different families ({ours.class_name} and {theirs.class_name}): they differ in "
+            f"{', '.join(differing)}, and a reflection needs one latent space; bridge_image.py lets them meet in pixels"
+        )
+
+
+def _check_parts(request: ImageRequest, done: ImagePlan) -> None:
+    """ControlNet and IP-Adapter come with their pictures, and flags of either not without it."""
+    for flag, part, picture, extras in (
+        (
+            "--controlnet",
+            done.controlnet,
+            ("--control-image", done.control_image),
+            {
+                "--control-scale": request.control_scale,
+                "--weak-control-scale": request.weak_control_scale,
+                "--canny": request.canny or None,
+                "--resize-control": request.resize_control or None,
+            },
+        ),
+        (
+            "--ip-adapter",
+            done.ip_adapter,
+            ("--ip-adapter-image", done.ip_adapter_image),
+            {
+                "--ip-adapter-scale": request.ip_adapter_scale,
+                "--weak-ip-adapter-scale": request.weak_ip_adapter_scale,
+            },
+        ),
+    ):
+        for name, value in {**extras, picture[0]: picture[1]}.items():
+            if value is not None and part is None:
+                raise UserError(f"{name} is given without {flag}; give both, or a --preset that has one")
+        if part is not None and picture[1] is None:
+            raise UserError(f"{flag} {part} needs a picture; give {picture[0]} FILE")
+        if picture[1] is not None and not Path(picture[1]).expanduser().is_file():
+            raise UserError(f"there is no picture at {picture[1]}; give {picture[0]} FILE")

@@ -1,0 +1,84 @@
+"""Loads what a plan of pictures needs: one pipeline, or two of one family, with what belongs to them, placed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from w2sd_video.adapters.placement import can_encode, encoded_prompts, free_text_encoders, place_pipelines
+from w2sd_video.adapters.reflectable import load_reflectable
+from w2sd_video.images.making import LoadedImages, Texts
+from w2sd_video.images.request import ImagePlan
+from w2sd_video.pair import ModelSpec
+
+Note = Callable[[str], None]
+
+
+def load_images(
+    plan: ImagePlan, methods: Iterable[str], prompts: Iterable[str], *, note: Note, quiet: bool
+) -> LoadedImages:
+    """Returns what the methods need, placed, with the prompts encoded and the text encoders of known families freed.
+
+    Raises:
+        UserError: a side, or something that belongs to it, cannot be used.
+    """
+    methods, prompts = set(methods), list(dict.fromkeys(prompts))
+    one = plan.pair.weak.checkpoint is None
+    strong = None if methods == {"weak"} and not one else _pipeline(plan, "strong", plan.pair.strong, note, quiet)
+    weak = None
+    if not one and methods & {"weak", "w2sd", "swapped"}:
+        weak = _pipeline(plan, "weak", plan.pair.weak, note, quiet)
+    loaded = LoadedImages(plan, strong, weak)
+    first = plan.memory == "sequential"  # then the text encoders, too, never are on the device as a whole
+    if first:
+        place_pipelines(strong, weak, plan.device, plan.memory)
+    _encode(loaded, prompts)
+    if not first:
+        place_pipelines(strong, weak, plan.device, plan.memory)
+    return loaded
+
+
+def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bool) -> Any:
+    assert spec.checkpoint is not None
+    return load_reflectable(
+        spec.checkpoint,
+        role=role,
+        dtype=getattr(torch, plan.dtype),
+        note=note,
+        scheduler=plan.scheduler,
+        config=plan.config if role == "strong" else plan.weak_config,
+        allow_pickle=plan.allow_pickle,
+        quiet=quiet,
+    )
+
+
+def _encode(loaded: LoadedImages, prompts: list[str]) -> None:
+    plan = loaded.plan
+    raw = [plan.raw_prompts.get(prompt, prompt) for prompt in prompts]
+    if loaded.weak is None:
+        texts = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
+        loaded.texts = {"strong": texts, "weak": _texts(plan, loaded.strong, raw, loaded.negative("weak"))}
+        pipes = [loaded.strong]
+    else:
+        loaded.texts["weak"] = _texts(plan, loaded.weak, raw, loaded.negative("weak"))
+        if loaded.strong is not None:
+            loaded.texts["strong"] = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
+        pipes = [pipe for pipe in (loaded.strong, loaded.weak) if pipe is not None]
+    for pipe in pipes:
+        if can_encode(pipe):
+            free_text_encoders(pipe)
+
+
+def _texts(plan: ImagePlan, pipe: Any, prompts: list[str], negative: str | None) -> Texts | None:
+    if not can_encode(pipe):
+        return None
+    unused = type(pipe).__name__ == "FluxPipeline"  # it runs no true guidance here
+    return encoded_prompts(
+        pipe,
+        dict.fromkeys(prompts),
+        None if unused else negative,
+        device=plan.device,
+        max_sequence_length=plan.max_sequence_length,
+    )

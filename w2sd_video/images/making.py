@@ -1,0 +1,152 @@
+"""A pair of one latent space in memory, and what each method means in terms of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from w2sd_video.adapters import reflected
+from w2sd_video.adapters.finite import NonFiniteLatentError
+from w2sd_video.adapters.settings import call_signature, networks_of
+from w2sd_video.images.request import ImagePlan
+from w2sd_video.measured_calls import frames_of, measured
+from w2sd_video.pair import ModelSpec
+from w2sd_video.runs import Made, NotMadeError, Report
+from w2sd_video.tasks import Task
+
+Texts = dict[str, dict[str, Tensor]]
+"""The call arguments that stand for each prompt."""
+
+
+@dataclass
+class LoadedImages:
+    """The pipelines, placed: `weak` is None where the strong side's network serves both (or no method needs it).
+
+    `texts` holds the encoded prompts by side, None for a pipeline that encodes them in each call. `extra` are call
+    arguments of both sides, such as the control image.
+    """
+
+    plan: ImagePlan
+    strong: Any
+    weak: Any = None
+    texts: dict[str, Texts | None] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, task: Task, report: Report) -> Made:
+        """Returns one picture by one method.
+
+        `weak` and `strong` sample one side by itself; `w2sd` reflects the strong side with the weak one; `zero-gap`
+        with itself; `swapped` exchanges the two. The initial noise comes from a CPU generator seeded `task.seed`.
+
+        Raises:
+            NotMadeError: a latent or the picture is not finite.
+        """
+        plan = self.plan
+        own = "weak" if task.method in ("weak", "swapped") else "strong"
+        pipe = self._pipe(own)
+        settings: dict[str, Any] = {"progress": report}
+        reflection: dict[str, Any] = {
+            "num_reflections": plan.num_reflections,
+            "mode": plan.reflection.mode,
+            "strength": plan.reflection.strength,
+            "reflector": ModelSpec(guidance=self._side(own).guidance),
+        }
+        if task.method in ("weak", "strong"):
+            hosted: Any = reflected(pipe, num_reflections=0, **settings)
+        elif task.method == "zero-gap":
+            hosted = reflected(pipe, "zero-gap", **reflection, **settings)
+        else:
+            other = "weak" if own == "strong" else "strong"
+            weak, inputs = self._other(other, task.prompt)
+            hosted = reflected(pipe, weak, weak_inputs=inputs or None, **reflection, **settings)
+        steps = plan.steps_of(task.method)
+        try:
+            with self._standing(own):
+                made, _ = measured(
+                    hosted,
+                    lambda: self._call(pipe, own, task, steps),
+                    device=plan.device,
+                    dtype=plan.dtype,
+                    steps=steps,
+                )
+        except NonFiniteLatentError as error:
+            raise NotMadeError(str(error)) from error
+        return made
+
+    def negative(self, role: str) -> str | None:
+        """The negative prompt of a side, None for the pipeline's own empty one."""
+        own = self.plan.pair.weak.negative_prompt if role == "weak" else None
+        return self.plan.negative_prompt if own is None else own
+
+    def _side(self, role: str) -> ModelSpec:
+        return self.plan.pair.weak if role == "weak" else self.plan.pair.strong
+
+    def _pipe(self, role: str) -> Any:
+        return self.weak if role == "weak" and self.weak is not None else self.strong
+
+    def _prompt(self, role: str, prompt: str) -> str:
+        return self.plan.raw_prompts.get(prompt, prompt) if role == "weak" else prompt
+
+    def _other(self, role: str, prompt: str) -> tuple[Any, dict[str, Any]]:
+        """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs."""
+        side, plan = self._side(role), self.plan
+        pipe = self._pipe(role)
+        apart = self.weak is not None
+        told_alike = not apart and not plan.raw_prompts and self.negative("weak") == self.negative("strong")
+        spec = ModelSpec(
+            guidance=side.guidance,
+            loras=() if apart else side.loras,
+            control=side.control,
+            ip_adapter=None if apart else side.ip_adapter,
+        )
+        inputs = {} if told_alike else self._text(role, prompt)
+        return (pipe, spec) if apart else spec, inputs
+
+    @contextmanager
+    def _standing(self, role: str) -> Iterator[None]:
+        """Inside, the networks of a side's pipeline are as that side samples."""
+        side = self._side(role)
+        with ExitStack() as stack:
+            for network in networks_of(self._pipe(role)):
+                if side.loras and self.plan.lora_sources:
+                    from w2sd_video.adapters.loras import lora_scales
+
+                    stack.enter_context(lora_scales(network, side.loras))
+                if side.ip_adapter is not None:
+                    from w2sd_video.adapters.ip_adapters import find_ip_adapters
+
+                    stack.enter_context(find_ip_adapters(network).set_to(side.ip_adapter))
+            yield
+
+    def _call(self, pipe: Any, role: str, task: Task, steps: int) -> Any:
+        """The frames [1, H, W, 3] in [0, 1] of one call."""
+        plan, side = self.plan, self._side(role)
+        arguments: dict[str, Any] = {
+            **self._text(role, task.prompt),
+            **self.extra,
+            "height": plan.height,
+            "width": plan.width,
+            "num_inference_steps": steps,
+            "guidance_scale": plan.sampling_guidance(role),
+            "generator": torch.Generator("cpu").manual_seed(task.seed),
+            "output_type": "np",
+        }
+        if side.control is not None:
+            arguments["controlnet_conditioning_scale"] = side.control["scale"]
+        pipe.set_progress_bar_config(disable=True)
+        return frames_of(pipe(**arguments))
+
+    def _text(self, role: str, prompt: str) -> dict[str, Any]:
+        """The call arguments that stand for a side's prompt."""
+        texts, pipe, prompt = self.texts.get(role), self._pipe(role), self._prompt(role, prompt)
+        if texts is not None:
+            return {name: tensor.to(self.plan.device) for name, tensor in texts[prompt].items()}
+        length = self.plan.max_sequence_length
+        given = {"prompt": prompt, "negative_prompt": self.negative(role), "max_sequence_length": length}
+        taken = call_signature(type(pipe)).parameters
+        return {name: value for name, value in given.items() if value is not None and name in taken}

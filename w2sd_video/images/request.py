@@ -1,0 +1,213 @@
+"""What pictures to make: a frozen request, and the plan it becomes once every setting is known (imports no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.lora_flags import LoraFlag
+from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
+from w2sd_video.request import located
+from w2sd_video.tasks import METHODS, Groups, task_groups
+
+MEMORY_PLANS = ("resident", "weak-offload", "sequential")
+SCHEDULERS = ("ddim", "euler", "dpm-solver++")
+DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What to make; None means "as the preset has it", and no field needs to be given: that is the bundled demo.
+
+    `preset` None: the demo, or, when `strong` is given, the paper's settings with that checkpoint. `weak` None: the
+    strong side's network. `guidance` is that of sampling, `strong_guidance` and `weak_guidance` are those inside the
+    reflection (any numbers). `prompt_pairs` are (refined, raw): the strong side is told the first, the weak one the
+    second; `weak_prompt` is the raw one of every prompt. `loras` are those of the strong side; the weak side has them
+    at 0 unless `weak_loras` says otherwise. `controlnet` with its `control_image`, and `ip_adapter` with its
+    `ip_adapter_image`, act on the strong side at their scale and on the weak one at 0 unless told otherwise. Picture
+    `index` of every prompt starts from the noise of the CPU generator seeded `seed + index`, for every method.
+    """
+
+    prompts: tuple[str, ...] = ()
+    prompt_pairs: tuple[tuple[str, str], ...] = ()
+    weak_prompt: str | None = None
+    negative_prompt: str | None = None
+    weak_negative_prompt: str | None = None
+    preset: str | None = None
+    strong: str | None = None
+    weak: str | None = None
+    config: str | None = None
+    weak_config: str | None = None
+    methods: tuple[str, ...] | None = None
+    mode: str | None = None
+    strength: float | None = None
+    steps: int | None = None
+    reflections: int | None = None
+    match_evaluations: int | None = None
+    guidance: float | None = None
+    strong_guidance: float | None = None
+    weak_guidance: float | None = None
+    loras: tuple[LoraFlag, ...] = ()
+    weak_loras: tuple[LoraFlag, ...] = ()
+    controlnet: str | None = None
+    control_image: str | None = None
+    control_scale: float | None = None
+    weak_control_scale: float | None = None
+    canny: bool = False
+    resize_control: bool = False
+    ip_adapter: str | None = None
+    ip_adapter_image: str | None = None
+    ip_adapter_scale: float | None = None
+    weak_ip_adapter_scale: float | None = None
+    scheduler: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_pictures: int = 1
+    seed: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    memory: str = "resident"
+    allow_pickle: bool = False
+    output: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """A request with every setting known and checked, but for what only the loaded pipelines tell.
+
+    `guidance` is that of sampling; the guidances inside the reflection are those of `pair`, whose weak checkpoint is
+    None where one network serves both sides. `raw_prompts` has the weak side's prompt for those that differ.
+    `lora_sources` says where every adapter of `pair` comes from. `plain_steps` are the steps of methods without
+    reflections. `embedded`: guidance is an input of the network, so that it costs no rows.
+    """
+
+    preset: str
+    pair: ModelPair
+    config: str | None
+    weak_config: str | None
+    reflection: ReflectionConfig
+    prompts: tuple[str, ...]
+    raw_prompts: Mapping[str, str]
+    stems: tuple[str, ...]
+    methods: tuple[str, ...]
+    steps: int
+    plain_steps: int
+    guidance: float
+    negative_prompt: str | None
+    lora_sources: Mapping[str, str]
+    controlnet: str | None
+    control_image: str | None
+    canny: bool
+    resize_control: bool
+    ip_adapter: str | None
+    ip_adapter_image: str | None
+    scheduler: str | None
+    height: int
+    width: int
+    max_sequence_length: int | None
+    embedded: bool
+    num_pictures: int
+    seed: int
+    dtype: str
+    device: str
+    memory: str
+    allow_pickle: bool
+    output: Path
+
+    @property
+    def num_reflections(self) -> int:
+        assert self.reflection.num_reflections is not None
+        return self.reflection.num_reflections
+
+    def sampling_guidance(self, role: str) -> float:
+        """Returns the scale that a side samples with by itself: the weak one its own where only guidance differs."""
+        alone = role == "weak" and self.only_guidance_differs
+        return _known(self.pair.weak.guidance) if alone else self.guidance
+
+    @property
+    def only_guidance_differs(self) -> bool:
+        """Whether the pair is one network at two guidances and nothing else."""
+        ours, theirs = self.pair.strong.settings(), self.pair.weak.settings()
+        differing = {name for name, value in theirs.items() if ours.get(name) != value}
+        return differing <= {"guidance"} and not self.raw_prompts
+
+    def groups(self) -> Groups:
+        """Returns the pictures in the order they are made, in groups: all methods of one prompt and index."""
+        return task_groups(
+            self.methods, self.prompts, self.stems, seed=self.seed, count=self.num_pictures, suffix=".png"
+        )
+
+    def steps_of(self, method: str) -> int:
+        """Returns the sampling steps of one picture."""
+        return self.steps if METHODS[method].reflects else self.plain_steps
+
+    def evaluations(self, method: str) -> int:
+        """Returns the evaluations of one picture: T, or T + 2 lambda with reflections."""
+        return self.steps_of(method) + 2 * self.num_reflections * METHODS[method].reflects
+
+    def rows(self, method: str) -> int:
+        """Returns the batch rows of one picture: two for a guided evaluation, one at scale 0 or 1."""
+        strong, weak = (_known(side.guidance) for side in (self.pair.strong, self.pair.weak))
+        inside = {"w2sd": (strong, weak), "zero-gap": (strong, strong), "swapped": (weak, strong)}.get(method, ())
+        own = self.sampling_guidance("weak" if method in ("weak", "swapped") else "strong")
+        return self.steps_of(method) * self._rows(own) + self.num_reflections * sum(map(self._rows, inside))
+
+    def _rows(self, guidance: float) -> int:
+        return 1 if self.embedded or guidance in (0, 1) else 2
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what determines the pictures, beside the pair, the prompts and the machine, as JSON data."""
+        plain = {} if self.plain_steps == self.steps else {"plain_steps": self.plain_steps}
+        return {
+            "mode": self.reflection.mode,
+            "strength": self.reflection.strength,
+            "steps": self.steps,
+            **plain,
+            "reflections": self.num_reflections,
+            "guidance": self.guidance,
+            "strong_guidance": self.pair.strong.guidance,
+            "weak_guidance": self.pair.weak.guidance,
+            "negative_prompt": self.negative_prompt,
+            "scheduler": self.scheduler,
+            "height": self.height,
+            "width": self.width,
+            "max_sequence_length": self.max_sequence_length,
+            "seed": self.seed,
+            "num_pictures": self.num_pictures,
+        }
+
+    def pair_record(self) -> dict[str, Any]:
+        """Returns the two sides and what they have as JSON data; local paths made absolute."""
+        sides = {"strong": self.pair.strong, "weak": self.pair.weak}
+        parts: dict[str, Any] = {
+            "loras": {name: {"from": source, **_scales(sides, name)} for name, source in self.lora_sources.items()},
+            "controlnet": located(self.controlnet),
+            "control_image": located(self.control_image),
+            "canny": self.canny or None,
+            "resize_control": self.resize_control or None,
+            "control": {role: side.control["scale"] for role, side in sides.items() if side.control},
+            "ip_adapter": located(self.ip_adapter),
+            "ip_adapter_image": located(self.ip_adapter_image),
+            "ip_adapter_scale": {role: side.ip_adapter for role, side in sides.items() if side.ip_adapter is not None},
+            "weak_negative_prompt": self.pair.weak.negative_prompt,
+            "raw_prompts": dict(self.raw_prompts),
+        }
+        return {
+            "name": self.pair.name,
+            "strong": located(self.pair.strong.checkpoint),
+            "weak": located(self.pair.weak.checkpoint),
+            "config": located(self.config),
+            "weak_config": located(self.weak_config),
+            **{name: value for name, value in parts.items() if value not in (None, {})},
+        }
+
+
+def _scales(sides: Mapping[str, ModelSpec], name: str) -> dict[str, float]:
+    return {role: float(scale) for role, side in sides.items() for n, scale in side.loras if n == name}  # type: ignore
+
+
+def _known(guidance: float | None) -> float:
+    assert guidance is not None
+    return guidance
