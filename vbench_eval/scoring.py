@@ -158,8 +158,10 @@ def _score(
             progress.note(note)
         if launch is not None:
             set_threads(launch.size)
-        scorer = make_scorer(settings, launch.local_rank if launch else 0)
-        selection = scorer.selection
+        scorer: Scorer | None
+        selection = (scorer := make_scorer(settings, launch.local_rank if launch else 0)).selection
+        if processes.workers > 1:  # each has backbones of its own: those of this process would only take memory
+            scorer, selection = None, selection.without_backbones()
         if selection.unavailable:
             progress.note(f"unavailable, for want of weights: {', '.join(selection.unavailable)}; see the verb doctor")
         tasks = _pending(inputs, selection, merged(read_entries(folder), selection.fingerprints))
@@ -181,13 +183,11 @@ def _score(
 
 
 def _results(
-    tasks: list[Task], scorer: Scorer, settings: ScoringSettings, processes: _Processes
+    tasks: list[Task], scorer: Scorer | None, settings: ScoringSettings, processes: _Processes
 ) -> Generator[tuple[Task, Entry | Died]]:
-    if processes.launch is not None:
-        return in_turn(processes.launch.share(tasks), scorer)
-    if processes.workers > 1 and len(tasks) > 1:
+    if scorer is None:
         return in_processes(tasks, functools.partial(make_scorer, settings), processes.workers)
-    return in_turn(tasks, scorer)
+    return in_turn(processes.launch.share(tasks) if processes.launch is not None else tasks, scorer)
 
 
 def _pending(inputs: Inputs, selection: Selection, done: Mapping[VideoKey, Entry]) -> list[Task]:
@@ -196,7 +196,7 @@ def _pending(inputs: Inputs, selection: Selection, done: Mapping[VideoKey, Entry
     for video in inputs.videos:
         before = done.get(video.key)
         finished = set(before.measured) - set(before.retry) if before is not None else set()
-        lacking = tuple(name for name in selection.dimensions if inputs.wants(video, name) and name not in finished)
+        lacking = tuple(name for name in selection.names if inputs.wants(video, name) and name not in finished)
         if lacking:
             tasks.append(Task(str(video.path), video.key, lacking))
     return tasks
@@ -214,7 +214,7 @@ def _report(
     records = []
     for video in inputs.videos:
         entry = done.get(video.key, Entry(video.key, {}, {}, {}, "it was not scored"))
-        measured = {key: entry.measured[key] for key in selection.dimensions if key in entry.measured}
+        measured = {key: entry.measured[key] for key in selection.names if key in entry.measured}
         records.append(
             VideoRecord(
                 path=video.key.path,

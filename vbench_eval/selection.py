@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,14 @@ class Selection:
             "unavailable"), "official", "backbone" (its provenance), "reason", "stand_in".
         stand_ins: official name -> proxy whose value is written under it, only if the user allowed it.
         stamp: profile, versions, device and dtype, for the report.
+        names: of `dimensions`, also once those have been let go.
     """
 
     dimensions: Mapping[str, Dimension]
     described: Mapping[str, Mapping[str, Any]]
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     stamp: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -49,7 +51,7 @@ class Selection:
         """
         kind = str(self.stamp.get("device", "")).partition(":")[0]
         prints = {}
-        for name in self.dimensions:
+        for name in self.names:
             backbone = {**(self.described[name].get("backbone") or {}), "device": kind}
             if backbone.get("sha256"):
                 backbone.pop("file", None)  # the same bytes elsewhere give the same numbers
@@ -60,6 +62,10 @@ class Selection:
     def unavailable(self) -> dict[str, str]:
         """Returns the reason for each dimension that was asked for and cannot be measured."""
         return {name: facts["reason"] for name, facts in self.described.items() if facts["status"] == "unavailable"}
+
+    def without_backbones(self) -> Selection:
+        """Returns what a report needs of it, which holds no network."""
+        return replace(self, dimensions={})
 
 
 def select(settings: ScoringSettings) -> Selection:
@@ -108,7 +114,7 @@ def select(settings: ScoringSettings) -> Selection:
         "dtype": settings.dtype or "float32",
         "versions": versions(device),
     }
-    return Selection(dimensions, described, stand_ins, stamp)
+    return Selection(dimensions, described, stand_ins, stamp, tuple(dimensions))
 
 
 def find_device(device: str) -> str:
