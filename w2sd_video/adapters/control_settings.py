@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
 
@@ -76,6 +76,15 @@ def check_control(pipe: Any, arguments: Mapping[str, Any]) -> None:
             "guess mode (guess_mode, and ControlNets that pool their conditions) evaluates the ControlNet for one half "
             "of guidance only, which reflection does not know; leave guess_mode off and use another ControlNet"
         )
+    pictures = arguments.get("control_image", arguments.get("image"))
+    if nets is not None and isinstance(pictures, list) and arguments.get("height") is None:
+        sizes = {size for each in pictures if (size := _size(each)) is not None}
+        if len(sizes) > 1:
+            said = " and ".join(f"{width} x {height}" for width, height in sorted(sizes))
+            raise UserError(
+                f"the control images are of {said} pixels, and they say how large the output is; give images of one "
+                "size, or height and width, to which they are then resized"
+            )
 
 
 def check_spec_control(control: Mapping[str, Any] | None, role: str, pipe: Any) -> None:
@@ -113,6 +122,14 @@ def control_setting(parameters: Mapping[str, inspect.Parameter], pipe: Any, argu
     )
     scales = _per_net("controlnet_conditioning_scale", value("controlnet_conditioning_scale", 1.0), count)
     return ControlSetting(scales, tuple(zip(starts, ends, strict=True)))
+
+
+def _size(picture: Any) -> tuple[int, int] | None:
+    """Width and height of a control image; None for a list of them."""
+    if isinstance(picture, Tensor):  # [..., C, H, W]
+        return int(picture.shape[-1]), int(picture.shape[-2])
+    size = getattr(picture, "size", None)
+    return size if isinstance(size, tuple) else None
 
 
 def unwrapped(net: Any) -> Any:

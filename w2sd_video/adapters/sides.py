@@ -206,4 +206,8 @@ def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any, 
 def _copied(generator: Any) -> Any:
     if isinstance(generator, list | tuple):
         return [_copied(each) for each in generator]
-    return None if generator is None else generator.clone_state()
+    if generator is None:
+        return None
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    return copy
