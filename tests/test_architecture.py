@@ -111,6 +111,22 @@ def test_vbench_eval_knows_only_folders_of_videos() -> None:
     assert wrong("vbench_eval", ("w2sd_video", "bridges", "scripts")) == []
 
 
+def test_vbench_eval_needs_none_of_what_makes_vbench_hard_to_install() -> None:
+    libraries = ("torchvision", "decord", "detectron2", "vbench", "clip", "open_clip", "timm", "pyiqa")
+    assert wrong("vbench_eval", libraries) == []
+    # OpenCV's flow is there for those who name it, and nothing else asks for it.
+    assert wrong("vbench_eval", ("cv2",), but=("vbench_eval.proxies.opencv",)) == []
+    assert wrong("vbench_eval", ("vbench_eval.proxies.opencv",)) == []
+
+
+def test_of_vbench_eval_formulas_do_not_know_networks_nor_anything_the_commands() -> None:
+    backbones = ("vbench_eval.backbones", "vbench_eval.images", "transformers")
+    assert wrong("vbench_eval.dimensions", backbones) == []
+    assert wrong("vbench_eval.proxies", backbones) == []
+    assert wrong("vbench_eval", ("vbench_eval.commands",), but=("vbench_eval.commands",)) == []
+    assert wrong("vbench_eval.commands", ("vbench_eval.commands",)), "a rule that looks for the commands finds them"
+
+
 def test_of_the_bridges_one_command_asks_for_scores_of_pictures_only() -> None:
     assert wrong("bridges", ("vbench_eval",), but=("bridges.dit_moe.command",)) == []
     borders = ("vbench_eval.images", "vbench_eval.errors")
@@ -169,6 +185,9 @@ LIGHT = (
     *("w2sd_video", "w2sd_video.pair", "w2sd_video.presets", "w2sd_video.prompts", "w2sd_video.cli"),
     "bridges.command.program",
     "bridges.dit_moe.command.program",
+    *("vbench_eval", "vbench_eval.commands", "vbench_eval.settings", "vbench_eval.scoring", "vbench_eval.comparing"),
+    *("vbench_eval.dimensions", "vbench_eval.proxies", "vbench_eval.images", "vbench_eval.backbones.registry"),
+    *("vbench_eval.suite", "vbench_eval.manifest", "vbench_eval.results", "vbench_eval.inputs", "vbench_eval.videos"),
 )
 
 
