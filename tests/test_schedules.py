@@ -147,9 +147,16 @@ def test_zero_terminal_snr_is_taken_for_v_and_refused_for_noise_predictions(kind
     torch.testing.assert_close(run_ours(schedule, x), run_stock(scheduler, kind, x, schedule), atol=1e-3, rtol=0)
 
 
-MULTISTEP = {
+OF_ORDER_1 = {
     "dpm": lambda: diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=1, final_sigmas_type="zero"),
     "dpm karras": lambda: diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=1, use_karras_sigmas=True),
+}
+MULTISTEP = {
+    "dpm of order 3": lambda: diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=3),
+    "dpm heun": lambda: diffusers.DPMSolverMultistepScheduler(**BETAS, solver_type="heun", use_karras_sigmas=True),
+    "dpm on noise": lambda: diffusers.DPMSolverMultistepScheduler(
+        **BETAS, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"
+    ),
     "deis": lambda: diffusers.DEISMultistepScheduler(**BETAS, solver_order=1),
     "flow unipc": lambda: diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -165,7 +172,8 @@ def test_multistep_grids_need_to_be_asked_for(name):
     scheduler = MULTISTEP[name]()
     with pytest.raises(UserError, match=r"first_order=True") as refusal:
         check_scheduler(scheduler)
-    assert type(scheduler).__name__ in str(refusal.value) and "DDIMScheduler" in str(refusal.value)
+    remedy = type(scheduler).__name__ if "dpm" in name else "DDIMScheduler"  # the dpm's own form that can be reflected
+    assert type(scheduler).__name__ in str(refusal.value) and f"{remedy}.from_config" in str(refusal.value)
     scheduler.set_timesteps(12)
     schedule = read_schedule(scheduler, first_order=True)
     made = [step for step in schedule.steps if step is not None]
@@ -173,12 +181,14 @@ def test_multistep_grids_need_to_be_asked_for(name):
     assert len(schedule.steps) == len(scheduler.timesteps)
 
 
-@pytest.mark.parametrize("name", ["dpm", "dpm karras"])
-def test_first_order_steps_on_a_multistep_grid_are_its_own_steps_of_order_one(name):
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("name", list(OF_ORDER_1))
+def test_first_order_steps_on_a_multistep_grid_are_its_own_steps_of_order_one(name, asked):
     # DPM-Solver++ of order 1 is DDIM (Lu et al. 2022, section 4); the last step to sigma 0 is the x0 estimate in both.
-    scheduler = MULTISTEP[name]()
+    scheduler = OF_ORDER_1[name]()
     scheduler.set_timesteps(12)
-    schedule = read_schedule(scheduler, first_order=True)
+    schedule = read_schedule(scheduler, first_order=asked)  # it keeps no history, so it need not be asked for
+    assert schedule.orders == (1,) * 12
     stock = run_stock(scheduler, "epsilon", noise(), schedule)
     torch.testing.assert_close(run_ours(schedule, noise()), stock, atol=SAME, rtol=0)
 

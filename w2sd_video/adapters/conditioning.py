@@ -102,6 +102,18 @@ def predict(
 
     `network` stands in for the recorded one.
     """
+    return predict_each(conditioning, x, [guidance], counter=counter, network=network)[0]
+
+
+def predict_each(
+    conditioning: Conditioning,
+    x: Tensor,
+    guidances: Sequence[float],
+    *,
+    counter: Counter,
+    network: nn.Module | None = None,
+) -> list[Tensor]:
+    """Returns the prediction at `x` at each guidance, all from one evaluation of the halves that count for some."""
     net = conditioning.network if network is None else network
     residuals = None if conditioning.control is None else conditioning.control.at_latent(counter)
 
@@ -124,16 +136,15 @@ def predict(
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return output if sign_of(net) == 1 else -output
 
-    if guidance == 1:
-        return evaluate("conditional", x)
-    if conditioning.unconditional is None:
+    guided, counting = conditioning.guided, counting_halves(conditioning.guided, guidances)
+    if "unconditional" in counting and conditioning.unconditional is None:
+        scale = next(guidance for guidance in guidances if guidance != 1)
         raise UserError(
-            f"guidance {guidance:g} needs the unconditional half, which the pipeline did not prepare at this step; "
+            f"guidance {scale:g} needs the unconditional half, which the pipeline did not prepare at this step; "
             "use guidance 1, or no callback that turns guidance off"
         )
-    guided = conditioning.guided
-    if guidance == 0 and guided.channels is None:
-        return evaluate("unconditional", x)
+    if len(counting) == 1:
+        return [evaluate(counting[0], x)] * len(guidances)
     if conditioning.doubled is not None:
         first, second = evaluate("doubled", torch.cat([x, x])).chunk(2)
     elif guided.conditional_first:
@@ -141,16 +152,29 @@ def predict(
     else:
         first, second = evaluate("unconditional", x), evaluate("conditional", x)
     conditional, unconditional = (first, second) if guided.conditional_first else (second, first)
+    return [_combined(guided, unconditional, conditional, guidance) for guidance in guidances]
+
+
+def _combined(guided: Guided, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
     combined = lerp_guidance(unconditional, conditional, guidance)
     if guided.channels is None:
         return combined
     return torch.cat([combined[:, : guided.channels], conditional[:, guided.channels :]], dim=1)
 
 
+def counting_halves(guided: Guided, guidances: Sequence[float]) -> list[str]:
+    """The halves of guidance that count at one of these scales; the unconditional first."""
+    counting = []
+    if any(guidance != 1 for guidance in guidances):
+        counting.append("unconditional")
+    if guided.channels is not None or any(guidance != 0 for guidance in guidances):
+        counting.append("conditional")
+    return counting
+
+
 def told_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
     """Whether a network is told the same by both, in the halves that count at this guidance (waits for the device)."""
-    alone = guidance == 0 and one.guided.channels is None
-    counting = ["conditional"] if guidance == 1 else ["unconditional", *([] if alone else ["conditional"])]
+    counting = counting_halves(one.guided, [guidance])
     if guidance != 1 and one.guided.channels != other.guided.channels:
         return False
     if not all(equal(getattr(one, half), getattr(other, half)) for half in counting):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -34,6 +34,10 @@ class Side:
     prediction: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     control: ControlSetting | None = None
+
+    def differs_in_guidance_alone(self, other: Side) -> bool:
+        """Whether one evaluation of both halves of guidance gives both sides."""
+        return replace(self, guidance=None) == replace(other, guidance=None)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ EULER = ("EulerDiscreteScheduler",)
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
 # Usable for their grid alone, with steps of first order, when asked for.
 MULTISTEP_GRID = ("PNDMScheduler",)
+DPM = "DPMSolverMultistepScheduler"  # DPM-Solver++(2M) has steps of its own order
 MULTISTEP_SIGMAS = (
-    "DPMSolverMultistepScheduler",
+    DPM,
     "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler",
     "DEISMultistepScheduler",
@@ -60,6 +61,7 @@ class Schedule:
         prediction: what the network gives: "epsilon", "v_prediction", "sample" or "flow".
         scales: the pipeline's latent at level i is scales[i] times ours (not 1 only for Euler, whose alpha is 1).
         steps: for each timestep of the pipeline's loop the index of the step made there, None for a repeated timestep.
+        orders: of each step as it samples: 1, or 2 (DPM-Solver++) where the step before it is of this run too.
     """
 
     levels: tuple[Level, ...]
@@ -67,6 +69,7 @@ class Schedule:
     prediction: str
     scales: tuple[float, ...]
     steps: tuple[int | None, ...]
+    orders: tuple[int, ...]
 
     @property
     def num_steps(self) -> int:
@@ -85,7 +88,9 @@ def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
     config = scheduler.config
     if name in STOCHASTIC or str(config.get("algorithm_type", "")).startswith("sde"):
         raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {REMEDY}")
-    if name in multistep and not first_order:
+    if name == DPM and not first_order:
+        _check_dpm(config)
+    elif name in multistep and not first_order:
         raise UserError(
             f"{name} keeps a history of predictions, which does not hold for a reflected latent; {REMEDY}; "
             "or give first_order=True for steps of first order on its grid"
@@ -104,6 +109,17 @@ def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
         if config.get(flag, False):
             raise UserError(f"{name} has {flag}=True, which cannot be reflected; use it with {flag}=False")
     prediction_of(scheduler)
+
+
+def _check_dpm(config: Any) -> None:
+    """Raises `UserError` for a DPM-Solver other than DPM-Solver++ of order 1 or 2 in its midpoint form."""
+    for name, allowed in (("algorithm_type", "dpmsolver++"), ("solver_type", "midpoint"), ("solver_order", "1 or 2")):
+        if str(config[name]) not in allowed.split(" or "):
+            raise UserError(
+                f"{DPM} has {name}={config[name]!r}, whose history is not known to hold beside reflections; use "
+                f"{DPM}.from_config(pipe.scheduler.config, {name}={'2' if name == 'solver_order' else repr(allowed)}), "
+                f"or give first_order=True for steps of first order on its grid"
+            )
 
 
 def prediction_of(scheduler: Any) -> str:
@@ -131,7 +147,7 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
         scheduler: a diffusers scheduler after `set_timesteps`.
         start: index of the loop's first timestep (image-to-image calls start later than 0).
         count: how many timesteps the loop has; None for all that are left.
-        first_order: allow a multistep scheduler, for its grid only.
+        first_order: allow any multistep scheduler, for its grid only.
 
     Raises:
         UserError: the scheduler cannot be reflected, or its levels do not run from noisy to clean.
@@ -166,7 +182,18 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
         raise UserError(f"{name} has a grid that cannot be reflected: {error}; or {REMEDY}") from error
     euler = name in EULER
     scales = tuple(1.0 / level.alpha if euler else 1.0 for level in levels)
-    return Schedule(tuple(levels), path, prediction, scales, tuple(steps))
+    made = len(levels) - 1
+    orders = _dpm_orders(scheduler, start, made) if name == DPM and not first_order else (1,) * made
+    return Schedule(tuple(levels), path, prediction, scales, tuple(steps), orders)
+
+
+def _dpm_orders(scheduler: Any, start: int, count: int) -> tuple[int, ...]:
+    """The order of each of `count` steps from the scheduler's timestep `start` on, by its own rules."""
+    config, last = scheduler.config, len(scheduler.timesteps) - 1
+    few = config.lower_order_final and last < 14  # under 15 steps
+    ends_at_first = config.euler_at_final or few or config.final_sigmas_type == "zero"
+    seconds = range(start + 1, last if ends_at_first else last + 1)  # the first step has no history
+    return tuple(2 if config.solver_order == 2 and i in seconds else 1 for i in range(start, start + count))
 
 
 def training_levels(scheduler: Any) -> tuple[tuple[Level, ...] | None, NoisePath | FlowPath]:

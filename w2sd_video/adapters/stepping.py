@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from w2sd_video.adapters.conditioning import Conditioning, predict, read_conditioning
+from w2sd_video.adapters.conditioning import Conditioning, predict_each, read_conditioning
 from w2sd_video.adapters.controls import check_scales
 from w2sd_video.adapters.finite import FiniteWatch, likely_cause
+from w2sd_video.adapters.lora_batches import by_sample, check_loras, in_one_batch, side_by_side
 from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.probing import Guided
 from w2sd_video.adapters.progress import EvaluationBar
@@ -28,7 +30,17 @@ from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
 from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance, networks_of
 from w2sd_video.adapters.switches import SwitchBoard
-from w2sd_video.core import Denoiser, Level, StopSampling, autoguided, sample_reflected, w2sd
+from w2sd_video.core import (
+    Denoiser,
+    Level,
+    MainStep,
+    Multistep,
+    StopSampling,
+    Together,
+    autoguided,
+    sample_reflected,
+    w2sd,
+)
 from w2sd_video.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,6 +116,10 @@ class HostedCall:
             if self.foreign is not None:
                 self.foreign.finish()
 
+    def close(self) -> None:
+        """Leaves the networks as they were before the call; to be called whatever became of it."""
+        self._switches.close()
+
     def _begin(self, recorded: RecordedStep) -> Schedule:
         """Reads the schedule, and checks once what holds for the whole call."""
         pipe, method = self.pipe, self.method
@@ -120,23 +136,27 @@ class HostedCall:
                 check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
         self._schedule = schedule
+        self._multistep = Multistep(schedule.path) if 2 in schedule.orders else None
         if self.foreign is not None:
             self.foreign.begin(schedule, recorded.sample, self._evaluated)
         weak, reflector = self._resolved(self.weak), self._resolved(self.reflector)
         for now in (reflector, weak):
             self._switches.check(now.network, now.settings)
+            check_loras(now, len(recorded.sample))
         # One side used as both is the control, asked for by name.
         if self.weak is not self.reflector and weak.equals(reflector, self._switches):
             raise UserError(
                 "the weak side differs in nothing from the strong side as it reflects; say what differs, "
                 'or ask for that control by name: weak="zero-gap"'
             )
+        self._switches.hold(self._networks, [(now.network, now.settings) for now in (reflector, weak)])
         return schedule
 
     def _advance(self, schedule: Schedule, i: int, x: Tensor) -> Tensor:
         """Step i of the sampler: the sampler itself on the levels that step needs, stopped after it."""
         levels, method = schedule.levels[i : i + 3], self.method
         strong, weak = self._denoiser(self._strong), self._denoiser(self.weak)
+        main_step: MainStep | None = self._multistep and partial(self._multistep, order=schedule.orders[i])
         if self.foreign is not None:
             return sample_reflected(
                 x,
@@ -145,11 +165,22 @@ class HostedCall:
                 lambda _, before: self._reflect_abroad(before, levels),
                 schedule.path,
                 num_reflections=int(i < method.reflections(schedule.num_steps)),
+                main_step=main_step,
                 on_step=_stop,
                 on_reflect=lambda _, before, after: self._on_reflect(i, before, after),
             )
         if method.name == "autoguided":
-            return autoguided(x, levels, strong, weak, schedule.path, weight=method.strength, on_step=_stop)
+            return autoguided(
+                x,
+                levels,
+                strong,
+                weak,
+                schedule.path,
+                weight=method.strength,
+                main_step=main_step,
+                together=self._together(self._strong),
+                on_step=_stop,
+            )
         return w2sd(
             x,
             levels,
@@ -160,6 +191,8 @@ class HostedCall:
             mode=method.mode,
             reflector=self._denoiser(self.reflector),
             strength=method.strength,
+            main_step=main_step,
+            together=self._together(self.reflector) if method.mode == "fused" else None,
             on_step=_stop,
             on_reflect=lambda _, before, after: self._on_reflect(i, before, after),
         )
@@ -224,15 +257,32 @@ class HostedCall:
 
     def _denoiser(self, side: Side) -> Denoiser:
         """The side as a function of (x, level told), at the current step's timestep."""
-        now, counter = self._resolved(side), self.run._counter
+        now = self._resolved(side)
+        return lambda x, level: self._predictions(now, [now.guidance], x, level)[0]
 
-        def denoise(x: Tensor, level: Level) -> Tensor:
-            with self._switches.in_force(now.network, now.settings):
-                output = predict(now.conditioning, x, now.guidance, counter=counter, network=now.network)
+    def _together(self, strong: Side) -> Together | None:
+        """This side and the weak one as one function, where one evaluation gives both; None for two evaluations."""
+        if self.weak is strong:  # the control costs what a pair does
+            return None
+        now, weak = self._resolved(strong), self._resolved(self.weak)
+        one_batch = in_one_batch(strong, self.weak, now, weak)
+        if not one_batch and not self.weak.differs_in_guidance_alone(strong):
+            return None
+
+        def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+            model, latent = (side_by_side(now, weak, x), torch.cat([x, x])) if one_batch else (now, x)
+            good, bad = self._predictions(model, [now.guidance, weak.guidance], latent, level)
+            return good[: len(x)], bad[-len(x) :]
+
+        return both
+
+    def _predictions(self, now: Resolved, guidances: Sequence[float], x: Tensor, level: Level) -> list[Tensor]:
+        """The path's native predictions of a side, one for each guidance."""
+        with self._switches.in_force(now.network, by_sample(now, guidances, x)):
+            outputs = predict_each(now.conditioning, x, guidances, counter=self.run._counter, network=now.network)
+        for _ in guidances:
             self._evaluated()
-            return to_native(now.prediction, output.to(x.dtype), x, level)
-
-        return denoise
+        return [to_native(now.prediction, output.to(x.dtype), x, level) for output in outputs]
 
 
 def _stop(_: int, x: Tensor) -> Tensor | None:
