@@ -21,8 +21,18 @@ def test_a_fall_of_motion_that_is_not_significant_is_called_suspected():
     ours = suite(200, dynamic=0.13, consistency=0.971, seed=2)
     for n, one in enumerate(ours["videos"]):  # 13 stop moving and 6 start: p = 0.167
         one["measured"]["dynamic_degree"] = measured(n in range(13, 26) or n in range(100, 106))
-    assert 0.05 < mcnemar(13, 6) < 0.2
+    assert 0.05 < mcnemar(13, 6) < 0.3
     assert kinds(compare({"strong": strong, "w2sd": ours})) == ["static-suspected"]
+
+
+def test_of_few_videos_three_that_stop_moving_are_pointed_out_and_two_are_not():
+    strong = suite(12, dynamic=1.0, consistency=0.914, seed=1)
+    for stopped, expected in ((2, []), (3, ["static-suspected"])):
+        ours = suite(12, dynamic=1.0, consistency=0.971, seed=2)
+        for one in ours["videos"][:stopped]:
+            one["measured"]["dynamic_degree"] = measured(False)
+        assert mcnemar(stopped, 0) == 2 * 0.5**stopped
+        assert kinds(compare({"strong": strong, "w2sd": ours})) == expected
 
 
 @pytest.mark.parametrize(

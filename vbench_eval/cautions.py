@@ -8,8 +8,10 @@ from vbench_eval.comparison import ALPHA, Caution, Comparison, Difference, Row
 from vbench_eval.meanings import CONSISTENCY, MOTION, words
 from vbench_eval.tables import number, p_text
 
-HINT = 0.2
-"""A fall of motion with p below this, beside a significant rise of consistency, is pointed out as unproven."""
+HINT = 0.3
+"""A fall of motion with p below this, beside a significant rise of consistency, is pointed out as unproven. If three
+videos stop moving and none starts, p is 0.25.
+"""
 FEW = 10
 """Prompts; with fewer, intervals lean on the assumption that the differences are roughly normal."""
 MANY = 0.05
