@@ -97,7 +97,7 @@ def test_fused_zero_gap_equals_no_reflections_bit_for_bit(family):
 @pytest.mark.parametrize("family", ["sd15", "flux"])
 def test_a_gap_of_size_zero_equals_zero_gap(family):
     build, arguments, _ = FAMILIES[family]
-    pipe = build()
+    pipe, arguments = build(), {**arguments, "num_inference_steps": 2}
     own = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     with reflected(pipe, "zero-gap"):
         zero = call(pipe, arguments)
@@ -217,7 +217,8 @@ def test_a_pipeline_without_controlnet_is_plain_and_may_be_either_side():
 
 def test_two_gaps_together_differ_from_each_alone():
     pipe = tiny_controls.sd15()
-    results = [call(pipe, {"image": PICTURE, "guidance_scale": 3.0})]
+    arguments = {"image": PICTURE, "guidance_scale": 3.0, "num_inference_steps": 2}
+    results = [call(pipe, arguments)]
     control = {"scale": 0.0}
     for weak in (
         ModelSpec(control=control),
@@ -227,7 +228,7 @@ def test_two_gaps_together_differ_from_each_alone():
         ModelSpec(control={"scale": 0.5}),
     ):
         with reflected(pipe, weak):
-            results.append(call(pipe, {"image": PICTURE, "guidance_scale": 3.0}))
+            results.append(call(pipe, arguments))
     for i, one in enumerate(results):
         assert all((one - other).abs().max() > 1e3 * rounding(one) for other in results[:i])
 

@@ -102,9 +102,8 @@ def _filtered(field: Field, weights: NDArray[np.float64], axis: int) -> Field:
 
 def _ridges(across: Field, down: Field) -> Field:
     """The gradient's size where it is largest along its own direction, 0 elsewhere; of two equals the first counts."""
-    size = np.round(np.hypot(across, down), 2).astype(
-        np.float32
-    )  # so that equals are equal, whatever their sums' order
+    # Rounded, so that equals are equal whatever the order of their sums.
+    size = np.round(np.hypot(across, down), 2).astype(np.float32)
     turns = np.round(np.arctan2(down, across) / (math.pi / 4)).astype(int) % 4
     padded = np.pad(size, 1)
     height, width = size.shape
