@@ -207,7 +207,7 @@ def test_switching_walks_through_nothing_and_writes_to_one_tensor(monkeypatch):
     sides = [{"loras": ModelSpec(loras=(("a", scale),)).loras} for scale in (0.8, -1.5)]
     for side in sides:
         board.check(net, side)
-    board.hold(net, sides)
+    board.hold([net], [(net, side) for side in sides])
     layers = [module for module in net.modules() if isinstance(module, BaseTunerLayer)]
     held = [s for layer in layers for s in layer.scaling.values()]
     assert len({s.untyped_storage().data_ptr() for s in held}) == 1
@@ -234,7 +234,7 @@ def test_compiled_code_is_made_once_for_both_sides_and_for_none():
             plain.append(run(net))
     counter = CompileCounter()
     net.mid_block.attentions[0].transformer_blocks[0].compile(backend=counter)  # one block: compiling is slow
-    board.hold(net, sides)
+    board.hold([net], [(net, side) for side in sides])
     try:
         for side, expected in zip([*sides, *reversed(sides)], [*plain, *reversed(plain)], strict=True):
             with board.in_force(net, side):

@@ -166,6 +166,7 @@ class _Host:
                 result = kind.__call__(pipe, **{**given, **lifted})  # type: ignore[operator]
             hosted.finish()
         finally:
+            hosted.close()
             if count is not None:
                 vars(pipe).setdefault("_num_timesteps", count)
             if self._weak is not None and self._weak.pipe is not None:

@@ -64,12 +64,20 @@ class SwitchBoard:
         for name, value in settings.items():
             self._switch(network, name).check(value)
 
-    def hold(self, network: nn.Module, settings: Sequence[Mapping[str, Any]]) -> None:
-        """Gets `network` ready for going over from one of these settings to another, until `close`."""
-        for name in {name for each in settings for name in each}:
+    def hold(self, own: Sequence[nn.Module], sides: Sequence[tuple[nn.Module, Mapping[str, Any]]]) -> None:
+        """Gets networks ready for going over from side to side, until `close`.
+
+        `sides` are networks with their settings; for one of `own`, all of them (a pipeline may go on to its next).
+        """
+        values: dict[tuple[nn.Module, str], list[Any]] = {}
+        for side, settings in sides:
+            for network in own if side in own else [side]:
+                for name, value in settings.items():
+                    values.setdefault((network, name), []).append(value)
+        for (network, name), all_values in values.items():
             switch = self._switch(network, name)
             if isinstance(switch, HeldSwitch):
-                self._holding.enter_context(switch.held([each[name] for each in settings if name in each]))
+                self._holding.enter_context(switch.held(all_values))
 
     def close(self) -> None:
         """Lets go of what `hold` got ready: every network is as it was."""
