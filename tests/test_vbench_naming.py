@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from vbench_eval.naming import SUFFIXES, KnownPrompts, collisions, not_a_name, parse_name, video_name
+from vbench_eval.naming import SUFFIXES, KnownPrompts, collisions, not_a_name, parse_name
 from w2sd_video.file_names import video_stems
 
 PLAIN = ("a red ring moving left", "A person is riding a bike.", "Ukiyo-e, a cat; 50% off!", "the year 2049", "x-ray")
@@ -14,7 +14,7 @@ PLAIN = ("a red ring moving left", "A person is riding a bike.", "Ukiyo-e, a cat
 @pytest.mark.parametrize("index", [0, 4, 24])
 @pytest.mark.parametrize("suffix", [".mp4", ".GIF", ""])
 def test_a_name_made_by_vbenchs_rule_is_read_back_to_its_prompt_and_index(prompt, index, suffix):
-    parsed = parse_name(video_name(prompt, index, suffix))
+    parsed = parse_name(f"{prompt}-{index}{suffix}")
     assert (parsed.prompt, parsed.index, parsed.suffix) == (prompt, index, suffix)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from vbench_files import Frames, levels, patterned, write_animation, write_pictures, write_video
 
-from vbench_eval.errors import UserError, exit_code
+from vbench_eval.errors import UserError
 from vbench_eval.videos import FramesInMemory, Video, find_videos, open_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,19 +172,6 @@ def test_what_is_known_of_a_video_is_json(tmp_path: Path) -> None:
         data = json.loads(json.dumps(video.info.as_json(), allow_nan=False))
         assert data["width"] == video.info.width and data["colour"] == video.info.colour
     assert open_video(tmp_path / "a.mp4").info.as_json()["colour"]["colorspace"] == "bt709"
-
-
-def test_errors_of_the_user_end_a_command_with_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    def raising(error: BaseException) -> int:
-        raise error
-
-    assert exit_code(lambda: 0) == 0
-    assert exit_code(lambda: raising(UserError("fps is 0; give 8"))) == 2
-    assert exit_code(lambda: raising(FileNotFoundError(2, "No such file", "x.mp4"))) == 2
-    assert capsys.readouterr().err == "error: fps is 0; give 8\nerror: [Errno 2] No such file: 'x.mp4'\n"
-    assert exit_code(lambda: raising(KeyboardInterrupt())) == 130
-    with pytest.raises(RuntimeError):
-        exit_code(lambda: raising(RuntimeError("a defect keeps its traceback")))
 
 
 def test_importing_the_evaluator_loads_nothing_heavy() -> None:

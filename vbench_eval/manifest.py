@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +191,6 @@ def verify(manifest: Manifest, suite: Suite) -> None:
             f"drawing again from {suite.path} with seed {manifest.seed} gives other prompts than the manifest holds; "
             "it was not written by this version: keep it, and leave the suite out"
         )
-
-
-def with_samples(manifest: Manifest, samples: int) -> Manifest:
-    """Returns the manifest with this many videos per prompt."""
-    _whole(samples, "samples per prompt", 1, MAX_SAMPLES)
-    return replace(manifest, prompts=tuple(replace(prompt, samples=samples) for prompt in manifest.prompts))
 
 
 def not_a_line(prompt: str) -> str | None:

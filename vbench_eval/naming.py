@@ -1,4 +1,4 @@
-"""File names of videos: VBench's "<prompt>-<index>.mp4" made and read back, and which prompts cannot be a name."""
+"""File names of videos: VBench's "<prompt>-<index>.mp4" read back, and which prompts cannot be a name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ class ParsedName:
     prompt: str
     index: int | None
     suffix: str
-
-
-def video_name(prompt: str, index: int, suffix: str = ".mp4") -> str:
-    """Returns the name under which VBench looks for a video: "<prompt>-<index><suffix>"."""
-    return f"{prompt}-{index}{suffix}"
 
 
 def parse_name(name: str) -> ParsedName:

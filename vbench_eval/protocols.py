@@ -76,14 +76,3 @@ class FrameInterpolator(Backbone, Protocol):
     def midpoint(self, a: Tensor, b: Tensor) -> Tensor:
         """Returns `[B, 3, H, W]` in about 0..1; both `a` and `b` are `[B, 3, H, W]`, float32, 0..1."""
         ...
-
-
-@runtime_checkable
-class TextImageEncoder(FrameEncoder, Protocol):
-    """Frames and texts to vectors in one space (CLIP with its text tower)."""
-
-    logit_scale: float
-
-    def encode_text(self, texts: list[str]) -> Tensor:
-        """Returns features `[N, dim]`, float32, not normalised."""
-        ...

@@ -35,10 +35,6 @@ class Interval:
     low: float | None = None
     high: float | None = None
 
-    def excludes(self, number: float) -> bool:
-        """Whether `number` lies outside the limits; never if there are none."""
-        return self.low is not None and self.high is not None and not self.low <= number <= self.high
-
 
 def clusters(prompts: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
     """The number 0..K-1 of each video's prompt, in order of first appearance."""
