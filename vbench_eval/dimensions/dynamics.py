@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,9 +37,39 @@ def moving_pairs_needed(frames: int) -> int:
 
 def largest_motion(flow: Tensor) -> float:
     """Returns the mean of the largest twentieth of the motions of a flow `[2, H, W]`, in its pixels."""
-    motion = torch.linalg.vector_norm(flow.float(), dim=0).flatten()
+    motion = torch.hypot(*flow.float()).flatten()  # four times as quick as a norm along the first axis
     count = max(1, int(motion.numel() * LARGEST))  # upstream pads to 64 pixels at least, where the count is never 0
     return float(motion.topk(count).values.double().mean())
+
+
+def kept_and_scaled(info: VideoInfo, profile: Profile) -> tuple[int, float]:
+    """Returns k where every k-th frame of the video is kept, and by what its motions are multiplied."""
+    if profile.normalise_fps:
+        fps = info.average_fps or info.fps
+        interval = sampling_interval(fps)
+        return interval, fps / interval / TARGET_FPS if fps else 1.0
+    return (1 if info.directory else sampling_interval(info.fps)), 1.0
+
+
+def verdict(motions: Sequence[float], size: tuple[int, int], *, interval: int, profile: Profile) -> Measured:
+    """Returns whether the video is dynamic by the largest motion of each pair of its kept frames, of `size` (h, w)."""
+    kept, threshold = len(motions) + 1, motion_threshold(*size)
+    needed = max(moving_pairs_needed(kept), profile.least_moving_pairs)
+    count = sum(motion > threshold for motion in motions)
+    # Upstream looks at the pairs one by one and says yes as soon as there are enough: with one pair and none needed
+    # it says yes, with no pair at all it has nothing to look at and says no.
+    dynamic = bool(motions) and count >= needed
+    extras = {
+        "max_flow": list(motions),
+        "n": kept,
+        "thres": threshold,
+        "count": count,
+        "count_num": needed,
+        "interval": interval,
+        "moving_share": count / len(motions) if motions else 0.0,
+        "median_over_threshold": statistics.median(motions) / threshold if motions else 0.0,
+    }
+    return Measured(dynamic, float(dynamic), extras=extras)
 
 
 class DynamicDegree:
@@ -53,11 +84,8 @@ class DynamicDegree:
         self.name, self.profile, self.backbone = name, profile, backbone
 
     def start(self, info: VideoInfo) -> _Motions:
-        if self.profile.normalise_fps:
-            fps = info.average_fps or info.fps
-            interval = sampling_interval(fps)
-            return _Motions(self, interval, scale=fps / interval / TARGET_FPS if fps else 1.0)
-        return _Motions(self, 1 if info.directory else sampling_interval(info.fps), scale=1.0)
+        interval, scale = kept_and_scaled(info, self.profile)
+        return _Motions(self, interval, scale=scale)
 
 
 class _Motions:
@@ -92,21 +120,5 @@ class _Motions:
             return unmeasured(f"motion needs two frames; of {self._seen}, one in {self._interval} is kept")
         if not all(map(math.isfinite, motions)):
             return unmeasured(f"{self._dimension.backbone.name} gave motions that are not finite numbers")
-        kept = len(motions) + 1
-        threshold = motion_threshold(*self._last.shape[:2])
-        needed = max(moving_pairs_needed(kept), profile.least_moving_pairs)
-        count = sum(motion > threshold for motion in motions)
-        # Upstream looks at the pairs one by one and says yes as soon as there are enough: with one pair and none needed
-        # it says yes, with no pair at all it has nothing to look at and says no.
-        dynamic = bool(motions) and count >= needed
-        extras = {
-            "max_flow": motions,
-            "n": kept,
-            "thres": threshold,
-            "count": count,
-            "count_num": needed,
-            "interval": self._interval,
-            "moving_share": count / len(motions) if motions else 0.0,
-            "median_over_threshold": statistics.median(motions) / threshold if motions else 0.0,
-        }
-        return Measured(dynamic, float(dynamic), extras=extras)
+        height, width = self._last.shape[:2]
+        return verdict(motions, (height, width), interval=self._interval, profile=profile)

@@ -7,7 +7,6 @@ computed once for all measures that take part in the same pass over a video.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,13 +15,7 @@ from torch import Tensor
 
 from vbench_eval.dimensions import Measured
 from vbench_eval.dimensions.averaging import unmeasured
-from vbench_eval.dimensions.dynamics import (
-    LARGEST,
-    TARGET_FPS,
-    motion_threshold,
-    moving_pairs_needed,
-    sampling_interval,
-)
+from vbench_eval.dimensions.dynamics import kept_and_scaled, largest_motion, verdict
 from vbench_eval.profiles import Profile
 from vbench_eval.protocols import FlowEstimator
 from vbench_eval.proxies.fields import LEAST_SIDE, TOGETHER, Field, Fields, Small, interior, shared_fields
@@ -129,21 +122,15 @@ class _Runs:
 class _Dynamic(_Runs):
     def __init__(self, measure: FlowMeasure, info: VideoInfo) -> None:
         super().__init__(measure, info)
-        self._scale = 1.0
+        self._interval, self._scale = kept_and_scaled(info, measure.profile)
         self._motions: list[float] = []
-        if measure.profile.normalise_fps:
-            fps = info.average_fps or info.fps
-            self._interval = sampling_interval(fps)
-            self._scale = fps / self._interval / TARGET_FPS if fps else 1.0
-        elif not info.directory:
-            self._interval = sampling_interval(info.fps)
 
     def _look(self, runs: Sequence[Sequence[Small]]) -> list[Field]:
         fields = self._measure.fields.between([(a, b) for a, b in runs])
         for (small, _), field in zip(runs, fields, strict=True):
             ratio = [there / here for there, here in zip(small.size, small.pixels.shape[1:], strict=True)]
             motion = interior(field.flow) * torch.tensor(ratio[::-1]).view(2, 1, 1)
-            self._motions.append(self._scale * _largest(motion))
+            self._motions.append(self._scale * largest_motion(motion))
         return fields
 
     def _conclude(self) -> Measured:
@@ -151,20 +138,7 @@ class _Dynamic(_Runs):
         if not all(map(math.isfinite, motions)):
             return unmeasured(f"{self._measure.backbone.name} gave motions that are not finite numbers")
         assert self._size is not None
-        threshold = motion_threshold(*self._size)
-        needed = max(moving_pairs_needed(self._taken), self._measure.profile.least_moving_pairs)
-        count = sum(motion > threshold for motion in motions)
-        extras = {
-            "max_flow": motions,
-            "n": self._taken,
-            "thres": threshold,
-            "count": count,
-            "count_num": needed,
-            "interval": self._interval,
-            "moving_share": count / len(motions),
-            "median_over_threshold": statistics.median(motions) / threshold,
-        }
-        return Measured(count >= needed, float(count >= needed), extras=extras)
+        return verdict(motions, self._size, interval=self._interval, profile=self._measure.profile)
 
 
 class _Interpolation(_Runs):
@@ -215,12 +189,6 @@ class _WarpError(_Runs):
             return unmeasured(f"{name} gave motions that are not finite numbers")
         value = math.fsum(self._errors) / trusted / 255.0
         return Measured(value, value, extras={"trusted_share": trusted / self._pixels, "count": len(self._errors)})
-
-
-def _largest(flow: Tensor) -> float:
-    """Returns the mean of the largest twentieth of the motions of a flow `[2, h, w]`."""
-    motion = torch.hypot(flow[0], flow[1]).flatten()  # four times as quick as a norm along the first axis
-    return float(motion.topk(max(1, int(motion.numel() * LARGEST))).values.double().mean())
 
 
 def midpoint(before: Tensor, after: Tensor, flow: Tensor) -> Tensor:
