@@ -454,7 +454,7 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
 def test_bad_input_is_refused_with_code_2_and_nothing_loaded_or_written(
     disk: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loading, "load_pipeline", None)
+    monkeypatch.setattr(loading, "load_reflectable", None)
     monkeypatch.setattr(loading, "load_vae", None)
     words, said = WORDS[case]
     out = tmp_path / "out"
@@ -484,7 +484,7 @@ def test_a_pair_of_ones_own_needs_both_sides_prompts_and_known_sizes(disk: Path)
 def test_a_map_of_other_vaes_is_refused_before_the_networks_are_loaded(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loading, "load_pipeline", None)
+    monkeypatch.setattr(loading, "load_reflectable", None)
     words = [*pair(disk, "sd15", "sdxl"), *QUICK, "--prompt", "a cat", "--noise-map", str(disk / "map.safetensors")]
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
     assert "the noise map was fitted for other VAEs" in capsys.readouterr().err

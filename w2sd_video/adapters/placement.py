@@ -48,7 +48,7 @@ def place_pipelines(strong: Any, weak: Any, device: torch.device | str, plan: st
 
 
 def can_encode(pipe: Any) -> bool:
-    """Whether `encoded_prompts` knows this pipeline's family: Flux, SDXL and AnimateDiff-SDXL, SD 1.5.
+    """Whether `encoded_prompts` knows this pipeline's family: Flux, SDXL, SD 1.5 (with ControlNets), AnimateDiff-SDXL.
 
     Others encode the prompt in each call, so that their text encoders must stay.
     """
@@ -57,6 +57,9 @@ def can_encode(pipe: Any) -> bool:
         "StableDiffusionXLPipeline",
         "AnimateDiffSDXLPipeline",
         "StableDiffusionPipeline",
+        "FluxControlNetPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionControlNetPipeline",
     )
 
 
@@ -97,7 +100,7 @@ def free_text_encoders(pipe: Any) -> None:
 
 
 def _encoded(pipe: Any, prompt: str, negative: str | None, device: Any, length: int | None) -> dict[str, Tensor]:
-    if type(pipe).__name__ == "FluxPipeline":
+    if type(pipe).__name__.startswith("Flux"):
         default = inspect.signature(pipe.__call__).parameters["max_sequence_length"].default
         settings = {"device": device, "max_sequence_length": length or default}
         embeds, pooled, _ = pipe.encode_prompt(prompt, None, **settings)
@@ -106,7 +109,7 @@ def _encoded(pipe: Any, prompt: str, negative: str | None, device: Any, length: 
             embeds, pooled, _ = pipe.encode_prompt(negative, None, **settings)
             found |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
         return found
-    if type(pipe).__name__ == "StableDiffusionPipeline":
+    if type(pipe).__name__ in ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline"):
         tensors = pipe.encode_prompt(prompt, device, 1, True, negative_prompt=negative)
     else:
         tensors = pipe.encode_prompt(prompt, device=device, negative_prompt=negative)

@@ -9,7 +9,8 @@ from w2sd_video.adapters.pipeline_files import PipelineFiles
 from w2sd_video.checked_values import MAX_SEED
 from w2sd_video.errors import UserError
 from w2sd_video.images.request import ImagePlan, ImageRequest
-from w2sd_video.pair import ModelPair, check_pair
+from w2sd_video.pair import ModelPair, check_pair, gap
+from w2sd_video.presets import get_preset
 
 SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
 
@@ -18,6 +19,14 @@ def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
     if {"w2sd", "swapped"} & set(done.methods):
         weak = done.pair.weak
+        if (
+            not done.raw_prompts
+            and done.only_guidance_differs
+            and "--prompt-pairs FILE" in get_preset(done.preset).needs
+        ):
+            raise UserError(
+                f"the gap of {done.preset} is in the prompts; give --prompt-pairs FILE or --weak-prompt TEXT"
+            )
         if done.raw_prompts and weak.prompt is None:
             weak = replace(weak, prompt=next(iter(done.raw_prompts.values())))
         check_pair(ModelPair(done.pair.strong, weak, done.pair.name))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from w2sd_video.adapters.pipeline_extras import (
+    adapter_arguments,
+    add_ip_adapter,
+    control_arguments,
+    with_controlnet,
+)
 from w2sd_video.adapters.placement import can_encode, encoded_prompts, free_text_encoders, place_pipelines
 from w2sd_video.adapters.reflectable import load_reflectable
 from w2sd_video.images.making import LoadedImages, Texts
@@ -30,7 +37,7 @@ def load_images(
     weak = None
     if not one and methods & {"weak", "w2sd", "swapped"}:
         weak = _pipeline(plan, "weak", plan.pair.weak, note, quiet)
-    loaded = LoadedImages(plan, strong, weak)
+    loaded = LoadedImages(plan, strong, weak, extra=_told(plan, strong or weak))
     first = plan.memory == "sequential"  # then the text encoders, too, never are on the device as a whole
     if first:
         place_pipelines(strong, weak, plan.device, plan.memory)
@@ -42,7 +49,7 @@ def load_images(
 
 def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bool) -> Any:
     assert spec.checkpoint is not None
-    return load_reflectable(
+    pipe = load_reflectable(
         spec.checkpoint,
         role=role,
         dtype=getattr(torch, plan.dtype),
@@ -52,14 +59,39 @@ def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bo
         allow_pickle=plan.allow_pickle,
         quiet=quiet,
     )
+    if sources := {name: plan.lora_sources[name] for name, _ in plan.loras_of(role)}:
+        from w2sd_video.adapters.lora_files import load_loras, use_loras
+
+        loras = load_loras(pipe, sources)
+        use_loras(pipe, plan.loras_of(role))  # text encoders too, for the prompts
+        if loras.with_text and plan.pair.weak.checkpoint is None:
+            note(f"LoRA {', '.join(loras.with_text)} acts on text encoders too: each side's prompts have its scale")
+    if plan.controlnet is not None:  # on both sides: at scale 0 it is not evaluated
+        pipe = with_controlnet(pipe, plan.controlnet, pipe.dtype, allow_pickle=plan.allow_pickle)
+    if plan.ip_adapter is not None:
+        add_ip_adapter(pipe, plan.ip_adapter)
+    return pipe
+
+
+def _told(plan: ImagePlan, pipe: Any) -> dict[str, Any]:
+    """The pictures that both sides are told."""
+    told: dict[str, Any] = {}
+    if plan.control_image is not None:
+        told |= control_arguments(
+            pipe, plan.control_image, plan.height, plan.width, canny=plan.canny, resize=plan.resize_control
+        )
+    if plan.ip_adapter_image is not None:
+        told |= adapter_arguments(plan.ip_adapter_image)
+    return told
 
 
 def _encode(loaded: LoadedImages, prompts: list[str]) -> None:
     plan = loaded.plan
     raw = [plan.raw_prompts.get(prompt, prompt) for prompt in prompts]
     if loaded.weak is None:
-        texts = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
-        loaded.texts = {"strong": texts, "weak": _texts(plan, loaded.strong, raw, loaded.negative("weak"))}
+        with _as_weak(loaded):
+            loaded.texts["weak"] = _texts(plan, loaded.strong, raw, loaded.negative("weak"))
+        loaded.texts["strong"] = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
         pipes = [loaded.strong]
     else:
         loaded.texts["weak"] = _texts(plan, loaded.weak, raw, loaded.negative("weak"))
@@ -71,10 +103,25 @@ def _encode(loaded: LoadedImages, prompts: list[str]) -> None:
             free_text_encoders(pipe)
 
 
+@contextmanager
+def _as_weak(loaded: LoadedImages) -> Iterator[None]:
+    """Inside, LoRAs of the one pipeline's text encoders have the weak side's scales."""
+    if not loaded.plan.lora_sources:
+        yield
+        return
+    from w2sd_video.adapters.lora_files import use_loras
+
+    use_loras(loaded.strong, loaded.plan.loras_of("weak"))
+    try:
+        yield
+    finally:
+        use_loras(loaded.strong, loaded.plan.loras_of("strong"))
+
+
 def _texts(plan: ImagePlan, pipe: Any, prompts: list[str], negative: str | None) -> Texts | None:
     if not can_encode(pipe):
         return None
-    unused = type(pipe).__name__ == "FluxPipeline"  # it runs no true guidance here
+    unused = type(pipe).__name__.startswith("Flux")  # it runs no true guidance here
     return encoded_prompts(
         pipe,
         dict.fromkeys(prompts),

@@ -97,12 +97,13 @@ class LoadedImages:
         side, plan = self._side(role), self.plan
         pipe = self._pipe(role)
         apart = self.weak is not None
-        told_alike = not apart and not plan.raw_prompts and self.negative("weak") == self.negative("strong")
+        plain = not (apart or plan.raw_prompts or plan.lora_sources)  # LoRAs may act on text encoders
+        told_alike = plain and self.negative("weak") == self.negative("strong")
         spec = ModelSpec(
             guidance=side.guidance,
-            loras=() if apart else side.loras,
+            loras=self.plan.loras_of(role),
             control=side.control,
-            ip_adapter=None if apart else side.ip_adapter,
+            ip_adapter=side.ip_adapter,
         )
         inputs = {} if told_alike else self._text(role, prompt)
         return (pipe, spec) if apart else spec, inputs
@@ -110,13 +111,13 @@ class LoadedImages:
     @contextmanager
     def _standing(self, role: str) -> Iterator[None]:
         """Inside, the networks of a side's pipeline are as that side samples."""
-        side = self._side(role)
+        side, loras = self._side(role), self.plan.loras_of(role)
         with ExitStack() as stack:
             for network in networks_of(self._pipe(role)):
-                if side.loras and self.plan.lora_sources:
+                if loras:
                     from w2sd_video.adapters.loras import lora_scales
 
-                    stack.enter_context(lora_scales(network, side.loras))
+                    stack.enter_context(lora_scales(network, loras))
                 if side.ip_adapter is not None:
                     from w2sd_video.adapters.ip_adapters import find_ip_adapters
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.lora_flags import LoraFlag
-from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
+from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.request import located
 from w2sd_video.tasks import METHODS, Groups, task_groups
 
@@ -132,6 +132,12 @@ class ImagePlan:
         ours, theirs = self.pair.strong.settings(), self.pair.weak.settings()
         differing = {name for name, value in theirs.items() if ours.get(name) != value}
         return differing <= {"guidance"} and not self.raw_prompts
+
+    def loras_of(self, role: str) -> Loras:
+        """Returns the LoRA scales of a side; with a network of its own it has no need of those at 0."""
+        side = self.pair.weak if role == "weak" else self.pair.strong
+        apart = self.pair.weak.checkpoint is not None
+        return tuple((name, scale) for name, scale in side.loras if scale != 0 or not apart)
 
     def groups(self) -> Groups:
         """Returns the pictures in the order they are made, in groups: all methods of one prompt and index."""
