@@ -19,14 +19,9 @@ def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
     if {"w2sd", "swapped"} & set(done.methods):
         weak = done.pair.weak
-        if (
-            not done.raw_prompts
-            and done.only_guidance_differs
-            and "--prompt-pairs FILE" in get_preset(done.preset).needs
-        ):
-            raise UserError(
-                f"the gap of {done.preset} is in the prompts; give --prompt-pairs FILE or --weak-prompt TEXT"
-            )
+        in_prompts = "--prompt-pairs FILE" in get_preset(done.preset).needs
+        if in_prompts and not done.raw_prompts and not gap(done.pair.strong, weak):
+            raise UserError(f"{done.preset} has its gap in the prompts; give --prompt-pairs FILE or --weak-prompt TEXT")
         if done.raw_prompts and weak.prompt is None:
             weak = replace(weak, prompt=next(iter(done.raw_prompts.values())))
         check_pair(ModelPair(done.pair.strong, weak, done.pair.name))
