@@ -106,5 +106,5 @@ def test_a_picture_of_the_wrong_size_is_refused_with_both_sizes_or_resized_when_
 def test_what_is_no_picture_is_refused(tmp_path: Path):
     (tmp_path / "a.png").write_text("no picture")
     for name in ("a.png", "missing.png"):
-        with pytest.raises(UserError, match=rf"control image from .*{name}"):
+        with pytest.raises(UserError, match=rf"the control image .*{name}"):
             read_control_image(tmp_path / name, 8, 8)

@@ -28,17 +28,24 @@ def read_control_image(path: str | Path, width: int, height: int, *, resize: boo
     Raises:
         UserError: no picture there, or one of another size.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"cannot read a control image from {str(path)!r} ({error}); give a picture file") from error
+    picture = read_rgb(path, "control image")
     if resize:
         return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     check_size(picture, width, height, str(path))
     return picture
+
+
+def read_rgb(path: str | Path, what: str) -> Image:
+    """Returns the picture in a file as RGB, the way up its camera says; raises `UserError` if there is none."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"cannot read the {what} {str(path)!r} ({error}); give a picture file") from error
 
 
 def check_size(picture: Image, width: int, height: int, name: str = "the control image") -> None:

@@ -10,7 +10,7 @@ import diffusers
 import torch
 
 from w2sd_video.adapters.checkpoints import HUB_ID, Checkpoint
-from w2sd_video.adapters.control_images import canny_edges, read_control_image
+from w2sd_video.adapters.control_images import canny_edges, read_control_image, read_rgb
 from w2sd_video.adapters.pipeline_files import check_weights
 from w2sd_video.adapters.sources import FolderSource, progress_bars, reading
 from w2sd_video.errors import UserError
@@ -101,8 +101,4 @@ def add_ip_adapter(pipe: Any, given: str) -> None:
 
 def adapter_arguments(file: str) -> dict[str, Any]:
     """Returns the call argument with the picture that an IP-Adapter is told; raises `UserError` if there is none."""
-    from PIL import Image
-
-    from w2sd_video.picture_io import read_picture
-
-    return {"ip_adapter_image": Image.fromarray(read_picture(Path(file).expanduser()).pixels)}
+    return {"ip_adapter_image": read_rgb(Path(file).expanduser(), "picture for the IP-Adapter")}
