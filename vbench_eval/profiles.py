@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from vbench_eval.errors import UserError
 
+# How imaging_quality shrinks frames; VBench's imaging_quality_preprocessing_mode, whatever the profile.
+IMAGING_MODES = ("longer", "shorter", "shorter_centercrop", "None")
+
 
 @dataclass(frozen=True)
 class Profile:

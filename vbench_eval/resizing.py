@@ -11,9 +11,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from vbench_eval.profiles import IMAGING_MODES
+
 Interpolation = Literal["bilinear", "bicubic"]
 Pads = tuple[int, int, int, int]  # left, right, top, bottom
-IMAGING_MODES = ("longer", "shorter", "shorter_centercrop", "None")
 IMAGING_SIDE = 512
 
 

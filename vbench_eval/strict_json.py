@@ -50,11 +50,16 @@ def write_json(path: Path, value: Any, *, ascii_only: bool = True) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text with "\\n" line ends; the file is replaced as a whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes the bytes; the file is replaced as a whole or not at all, and its folder made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "xb") as file:
-            file.write(text.encode("utf-8"))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vbench_eval.errors import UserError
+from vbench_eval.strict_json import write_json
 
 REMEMBERED = "sha256.json"
 LARGE = 64 << 20  # bytes: reading so many again in every process takes longer than it should
@@ -89,7 +90,5 @@ def _write(store: Path, key: str, value: str) -> None:
     # Only a convenience: a folder that is missing or read-only costs another reading of the file, nothing else.
     if not store.parent.is_dir():
         return
-    beside = store.with_name(f"{store.name}.{os.getpid()}.part")
     with suppress(OSError):
-        beside.write_text(json.dumps(_read(store) | {key: value}, indent=1), encoding="utf-8")
-        beside.replace(store)
+        write_json(store, _read(store) | {key: value})

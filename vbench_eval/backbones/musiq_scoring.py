@@ -14,7 +14,8 @@ from vbench_eval.backbones.loading import load_state, load_strictly, origin, pla
 from vbench_eval.backbones.musiq import Musiq, MusiqSizes
 from vbench_eval.backbones.weights import WEIGHTS
 from vbench_eval.errors import UserError
-from vbench_eval.resizing import IMAGING_MODES, IMAGING_SIDE, centre_crop, imaging_size, resize, to_float
+from vbench_eval.profiles import IMAGING_MODES
+from vbench_eval.resizing import IMAGING_SIDE, centre_crop, imaging_size, resize, to_float
 
 BATCH = 4  # frames at a time: a frame is some 340 patches, whose stem takes 22 MB
 
