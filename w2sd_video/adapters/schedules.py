@@ -60,7 +60,8 @@ class Schedule:
         path: what the native prediction is held to mean.
         prediction: what the network gives: "epsilon", "v_prediction", "sample" or "flow".
         scales: the pipeline's latent at level i is scales[i] times ours (not 1 only for Euler, whose alpha is 1).
-        steps: for each timestep of the pipeline's loop the index of the step made there, None for a repeated timestep.
+        steps: for each timestep of the pipeline's loop the index of the step made there, None where none is (a repeated
+            timestep, a last step that goes nowhere).
         orders: of each step as it samples: 1, or 2 (DPM-Solver++) where the step before it is of this run too.
     """
 
@@ -86,7 +87,8 @@ def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
     name = type(scheduler).__name__
     multistep = MULTISTEP_GRID + MULTISTEP_SIGMAS
     config = scheduler.config
-    if name in STOCHASTIC or str(config.get("algorithm_type", "")).startswith("sde"):
+    sde = name in MULTISTEP_SIGMAS and str(config.get("algorithm_type", "")).startswith("sde")  # not a leftover in DDIM
+    if name in STOCHASTIC or sde:
         raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {REMEDY}")
     if name == DPM and not first_order:
         _check_dpm(config)
@@ -166,6 +168,9 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
         told = [*timesteps[start:stop], *timesteps[stop:], 0][: len(sigmas)]
         levels = [_sigma_level(t, sigma, flow) for t, sigma in zip(told, sigmas, strict=True)]
         steps = list(range(stop - start))
+    own_order = name == DPM and not first_order
+    if own_order and len(levels) > 2 and _goes_nowhere(levels):  # Karras sigmas and final_sigmas_type="sigma_min"
+        levels, steps[-1] = levels[:-1], None
     levels = _end_clean(levels)
     prediction = prediction_of(scheduler)
     if levels[0].alpha == 0 and isinstance(path, NoisePath):
@@ -183,7 +188,7 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
     euler = name in EULER
     scales = tuple(1.0 / level.alpha if euler else 1.0 for level in levels)
     made = len(levels) - 1
-    orders = _dpm_orders(scheduler, start, made) if name == DPM and not first_order else (1,) * made
+    orders = _dpm_orders(scheduler, start, made) if own_order else (1,) * made
     return Schedule(tuple(levels), path, prediction, scales, tuple(steps), orders)
 
 
@@ -262,6 +267,9 @@ def _sigma_level(timestep: float, sigma: float, flow: bool) -> Level:
 
 def _end_clean(levels: list[Level]) -> list[Level]:
     """A last step that goes nowhere (DDIM "linspace" without set_alpha_to_one) goes to clean data instead."""
-    if len(levels) > 1 and levels[-1].kappa == levels[-2].kappa:
-        return [*levels[:-1], Level(levels[-1].timestep, 1.0, 0.0)]
-    return levels
+    return [*levels[:-1], Level(levels[-1].timestep, 1.0, 0.0)] if len(levels) > 1 and _goes_nowhere(levels) else levels
+
+
+def _goes_nowhere(levels: list[Level]) -> bool:
+    """Whether the last step ends at the level where it starts, but for rounding in float32."""
+    return math.isclose(levels[-1].kappa, levels[-2].kappa, rel_tol=1e-5)
