@@ -11,7 +11,7 @@ import pytest
 
 from vbench_eval.backbones import fetching
 from vbench_eval.backbones import weights as table
-from vbench_eval.backbones.fetching import download, fetch, fetchable_names
+from vbench_eval.backbones.fetching import download, fetch, fetchable_names, of_name
 from vbench_eval.backbones.finding import Unavailable, find
 from vbench_eval.errors import UserError
 
@@ -205,6 +205,27 @@ def test_a_hub_folder_is_fetched_with_one_network_and_the_tokenizer_files_there_
     hub.files = {"yuvalkirstain/PickScore_v1": {"config.json"}}
     with pytest.raises(Unavailable, match=r"has none of model.safetensors, pytorch_model.bin"):
         fetch("pickscore", offline=False)
+
+
+def test_a_hub_id_means_its_entry_of_the_table_or_whatever_the_hub_has_of_that_name(machine, monkeypatch) -> None:
+    import huggingface_hub
+
+    files = {"config.json", "model.safetensors"}
+    hub = Hub(machine, {"facebook/dino-vitb16": files, "some/vit": files, "some/flow": {"deep/net.pth"}})
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    assert of_name("facebook/dino-vitb16").name == "dino_vitb16"
+    assert of_name("xswu/HPSv2/HPS_v2.1_compressed.pt").name == "hps_v2.1"
+    assert fetch("facebook/dino-vitb16", offline=False) == fetch("dino_vitb16", offline=False)
+    assert (fetch("some/vit", offline=False) / "model.safetensors").is_file()
+    assert fetch("some/flow/deep/net.pth", offline=False).name == "net.pth"
+    asked = len(hub.asked)
+    with pytest.raises(Unavailable, match=r"hf download some/flow deep/net\.pth"):
+        fetch("some/flow/deep/net.pth", offline=True)
+    with pytest.raises(UserError, match=r"xswu/HPSv2 holds hps_v2\.1 and hps_v2; name one"):
+        fetch("xswu/HPSv2", offline=False)
+    with pytest.raises(UserError, match=r"CC-BY-NC-4\.0.*not fetched"):
+        fetch("lalala125/AMT", offline=False)
+    assert len(hub.asked) == asked
 
 
 def test_the_hub_is_tried_before_the_address_for_weights_that_have_both(server, machine, monkeypatch) -> None:

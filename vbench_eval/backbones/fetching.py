@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from vbench_eval.backbones.finding import Unavailable, find, missing
+from vbench_eval.backbones.finding import HUB_ID, Unavailable, find, from_hub, missing
 from vbench_eval.backbones.hashing import own_cache, require_sha256, weight_files
 from vbench_eval.backbones.weights import TOKENIZER_FILES, WEIGHTS, Weights, named
 from vbench_eval.errors import UserError
@@ -30,11 +30,16 @@ def fetch(
 ) -> Path:
     """Returns the file or folder of the weights called `name`, from this machine if they are here, else downloaded.
 
+    `name` is one of the table of weights, or a hub id, org/name or org/name/file, of these or any others.
+
     Files go to our cache folder, folders to the hub's cache, where transformers finds them too. What was cut short is
     continued by the next call. Raises Unavailable if offline (nothing is tried then), or if no address answers; raises
     UserError for weights that cannot be used by themselves and for a file that is not the published one.
     """
-    weights = named(name)
+    weights = of_name(name)
+    if weights.name not in WEIGHTS:
+        return from_hub(weights, name, offline=offline or hub_is_offline())
+    name = weights.name
     with suppress(Unavailable):
         return find(name, cache=cache)
     if not weights.fetchable:
@@ -62,6 +67,22 @@ def fetch(
             continue
         return path
     raise Unavailable(f"could not be fetched ({'; '.join(problems)}). {missing(weights, cache)}", weights=name)
+
+
+def of_name(name: str) -> Weights:
+    """Returns the entry of the table that a name or a hub id means, or one made for the hub id of something else.
+
+    Raises UserError for any other name, and for a hub id of several entries.
+    """
+    if name in WEIGHTS or not HUB_ID.fullmatch(name):
+        return named(name)
+    hub, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    known = [weights for weights in WEIGHTS.values() if weights.hub == hub and file in ("", weights.hub_file)]
+    if len(known) > 1:
+        raise UserError(f"{hub} holds {' and '.join(weights.name for weights in known)}; name one of them")
+    if known:
+        return known[0]
+    return Weights(name, name, 0, "see its page", None, file=file, hub=hub, hub_file=file)
 
 
 def fetchable_names() -> list[str]:

@@ -113,11 +113,14 @@ def _given(weights: Weights, given: str, *, offline: bool) -> Path:
         )
     if given.startswith("path:") or not HUB_ID.fullmatch(text):
         raise UserError(f"{text} does not exist; give {weights.what} as a file, as a folder or as a hub id org/name")
-    return _from_hub(weights, text, offline=offline)
+    return from_hub(weights, text, offline=offline)
 
 
-def _from_hub(weights: Weights, text: str, *, offline: bool) -> Path:
-    """Returns the folder of a hub id org/name, or the file of org/name/file, or of weights that are one file."""
+def from_hub(weights: Weights, text: str, *, offline: bool) -> Path:
+    """Returns the folder of a hub id org/name, or the file of org/name/file, or of weights that are one file.
+
+    Raises Unavailable if it is not in the hub's cache and either `offline` or not to be had.
+    """
     hub, file = "/".join(text.split("/")[:2]), "/".join(text.split("/")[2:])
     if not file and (weights.hub_file or not weights.hub):
         file = weights.file
