@@ -215,6 +215,25 @@ def test_a_pipeline_without_controlnet_is_plain_and_may_be_either_side():
     assert run.num_control_calls == STEPS - 1
 
 
+def test_a_compiled_controlnet_is_called_as_such():
+    pipe, arguments = tiny_controls.sd15(), {"image": PICTURE, "guidance_scale": 1.0, "num_inference_steps": 2}
+    weak = ModelSpec(control={"scale": 0.5})
+    with reflected(pipe, weak):
+        plain = call(pipe, arguments)
+    pipe.controlnet = torch.compile(pipe.controlnet, backend="eager")
+    with reflected(pipe, weak) as run:
+        assert torch.equal(call(pipe, arguments), plain)
+    assert run.num_control_calls == 2 + 2 and isinstance(pipe.controlnet, torch._dynamo.OptimizedModule)
+
+
+def test_a_fused_guidance_gap_has_both_sides_from_one_call_of_the_controlnet():
+    pipe = tiny_controls.sd15()
+    with reflected(pipe, ModelSpec(guidance=1.0), mode="fused", num_reflections=2) as run:
+        call(pipe, {"image": PICTURE, "guidance_scale": 3.0})
+    assert (run.num_control_calls, run.num_rows) == (STEPS + 2, 2 * (STEPS + 2))
+    assert run.num_evaluations == STEPS + 2 * 2
+
+
 def test_two_gaps_together_differ_from_each_alone():
     pipe = tiny_controls.sd15()
     arguments = {"image": PICTURE, "guidance_scale": 3.0, "num_inference_steps": 2}

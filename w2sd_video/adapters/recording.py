@@ -87,10 +87,9 @@ class Recorder:
     def __init__(
         self, networks: Sequence[nn.Module], scheduler: Any, on_step: OnStep, control: nn.Module | None = None
     ) -> None:
-        both = [
-            *((network, self._record) for network in networks),
-            *([(control, self._record_control)] if control else []),
-        ]
+        both: list[tuple[nn.Module, Any]] = [(network, self._record) for network in networks]
+        if control is not None:
+            both.append((control, self._record_control))
         self._networks = {id(network): network for network, _ in both}
         self._classes = {key: type(network) for key, network in self._networks.items()}
         self._masks = {id(network): _mask(type(network), record) for network, record in both}
