@@ -13,6 +13,7 @@ from typing import Any
 
 from w2sd_video import __version__
 from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, Parser, run_command
+from w2sd_video.gap_flags import add_gaps, gaps_given
 from w2sd_video.generate import generate, on_device
 from w2sd_video.matching import match_evaluations
 from w2sd_video.pair import MODES
@@ -120,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         const=True,
         help="open .bin weights, which can run code: only if you trust them",
     )
+    add_gaps(parser.add_argument_group("gaps, beside checkpoints and guidance"))
     how = parser.add_argument_group("sampling and reflection (default: the preset's)")
     how.add_argument("--steps", type=int, metavar="T", help="sampling steps")
     how.add_argument("--guidance", type=float, metavar="G", help="guidance of sampling: 1 (unguided) or more")
@@ -217,6 +219,7 @@ def _request(arguments: argparse.Namespace, progress: TerminalProgress) -> Gener
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     for name in ("format", "quiet", "dry_run", "prompt"):
         given.pop(name, None)
+    given = gaps_given(given)
     given["prompts"] = without_repeats(prompts)
     if "methods" in given:
         given["methods"] = parse_methods(given["methods"])

@@ -18,7 +18,7 @@ from w2sd_video.tasks import Medium, Task
 from w2sd_video.video_io import read_video, write_video
 
 if TYPE_CHECKING:
-    from w2sd_video.adapters.loaded_pair import LoadedPair
+    from w2sd_video.adapters.loaded_pair import LoadedPair, PromptInputs
 
 __all__ = ["GenerationRequest", "Summary", "generate", "plan"]
 
@@ -114,12 +114,30 @@ def _load(done: Plan, pending: Sequence[Task], progress: Progress) -> LoadedPair
     )
     for note in pair.report.notes:
         progress.note(note)
+    if strong := {name: done.lora_sources[name] for name, _ in done.loras_of("strong")}:
+        from w2sd_video.adapters.lora_files import load_loras, use_loras
+
+        loras = load_loras(pair.pipe, strong)
+        if loras.with_text and pair.weak is pair.weak_unet:
+            progress.note(f"LoRA {', '.join(loras.with_text)} acts on the text encoders, whose prompts both sides have")
+        use_loras(pair.pipe, done.loras_of("strong"))
     for task in pending:
-        pair.encode(task.prompt, done.negative_prompt)
+        _encoded(pair, done, task.prompt)
     pair.free_text_encoders()
+    if weak := {name: done.lora_sources[name] for name, _ in done.loras_of("weak")}:
+        pair.load_weak_loras(weak, done.loras_of("weak"))
     if done.compile:
         compile_networks(pair)
     return pair
+
+
+def _encoded(pair: LoadedPair, done: Plan, prompt: str) -> PromptInputs:
+    return pair.encode(
+        prompt,
+        done.negative_prompt,
+        weak_prompt=done.raw_prompts.get(prompt),
+        weak_negative_prompt=done.pair.weak.negative_prompt,
+    )
 
 
 def _make(task: Task, done: Plan, pair: LoadedPair, report: Report) -> Made:
@@ -127,7 +145,7 @@ def _make(task: Task, done: Plan, pair: LoadedPair, report: Report) -> Made:
     from w2sd_video.adapters.finite import NonFiniteLatentError
     from w2sd_video.rendering import render
 
-    inputs = pair.encode(task.prompt, done.negative_prompt)
+    inputs = _encoded(pair, done, task.prompt)
     try:
         rendered = render(pair, done, task.method, inputs, task.seed, report)
     except NonFiniteLatentError as error:

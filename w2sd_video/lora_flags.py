@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2sd_video.adapters.checkpoints import HUB_ID
 from w2sd_video.errors import UserError
-
-Scales = tuple[tuple[str, float], ...]
+from w2sd_video.pair import Loras
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class LoraPlan:
     """Where every adapter comes from, by name (absolute where it is a local file), and its scale on each side."""
 
     sources: Mapping[str, str]
-    strong: Scales
-    weak: Scales
+    strong: Loras
+    weak: Loras
 
 
 def parse_lora(text: str, flag: str = "--lora") -> LoraFlag:
@@ -51,8 +52,8 @@ def plan_loras(
     weak: Sequence[LoraFlag],
     *,
     sources: Mapping[str, str | None],
-    strong_scales: Scales = (),
-    weak_scales: Scales = (),
+    strong_scales: Loras = (),
+    weak_scales: Loras = (),
 ) -> LoraPlan:
     """Returns the LoRAs of both sides from the flags and a preset's (`sources` and scales).
 
@@ -92,7 +93,9 @@ def _located(source: str) -> str:
     path = Path(source).expanduser()
     if path.exists():
         return str(path.resolve())
-    if path.suffix in (".safetensors", ".bin", ".pt", ".ckpt") or source.count("/") != 1 or path.parent.is_dir():
+    on_hub = re.fullmatch(rf"{HUB_ID.pattern}(/[\w./-]+\.safetensors)?", source) is not None
+    local = path.parent.is_dir() or (source.count("/") < 2 and path.suffix in (".safetensors", ".bin", ".pt", ".ckpt"))
+    if local or not on_hub:
         raise UserError(f"there is no LoRA at {source}; give a .safetensors file, a folder with one, or a hub id")
     return source
 

@@ -4,7 +4,7 @@ torch).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from w2sd_video.checked_values import MAX_SEED, finite, one_of, unknown, whole
 from w2sd_video.errors import UserError
 from w2sd_video.file_names import run_folder, video_stems
+from w2sd_video.lora_flags import plan_loras
 from w2sd_video.matching import matched
-from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig, check_pair
+from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.presets import PRESETS, VIDEO_PRESETS, Preset, get_preset
-from w2sd_video.prompts import check_prompt, without_repeats
+from w2sd_video.prompt_pairs import both_sides, check_gap
 from w2sd_video.request import DEFAULT_METHODS, DTYPES, METHODS, OFFLOADS, GenerationRequest, Plan
 from w2sd_video.video_io import check_format
 
@@ -54,11 +55,18 @@ def plan(request: GenerationRequest) -> Plan:
     mode = request.mode or preset.reflection.mode
     if mode not in MODES:
         unknown("mode", mode, MODES)
+    prompts, raw = _prompts(request, preset)
+    loras = plan_loras(request.loras, request.weak_loras, sources=preset.loras)
     done = Plan(
         preset=preset.name,
         pair=ModelPair(
-            ModelSpec(checkpoint=strong, guidance=strong_guidance),
-            ModelSpec(checkpoint=weak, guidance=weak_guidance),
+            ModelSpec(checkpoint=strong, guidance=strong_guidance, loras=loras.strong),
+            ModelSpec(
+                checkpoint=weak,
+                guidance=weak_guidance,
+                negative_prompt=request.weak_negative_prompt,
+                loras=loras.weak,
+            ),
             name=preset.pair.name if (strong, weak) == _sides(preset) else f"{Path(strong).stem}-vs-{Path(weak).stem}",
         ),
         motion_adapter=adapter,
@@ -68,7 +76,9 @@ def plan(request: GenerationRequest) -> Plan:
             mode=mode,
             strength=finite(request.strength, preset.reflection.strength, "strength"),
         ),
-        prompts=(prompts := _prompts(request.prompts, preset)),
+        prompts=prompts,
+        raw_prompts=raw,
+        lora_sources=loras.sources,
         stems=video_stems(prompts),
         methods=_methods(request.methods, preset),
         steps=steps,
@@ -92,7 +102,12 @@ def plan(request: GenerationRequest) -> Plan:
         video_format=request.video_format,
     )
     if {"w2sd", "swapped"} & set(done.methods):
-        check_pair(done.pair)
+        check_gap(done.pair, done.raw_prompts)
+    if done.loras_of("weak") and done.offload != "none":
+        raise UserError(
+            f"a LoRA on the weak side's own network does not go with --offload {done.offload}; use none, or "
+            "put the LoRA on the strong side alone"
+        )
     _check_seeds(done)
     _check_checkpoints(done)
     check_format(done.video_format, done.height, done.width, done.fps)
@@ -191,14 +206,11 @@ def _reflections(given: int | None, steps: int, mode: str, preset: Preset) -> in
     return min(steps - 1, round(share * steps))
 
 
-def _prompts(given: Sequence[str], preset: Preset) -> tuple[str, ...]:
-    if given:
-        return tuple(check_prompt(prompt, f"prompt {n}") for n, prompt in enumerate(without_repeats(given), start=1))
-    if preset.name != "demo":
-        raise UserError(f"preset {preset.name!r} has no prompts of its own; give --prompt TEXT or --prompts FILE")
+def _prompts(request: GenerationRequest, preset: Preset) -> tuple[tuple[str, ...], Mapping[str, str]]:
     from w2sd_video.demo import DEMO_PROMPTS
 
-    return tuple(DEMO_PROMPTS)
+    own = DEMO_PROMPTS if preset.name == "demo" else ()
+    return both_sides(request.prompts, request.prompt_pairs, request.weak_prompt, own, preset=preset.name)
 
 
 def _methods(given: Iterable[str] | None, preset: Preset | None) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from w2sd_video.errors import UserError
-from w2sd_video.prompts import check_prompt, read_text
+from w2sd_video.pair import ModelPair, check_pair
+from w2sd_video.prompts import check_prompt, read_text, without_repeats
 
+Pairs = Sequence[tuple[str, str]]
 HEADERS = (["refined", "raw"], ["strong", "weak"])
 
 
@@ -48,3 +51,36 @@ def read_prompt_pairs(path: str | Path) -> tuple[tuple[str, str], ...]:
     if not found:
         raise UserError(f"{path} holds no pair of prompts; write lines of two columns, refined and raw")
     return tuple(found.items())
+
+
+def both_sides(
+    prompts: Sequence[str], pairs: Pairs, weak_prompt: str | None, default: Sequence[str], *, preset: str
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Returns the strong side's prompts, each once, and the weak side's by those where they differ.
+
+    `default` are the prompts of a `preset` where none are given.
+
+    Raises:
+        UserError: prompts given in two ways, none at all, or one that is empty.
+    """
+    if pairs:
+        if prompts or weak_prompt is not None:
+            raise UserError(
+                "--prompt-pairs has the prompts of both sides; leave --prompt, --prompts, --weak-prompt out"
+            )
+        return tuple(dict(pairs)), {refined: raw for refined, raw in dict(pairs).items() if refined != raw}
+    if prompts:
+        found = tuple(check_prompt(p, f"prompt {n}") for n, p in enumerate(without_repeats(prompts), start=1))
+    elif default:
+        found = tuple(default)
+    else:
+        raise UserError(f"preset {preset!r} has no prompts of its own; give --prompt TEXT or --prompts FILE")
+    if weak_prompt is None:
+        return found, {}
+    return found, {prompt: weak_prompt for prompt in found if prompt != check_prompt(weak_prompt, "the weak prompt")}
+
+
+def check_gap(pair: ModelPair, raw_prompts: Mapping[str, str]) -> None:
+    """Raises `UserError` for a pair whose sides differ in nothing, prompts included."""
+    if not raw_prompts:
+        check_pair(pair)

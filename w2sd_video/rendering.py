@@ -73,13 +73,16 @@ def render(pair: LoadedPair, plan: Plan, method: str, inputs: PromptInputs, seed
         with _sampling(pair.pipe, pair.weak_unet):
             return _run(pair.pipe, other, plan, seed, report, num_reflections=0)
     assert method == "swapped", method
-    if inputs.weak is not None:  # two text encoders: each side is a pipeline
+    told = own if inputs.weak is not None else None
+    if pair.weak is not pair.weak_unet:  # two text encoders: each side is a pipeline
         return _run(
-            pair.weak, other, plan, seed, report, weak=(pair.pipe, strong), weak_inputs=own, reflector=weak, **settings
+            pair.weak, other, plan, seed, report, weak=(pair.pipe, strong), weak_inputs=told, reflector=weak, **settings
         )
     network = pair.pipe.unet
     with _sampling(pair.pipe, pair.weak_unet):
-        return _run(pair.pipe, own, plan, seed, report, weak=(network, strong), reflector=weak, **settings)
+        return _run(
+            pair.pipe, other, plan, seed, report, weak=(network, strong), weak_inputs=told, reflector=weak, **settings
+        )
 
 
 def compile_networks(pair: LoadedPair) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.pair import ModelPair, ReflectionConfig
+from w2sd_video.lora_flags import LoraFlag
+from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.tasks import METHODS, Groups, Task, task_groups
 from w2sd_video.video_io import suffix_of
 
@@ -24,8 +26,10 @@ class GenerationRequest:
     checkpoints bring, or the preset's. `guidance` is that of sampling, `strong_guidance` and `weak_guidance` are those
     inside the reflection. `reflections` is lambda; with `steps` changed and lambda not given, the preset's share of
     the steps is reflected; `match_evaluations` N chooses both so that W2SD costs what N steps cost, and methods without
-    reflections make N. `seed`: video `index` of every prompt starts from the noise of the CPU generator seeded
-    `seed + index`, for every method. `output` None: a folder under `outputs` named after the pair and the settings.
+    reflections make N. `prompt_pairs` are (refined, raw): the strong side is told the first, the weak one the second;
+    `weak_prompt` is the raw one of every prompt. `loras` are those of the strong side; the weak side has them at 0
+    unless `weak_loras` says otherwise. `seed`: video `index` of every prompt starts from the noise of the CPU generator
+    seeded `seed + index`, for every method. `output` None: a folder under `outputs` named after pair and settings.
     `methods` None: weak, strong and w2sd; for the demo zero-gap as well.
     """
 
@@ -45,6 +49,11 @@ class GenerationRequest:
     strong_guidance: float | None = None
     weak_guidance: float | None = None
     negative_prompt: str | None = None
+    prompt_pairs: tuple[tuple[str, str], ...] = ()
+    weak_prompt: str | None = None
+    weak_negative_prompt: str | None = None
+    loras: tuple[LoraFlag, ...] = ()
+    weak_loras: tuple[LoraFlag, ...] = ()
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
@@ -66,6 +75,7 @@ class Plan:
 
     `guidance` is that of sampling; the guidances inside the reflection are `pair.strong.guidance` and
     `pair.weak.guidance`. `plain_steps` are the steps of methods without reflections.
+    `raw_prompts` has the weak side's prompt for those that differ, `lora_sources` the place of every LoRA in `pair`.
     """
 
     preset: str
@@ -74,6 +84,8 @@ class Plan:
     config: str | None
     reflection: ReflectionConfig
     prompts: tuple[str, ...]
+    raw_prompts: Mapping[str, str]
+    lora_sources: Mapping[str, str]
     stems: tuple[str, ...]
     methods: tuple[str, ...]
     steps: int
@@ -108,6 +120,11 @@ class Plan:
     def weak_guidance(self) -> float:
         assert self.pair.weak.guidance is not None
         return self.pair.weak.guidance
+
+    def loras_of(self, role: str) -> Loras:
+        """Returns the LoRA scales of a side's own network, which has no need of those at 0."""
+        side = self.pair.weak if role == "weak" else self.pair.strong
+        return tuple((name, scale) for name, scale in side.loras if scale != 0)
 
     def groups(self) -> Groups:
         """Returns the videos in the order they are made, in groups: all methods of one prompt and index."""
@@ -168,16 +185,28 @@ class Plan:
         sides = {
             role: located(spec.checkpoint) for role, spec in (("strong", self.pair.strong), ("weak", self.pair.weak))
         }
+        both = {"strong": self.pair.strong, "weak": self.pair.weak}
+        gaps = {
+            "loras": {name: {"from": at, **lora_scales_of(both, name)} for name, at in self.lora_sources.items()},
+            "weak_negative_prompt": self.pair.weak.negative_prompt,
+            "raw_prompts": dict(self.raw_prompts),
+        }
         return {
             "name": self.pair.name,
             **sides,
             "motion_adapter": located(self.motion_adapter),
             "config": located(self.config),
+            **{name: value for name, value in gaps.items() if value not in (None, {})},
         }
 
 
 def _rows(guidance: float) -> int:
     return 1 if guidance in (0, 1) else 2
+
+
+def lora_scales_of(sides: Mapping[str, ModelSpec], name: str) -> dict[str, float]:
+    """Returns the scale of one LoRA on each side that names it."""
+    return {role: float(scale) for role, side in sides.items() for n, scale in side.loras if n == name}  # type: ignore
 
 
 def located(checkpoint: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from w2sd_video.adapters.offload import TEXT_ENCODERS
 from w2sd_video.errors import UserError
+from w2sd_video.pair import Loras
 
 
 @dataclass(frozen=True)
 class PromptInputs:
     """Arguments of a pipeline call in place of `prompt` and `negative_prompt`, on the host.
 
-    `weak` is None when both sides encode alike and the strong side's serve both.
+    `weak` is None when both sides are told the same and encode alike, so that the strong side's serve both.
     """
 
     strong: dict[str, Tensor]
@@ -52,16 +54,28 @@ class LoadedPair:
         """The weak side's network, also where `weak` is a pipeline."""
         return self.weak.unet if isinstance(self.weak, AnimateDiffSDXLPipeline) else self.weak
 
-    def encode(self, prompt: str, negative_prompt: str | None = None) -> PromptInputs:
+    def encode(
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        *,
+        weak_prompt: str | None = None,
+        weak_negative_prompt: str | None = None,
+    ) -> PromptInputs:
         """Returns the embeddings of both sides, running each text encoder once per distinct text.
+
+        `weak_prompt` and `weak_negative_prompt` are the weak side's where they differ.
 
         Raises:
             UserError: a text not encoded before, after `free_text_encoders`.
         """
         strong = self._encode_side("strong", self.pipe, prompt, negative_prompt)
-        if not isinstance(self.weak, AnimateDiffSDXLPipeline):
+        apart = isinstance(self.weak, AnimateDiffSDXLPipeline)
+        if not apart and weak_prompt is None and weak_negative_prompt is None:
             return PromptInputs(strong, None)
-        return PromptInputs(strong, self._encode_side("weak", self.weak, prompt, negative_prompt))
+        texts = (weak_prompt or prompt, negative_prompt if weak_negative_prompt is None else weak_negative_prompt)
+        side, pipe = ("weak", self.weak) if apart else ("strong", self.pipe)
+        return PromptInputs(strong, self._encode_side(side, pipe, *texts))
 
     def _encode_side(self, side: str, pipe: Any, prompt: str, negative: str | None) -> dict[str, Tensor]:
         embeds, pooled = self._encode_text(side, pipe, prompt)
@@ -94,3 +108,21 @@ class LoadedPair:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def load_weak_loras(self, files: Mapping[str, str], scales: Loras) -> None:
+        """Load LoRAs into the weak side's network alone, for good, at these scales; its text stays as encoded.
+
+        Raises:
+            UserError: as `load_loras`, or the text encoders are not freed yet.
+        """
+        from w2sd_video.adapters.lora_files import load_loras, use_loras
+
+        if self.pipe.text_encoder is not None:
+            raise UserError("the text encoders would get the weak side's LoRAs too; free them first")
+        own, network = self.pipe.unet, self.weak_unet
+        self.pipe.unet = network
+        try:
+            load_loras(self.pipe, files)
+            use_loras(self.pipe, scales)
+        finally:
+            self.pipe.unet = own

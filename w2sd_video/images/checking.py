@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from w2sd_video.adapters.pipeline_files import PipelineFiles
 from w2sd_video.checked_values import MAX_SEED
 from w2sd_video.errors import UserError
 from w2sd_video.images.request import ImagePlan, ImageRequest
-from w2sd_video.pair import ModelPair, check_pair, gap
+from w2sd_video.pair import gap
 from w2sd_video.presets import get_preset
+from w2sd_video.prompt_pairs import check_gap
 
 SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
 
@@ -18,13 +18,10 @@ SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's conf
 def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles, theirs: PipelineFiles | None) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
     if {"w2sd", "swapped"} & set(done.methods):
-        weak = done.pair.weak
         in_prompts = "--prompt-pairs FILE" in get_preset(done.preset).needs
-        if in_prompts and not done.raw_prompts and not gap(done.pair.strong, weak):
+        if in_prompts and not done.raw_prompts and not gap(done.pair.strong, done.pair.weak):
             raise UserError(f"{done.preset} has its gap in the prompts; give --prompt-pairs FILE or --weak-prompt TEXT")
-        if done.raw_prompts and weak.prompt is None:
-            weak = replace(weak, prompt=next(iter(done.raw_prompts.values())))
-        check_pair(ModelPair(done.pair.strong, weak, done.pair.name))
+        check_gap(done.pair, done.raw_prompts)
     if not done.embedded:
         _check_sampling(done)
     if done.seed + done.num_pictures - 1 > MAX_SEED:

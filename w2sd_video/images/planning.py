@@ -20,7 +20,7 @@ from w2sd_video.matching import matched
 from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.picture_sizes import checked_sizes
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, Preset, get_preset
-from w2sd_video.prompts import check_prompt, without_repeats
+from w2sd_video.prompt_pairs import both_sides
 from w2sd_video.request import DTYPES
 from w2sd_video.tasks import METHODS
 
@@ -51,8 +51,8 @@ def plan_images(request: ImageRequest) -> ImagePlan:
         request.loras,
         request.weak_loras,
         sources=preset.loras,
-        strong_scales=_plain(preset.pair.strong),
-        weak_scales=_plain(preset.pair.weak),
+        strong_scales=preset.pair.strong.loras,
+        weak_scales=preset.pair.weak.loras,
     )
     guidance, inside, outer = _guidances(request, preset, own)
     prompts, raw = _prompts(request, preset)
@@ -138,10 +138,6 @@ def _guidances(request: ImageRequest, preset: Preset, own: bool) -> tuple[float,
     return guidance, inside, finite(request.weak_guidance, inside if theirs is None else theirs, "weak guidance")
 
 
-def _plain(side: ModelSpec) -> tuple[tuple[str, float], ...]:
-    return tuple((name, float(scale)) for name, scale in side.loras if not isinstance(scale, tuple))
-
-
 def _sides(request: ImageRequest, preset: Preset, own: bool, loras: LoraPlan) -> dict[str, dict[str, Any]]:
     """What the two sides are told beside guidance and prompt."""
     sides: dict[str, dict[str, Any]] = {"strong": {"loras": loras.strong}, "weak": {"loras": loras.weak}}
@@ -180,23 +176,10 @@ def _reflections(given: int | None, steps: int, mode: str, preset: Preset) -> in
 
 def _prompts(request: ImageRequest, preset: Preset) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """The strong side's prompts, and the weak side's where they differ."""
-    if request.prompt_pairs:
-        if request.prompts or request.weak_prompt is not None:
-            raise UserError(
-                "--prompt-pairs has the prompts of both sides; leave --prompt, --prompts, --weak-prompt out"
-            )
-        pairs = dict(request.prompt_pairs)
-        return tuple(pairs), {refined: raw for refined, raw in pairs.items() if refined != raw}
-    if request.prompts:
-        given = tuple(check_prompt(p, f"prompt {n}") for n, p in enumerate(without_repeats(request.prompts), start=1))
-    elif preset.name == "picture-demo":
-        from w2sd_video.demo import PICTURE_PROMPTS
+    from w2sd_video.demo import PICTURE_PROMPTS
 
-        given = tuple(PICTURE_PROMPTS)
-    else:
-        raise UserError(f"preset {preset.name!r} has no prompts of its own; give --prompt TEXT or --prompts FILE")
-    raw = request.weak_prompt
-    return given, {} if raw is None else {prompt: raw for prompt in given if prompt != raw}
+    own = PICTURE_PROMPTS if preset.name == "picture-demo" else ()
+    return both_sides(request.prompts, request.prompt_pairs, request.weak_prompt, own, preset=preset.name)
 
 
 def _scheduler(given: str | None) -> str | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.lora_flags import LoraFlag
-from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
-from w2sd_video.request import located
+from w2sd_video.pair import Loras, ModelPair, ReflectionConfig
+from w2sd_video.request import located, lora_scales_of
 from w2sd_video.tasks import METHODS, Groups, task_groups
 
 MEMORY_PLANS = ("resident", "weak-offload", "sequential")
@@ -188,7 +188,9 @@ class ImagePlan:
         """Returns the two sides and what they have as JSON data; local paths made absolute."""
         sides = {"strong": self.pair.strong, "weak": self.pair.weak}
         parts: dict[str, Any] = {
-            "loras": {name: {"from": source, **_scales(sides, name)} for name, source in self.lora_sources.items()},
+            "loras": {
+                name: {"from": source, **lora_scales_of(sides, name)} for name, source in self.lora_sources.items()
+            },
             "controlnet": located(self.controlnet),
             "control_image": located(self.control_image),
             "canny": self.canny or None,
@@ -208,10 +210,6 @@ class ImagePlan:
             "weak_config": located(self.weak_config),
             **{name: value for name, value in parts.items() if value not in (None, {})},
         }
-
-
-def _scales(sides: Mapping[str, ModelSpec], name: str) -> dict[str, float]:
-    return {role: float(scale) for role, side in sides.items() for n, scale in side.loras if n == name}  # type: ignore
 
 
 def _known(guidance: float | None) -> float:
