@@ -74,7 +74,8 @@ class SideMaker:
         settings = {**reflector.settings, **switched(spec)}
         side = replace(reflector, network=weak.network, settings=settings)
         side = self._guided(_with_control(side, spec), spec.guidance)
-        if weak.pipe is None and not weak.inputs and spec.prompt is None and spec.negative_prompt is None:
+        alike = weak.pipe is None and not weak.inputs and spec.prompt is None and spec.negative_prompt is None
+        if alike and not _lacks_guidance(side):
             return side
         pipe = self.pipe if weak.pipe is None else weak.pipe
         arguments = self._accepted(with_prompts(reflector_spec, self.arguments), pipe)
@@ -163,6 +164,13 @@ class SideMaker:
             side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
         step = record(pipe, kind, arguments, self.pipe.scheduler, self.arguments.get("generator"))
         return replace(side, conditioning=read_conditioning(step, [*guidance.scales, BOTH_HALVES]))
+
+
+def _lacks_guidance(side: Side) -> bool:
+    """Whether a recorded conditioning was made for the guidance of another side, and will not do for this one's."""
+    if side.conditioning is None:
+        return False
+    return side.embedded is not None or (side.conditioning.unconditional is None and side.guidance not in (None, 1.0))
 
 
 def _with_control(side: Side, spec: ModelSpec) -> Side:
