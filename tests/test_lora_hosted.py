@@ -11,19 +11,22 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from tests import tiny
+from tests import tiny, tiny_families
 from tests.test_lora_scales import state
-from tests.tiny_loras import add_lora
+from tests.tiny_loras import ATTENTION, add_lora
 from w2sd_video import ModelSpec, Routing, reflected
 from w2sd_video.adapters import lora_batches
 from w2sd_video.errors import UserError
 
 STRONG, WEAK = 0.8, -1.5
+WIDE = [*ATTENTION, "conv1", "conv_in", "time_emb_proj", "linear", "linear_1", "proj_mlp", "patch_embedding"]
 GAP = ModelSpec(loras=(("a", WEAK),))
 FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sd15": (tiny.sd15, tiny.IMAGE_CALL),
     "sdxl": (tiny.sdxl, tiny.IMAGE_CALL),
     "animatediff": (tiny.animatediff_sdxl, tiny.ANIMATEDIFF_CALL),
+    "animatediff on sd15": (tiny_families.animatediff_sd15, tiny.ANIMATEDIFF_CALL),
+    "sd3": (tiny_families.sd3, tiny_families.SD3_CALL),
     "flux": (tiny.flux, tiny.FLUX_CALL),
     "wan": (tiny.wan, tiny.WAN_CALL),
     "wan22": (tiny.wan22, tiny.WAN_CALL),
@@ -35,11 +38,11 @@ def networks(pipe: Any) -> list[Any]:
 
 
 def pipeline(family: str = "sdxl") -> Any:
-    """A pipeline that samples with LoRA "a" at 0.8; "b" is loaded too and rests."""
+    """A pipeline that samples with LoRA "a" (attention) at 0.8; "b" (layers of all shapes) is loaded too and rests."""
     pipe = FAMILIES[family][0]()
     for network in networks(pipe):
         add_lora(network, "a", 5)
-        add_lora(network, "b", 6)
+        add_lora(network, "b", 6, targets=WIDE)
         network.set_adapters(["a"], [STRONG])
         network.requires_grad_(False)  # which also chooses between kernels that round differently
     return pipe
@@ -183,10 +186,9 @@ def test_evaluations_and_rows_are_the_formulas(guidances, paper, mode):
 def test_both_sides_of_a_fused_gap_in_one_call_are_two_calls(family, scale, monkeypatch):
     """In twice the batch a matrix product adds in another order: 1e-6 of what it sums, grown by 2 steps."""
     pipe = pipeline(family)
-    count = 1 if family == "wan22" else 2
     arguments = {"guidance_scale": scale, "steps": 2}
-    if family not in ("wan", "wan22", "animatediff"):
-        arguments["num_images_per_prompt"] = count
+    if family in ("sd15", "sdxl", "sd3", "flux"):
+        arguments["num_images_per_prompt"] = 2
     weak = ModelSpec(loras=(("a", WEAK), ("b", 0.4)), guidance=None if scale == 1 or family == "flux" else 1.7)
     with reflected(pipe, weak, mode="fused", num_reflections=2) as one:
         together = call(pipe, family, **arguments)
