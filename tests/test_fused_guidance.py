@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ from w2sd_video.adapters import stepping
 
 STEPS, LAMBDA = 4, 3
 FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "sdxl": (tiny.sdxl, tiny.IMAGE_CALL),
-    "animatediff": (tiny.animatediff_sdxl, tiny.ANIMATEDIFF_CALL),
-    "flux": (lambda: tiny.flux(guidance_embeds=False), {**tiny.FLUX_CALL, "negative_prompt": "a dog"}),
-    "wan": (tiny.wan, tiny.WAN_CALL),
+    "sdxl": (cache(tiny.sdxl), tiny.IMAGE_CALL),
+    "animatediff": (cache(tiny.animatediff_sdxl), tiny.ANIMATEDIFF_CALL),
+    "flux": (cache(lambda: tiny.flux(guidance_embeds=False)), {**tiny.FLUX_CALL, "negative_prompt": "a dog"}),
+    "wan": (cache(tiny.wan), tiny.WAN_CALL),
 }
 # guidance as the strong side samples, as it reflects, of the weak side; rows per reflection in two forwards and in one
 GAPS = [
