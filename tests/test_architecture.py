@@ -183,8 +183,8 @@ def loads(module: str, seen: set[str] | None = None) -> set[str]:
 
 LIGHT = (
     *("w2sd_video", "w2sd_video.pair", "w2sd_video.presets", "w2sd_video.prompts", "w2sd_video.cli"),
-    "bridges.command.program",
-    "bridges.dit_moe.command.program",
+    *("w2sd_video.images.program", "w2sd_video.sweep.program"),
+    *("bridges.command.program", "bridges.dit_moe.command.program"),
     *("vbench_eval", "vbench_eval.commands", "vbench_eval.settings", "vbench_eval.scoring", "vbench_eval.comparing"),
     *("vbench_eval.dimensions", "vbench_eval.proxies", "vbench_eval.images", "vbench_eval.backbones.registry"),
     *("vbench_eval.suite", "vbench_eval.manifest", "vbench_eval.results", "vbench_eval.inputs", "vbench_eval.videos"),

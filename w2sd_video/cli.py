@@ -20,7 +20,7 @@ from w2sd_video.pair import MODES
 from w2sd_video.planning import parse_methods, plan
 from w2sd_video.presets import VIDEO_PRESETS
 from w2sd_video.presets.listing import ListPresets
-from w2sd_video.progress import TerminalProgress, calm_libraries
+from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
 from w2sd_video.prompts import read_prompts, without_repeats
 from w2sd_video.reports import describe_plan, describe_summary, plan_text, summary_text
 from w2sd_video.request import DTYPES, METHODS, OFFLOADS, GenerationRequest
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
     progress = TerminalProgress(quiet=arguments.quiet)
     calm_libraries(bars=progress.bars)
-    done = plan(_request(arguments, progress))
+    done = plan(request_of(arguments, progress))
     if arguments.match_evaluations is not None:
         progress.note(match_evaluations(arguments.match_evaluations).sentence())
     as_json = arguments.format == "json"
@@ -208,7 +208,8 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
     return code, describe_summary(summary) if as_json else {"text": summary_text(summary, quiet=arguments.quiet)}
 
 
-def _request(arguments: argparse.Namespace, progress: TerminalProgress) -> GenerationRequest:
+def request_of(arguments: argparse.Namespace, progress: Progress) -> GenerationRequest:
+    """Returns what the parsed arguments ask for; raises UserError for files that cannot be read."""
     prompts = list(arguments.prompt or [])
     if arguments.prompts is not None:
         prompts += read_prompts(arguments.prompts)

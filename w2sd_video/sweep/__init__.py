@@ -1,0 +1,1 @@
+"""A grid over one setting of a pair, scored and drawn as a curve with intervals: `scripts/sweep.py`."""
