@@ -7,7 +7,8 @@ import pytest
 import torch
 from vbench_stubs import Stub, TableFlow, info, measure, numbered
 
-from vbench_eval.dimensions.dynamics import largest_motion, motion_threshold, moving_pairs_needed, sampling_interval
+from vbench_eval.dimensions.dynamics import largest_motion, motion_threshold, moving_pairs_needed
+from vbench_eval.video_info import sampling_interval
 
 THRESHOLD = 6 * 16 / 256  # of the stand-ins' 16 x 16 frames: exact in binary
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.video_info import VideoError
+from vbench_eval.video_info import SAMPLED_FPS, VideoError, sampling_interval
 
 LONG_SECONDS = 5.0  # from here on VBench-Long is meant, which cuts a video into clips first
-SAMPLED_FPS = 8.0  # dynamic_degree keeps every round(fps / 8)-th frame
 _SHOWN = 5
 
 
@@ -121,7 +120,7 @@ def repeats(paths: Sequence[Path]) -> list[str]:
 def _rate_warnings(rates: Counter[float], good: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for fps in sorted(rates):
-        interval = max(1, round(fps / SAMPLED_FPS))
+        interval = sampling_interval(fps)
         if interval > 1 and any(
             round(float(info["fps"]), 3) == fps and not info.get("directory") for info in good.values()
         ):

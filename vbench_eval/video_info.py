@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK_BYTES = 64 << 20
+SAMPLED_FPS = 8  # at about which dynamic_degree looks at a video
+
+
+def sampling_interval(fps: float) -> int:
+    """Returns k where every k-th frame is kept; 12 frames per second give 2 (1.5 is rounded to even), 20 give 2."""
+    return max(1, round(fps / SAMPLED_FPS))
 
 
 class VideoError(ValueError):

@@ -14,15 +14,9 @@ from vbench_eval.dimensions.averaging import of_shape, unmeasured
 from vbench_eval.profiles import Profile
 from vbench_eval.protocols import FlowEstimator
 from vbench_eval.resizing import pad_to_multiple, to_float, unpad
-from vbench_eval.video_info import VideoInfo
+from vbench_eval.video_info import SAMPLED_FPS, VideoInfo, sampling_interval
 
-TARGET_FPS = 8
 LARGEST = 0.05  # the share of pixels whose motion speaks for the frame
-
-
-def sampling_interval(fps: float) -> int:
-    """Returns k where every k-th frame is kept; 12 frames per second give 2 (1.5 is rounded to even), 20 give 2."""
-    return max(1, round(fps / TARGET_FPS))
 
 
 def motion_threshold(height: int, width: int) -> float:
@@ -47,7 +41,7 @@ def kept_and_scaled(info: VideoInfo, profile: Profile) -> tuple[int, float]:
     if profile.normalise_fps:
         fps = info.average_fps or info.fps
         interval = sampling_interval(fps)
-        return interval, fps / interval / TARGET_FPS if fps else 1.0
+        return interval, fps / interval / SAMPLED_FPS if fps else 1.0
     return (1 if info.directory else sampling_interval(info.fps)), 1.0
 
 
