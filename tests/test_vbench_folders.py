@@ -10,7 +10,8 @@ import vbench_suites
 from vbench_eval.completeness import check_completeness
 from vbench_eval.errors import UserError
 from vbench_eval.folders import methods_of, read_folder
-from vbench_eval.manifest import sample, write_prompts
+from vbench_eval.inputs import find_inputs
+from vbench_eval.manifest import sample, write_manifest, write_prompts
 from vbench_eval.suite import read_suite
 from w2sd_video.file_names import video_stems
 from w2sd_video.prompts import read_prompts
@@ -242,3 +243,15 @@ def test_thousands_of_missing_videos_are_told_in_a_few_lines(tmp_path):
     done = check_completeness(manifest, read_folder(tmp_path / "empty", videos=[]))
     assert len(done.missing) == 6220 and len(done.lines()) == 22
     assert done.lines()[-1] == "missing: videos of 924 more prompts"
+
+
+def test_a_manifest_is_checked_against_a_suite_that_is_given_beside_it(tmp_path):
+    for name, prompt in (("one", "a cat"), ("other", "a whale")):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"prompt_en": prompt, "dimension": ["human_action"]}]))
+    write_manifest(tmp_path / "m.json", sample(read_suite(tmp_path / "one.json"), samples=1))
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a cat-0.mp4").write_bytes(b"")
+    found = find_inputs(tmp_path / "videos", manifest=tmp_path / "m.json", suite=tmp_path / "one.json")
+    assert found.check is not None and found.check.complete
+    with pytest.raises(UserError, match="1 of its 1 prompts are not in it"):
+        find_inputs(tmp_path / "videos", manifest=tmp_path / "m.json", suite=tmp_path / "other.json")

@@ -100,20 +100,22 @@ def find_inputs(
     With a manifest only its videos are taken; others are named in a note. Mode "vbench_standard" needs to know which
     prompts belong to which dimension: from the manifest, else from `suite` (VBench_full_info.json, or None for the copy
     of an installed vbench package), of which the prompts of `dimensions` are then expected, with VBench's indices 0 to
-    4. `prompt` is that of a single video.
+    4. A manifest is checked against a suite that is given beside it. `prompt` is that of a single video.
 
     Raises UserError for a folder without videos, and for files that cannot be used.
     """
     if mode not in MODES:
         raise UserError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
-    plan = None if manifest is None else read_manifest(Path(manifest))
+    plan = None
+    if manifest is not None:
+        plan = read_manifest(Path(manifest), None if suite is None else read_suite(suite))
     notes = []
     if plan is None and mode == "vbench_standard":
         plan = sample(
             read_suite(suite), [name for name in dimensions if name in ALL_DIMENSIONS] or None, samples=SAMPLES
         )
-    elif suite is not None:
-        notes.append("the prompt suite is used by --mode vbench_standard without a manifest only")
+    elif plan is None and suite is not None:
+        notes.append("the prompt suite is of use with --mode vbench_standard, or to check a manifest against it")
     if prompt is not None:
         prompt_file = _single_prompt(Path(folder), prompt, prompt_file)
     found = read_folder(
