@@ -252,40 +252,11 @@ def test_backbones_may_be_given_by_name(made: Path) -> None:
     assert found["dynamic_degree"]["backbone"]["id"] == "stand-in GreyDifference"
 
 
-def test_doctor_says_for_every_dimension_what_it_needs_and_where_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--format", "json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["weights"]
-    assert {row["dimension"] for row in rows} == {*vbench_stand_ins.ALL, "temporal_flickering"}
-    for row in rows:
-        assert row["found"] is None
-        if row["dimension"] != "temporal_flickering":
-            assert row["licence"] and row["size"] and row["where"] and (row["command"] or "plug-in" in row["problem"])
-    assert main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("MISSING") == 7 and "CC-BY-NC-4.0, no commercial use" in said
-    assert "fetch raft_things" in said
-
-
-def test_fetch_offline_touches_no_network_and_says_where_to_get_what_is_missing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import socket
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("the network was touched")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert main(["fetch", "table12", "--offline", "--format", "json"]) == 1
-    weights = json.loads(capsys.readouterr().out)["weights"]
-    assert [one["name"] for one in weights][-2:] == ["raft_things", "musiq_spaq"]
-    assert all(one["path"] is None and "https://" in one["reason"] for one in weights)
-
-
-def test_fetch_finds_what_is_here_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "sa_0_4_vit_l_14_linear.pth").write_bytes(b"weights")
-    assert main(["fetch", "aesthetic_linear", "--offline", "--cache", str(tmp_path)]) == 0
-    assert str(tmp_path / "sa_0_4_vit_l_14_linear.pth") in capsys.readouterr().out
+def test_a_backbone_that_is_named_and_not_to_be_had_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--dimensions", "subject_consistency", "--offline")
+    assert score(made, "w2sd", *words) == 0, "its own weights may be missing"
+    assert score(made, "w2sd", *words, "--backbone", "subject_consistency=some/vit") == 2
+    assert "--backbone subject_consistency=some/vit" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:

@@ -71,8 +71,8 @@ class Selection:
 def select(settings: ScoringSettings) -> Selection:
     """Returns what the settings measure on this machine, with every backbone loaded.
 
-    A dimension without its weights is unavailable, never an error; its stand-in is measured beside it. Raises UserError
-    for a backbone the user named that cannot be used, and for a device that is not there.
+    A dimension without its own weights is unavailable, never an error; its stand-in is measured beside it. Raises
+    UserError for a backbone the user named that cannot be used, and for a device that is not there.
     """
     device = find_device(settings.device)
     profile = get_profile(settings.profile)
@@ -85,6 +85,8 @@ def select(settings: ScoringSettings) -> Selection:
             try:
                 backbone = _backbone(name, settings, device)
             except _unavailable() as error:
+                if name in settings.backbones:
+                    raise UserError(f"--backbone {name}={settings.backbones[name]}: {error}") from error
                 proxy = OFFICIAL_STAND_INS.get(name)
                 described[name] = _lacking(str(error), proxy)
                 if settings.proxies:

@@ -20,7 +20,7 @@ from vbench_eval.profiles import Profile, get_profile
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["WEIGHTS_OF", "Unavailable", "inventory", "resolve"]
+__all__ = ["WEIGHTS_OF", "Unavailable", "inventory", "resolve", "stock"]
 
 # What each dimension's own backbone is made of; temporal_flickering needs none.
 WEIGHTS_OF: dict[str, tuple[str, ...]] = {
@@ -105,30 +105,32 @@ def inventory(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
         if not names:
             rows.append({"dimension": dimension, "backbone": None, "what": "needs no weights", "found": None})
         for name in names:
-            weights = WEIGHTS[name]
-            row: dict[str, Any] = {"dimension": dimension, "backbone": name, "what": weights.what, "found": None}
-            if not weights.fetchable:
-                # A checkpoint alone is of no use: only what the user names can serve.
-                row["problem"] = (
-                    "only as a plug-in of yours: --backbone " + f"{dimension}=path:FILE or =module:function"
-                )
-            else:
-                try:
-                    row["found"] = str(find(name, cache=cache))
-                except Unavailable:
-                    row["problem"] = missing(weights, cache)
-                except UserError as error:
-                    row["problem"] = str(error)
-            row |= {
-                "file": weights.file if weights.hub_file or not weights.hub else weights.hub,
-                "size": weights.size,
-                "licence": weights.licence,
-                "commercial_ok": weights.commercial_ok,
-                "where": list(weights.origins),
-                "command": fetch_command(weights) if weights.fetchable else None,
-            }
+            row = {"dimension": dimension, **stock(name, cache)}
+            if not WEIGHTS[name].fetchable:  # a checkpoint alone is of no use: only what the user names can serve
+                row["found"] = None
+                row["problem"] = f"only as a plug-in of yours: --backbone {dimension}=path:FILE or =module:function"
             rows.append(row)
     return rows
+
+
+def stock(name: str, cache: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Returns the row of one set of weights, as `inventory` has it, without a dimension."""
+    weights = WEIGHTS[name]
+    row: dict[str, Any] = {"backbone": name, "what": weights.what, "found": None}
+    try:
+        row["found"] = str(find(name, cache=cache))
+    except Unavailable:
+        row["problem"] = missing(weights, cache)
+    except UserError as error:
+        row["problem"] = str(error)
+    return row | {
+        "file": weights.file if weights.hub_file or not weights.hub else weights.hub,
+        "size": weights.size,
+        "licence": weights.licence,
+        "commercial_ok": weights.commercial_ok,
+        "where": list(weights.origins),
+        "command": fetch_command(weights) if weights.fetchable else None,
+    }
 
 
 def _dino(choice: str | None, asked: _Asked) -> Any:

@@ -39,10 +39,29 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from vbench_eval.selection import versions
 
     weights = inventory(cache=arguments.cache)
+    pictures = _picture_weights(arguments.cache)
     libraries = {**versions(), **_others()}
     machine = _machine()
-    report = {"status": "done", "versions": libraries, "machine": machine, "weights": weights}
-    return 0, {**report, "text": _text(libraries, machine, weights)}
+    report = {
+        "status": "done",
+        "versions": libraries,
+        "machine": machine,
+        "weights": weights,
+        "picture_weights": pictures,
+    }
+    return 0, {**report, "text": _text(libraries, machine, weights, pictures)}
+
+
+def _picture_weights(cache: str | None) -> list[dict[str, Any]]:
+    """A row per set of weights that metrics of pictures are computed with, and by which of them."""
+    from vbench_eval.backbones.registry import stock
+    from vbench_eval.images import IMAGE_METRICS
+
+    takers: dict[str, list[str]] = {}
+    for metric in IMAGE_METRICS.values():
+        for name in metric.weights:
+            takers.setdefault(name, []).append(metric.name)
+    return [{"metrics": metrics, **stock(name, cache)} for name, metrics in takers.items()]
 
 
 def _others() -> dict[str, str]:
@@ -78,16 +97,22 @@ def _nearest(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def _text(libraries: dict[str, str], machine: dict[str, Any], weights: list[dict[str, Any]]) -> str:
+def _text(
+    libraries: dict[str, str], machine: dict[str, Any], weights: list[dict[str, Any]], pictures: list[dict[str, Any]]
+) -> str:
     lines = ["installed:"]
     lines.append(
         table([(name, version, f"for {_TOOLS[name]}" if name in _TOOLS else "") for name, version in libraries.items()])
     )
     lines += ["", "machine:", *(f"  {name}: {_shown(value)}" for name, value in machine.items()), "", "dimensions:"]
     lines.append(table([(row["dimension"], row["what"], _state(row)) for row in weights]))
-    for row in weights:
+    lines += ["", "metrics of pictures:"]
+    lines.append(table([(", ".join(row["metrics"]), row["what"], _state(row)) for row in pictures]))
+    known = {row["backbone"] for row in weights}
+    for row in [*weights, *(row for row in pictures if row["backbone"] not in known)]:
         if row["backbone"] is not None and row["found"] is None:
-            lines += ["", f"{row['dimension']} lacks {row['what']} ({row['file']}, {row['size']})"]
+            taker = row.get("dimension") or ", ".join(row["metrics"])
+            lines += ["", f"{taker} lacks {row['what']} ({row['file']}, {row['size']})"]
             lines += [f"  licence  {row['licence']}{_COMMERCIAL[row['commercial_ok']]}"]
             lines += [f"  from     {place}" for place in row["where"]]
             lines += [f"  get it   {row['command'] or row['problem']}"]

@@ -12,6 +12,7 @@ from vbench_eval.errors import UserError
 EXAMPLES = """\
 examples:
   w2sd-vbench fetch raft_things musiq_spaq     by the names that `w2sd-vbench doctor` lists
+  w2sd-vbench fetch facebook/dino-vitb16       or by hub id, org/name or org/name/file
   w2sd-vbench fetch table12                    what the dimensions of the paper's Table 12 need, where it may be fetched
   w2sd-vbench fetch all --offline              say where what is here lies, and what is missing; touch no network
 
@@ -22,7 +23,7 @@ Weights have licences of their own, which doctor lists. AMT-S, of motion_smoothn
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds the verb."""
     parser = add_verb(subparsers, "fetch", help="get weights by name", examples=EXAMPLES)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="names of weights, all, or table12")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="names of weights, hub ids, all, or table12")
     add_weight_flags(parser)
     add_output_flags(parser)
     parser.set_defaults(run=run)
@@ -51,13 +52,12 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _names(words: list[str]) -> list[str]:
-    from vbench_eval.backbones.fetching import fetchable_names
-    from vbench_eval.backbones.weights import named
+    from vbench_eval.backbones.fetching import fetchable_names, of_name
 
     table_12 = ["dino_vitb16", "clip_vit_b_32", "clip_vit_l_14", "aesthetic_linear", "raft_things", "musiq_spaq"]
     groups = {"all": fetchable_names(), "table12": table_12}
     names = [name for word in words for part in word.split(",") if part for name in groups.get(part, [part])]
-    return [named(name).name for name in dict.fromkeys(names)]
+    return [of_name(name).name for name in dict.fromkeys(names)]
 
 
 class _Bars:
