@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from vbench_eval.dimensions import BACKBONE_KINDS, OFFICIAL
 from vbench_eval.errors import UserError
-from vbench_eval.profiles import get_profile
+from vbench_eval.profiles import IMAGING_MODES, get_profile
 from vbench_eval.proxies import PROXIES
 
 TABLE_12 = OFFICIAL[:6]  # the columns of the paper's Table 12
 DTYPES = ("float32", "float16", "bfloat16")
-IMAGING_MODES = ("longer", "shorter", "shorter_centercrop", "None")
 # VBench's other dimensions judge whether the video shows what the prompt says, by detectors and captioners.
 ELSEWHERE = (
     "object_class",

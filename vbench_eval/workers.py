@@ -20,7 +20,6 @@ from vbench_eval.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Perform = Callable[[Task], Result]
 MakePerform = Callable[[int], Callable[[Any], Any]]
 """Called once in each process with its number; what it returns is called with every task. Must be picklable."""
 

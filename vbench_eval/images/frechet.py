@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import io
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from vbench_eval.errors import UserError
 from vbench_eval.images.pictures import PictureError, read_picture
+from vbench_eval.strict_json import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,13 +138,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
     """Writes statistics so that the file is whole or absent, whatever happens."""
     buffer = io.BytesIO()
     np.savez(buffer, **found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, buffer.getvalue())
 
 
 def _given() -> Any:
