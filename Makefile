@@ -1,9 +1,9 @@
-# make demo: watch W2SD beside its weak and strong versions; make vbench-demo: score and compare them; make test:
+# make demo: watch W2SD beside its weak and strong versions; make demo-vbench: score and compare them; make test:
 # everything that is checked.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-bridge demo-digits vbench-demo test test-slow bench score score-bridge score-digits format clean
+.PHONY: demo demo-bridge demo-digits demo-vbench test test-slow bench score score-bridge score-digits format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -16,8 +16,8 @@ demo-digits: .venv/ready
 	$(BIN)/python scripts/sample_dit_moe.py --guidance 1 --reflections 20 --expert-load --output outputs/demo-digits
 
 # The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
-VBENCH := outputs/vbench-demo
-vbench-demo: .venv/ready
+VBENCH := outputs/demo-vbench
+demo-vbench: .venv/ready
 	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
 	$(BIN)/python scripts/generate_video.py --prompts $(VBENCH)/prompts.txt --methods weak,strong,w2sd --steps 10 \
 	    --output $(VBENCH)/videos

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     print_of_weights = fingerprint(weights)
 
     def settings_of(name: str) -> str:
-        return repr((options.count, print_of_weights, known[name]))
+        return repr((options.count, print_of_weights, known[name].settings()))
 
     def finished(name: str) -> dict | None:
         """The record of a method scored with these settings; None where there is none, or a damaged one."""

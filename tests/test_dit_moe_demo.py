@@ -18,6 +18,11 @@ def reading(features: torch.Tensor, probabilities: torch.Tensor | None = None) -
     return measures.Sample(Reading(features, given), torch.arange(count) % 2 == 0)
 
 
+def plain(measure: measures.Measure, sample: measures.Sample) -> float:
+    """The measure of a sample in which every picture counts once."""
+    return measure(sample, ones(len(sample.correct))[None]).item()
+
+
 def ones(count: int) -> torch.Tensor:
     return torch.ones(count, dtype=torch.float64)
 
@@ -64,7 +69,7 @@ def test_the_frechet_distance_of_gaussians_is_the_closed_form():
     values, vectors = torch.linalg.eigh(centred.T.cov())
     white = centred @ vectors / values.sqrt()  # mean 0 and covariance 1, exactly
     stds, mean = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([0.3, 0.0, -1.0]).double()
-    found = measures.frechet_distance(measures.moments(white))(reading(white * stds + mean), ones(400))
+    found = plain(measures.frechet_distance(measures.moments(white)), reading(white * stds + mean))
     assert found == pytest.approx((mean.square().sum() + (stds - 1).square().sum()).item(), rel=1e-9)
 
 
@@ -72,7 +77,7 @@ def test_the_frechet_distance_is_0_to_itself_also_where_features_never_vary():
     features = torch.randn(100, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     features[:, 4] = 0.0
     # Root of rounding: the covariance's error of 1e-16 enters as its square root.
-    assert abs(measures.frechet_distance(measures.moments(features))(reading(features), ones(100))) < 1e-6
+    assert abs(plain(measures.frechet_distance(measures.moments(features)), reading(features))) < 1e-6
 
 
 def test_a_picture_that_counts_twice_counts_as_two_pictures():
@@ -85,15 +90,16 @@ def test_a_picture_that_counts_twice_counts_as_two_pictures():
     copies = torch.arange(50).repeat_interleave(times)
     copied = measures.Sample(Reading(features[copies], probabilities[copies]), sample.correct[copies])
     for measure in (measures.accuracy, measures.inception_score, measures.frechet_distance(reference)):
-        assert measure(sample, times.double()) == pytest.approx(measure(copied, ones(len(copies))), rel=1e-9)
+        several = measure(sample, torch.stack([ones(50), times.double()]))
+        assert several.tolist() == pytest.approx([plain(measure, sample), plain(measure, copied)], rel=1e-9)
 
 
 def test_the_inception_score_is_the_number_of_classes_shown_with_certainty():
     certain = torch.eye(10, dtype=torch.float64).repeat(3, 1)
     features = torch.zeros(30, 1, dtype=torch.float64)
-    assert measures.inception_score(reading(features, certain), ones(30)) == pytest.approx(10)
-    assert measures.inception_score(reading(features, certain[:1].expand(30, 10)), ones(30)) == pytest.approx(1)
-    assert measures.inception_score(reading(features), ones(30)) == pytest.approx(1), "it never knows: all the same"
+    assert plain(measures.inception_score, reading(features, certain)) == pytest.approx(10)
+    assert plain(measures.inception_score, reading(features, certain[:1].expand(30, 10))) == pytest.approx(1)
+    assert plain(measures.inception_score, reading(features)) == pytest.approx(1), "it never knows: all the same"
 
 
 def test_intervals_hold_the_number_and_a_sample_differs_from_itself_by_exactly_0():
@@ -111,13 +117,13 @@ def test_the_bias_of_a_small_samples_frechet_distance_is_taken_off():
     # Of samples of the reference itself, the distance is above 0 for finite counts, and hardly after correction.
     generator = torch.Generator().manual_seed(3)
     reference = measures.moments(torch.randn(20_000, 4, generator=generator, dtype=torch.float64))
-    distance, plain, corrected = measures.frechet_distance(reference), [], []
+    distance, uncorrected, corrected = measures.frechet_distance(reference), [], []
     for _ in range(20):
         sample = reading(torch.randn(100, 4, generator=generator, dtype=torch.float64))
-        plain.append(distance(sample, ones(100)))
+        uncorrected.append(plain(distance, sample))
         corrected.append(measures.interval(distance, sample, measures.resamples(100, draws=60)).value)
-    assert min(plain) > 0
-    assert abs(sum(corrected)) < sum(plain) / 3
+    assert min(uncorrected) > 0
+    assert abs(sum(corrected)) < sum(uncorrected) / 3
 
 
 # --- the judge and the training --------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_every_example_in_a_help_is_one_that_the_command_takes(capsys: pytest.Ca
 
 
 def test_the_makefile_runs_the_way_that_the_help_shows() -> None:
-    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\nvbench-demo: ")[2].partition("\n\n")[0]
+    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ndemo-vbench: ")[2].partition("\n\n")[0]
     steps = ["evaluate_vbench.py prompts", "generate_video.py --prompts", "evaluate_vbench.py score", "py compare"]
     places = [recipe.index(step) for step in steps]
     assert places == sorted(places)

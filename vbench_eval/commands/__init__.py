@@ -21,7 +21,7 @@ VERBS = (prompts, score, compare, images, doctor, fetch)
 EXIT_DONE, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
-from prompts to a table, with the bundled demo pair and no weights at all (`make vbench-demo` does the same):
+from prompts to a table, with the bundled demo pair and no weights at all (`make demo-vbench` does the same):
   w2sd-vbench prompts --suite sample --num-prompts 4 --samples 1 --output outputs/vbench
   w2sd-video --prompts outputs/vbench/prompts.txt --methods weak,strong,w2sd --output outputs/vbench/videos
   w2sd-vbench score outputs/vbench/videos/strong --manifest outputs/vbench/manifest.json --output outputs/vbench/scores

@@ -1,6 +1,6 @@
 """What the judge's readings say of a set of samples: class accuracy, an Inception-style score, a Frechet distance.
 
-Each measure takes how often every sample counts, so that a bootstrap resamples without copying.
+Each measure takes how often every sample counts, for many resamples at once, so that a bootstrap copies nothing.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ class Sample:
     correct: Tensor
 
 
-Measure = Callable[[Sample, Tensor], float]
-"""A number for a sample in which picture n counts weights[n] times."""
+Measure = Callable[[Sample, Tensor], Tensor]
+"""A number [D] for each resample of a sample of N pictures, in which picture n counts weights[d, n] times."""
 
 
-def accuracy(sample: Sample, weights: Tensor) -> float:
+def accuracy(sample: Sample, weights: Tensor) -> Tensor:
     """The share of pictures in which the judge sees the class asked for."""
-    return ((sample.correct.double() @ weights) / weights.sum()).item()
+    return weights @ sample.correct.double() / weights.sum(dim=1)
 
 
-def inception_score(sample: Sample, weights: Tensor) -> float:
+def inception_score(sample: Sample, weights: Tensor) -> Tensor:
     """exp(mean KL(p(y | x) || p(y))) with the judge's classes (Salimans et al. 2016); 1 to 10."""
-    probabilities, shares = sample.reading.probabilities, weights / weights.sum()
+    probabilities, shares = sample.reading.probabilities, weights / weights.sum(dim=1, keepdim=True)
     marginal = shares @ probabilities
     entropies = torch.xlogy(probabilities, probabilities).sum(dim=1)
-    divergence = shares @ entropies - torch.xlogy(marginal, marginal).sum()
-    return divergence.exp().item()
+    divergence = shares @ entropies - torch.xlogy(marginal, marginal).sum(dim=1)
+    return divergence.exp()
 
 
 def moments(features: Tensor) -> Moments:
@@ -73,14 +73,19 @@ def frechet_distance(reference: Moments) -> Measure:
     """The measure |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of features' means and covariances (Heusel et al. 2017)."""
     trace = reference.root.square().sum()  # of C', as the root is symmetric
 
-    def distance(sample: Sample, weights: Tensor) -> float:
-        features, total = sample.reading.features, weights.sum()
-        mean = weights @ features / total
-        centred = features - mean
-        covariance = (centred * weights[:, None]).T @ centred / (total - 1)
+    def distance(sample: Sample, weights: Tensor) -> Tensor:
+        features, total = sample.reading.features, weights.sum(dim=1, keepdim=True)
+        count, size = features.shape
+        origin = features.mean(dim=0)  # near every resample's mean, so that nothing cancels below
+        offsets = features - origin
+        mean = weights @ offsets / total
+        squares = weights @ (offsets[:, :, None] * offsets[:, None, :]).view(count, -1)
+        outer = total[..., None] * mean[:, :, None] * mean[:, None, :]
+        covariance = (squares.view(-1, size, size) - outer) / (total[..., None] - 1)
         product = torch.linalg.eigvalsh(reference.root @ covariance @ reference.root)
-        spread = covariance.trace() + trace - 2 * product.clamp_min(0).sqrt().sum()
-        return ((mean - reference.mean).square().sum() + spread).item()
+        traces = covariance.diagonal(dim1=1, dim2=2).sum(dim=1)
+        spread = traces + trace - 2 * product.clamp_min(0).sqrt().sum(dim=1)
+        return (mean + origin - reference.mean).square().sum(dim=1) + spread
 
     return distance
 
@@ -99,12 +104,11 @@ def interval(measure: Measure, sample: Sample, weights: Tensor, against: Sample 
     All measures but the accuracy are biased for finite samples, and their resamples by about as much again: so both the
     number (2 x - mean of the resamples) and the basic bootstrap's interval (2 x - quantiles) take that back.
     """
-
-    def number(w: Tensor) -> float:
-        return measure(sample, w) - (0.0 if against is None else measure(against, w))
-
-    value = number(torch.ones(len(sample.correct), dtype=torch.float64))
-    draws = torch.tensor([number(w) for w in weights], dtype=torch.float64)
+    everything = torch.cat([torch.ones_like(weights[:1]), weights])
+    numbers = measure(sample, everything)
+    if against is not None:
+        numbers = numbers - measure(against, everything)
+    value, draws = numbers[0].item(), numbers[1:]
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     bias = 0.0 if measure is accuracy else draws.mean().item() - value
     return Interval(value - bias, 2 * value - high, 2 * value - low)

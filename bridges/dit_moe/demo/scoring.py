@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -46,6 +48,11 @@ class Method:
     num_reflections: int = REFLECTIONS
     mode: str = "paper"
     algorithm: str = "w2sd"
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the pictures: all but the label, of a spec only what it says."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "label"}
+        return fields | {"weak": self.weak.settings() if isinstance(self.weak, ModelSpec) else self.weak}
 
 
 WEAK = ModelSpec(routing=BOTTOM)
