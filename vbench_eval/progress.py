@@ -1,4 +1,4 @@
-"""How far scoring is: a bar with the time left on a terminal; elsewhere only what the user should know."""
+"""How far a command is: a bar with the time left on a terminal; elsewhere only what the user should know."""
 
 from __future__ import annotations
 
@@ -57,3 +57,35 @@ class TerminalProgress(Progress):
             self._bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """A bar on standard error for one thing after the other: told its name, how much is done and how much there is (0
+    where nobody says).
+    """
+
+    def __init__(self, unit: str, *, scaled: bool = False) -> None:
+        self._look = {"unit": unit, "unit_scale": scaled, "file": sys.stderr, "dynamic_ncols": True}
+        self._name = ""
+        self._bar: Any = None
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or name != self._name or done < self._bar.n:
+            self.close()
+            self._name, self._bar = name, tqdm(total=total or None, desc=name, **self._look)
+        self._bar.update(done - self._bar.n)
+        if total and done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the bar that is shown; called by itself where all of it is done."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def bars(unit: str, *, scaled: bool = False, quiet: bool = False) -> Bars | None:
+    """Returns `Bars` where somebody watches a terminal and did not ask for quiet, else None."""
+    return Bars(unit, scaled=scaled) if sys.stderr.isatty() and not quiet else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from vbench_eval.commands.arguments import add_output_flags, add_verb, add_weight_flags
@@ -32,6 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Fetches each; the code is 1 if one could not be had."""
     from vbench_eval.backbones.fetching import fetch
+    from vbench_eval.progress import bars
 
     results = []
     for name in _names(arguments.names):
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
                 name,
                 offline=arguments.offline,
                 cache=arguments.cache,
-                progress=_Bars() if not arguments.quiet and sys.stderr.isatty() else None,
+                progress=bars("B", scaled=True, quiet=arguments.quiet),
             )
             results.append({"name": name, "path": str(path), "reason": None})
         except UserError as error:
@@ -58,22 +58,3 @@ def _names(words: list[str]) -> list[str]:
     groups = {"all": fetchable_names(), "table12": table_12}
     names = [name for word in words for part in word.split(",") if part for name in groups.get(part, [part])]
     return [of_name(name).name for name in dict.fromkeys(names)]
-
-
-class _Bars:
-    """One bar per file, told the bytes so far."""
-
-    def __init__(self) -> None:
-        self._bars: dict[str, Any] = {}
-
-    def __call__(self, file: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if file not in self._bars:
-            self._bars[file] = tqdm(
-                total=total or None, desc=file, unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True
-            )
-        bar = self._bars[file]
-        bar.update(done - bar.n)
-        if total and done >= total:
-            bar.close()

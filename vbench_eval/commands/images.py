@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Scores and reports."""
     from vbench_eval.backbones.weights import named
     from vbench_eval.images.scoring import DEFAULT, score_images
+    from vbench_eval.progress import bars
     from vbench_eval.results import check_name
     from vbench_eval.selection import find_device, versions
     from vbench_eval.strict_json import cleaned, write_json
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         allow_pickle=arguments.allow_pickle,
         cache=arguments.cache,
         statistics=folder / f"{name}_images",
-        progress=None if arguments.quiet else _Bars(),
+        progress=bars("picture", quiet=arguments.quiet),
     )
     report, notes = cleaned({**report, "versions": versions(device)})
     path = folder / f"{name}_images.json"
@@ -150,28 +151,3 @@ def _pairs(words: Sequence[str], flag: str) -> dict[str, str]:
             raise UserError(f"{flag} is {word!r}; write NAME=CHOICE")
         pairs[key] = value
     return pairs
-
-
-class _Bars:
-    """A bar per metric on a terminal, and nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._metric = ""
-
-    def __call__(self, metric: str, done: int, total: int) -> None:
-        import sys
-
-        if not sys.stderr.isatty():
-            return
-        from tqdm import tqdm
-
-        if self._bar is None or metric != self._metric or done < self._bar.n:
-            self._metric, self._bar = (
-                metric,
-                tqdm(total=total, desc=metric, unit="picture", file=sys.stderr, leave=False),
-            )
-        self._bar.update(done - self._bar.n)
-        if done >= total:
-            self._bar.close()
-            self._bar = None
