@@ -80,8 +80,8 @@ def reflected(
         method: "w2sd", or "autoguided" (App. E.5) with the same two sides.
         weak_inputs: call arguments in place of the strong call's when the weak side's conditioning is made, such as
             prompt_embeds computed before its text encoders were freed.
-        first_order: steps of first order on the grid of a multistep scheduler. Without it DPM-Solver++(2M) makes its own
-            steps of second order, and others (UniPC, PNDM ...) are refused.
+        first_order: steps of first order on the grid of a multistep scheduler. Without it DPM-Solver++(2M) makes its
+            own steps of second order, and others (UniPC, PNDM ...) are refused.
         progress: False for no progress bar; a function (done, total) called after each evaluation, instead of the bar;
             None for the pipeline's own bar, counting evaluations.
 
