@@ -27,7 +27,8 @@ from vbench_eval.one_pass import measure
 from vbench_eval.proxies.flow import HornSchunck
 from vbench_eval.selection import select
 from vbench_eval.settings import ScoringSettings
-from vbench_eval.videos import open_video
+from vbench_eval.video_files import VideoFile
+from vbench_eval.videos import CHUNK_BYTES, open_video
 from w2sd_video.benchmarking import Row, at_most, claim, equal, report
 from w2sd_video.measuring import cpu_seconds, paired_ratio
 
@@ -36,24 +37,30 @@ MOST_TIME = 0.5  # of a decode per measure: twice the videos per second
 
 
 class Counts:
-    """How often videos were decoded and flows estimated while `counting`."""
+    """How often videos were decoded and flows estimated while `counting`, whoever asked for it."""
 
     def __init__(self) -> None:
         self.decodes = self.flows = 0
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        original = HornSchunck.flow
+        original, decoded = HornSchunck.flow, VideoFile.chunks
+
+        def chunks(video: VideoFile, max_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
+            self.decodes += 1
+            return decoded(video, max_bytes)
 
         def flow(estimator: HornSchunck, a: Tensor, b: Tensor) -> Tensor:
             self.flows += len(a)
             return original(estimator, a, b)
 
         HornSchunck.flow = flow  # type: ignore[method-assign]
+        VideoFile.chunks = chunks  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
             HornSchunck.flow = original  # type: ignore[method-assign]
+            VideoFile.chunks = decoded  # type: ignore[method-assign]
 
 
 def write_video(path: Path, side: int) -> None:
@@ -81,21 +88,19 @@ def texture(side: int) -> Tensor:
     return (128 + 45 * picture / picture.std()).clamp(0, 255).round().byte().permute(1, 2, 0)
 
 
-def one_pass(path: Path, dimensions: Mapping[str, Dimension], counts: Counts | None = None) -> dict[str, Any]:
+def one_pass(path: Path, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
     """Every measure of the video from one decode."""
-    if counts is not None:
-        counts.decodes += 1
     result = measure(open_video(path), dimensions)
     if result.error is not None:
         raise RuntimeError(f"the benchmark's own video cannot be read: {result.error}")
     return result.measured
 
 
-def pass_by_pass(path: Path, dimensions: Mapping[str, Dimension], counts: Counts | None = None) -> dict[str, Any]:
+def pass_by_pass(path: Path, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
     """The same with a decode per measure, nothing being shared."""
     measured: dict[str, Any] = {}
     for name, dimension in dimensions.items():
-        measured.update(one_pass(path, {name: dimension}, counts))
+        measured.update(one_pass(path, {name: dimension}))
     return measured
 
 
@@ -103,9 +108,9 @@ def count(side: int, path: Path, dimensions: Mapping[str, Dimension]) -> Iterato
     """Decodes and flows of both ways, and whether their values are the same."""
     together, apart = Counts(), Counts()
     with together.counting():
-        ours = one_pass(path, dimensions, together)
+        ours = one_pass(path, dimensions)
     with apart.counting():
-        theirs = pass_by_pass(path, dimensions, apart)
+        theirs = pass_by_pass(path, dimensions)
     size = f"{side}x{side}"
     yield equal("decodes", f"decodes for {len(dimensions)} measures in one pass, {size}", together.decodes, 1)
     yield equal("decodes", f"decodes with a pass per measure, {size}", apart.decodes, len(dimensions))

@@ -56,6 +56,15 @@ def test_one_pass_decodes_once_and_estimates_each_flow_once_for_the_same_values(
     assert found["flows with a pass per measure"].value == 15 + 15 + 15 + 7
 
 
+def test_a_second_decode_is_noticed(benchmark: ModuleType, video: Path) -> None:
+    counts = benchmark.Counts()
+    with counts.counting():
+        for _ in range(2):
+            assert sum(len(chunk) for chunk in open_video(video).chunks()) == 16
+    assert sum(len(chunk) for chunk in open_video(video).chunks()) == 16  # not counted any more
+    assert counts.decodes == 2
+
+
 def test_the_benchmarks_video_is_16_frames_at_8_per_second_that_move(benchmark: ModuleType, video: Path) -> None:
     opened = open_video(video)
     frames = [frame for chunk in opened.chunks() for frame in chunk]

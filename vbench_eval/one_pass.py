@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval.video_info import CHUNK_BYTES, VideoError
@@ -49,7 +49,7 @@ def measure(video: Video, dimensions: Mapping[str, Dimension], *, chunk_bytes: i
             failed.append(name)
             return None
 
-    info = info_as_json(video.info)
+    info = plain(video.info.as_json())
     try:
         for name, dimension in dimensions.items():
             accumulator = guarded(name, lambda dimension=dimension: dimension.start(video.info))
@@ -79,7 +79,7 @@ def measured_as_json(measured: Measured) -> dict[str, Any]:
 
     A value that is not finite becomes None with a reason.
     """
-    values = _fields(measured)
+    values = plain(measured.as_json())
     if values["value"] is None and not values["reason"]:
         values["reason"] = "the value is not a finite number"
     return values
@@ -88,11 +88,6 @@ def measured_as_json(measured: Measured) -> dict[str, Any]:
 def without_value(reason: str) -> dict[str, Any]:
     """Returns the dict of a report where a dimension has no value, for this reason."""
     return {"value": None, "score": None, "weight": 0.0, "extras": {}, "reason": reason}
-
-
-def info_as_json(info: Any) -> dict[str, Any]:
-    """Returns a video's facts (a dataclass) as JSON data."""
-    return _fields(info)
 
 
 def plain(value: Any) -> Any:
@@ -106,10 +101,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
     return value if isinstance(value, str | bool | int | float) or value is None else str(value)
-
-
-def _fields(data: Any) -> dict[str, Any]:
-    return {entry.name: plain(getattr(data, entry.name)) for entry in fields(data)}
 
 
 def _said(error: BaseException) -> str:
