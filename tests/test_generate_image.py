@@ -105,6 +105,7 @@ def test_the_plan_knows_what_each_method_costs(disk: Path, tmp_path: Path, capsy
     report = json.loads(capsys.readouterr().out)
     for method, cost in report["methods"].items():
         assert cost == {"evaluations": records[method]["num_evaluations"], "rows": records[method]["num_rows"]}
+    assert report["methods"]["w2sd"]["rows"] == 3 * 2 + 2 * (2 if mode == "fused" else 2 + 1)
     assert report["pictures"] == 5 and len(report["files"]) == 3 + 5 + 1
 
 

@@ -97,7 +97,8 @@ class LoadedImages:
         side, plan = self._side(role), self.plan
         pipe = self._pipe(role)
         apart = self.weak is not None
-        plain = not (apart or plan.raw_prompts or plan.lora_sources)  # LoRAs may act on text encoders
+        loras_alike = plan.loras_of("strong") == plan.loras_of("weak")  # they may act on text encoders
+        plain = loras_alike and not (apart or plan.raw_prompts)
         told_alike = plain and self.negative("weak") == self.negative("strong")
         spec = ModelSpec(
             guidance=side.guidance,

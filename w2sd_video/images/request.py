@@ -154,11 +154,15 @@ class ImagePlan:
         return self.steps_of(method) + 2 * self.num_reflections * METHODS[method].reflects
 
     def rows(self, method: str) -> int:
-        """Returns the batch rows of one picture: two for a guided evaluation, one at scale 0 or 1."""
+        """Returns the batch rows of one picture: two for a guided evaluation, one at scale 0 or 1; in mode "fused" both
+        sides of a gap that is in guidance alone come from the two rows of one call.
+        """
         strong, weak = (_known(side.guidance) for side in (self.pair.strong, self.pair.weak))
         inside = {"w2sd": (strong, weak), "zero-gap": (strong, strong), "swapped": (weak, strong)}.get(method, ())
         own = self.sampling_guidance("weak" if method in ("weak", "swapped") else "strong")
-        return self.steps_of(method) * self._rows(own) + self.num_reflections * sum(map(self._rows, inside))
+        together = self.reflection.mode == "fused" and self.only_guidance_differs and not self.embedded
+        reflected = 2 if together and method in ("w2sd", "swapped") else sum(map(self._rows, inside))
+        return self.steps_of(method) * self._rows(own) + self.num_reflections * reflected
 
     def _rows(self, guidance: float) -> int:
         return 1 if self.embedded or guidance in (0, 1) else 2

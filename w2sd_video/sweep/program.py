@@ -123,7 +123,7 @@ def _run(
         maker=maker,
         scorer=scorer,
         statistics=outside.statistics,
-        progress=progress,
+        progress=lambda: TerminalProgress(quiet=arguments.quiet, noun=maker.noun),
         command=shlex.join([PROGRAM, *words]),
     )
     text = f"{sweep_text(summary)}\nlook at it: {folder / 'index.html'}"

@@ -92,10 +92,11 @@ def run_sweep(
     maker: Maker,
     scorer: Scorer,
     statistics: Statistics,
-    progress: Progress,
+    progress: Callable[[], Progress],
     command: str = "",
 ) -> dict[str, Any]:
     """Makes and scores what is not there yet, and returns (and writes as sweep.json) the means by method.
+    `progress` returns what is told of one run.
 
     Writes in the folder: a run's folder for each value, sweep.json, curve.png and index.html. Stopped at any moment,
     the same call finishes it; a sweep with more values keeps those it has. Raises as the runs, and what scores raise.
@@ -105,8 +106,9 @@ def run_sweep(
     failed = 0
     for number, stop in enumerate(stops, start=1):
         at = FIXED if stop.value is None else f"{axis.label} {stop.value}"
-        progress.note(f"[{number}/{len(stops)}] {at}")
-        summary = maker.run(stop.plan, progress, command)
+        told = progress()  # each run counts for itself
+        told.note(f"run {number} of {len(stops)}: {at}")
+        summary = maker.run(stop.plan, told, command)
         failed += len(summary.failed)
         found[stop.value] = _by_method(scored(summary, scorer), stop)
     report = {
