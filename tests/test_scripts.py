@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,9 @@ import pytest
 from w2sd_video.errors import UserError, exit_code
 from w2sd_video.request import METHODS
 from w2sd_video.video_io import read_video, write_video
+
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def program(name: str) -> Callable[[list[str]], int]:
@@ -99,3 +105,15 @@ def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
 
     assert (exit_code(interrupted), exit_code(refused), exit_code(lambda: 1)) == (130, 2, 1)
     assert capsys.readouterr().err.endswith("continues where it stopped\nerror: got this; do that\n")
+
+
+@pytest.mark.parametrize(
+    "words", (["scripts/generate_image.py", "--list-presets"], ["scripts/generate_video.py", "--dry-run"])
+)
+def test_a_reader_that_goes_away_is_no_error(words):
+    """`| head`: the pipe's other end is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

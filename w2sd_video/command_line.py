@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, unread
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -41,6 +41,8 @@ def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run,
         print(f"\ninterrupted; finished {made} are kept: run the same command again to make the rest", file=sys.stderr)
     except UserError as error:
         code, report = EXIT_REFUSED, _refused(str(error))
+    except BrokenPipeError:
+        return unread()
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         kept = f"\nFinished {made} are kept; once there is room and permission, run the same command again."
@@ -50,10 +52,13 @@ def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run,
             raise
         print(f"error: out of memory ({error}).\nFinished {made} are kept. {room}", file=sys.stderr)
         code, report = EXIT_FAILED, {"status": "out of memory", "error": str(error)}
-    if as_json:
-        print(json.dumps({**report, "exit_code": code}, ensure_ascii=True), flush=True)
-    elif "text" in report:
-        print(report["text"], flush=True)
+    try:
+        if as_json:
+            print(json.dumps({**report, "exit_code": code}, ensure_ascii=True), flush=True)
+        elif "text" in report:
+            print(report["text"], flush=True)
+    except BrokenPipeError:
+        unread()
     return code
 
 

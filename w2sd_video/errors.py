@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,10 +19,20 @@ def exit_code(program: Callable[[], int]) -> int:
     interrupt code 130.
     """
     try:
-        return program()
+        code = program()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return unread()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
+
+
+def unread() -> int:
+    """Ends quietly where the reader of standard output has gone (`| head`), also for Python's own last flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
