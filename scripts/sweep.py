@@ -1,7 +1,7 @@
 """Sweep one setting of a weak/strong pair and draw the score with its intervals.
 
-python scripts/sweep.py --setting weak-guidance --values=-4:6:2     the bundled pictures, read by the oracle
-python scripts/sweep.py --help                                      every flag, with examples
+python scripts/sweep.py --setting lambda --values 0:10:5 --videos     the bundled videos, read by the oracle
+python scripts/sweep.py --help                                        every flag, with examples
 """
 
 import sys

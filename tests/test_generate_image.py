@@ -96,8 +96,20 @@ def test_a_gap_moves_the_picture_and_leaves_the_strong_side_the_stock_pipeline(
     assert (settings["guidance"], settings["pair"]["strong"]) == (scale, str(disk / "sdxl-1"))
 
 
-def test_the_plan_knows_what_each_method_costs(disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--guidance", "3", "--weak-guidance", "1", "--methods", "weak,strong,w2sd,zero-gap,swapped"]
+@pytest.mark.parametrize("mode", ["paper", "fused"])
+def test_the_plan_knows_what_each_method_costs(
+    mode: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--mode",
+        mode,
+        "--guidance",
+        "3",
+        "--weak-guidance",
+        "1",
+        "--methods",
+        "weak,strong,w2sd,zero-gap,swapped",
+    ]
     records = run(disk, tmp_path / "out", *words)
     capsys.readouterr()
     planned = [*QUICK, "--strong", str(disk / "sdxl-1"), "--prompt", PROMPT, *words, "--dry-run", "--format", "json"]

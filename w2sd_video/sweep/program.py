@@ -38,8 +38,10 @@ MAKERS = {
 
 EPILOG = """\
 examples:
-  sweep.py --setting weak-guidance --values=-4:6:2                        the bundled pictures, read by the oracle
-  sweep.py --setting lambda --values 0:10:2 --videos -- --num-videos 2    the bundled videos
+  sweep.py --setting lambda --values 0:10:5 --videos -- --num-videos 2    the bundled videos, read by the oracle
+  sweep.py --setting strength --values 0.5,1,2 -- --guidance 1 --strong-guidance 1 --weak-guidance 0   and pictures
+  sweep.py --setting weak-guidance --values=-10:15:5 --scorer my_scores:hps -- \\
+      --preset guidance-sdxl --prompts prompts.txt
   sweep.py --setting weak-lora --values=-3.5:3.5:0.5 --scorer my_scores:hps -- \\
       --preset lora-sdxl --lora xlMoreArtFullV1=./more_art.safetensors --prompts prompts.txt
 
