@@ -104,7 +104,8 @@ class _Frame:
 
 def _band(draw: ImageDraw, frame: _Frame, point: Point, colour: str) -> None:
     for end in point.ends:
-        draw.line([(LEFT, frame.y(end)), (RIGHT, frame.y(end))], fill="#b8b8b8")
+        for x in range(LEFT, RIGHT, 12):  # dashes, so that a limit is not taken for a value
+            draw.line([(x, frame.y(end)), (x + 5, frame.y(end))], fill=colour)
     draw.line([(LEFT, frame.y(point.value)), (RIGHT, frame.y(point.value))], fill=colour, width=2)
 
 

@@ -49,9 +49,9 @@ settings:
 {settings}
 
 scorers:
-  oracle           the bundled pairs: whether a picture or video shows what its prompt says (1 or 0)
+  oracle                   the bundled pairs: whether a picture or video shows what its prompt says (1 or 0)
 {scorers}
-  MODULE:FUNCTION  of yours (or FILE.py:FUNCTION): takes frames [F, H, W, 3] uint8 and the prompt, returns a number
+  MODULE:FUNCTION          of yours (or FILE.py:FUNCTION): takes frames [F, H, W, 3] uint8 and the prompt, returns a number
 
 The output folder holds a run's folder for each value, scores, sweep.json, curve.png and index.html. Stopped at any
 moment, the same command finishes it; values may be added. Methods that the setting does not change are made once.
@@ -71,7 +71,7 @@ class Outside:
 def build_parser(scorers: Mapping[str, Scorer]) -> argparse.ArgumentParser:
     """Returns the parser of the sweep's own flags, which stand before a "--"."""
     settings = "\n".join(f"  {name:16s} {setting.about}" for name, setting in SETTINGS.items())
-    named = "\n".join(f"  {name:16s} {scorer.about}" for name, scorer in scorers.items())
+    named = "\n".join(f"  {name:24s} {scorer.about}" for name, scorer in scorers.items())
     parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} --setting NAME --values LIST [options] [-- flags of generate_image.py or generate_video.py]",
