@@ -11,6 +11,7 @@ import disk_pairs
 import numpy as np
 import pytest
 import tiny
+import tiny_families
 import torch
 
 from w2sd_video.adapters.pipelines import load_pipeline
@@ -28,6 +29,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         disk_pairs.sdxl(seed).save_pretrained(root / f"sdxl-{seed}")
     tiny.sd15(1).save_pretrained(root / "sd15")
     tiny.flux(1).save_pretrained(root / "flux")
+    tiny_families.sd3(1).save_pretrained(root / "sd3")
     return root
 
 
@@ -162,7 +164,10 @@ def test_prompt_pairs_tell_each_side_its_own_prompt(separator: str, disk: Path, 
         assert np.array_equal(pixels(tmp_path / "pairs", method), pixels(tmp_path / "one", method))
 
 
-@pytest.mark.parametrize(("strong", "rows"), [("sd15", 3 * 2 + 2 * (2 + 1)), ("flux", 3 + 2 * (1 + 1))])
+GUIDED = 3 * 2 + 2 * (2 + 1)  # rows: of T steps, and of both sides of lambda reflections, the weak one at guidance 1
+
+
+@pytest.mark.parametrize(("strong", "rows"), [("sd15", GUIDED), ("flux", 3 + 2 * (1 + 1)), ("sd3", GUIDED)])
 def test_other_families_take_a_guidance_gap_as_they_guide(strong: str, rows: int, disk: Path, tmp_path: Path) -> None:
     records = run(
         disk, tmp_path / "out", *("--guidance", "3", "--weak-guidance", "1", "--methods"), "strong,w2sd,zero-gap",

@@ -51,7 +51,7 @@ settings:
 scorers:
   oracle                   the bundled pairs: whether a picture or video shows what its prompt says (1 or 0)
 {scorers}
-  MODULE:FUNCTION          of yours (or FILE.py:FUNCTION): takes frames [F, H, W, 3] uint8 and the prompt, returns a number
+  MODULE:FUNCTION          of yours (or FILE.py:FUNCTION): from frames [F, H, W, 3] uint8 and the prompt, a number
 
 The output folder holds a run's folder for each value, scores, sweep.json, curve.png and index.html. Stopped at any
 moment, the same command finishes it; values may be added. Methods that the setting does not change are made once.
