@@ -259,5 +259,5 @@ def test_a_flux_file_that_its_config_does_not_describe_is_refused(disk: Path, tm
 def test_a_pipeline_of_pictures_is_refused_where_videos_are_asked_for(disk: Path) -> None:
     with pytest.raises(UserError, match=r"makes pictures.*give one that makes videos"):
         load(disk / "sdxl", video=True)
-    with pytest.raises(UserError, match="a motion adapter goes with an SDXL checkpoint"):
+    with pytest.raises(UserError, match=r"a motion adapter goes with an SDXL or SD 1\.5 checkpoint"):
         load(disk / "flux", motion_adapter=str(disk / "motion"), video=True)

@@ -15,6 +15,9 @@ from w2sd_video import __version__
 from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, Parser, run_command
 from w2sd_video.gap_flags import add_gaps, gaps_given
 from w2sd_video.generate import generate, on_device
+from w2sd_video.images.performing import perform_plan
+from w2sd_video.images.planning import plan_images
+from w2sd_video.images.videos import needs_whole_pipelines, whole_pipelines
 from w2sd_video.matching import match_evaluations
 from w2sd_video.pair import MODES
 from w2sd_video.planning import parse_methods, plan
@@ -195,15 +198,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
     progress = TerminalProgress(quiet=arguments.quiet)
     calm_libraries(bars=progress.bars)
-    done = plan(request_of(arguments, progress))
+    request = request_of(arguments, progress)
     if arguments.match_evaluations is not None:
         progress.note(match_evaluations(arguments.match_evaluations).sentence())
     as_json = arguments.format == "json"
+    command = shlex.join(["w2sd-video", *words])
+    if needs_whole_pipelines(request):
+        return perform_plan(plan_images(whole_pipelines(request)), arguments, progress, command)
+    done = plan(request)
     if arguments.dry_run:
         done = on_device(done)[0]
         report = describe_plan(done)
         return EXIT_DONE, report if as_json else {"text": plan_text(report)}
-    summary = generate(done, progress=progress, command=shlex.join(["w2sd-video", *words]))
+    summary = generate(done, progress=progress, command=command)
     code = EXIT_DONE if summary.complete else EXIT_FAILED
     return code, describe_summary(summary) if as_json else {"text": summary_text(summary, quiet=arguments.quiet)}
 

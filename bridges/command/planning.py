@@ -126,7 +126,7 @@ def _described(request: BridgeRequest, strong: str, weak: str) -> tuple[Pipeline
                 "--motion-adapter makes a video pipeline of the strong side; give --video too, or leave it out"
             )
         describe_motion_adapter(request.motion_adapter, allow_pickle=request.allow_pickle)
-    elif request.video and ours.is_video is False:
+    elif request.video and ours.class_name is not None and not ours.class_name.startswith("AnimateDiff"):
         raise UserError(
             f"the strong side {strong} is a {ours.class_name}, which makes pictures; for --video give AnimateDiff's "
             "folder or an SDXL checkpoint with --motion-adapter"

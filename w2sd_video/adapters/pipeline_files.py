@@ -38,6 +38,9 @@ IMAGE_VAES = {
     "AutoencoderTiny": "encoder_block_out_channels",
     "AutoencoderDC": "encoder_block_out_channels",
 }
+VIDEO_VAES = {"AutoencoderKLWan": "dim_mult"}  # likewise, of the pipelines in VIDEO_KINDS that have one of their own
+VIDEO_KINDS = ("AnimateDiff", "Wan")  # how the classes of pipelines that make videos begin
+TWO_NETWORKS = ("Wan",)  # may have a second one for low noise
 FLUX_SAMPLE_SIZE = 128  # cells; diffusers has it in code, not in a config
 
 
@@ -86,7 +89,7 @@ class PipelineFiles:
 
     @property
     def is_video(self) -> bool | None:
-        return None if self.class_name is None else self.class_name.startswith("AnimateDiff")
+        return None if self.class_name is None else self.class_name.startswith(VIDEO_KINDS)
 
     @property
     def is_flux(self) -> bool | None:
@@ -104,12 +107,15 @@ class PipelineFiles:
     def cell(self) -> int | None:
         """Pixels of each side of a latent's cell."""
         vae = self.part("vae")
-        return None if vae is None else 2 ** (len(vae[IMAGE_VAES[vae["_class_name"]]]) - 1)
+        return None if vae is None else 2 ** (len(vae[(IMAGE_VAES | VIDEO_VAES)[vae["_class_name"]]]) - 1)
 
     @property
     def multiple(self) -> int | None:
-        """What heights and widths must be multiples of: 8 in diffusers' UNet pipelines, two cells in Flux."""
-        return None if self.cell is None else max(8, self.cell * (2 if self.is_flux else 1))
+        """What heights and widths must be multiples of: 8 in diffusers' UNet pipelines, two cells where they are packed
+        in patches of two.
+        """
+        packed = str(self.class_name).startswith(("Flux", "StableDiffusion3", "Wan"))
+        return None if self.cell is None else max(8, self.cell * (2 if packed else 1))
 
     @property
     def own_size(self) -> int | None:
@@ -171,7 +177,7 @@ def check_class(class_name: str, parts: Mapping[str, Any], place: str) -> None:
                 f"{place} holds a {class_name} without a {wanted}; give a pipeline that has a VAE, a scheduler and a "
                 "UNet or transformer of its own"
             )
-    if len(networks) > 1:
+    if len(networks) > 1 and not class_name.startswith(TWO_NETWORKS):
         raise UserError(
             f"{place} holds a {class_name} with {len(networks)} denoising networks; give one with a single one"
         )
@@ -198,6 +204,8 @@ def _check_folder(files: PipelineFiles, role: str, allow_pickle: bool) -> None:
 
 def _check_vae(files: PipelineFiles, place: str) -> None:
     vae = files.part("vae") or {}
+    if str(files.class_name).startswith("Wan") and vae.get("_class_name") in VIDEO_VAES:
+        return
     if vae.get("_class_name") not in IMAGE_VAES or IMAGE_VAES[vae["_class_name"]] not in vae:
         raise UserError(
             f"{place} holds a {vae.get('_class_name')}, which is no image VAE; give a pipeline with one of "

@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
     AnimateDiffSDXLPipeline,
     AutoencoderTiny,
     DDIMScheduler,
@@ -17,7 +18,6 @@ from diffusers import (
     MotionAdapter,
     StableDiffusionPipeline,
     UNet2DConditionModel,
-    UNetMotionModel,
 )
 
 from w2sd_video.adapters.animatediff import assemble_motion_unet, motion_adapter_of
@@ -26,6 +26,7 @@ from w2sd_video.adapters.loading import ANIMATEDIFF_SDXL_SCHEDULER
 from w2sd_video.adapters.memory import install_chunked_decode
 from w2sd_video.adapters.pipeline_files import (
     LEFT_OUT,
+    VIDEO_KINDS,
     WEIGHTED,
     PipelineFiles,
     check_class,
@@ -37,6 +38,15 @@ from w2sd_video.adapters.sources import FileSource, FolderSource, check_complete
 from w2sd_video.adapters.text_parts import TextParts, check_tokenizers
 from w2sd_video.errors import UserError
 
+# As the motion modules for SD 1.5 were trained: linear betas.
+ANIMATEDIFF_SCHEDULER: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "timestep_spacing": "linspace",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
 FLUX_MODULES = (
     "double_blocks",
     "single_blocks",
@@ -69,7 +79,7 @@ def load_pipeline(
         dtype: of the networks; a VAE that overflows in float16 is loaded as float32.
         device: where to; None leaves it on the host.
         config: where a single file takes configs, tokenizers and what it does not hold from: a folder or a hub id.
-        motion_adapter: AnimateDiff's modules for an SDXL checkpoint, which makes it a video pipeline.
+        motion_adapter: AnimateDiff's modules for an SDXL or SD 1.5 checkpoint, which makes it a video pipeline.
         video: whether it must make videos; otherwise it must make pictures.
         allow_pickle: open .bin weights.
         quiet: silence the libraries' progress bars.
@@ -84,7 +94,7 @@ def load_pipeline(
         )
         if motion_adapter is not None:
             pipe = _with_motion(pipe, files, motion_adapter, dtype, allow_pickle)
-    makes_videos = isinstance(pipe.unet if hasattr(pipe, "unet") else None, UNetMotionModel)
+    makes_videos = type(pipe).__name__.startswith(VIDEO_KINDS)
     if makes_videos != video:
         what, wanted = ("videos", "pictures") if makes_videos else ("pictures", "videos (AnimateDiff)")
         raise UserError(f"the {role} side {given} makes {what}: {type(pipe).__name__}; give one that makes {wanted}")
@@ -210,26 +220,25 @@ def _as_trained(pipe: Any, header: Mapping[str, Any]) -> Any:
 
 
 def _with_motion(pipe: Any, files: PipelineFiles, given: str, dtype: torch.dtype, allow_pickle: bool) -> Any:
-    """AnimateDiff-SDXL made of an SDXL pipeline and motion modules."""
-    if type(pipe).__name__ != FAMILIES["sdxl"]:
+    """AnimateDiff made of a pipeline for pictures, SDXL or SD 1.5, and motion modules of its family."""
+    name = type(pipe).__name__
+    if name not in (FAMILIES["sdxl"], FAMILIES["sd15"]):
         raise UserError(
-            f"{files.given} is a {type(pipe).__name__}; a motion adapter goes with an SDXL checkpoint: leave it out"
+            f"{files.given} is a {name}; a motion adapter goes with an SDXL or SD 1.5 checkpoint: leave it out"
         )
     adapter = FolderSource(
         describe_motion_adapter(given, allow_pickle=allow_pickle), dtype, allow_pickle
     ).motion_adapter()
-    parts = {
-        name: getattr(pipe, name) for name in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-    }
-    return AnimateDiffSDXLPipeline(
-        **parts,
-        unet=assemble_motion_unet(pipe.unet, adapter),
-        motion_adapter=adapter,
-        scheduler=DDIMScheduler(
-            **{**ANIMATEDIFF_SDXL_SCHEDULER, "prediction_type": pipe.scheduler.config.prediction_type}
-        ),
-        force_zeros_for_empty_prompt=pipe.config.force_zeros_for_empty_prompt,
-    )
+    large = name == FAMILIES["sdxl"]
+    names = ("vae", "text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if large else ()))
+    settings: Mapping[str, Any] = ANIMATEDIFF_SDXL_SCHEDULER if large else ANIMATEDIFF_SCHEDULER
+    parts: dict[str, Any] = {part: getattr(pipe, part) for part in names}
+    parts["unet"] = assemble_motion_unet(pipe.unet, adapter)
+    parts["motion_adapter"] = adapter
+    parts["scheduler"] = DDIMScheduler(**{**settings, "prediction_type": pipe.scheduler.config.prediction_type})
+    if not large:
+        return AnimateDiffPipeline(**parts)
+    return AnimateDiffSDXLPipeline(**parts, force_zeros_for_empty_prompt=pipe.config.force_zeros_for_empty_prompt)
 
 
 def load_vae(

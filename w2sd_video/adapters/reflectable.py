@@ -61,10 +61,10 @@ def load_reflectable(
     try:
         check_scheduler(pipe.scheduler)
     except UserError:
-        own = type(pipe.scheduler).__name__
-        kind = FlowMatchEulerDiscreteScheduler if is_flow(pipe.scheduler) else DDIMScheduler
-        pipe.scheduler = kind.from_config(pipe.scheduler.config, clip_sample=False, thresholding=False)
-        note(f"the {role} side samples with {kind.__name__}: its own {own} cannot be reflected")
+        own = pipe.scheduler
+        pipe.scheduler = _flow(own) if is_flow(own) else _noise("ddim", own)
+        kinds = [type(scheduler).__name__ for scheduler in (pipe.scheduler, own)]
+        note(f"the {role} side samples with {kinds[0]}: its own {kinds[1]} cannot be reflected")
     return pipe
 
 
@@ -72,8 +72,18 @@ def _chosen(own: Any, name: str, role: str) -> Any:
     if is_flow(own):
         if name != "euler":
             raise UserError(f"the {role} side is a flow, which samples with euler; leave the scheduler {name} out")
-        return FlowMatchEulerDiscreteScheduler.from_config(own.config)
-    kind, settings = SCHEDULERS[name]
-    made = kind.from_config(own.config, clip_sample=False, thresholding=False, **settings)
+        return _flow(own)
+    made = _noise(name, own)
     check_scheduler(made)
     return made
+
+
+def _flow(own: Any) -> Any:
+    """Euler on the levels of another flow scheduler, some of which call their shift towards noise another name."""
+    shift = {"shift": own.config.flow_shift} if "flow_shift" in own.config else {}
+    return FlowMatchEulerDiscreteScheduler.from_config(own.config, **shift)
+
+
+def _noise(name: str, own: Any) -> Any:
+    kind, settings = SCHEDULERS[name]
+    return kind.from_config(own.config, clip_sample=False, thresholding=False, **settings)

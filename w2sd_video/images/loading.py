@@ -56,6 +56,8 @@ def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bo
         note=note,
         scheduler=plan.scheduler,
         config=plan.config if role == "strong" else plan.weak_config,
+        motion_adapter=plan.motion_adapter,
+        video=plan.num_frames is not None,
         allow_pickle=plan.allow_pickle,
         quiet=quiet,
     )

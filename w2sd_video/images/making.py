@@ -126,7 +126,7 @@ class LoadedImages:
             yield
 
     def _call(self, pipe: Any, role: str, task: Task, steps: int) -> Any:
-        """The frames [1, H, W, 3] in [0, 1] of one call."""
+        """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture."""
         plan, side = self.plan, self._side(role)
         arguments: dict[str, Any] = {
             **self._text(role, task.prompt),
@@ -138,6 +138,8 @@ class LoadedImages:
             "generator": torch.Generator("cpu").manual_seed(task.seed),
             "output_type": "np",
         }
+        if plan.num_frames is not None:
+            arguments["num_frames"] = plan.num_frames
         if side.control is not None:
             arguments["controlnet_conditioning_scale"] = side.control["scale"]
         pipe.set_progress_bar_config(disable=True)

@@ -38,10 +38,11 @@ def plan_images(request: ImageRequest) -> ImagePlan:
     strong = request.strong or preset.pair.strong.checkpoint
     weak = request.weak or (preset.pair.weak.checkpoint if not own else None)
     assert strong is not None
-    files = describe_pipeline(strong, "strong", config=request.config, allow_pickle=request.allow_pickle)
+    reading: dict[str, Any] = {"allow_pickle": request.allow_pickle, "video": request.video}
+    files = describe_pipeline(strong, "strong", config=request.config, **reading)
     other = None
     if weak is not None:
-        other = describe_pipeline(weak, "weak", config=request.weak_config, allow_pickle=request.allow_pickle)
+        other = describe_pipeline(weak, "weak", config=request.weak_config, **reading)
     elif request.weak_config is not None:
         raise UserError("--weak-config is for a --weak that is a single file; leave it out")
     match = matched(request.match_evaluations, steps=request.steps, reflections=request.reflections)
@@ -90,6 +91,11 @@ def plan_images(request: ImageRequest) -> ImagePlan:
         scheduler=_scheduler(request.scheduler or (None if own else preset.scheduler)),
         height=height,
         width=width,
+        motion_adapter=request.motion_adapter or (None if own else preset.motion_adapter),
+        num_frames=whole(request.num_frames, preset.num_frames or 16, "number of frames", 1, 10_000)
+        if request.video
+        else None,
+        fps=finite(request.fps, preset.fps or 8, "fps") if request.video else None,
         max_sequence_length=None,
         embedded=preset.family == "Flux" if files.is_flux is None else bool(files.is_flux),
         num_pictures=whole(request.num_pictures, 1, "number of pictures", 1, 100_000),
@@ -111,7 +117,7 @@ def _preset(request: ImageRequest) -> tuple[Preset, bool]:
     if request.preset is not None:
         if request.preset not in PRESETS:
             unknown("preset", request.preset, PICTURE_PRESETS)
-        if request.preset not in PICTURE_PRESETS:
+        if request.preset not in PICTURE_PRESETS and not request.video:
             raise UserError(
                 f"the preset {request.preset} makes videos: use it with generate_video.py; presets that make pictures: "
                 f"{', '.join(PICTURE_PRESETS)}"

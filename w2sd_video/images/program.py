@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from w2sd_video.command_flags import gathered_prompts
-from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, run_command
+from w2sd_video.command_line import run_command
 from w2sd_video.gap_flags import gaps_given
 from w2sd_video.images.arguments import PROGRAM, build_parser
+from w2sd_video.images.performing import perform_plan
 from w2sd_video.images.planning import plan_images
-from w2sd_video.images.reporting import describe_image_plan, image_plan_text
 from w2sd_video.images.request import ImageRequest
-from w2sd_video.images.running import on_device, run_images
 from w2sd_video.matching import match_evaluations
 from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
-from w2sd_video.reports import describe_summary, summary_text
 
 ROOM = "Try --memory weak-offload, a smaller --height and --width, or --memory sequential (slow)."
 NOT_OF_THE_REQUEST = ("format", "quiet", "dry_run", "prompt")
@@ -49,10 +47,4 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
     plan = plan_images(request_of(arguments, progress))
     if arguments.match_evaluations is not None:
         progress.note(match_evaluations(arguments.match_evaluations).sentence())
-    as_json = arguments.format == "json"
-    if arguments.dry_run:
-        report = describe_image_plan(on_device(plan)[0])
-        return EXIT_DONE, report if as_json else {"text": image_plan_text(report)}
-    summary = run_images(plan, progress=progress, command=shlex.join([PROGRAM, *words]))
-    code = EXIT_DONE if summary.complete else EXIT_FAILED
-    return code, describe_summary(summary) if as_json else {"text": summary_text(summary, quiet=arguments.quiet)}
+    return perform_plan(plan, arguments, progress, shlex.join([PROGRAM, *words]))

@@ -8,7 +8,16 @@ from w2sd_video.images.request import ImagePlan
 from w2sd_video.presets import get_preset
 from w2sd_video.reports import plain_steps_line
 
-PARTS = ("loras", "controlnet", "control_image", "control", "ip_adapter", "ip_adapter_image", "ip_adapter_scale")
+PARTS = (
+    "motion_adapter",
+    "loras",
+    "controlnet",
+    "control_image",
+    "control",
+    "ip_adapter",
+    "ip_adapter_image",
+    "ip_adapter_scale",
+)
 
 
 def describe_image_plan(plan: ImagePlan) -> dict[str, Any]:
@@ -16,7 +25,7 @@ def describe_image_plan(plan: ImagePlan) -> dict[str, Any]:
     tasks = [task for group in plan.groups() for task in group]
     files = [task.path for task in tasks]
     if len(plan.methods) > 1:
-        files += [f"comparison/{group[0].name}.png" for group in plan.groups()]
+        files += [f"comparison/{group[0].name}{plan.suffix}" for group in plan.groups()]
     paper = [line for table in get_preset(plan.preset).paper for line in table.lines()]
     return {
         "status": "planned",
@@ -28,7 +37,7 @@ def describe_image_plan(plan: ImagePlan) -> dict[str, Any]:
         "dtype": plan.dtype,
         "memory": plan.memory,
         "methods": {m: {"evaluations": plan.evaluations(m), "rows": plan.rows(m)} for m in plan.methods},
-        "pictures": len(tasks),
+        f"{plan.noun}s": len(tasks),
         "prompts": len(plan.prompts),
         "evaluations": sum(plan.evaluations(task.method) for task in tasks),
         "rows": sum(plan.rows(task.method) for task in tasks),
@@ -40,10 +49,12 @@ def describe_image_plan(plan: ImagePlan) -> dict[str, Any]:
 def image_plan_text(report: dict[str, Any], most_files: int = 20) -> str:
     """Returns a plan as text for people."""
     settings, pair = report["settings"], report["pair"]
+    noun = "videos" if "videos" in report else "pictures"
+    frames = f"{settings['num_frames']} frames at {settings['fps']:g} fps of " if noun == "videos" else ""
     lines = [
-        f"{report['pictures']} pictures of {report['prompts']} prompts into {report['folder']}",
+        f"{report[noun]} {noun} of {report['prompts']} prompts into {report['folder']}",
         f"on {report['device']}, {report['dtype']}, memory plan {report['memory']}",
-        f"strong: {pair['strong']}, {settings['width']}x{settings['height']}",
+        f"strong: {pair['strong']}, {frames}{settings['width']}x{settings['height']}",
         f"weak:   {pair['weak'] or 'the same network'}",
         *(f"{name.replace('_', ' ')}: {pair[name]}" for name in PARTS if name in pair),
         *([f"{len(pair['raw_prompts'])} raw prompts on the weak side"] if "raw_prompts" in pair else []),
@@ -53,7 +64,7 @@ def image_plan_text(report: dict[str, Any], most_files: int = 20) -> str:
         f"guidance: {settings['guidance']:g} sampling; inside the reflection {settings['strong_guidance']:g} strong, "
         f"{settings['weak_guidance']:g} weak",
         "",
-        f"{'method':10s} {'evaluations':>12s} {'network rows':>13s}   per picture",
+        f"{'method':10s} {'evaluations':>12s} {'network rows':>13s}   per {noun[:-1]}",
         *(f"{name:10s} {cost['evaluations']:12d} {cost['rows']:13d}" for name, cost in report["methods"].items()),
         f"{'in all':10s} {report['evaluations']:12d} {report['rows']:13d}",
         "",

@@ -28,6 +28,7 @@ class ImageRequest:
     at 0 unless `weak_loras` says otherwise. `controlnet` with its `control_image`, and `ip_adapter` with its
     `ip_adapter_image`, act on the strong side at their scale and on the weak one at 0 unless told otherwise. Picture
     `index` of every prompt starts from the noise of the CPU generator seeded `seed + index`, for every method.
+    `video`: the pipelines make videos (or do with a `motion_adapter`), and each picture is one.
     """
 
     prompts: tuple[str, ...] = ()
@@ -64,6 +65,10 @@ class ImageRequest:
     scheduler: str | None = None
     height: int | None = None
     width: int | None = None
+    video: bool = False
+    motion_adapter: str | None = None
+    num_frames: int | None = None
+    fps: float | None = None
     num_pictures: int = 1
     seed: int = 0
     dtype: str = "auto"
@@ -80,7 +85,8 @@ class ImagePlan:
     `guidance` is that of sampling; the guidances inside the reflection are those of `pair`, whose weak checkpoint is
     None where one network serves both sides. `raw_prompts` has the weak side's prompt for those that differ.
     `lora_sources` says where every adapter of `pair` comes from. `plain_steps` are the steps of methods without
-    reflections. `embedded`: guidance is an input of the network, so that it costs no rows.
+    reflections. `embedded`: guidance is an input of the network, so that it costs no rows. `num_frames`
+    and `fps` are None for pictures.
     """
 
     preset: str
@@ -106,6 +112,9 @@ class ImagePlan:
     scheduler: str | None
     height: int
     width: int
+    motion_adapter: str | None
+    num_frames: int | None
+    fps: float | None
     max_sequence_length: int | None
     embedded: bool
     num_pictures: int
@@ -120,6 +129,14 @@ class ImagePlan:
     def num_reflections(self) -> int:
         assert self.reflection.num_reflections is not None
         return self.reflection.num_reflections
+
+    @property
+    def noun(self) -> str:
+        return "picture" if self.num_frames is None else "video"
+
+    @property
+    def suffix(self) -> str:
+        return ".png" if self.num_frames is None else ".mp4"
 
     def sampling_guidance(self, role: str) -> float:
         """Returns the scale that a side samples with by itself: the weak one its own where only guidance differs."""
@@ -142,7 +159,7 @@ class ImagePlan:
     def groups(self) -> Groups:
         """Returns the pictures in the order they are made, in groups: all methods of one prompt and index."""
         return task_groups(
-            self.methods, self.prompts, self.stems, seed=self.seed, count=self.num_pictures, suffix=".png"
+            self.methods, self.prompts, self.stems, seed=self.seed, count=self.num_pictures, suffix=self.suffix
         )
 
     def steps_of(self, method: str) -> int:
@@ -170,6 +187,7 @@ class ImagePlan:
     def settings(self) -> dict[str, Any]:
         """Returns what determines the pictures, beside the pair, the prompts and the machine, as JSON data."""
         plain = {} if self.plain_steps == self.steps else {"plain_steps": self.plain_steps}
+        frames = {} if self.num_frames is None else {"num_frames": self.num_frames, "fps": self.fps}
         return {
             "mode": self.reflection.mode,
             "strength": self.reflection.strength,
@@ -183,6 +201,7 @@ class ImagePlan:
             "scheduler": self.scheduler,
             "height": self.height,
             "width": self.width,
+            **frames,
             "max_sequence_length": self.max_sequence_length,
             "seed": self.seed,
             "num_pictures": self.num_pictures,
@@ -203,6 +222,7 @@ class ImagePlan:
             "ip_adapter": located(self.ip_adapter),
             "ip_adapter_image": located(self.ip_adapter_image),
             "ip_adapter_scale": {role: side.ip_adapter for role, side in sides.items() if side.ip_adapter is not None},
+            "motion_adapter": located(self.motion_adapter),
             "weak_negative_prompt": self.pair.weak.negative_prompt,
             "raw_prompts": dict(self.raw_prompts),
         }

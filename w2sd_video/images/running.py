@@ -6,6 +6,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import replace
 
+from w2sd_video.generate import video_medium
 from w2sd_video.images.request import ImagePlan
 from w2sd_video.journal import Journal
 from w2sd_video.picture_io import PICTURES
@@ -81,5 +82,5 @@ def image_run_plan(plan: ImagePlan, command: str, device_name: str) -> RunPlan:
         groups=plan.groups(),
         methods=METHODS,
         evaluations={method: plan.evaluations(method) for method in plan.methods},
-        medium=PICTURES,
+        medium=PICTURES if plan.fps is None else video_medium(plan.fps),
     )
