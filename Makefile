@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-bridge demo-digits demo-vbench test test-slow bench score score-bridge score-digits format clean
+.PHONY: demo demo-bridge demo-digits demo-vbench test test-slow bench score score-bridge score-digits score-gaps format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -30,7 +30,7 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
@@ -49,6 +49,9 @@ score-bridge: .venv/ready
 
 score-digits: .venv/ready
 	$(BIN)/python scripts/score_digits.py
+
+score-gaps: .venv/ready
+	$(BIN)/python scripts/score_gaps.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
