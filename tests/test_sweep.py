@@ -229,6 +229,9 @@ def test_a_scorer_must_return_a_number(tmp_path: Path) -> None:
 
 def test_the_plan_of_a_sweep_says_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--setting", "lambda", "--values", "0,10", "--dry-run", "--format", "json", "--videos"]
+    assert sweep([*words, "--", "--preset", "wan21-guidance", "--prompt", "a fox"]) == 0
+    wan = json.loads(capsys.readouterr().out)
+    assert [run["evaluations"] for run in wan["runs"]] == [28, 28, 48] and wan["runs"][0]["videos"] == 1
     assert sweep(words) == 0
     report = json.loads(capsys.readouterr().out)
     prompts = report["runs"][0]["videos"]

@@ -22,7 +22,9 @@ from w2sd_video.images import arguments as image_arguments
 from w2sd_video.images import program as image_program
 from w2sd_video.images.planning import plan_images
 from w2sd_video.images.running import run_images
+from w2sd_video.images.videos import needs_whole_pipelines, whole_pipelines
 from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
+from w2sd_video.request import GenerationRequest
 from w2sd_video.sweep.page import sweep_text
 from w2sd_video.sweep.running import Maker, Statistics, Stop, run_sweep, stops_of
 from w2sd_video.sweep.scorers import Scorer, find_scorer
@@ -113,6 +115,8 @@ def _run(
     progress = TerminalProgress(quiet=arguments.quiet, noun=maker.noun)
     calm_libraries(bars=progress.bars)
     request = _request(inner, arguments.videos, progress)
+    if isinstance(request, GenerationRequest) and needs_whole_pipelines(request):
+        request, maker = whole_pipelines(request), replace(MAKERS["pictures"], noun=maker.noun)
     stops, folder = _stops(axis, request, arguments.output, maker)
     as_json = arguments.format == "json"
     if arguments.dry_run:
