@@ -10,10 +10,12 @@ from w2sd_video.demo.pictures import PICTURE_CAPTIONS, PICTURE_PROMPTS, PICTURE_
 
 WEIGHTS = Path(__file__).parent / "weights"
 PICTURE_WEIGHTS = Path(__file__).parent / "picture_weights"  # two pipeline folders, "strong" and "weak"
+LORA_WEIGHTS = Path(__file__).parent / "lora_weights"  # a LoRA for the SDXL among them
 
 __all__ = [
     "CAPTIONS",
     "DEMO_PROMPTS",
+    "LORA_WEIGHTS",
     "PICTURE_CAPTIONS",
     "PICTURE_PROMPTS",
     "PICTURE_TOKENS",

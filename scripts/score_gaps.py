@@ -1,0 +1,92 @@
+"""Score each gap that the bundled SDXL can express, with the oracle: python scripts/score_gaps.py [--count 480]
+
+Gaps: guidance, prompt, LoRA scale (the bundled LoRA) and cumulative, each with its strong side alone, equal
+evaluations, zero-gap, swapped roles and, where guidance differs, the matched guidance. Prints a table per gap (accuracy
+per attribute, evaluations, network rows, paired difference to the strong side with a 95 percent bootstrap interval) and
+the differences that say whether the gap did it. T 28, lambda 10; about half an hour on one CPU core. Finished methods
+are kept in --output and not run again; methods that several gaps share are made once.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
+
+from w2sd_video.errors import UserError, exit_code
+from w2sd_video.progress import calm_libraries
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--count", type=int, default=480, help="pictures per method (default 480: each caption 20 times)"
+    )
+    parser.add_argument("--gaps", help="comma-separated subset (default: all); the tables show all finished methods")
+    parser.add_argument("--weights", type=Path, help="an SDXL pipeline's folder (default: the bundled pair's)")
+    parser.add_argument("--lora", type=Path, help="a LoRA made by train_demo_lora.py (default: the bundled one)")
+    parser.add_argument("--output", type=Path, default=Path("outputs/gap-scores"), help="where results are kept")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    calm_libraries()
+    return exit_code(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    for word, number in (("--count", options.count), ("--threads", 1 if options.threads is None else options.threads)):
+        if number < 1:
+            raise UserError(f"{word} is {number}; it must be at least 1")
+    import torch
+    from tqdm import tqdm
+
+    from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, gap_report, gap_scoring
+    from w2sd_video.demo.gap_methods import GAPS, Sampling
+    from w2sd_video.demo.report import finished, from_json, to_json
+    from w2sd_video.demo.scoring import fingerprint
+
+    names = list(GAPS) if options.gaps is None else [name.strip() for name in options.gaps.split(",")]
+    unknown = [name for name in names if name not in GAPS]
+    if unknown:
+        raise UserError(f"unknown gap {unknown[0]!r}; choose from {', '.join(GAPS)}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    weights, lora = options.weights or PICTURE_WEIGHTS / "weak", options.lora or LORA_WEIGHTS
+    pipe = gap_scoring.load(weights, lora)
+    options.output.mkdir(parents=True, exist_ok=True)
+    made_with = {"count": options.count, "weights": [fingerprint(weights), fingerprint(lora)]}
+
+    def settings_of(method: Sampling) -> dict[str, object]:
+        return {**made_with, "method": repr(method)}
+
+    for name in names:
+        for label, method in GAPS[name].methods().items():
+            path = options.output / f"{method.key}.json"
+            if finished(path, settings_of(method)):
+                continue
+            shown = f"{name}: {label}"
+            with tqdm(total=options.count, desc=shown, disable=options.quiet or not sys.stderr.isatty()) as bar:
+                score, _ = gap_scoring.score(pipe, method, options.count, progress=bar.update)
+            part = path.with_suffix(f".{os.getpid()}")  # two processes may share a folder
+            part.write_text(json.dumps({"settings": settings_of(method), "label": shown} | to_json(score)))
+            os.replace(part, path)
+    scores = {}
+    for name, gap in GAPS.items():
+        for label, method in gap.methods().items():
+            record = finished(options.output / f"{method.key}.json", settings_of(method))
+            if record:
+                scores[name, label] = from_json(record)
+    print(gap_report.table(scores))
+    print()
+    print(gap_report.differences(scores))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""What the scores of gaps say: a table of every method, and each gap's move beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from w2sd_video.demo.gap_methods import GAPS
+from w2sd_video.demo.report import paired_interval
+from w2sd_video.demo.scoring import Score
+
+Scores = Mapping[tuple[str, str], Score]  # by the gap's name and the method's label
+REFLECTED = ("W2SD, paper mode", "W2SD, fused")
+
+
+def table(scores: Scores) -> str:
+    """A Markdown table with a row per finished method, gap after gap; differences are to the gap's strong side."""
+    lines = [
+        "| gap | method | evaluations | rows | colour | shape | both | both, minus strong | s / picture |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, gap in GAPS.items():
+        for label in gap.methods():
+            score = scores.get((name, label))
+            if score is None:
+                continue
+            strong = scores.get((name, "strong"))
+            against = "-" if label == "strong" or strong is None else str(paired_interval(score.all, strong.all))
+            parts = " | ".join(f"{value:.3f}" for value in score.correct.double().mean(dim=0).tolist())
+            both = f"{score.all.double().mean().item():.3f}"
+            cost = f"{score.num_evaluations} | {score.num_rows}"
+            lines.append(f"| {gap.label} | {label} | {cost} | {parts} | {both} | {against} | {score.seconds:.2f} |")
+    return "\n".join(lines)
+
+
+def differences(scores: Scores) -> str:
+    """A Markdown table: what each gap's reflections gain over each of its controls, paired."""
+    lines = [
+        "| gap | W2SD | minus strong | minus zero-gap | minus equal evaluations | minus matched, all steps "
+        "| minus matched, first steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, gap in GAPS.items():
+        labels = list(gap.methods())
+        for reflected in REFLECTED:
+            if (name, reflected) not in scores:
+                continue
+            # The fused mode's reflection without a gap moves nothing: its zero-gap is the strong side.
+            zero_gap = "zero-gap, paper mode" if reflected == "W2SD, paper mode" else "strong"
+            equal = next(label for label in labels if label.startswith("strong, equal"))
+            matched = [label for label in labels if label.startswith("matched")] or ["", ""]
+            cells = []
+            for label in ("strong", zero_gap, equal, *matched):
+                control = scores.get((name, label))
+                cells.append("-" if control is None else str(paired_interval(scores[name, reflected].all, control.all)))
+            lines.append(f"| {gap.label} | {reflected.removeprefix('W2SD, ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
