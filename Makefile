@@ -39,6 +39,7 @@ bench: .venv/ready
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/benchmark_bridge.py
 	$(BIN)/python scripts/benchmark_moe.py
+	$(BIN)/python scripts/benchmark_lora.py
 	$(BIN)/python scripts/benchmark_vbench.py
 
 score: .venv/ready
