@@ -24,10 +24,11 @@ class Setting:
 
     def spec(self, caption: str, against: Setting) -> ModelSpec:
         """The setting as what differs from `against` for a picture of `caption`."""
-        differs = {"guidance": self.guidance} if self.guidance != against.guidance else {}
-        loras = ((ADAPTER, self.lora),) if self.lora != against.lora else ()
-        prompt = self.prompt(caption) if self.raw != against.raw else None
-        return ModelSpec(loras=loras, prompt=prompt, **differs)
+        return ModelSpec(
+            guidance=self.guidance if self.guidance != against.guidance else None,
+            loras=((ADAPTER, self.lora),) if self.lora != against.lora else (),
+            prompt=self.prompt(caption) if self.raw != against.raw else None,
+        )
 
     def prompt(self, caption: str) -> str:
         """The caption, or the raw prompt: the caption without its colour."""
