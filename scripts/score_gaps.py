@@ -1,9 +1,9 @@
-"""Score each gap that the bundled SDXL can express, with the oracle: python scripts/score_gaps.py [--count 480]
+"""Score each gap that the bundled SDXL can express, with the oracle: python scripts/score_gaps.py [--count 240]
 
 Gaps: guidance, prompt, LoRA scale (the bundled LoRA) and cumulative, each with its strong side alone, equal
 evaluations, zero-gap, swapped roles and, where guidance differs, the matched guidance. Prints a table per gap (accuracy
 per attribute, evaluations, network rows, paired difference to the strong side with a 95 percent bootstrap interval) and
-the differences that say whether the gap did it. T 28, lambda 10; about half an hour on one CPU core. Finished methods
+the differences that say whether the gap did it. T 28, lambda 10; about 20 minutes on one CPU core. Finished methods
 are kept in --output and not run again; methods that several gaps share are made once.
 """
 
@@ -22,7 +22,7 @@ from w2sd_video.progress import calm_libraries
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--count", type=int, default=480, help="pictures per method (default 480: each caption 20 times)"
+        "--count", type=int, default=240, help="pictures per method (default 240: each caption 10 times)"
     )
     parser.add_argument("--gaps", help="comma-separated subset (default: all); the tables show all finished methods")
     parser.add_argument("--weights", type=Path, help="an SDXL pipeline's folder (default: the bundled pair's)")

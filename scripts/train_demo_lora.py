@@ -2,7 +2,7 @@
 
 The LoRA is for the SDXL of the bundled picture pair, which was trained with captions that are wrong in 30 percent of
 their attributes; this one is trained with correct captions, on the attention layers alone. Resumable at any moment (the
-same command continues); three minutes on one CPU core. scripts/score_gaps.py says what it does as a gap.
+same command continues); two minutes on one CPU core. scripts/score_gaps.py says what it does as a gap.
 """
 
 import argparse

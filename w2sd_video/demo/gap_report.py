@@ -9,7 +9,7 @@ from w2sd_video.demo.report import paired_interval
 from w2sd_video.demo.scoring import Score
 
 Scores = Mapping[tuple[str, str], Score]  # by the gap's name and the method's label
-REFLECTED = ("W2SD, paper mode", "W2SD, fused")
+REFLECTED = ("W2SD, paper mode", "W2SD, fused", "swapped roles")
 
 
 def table(scores: Scores) -> str:
@@ -35,7 +35,7 @@ def table(scores: Scores) -> str:
 def differences(scores: Scores) -> str:
     """A Markdown table: what each gap's reflections gain over each of its controls, paired."""
     lines = [
-        "| gap | W2SD | minus strong | minus zero-gap | minus equal evaluations | minus matched, all steps "
+        "| gap | reflections | minus strong | minus zero-gap | minus equal evaluations | minus matched, all steps "
         "| minus matched, first steps |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -45,7 +45,7 @@ def differences(scores: Scores) -> str:
             if (name, reflected) not in scores:
                 continue
             # The fused mode's reflection without a gap moves nothing: its zero-gap is the strong side.
-            zero_gap = "zero-gap, paper mode" if reflected == "W2SD, paper mode" else "strong"
+            zero_gap = "strong" if reflected == "W2SD, fused" else "zero-gap, paper mode"
             equal = next(label for label in labels if label.startswith("strong, equal"))
             matched = [label for label in labels if label.startswith("matched")] or ["", ""]
             cells = []
