@@ -11,6 +11,7 @@ from pathlib import Path
 import disk_pairs
 import pytest
 import tiny
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -28,8 +29,11 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("refused")
     disk_pairs.sdxl(1).save_pretrained(root / "sdxl")
     tiny.flux(1).save_pretrained(root / "flux")
-    save_file({}, root / "lora.safetensors")
-    Image.new("RGB", (16, 16)).save(root / "picture.png")
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(1, 1)}, root / "lora.safetensors")
+    save_file({"to_q.weight": torch.zeros(1, 1)}, root / "weights.safetensors")
+    (root / "cut.safetensors").write_bytes((root / "lora.safetensors").read_bytes()[:-1])
+    for side in (16, 1024):
+        Image.new("RGB", (side, side)).save(root / f"picture{side}.png")
     (root / "pairs.tsv").write_text("a refined prompt\traw\n")
     return root
 
@@ -43,7 +47,7 @@ def test_every_preset_builds_a_plan_once_it_has_what_it_asks_for(
     words, prompt = [], ASK[:2]
     for need in preset.needs:
         flag, value = need.split()
-        file = str(disk / files.get(flag, "picture.png"))
+        file = str(disk / files.get(flag, "picture1024.png"))
         words += [flag, value.replace("FILE", file)]
         prompt = [] if flag == "--prompt-pairs" else prompt
     assert main(["--preset", name, *prompt, *words, "--dry-run", "--format", "json"]) == 0
@@ -104,12 +108,30 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "LoRA form": (["--lora", "style"], "NAME=FILE:SCALE"),
     "LoRA scale": (["--lora", "a=LORA:inf"], "must be a finite number"),
     "LoRA file": (["--lora", "a=./nowhere.safetensors:1"], "there is no LoRA at"),
+    "LoRA that is none": (["--lora", "a=WEIGHTS:1"], "is no LoRA: it holds 1 tensors such as to_q.weight"),
+    "LoRA cut short": (["--lora", "a=CUT:1"], "cut short or corrupt"),
     "LoRA from nowhere": (["--weak-lora", "a:-1"], "give --lora a=FILE"),
     "pairs and prompts": (["--prompt-pairs", "PAIRS"], "leave --prompt, --prompts, --weak-prompt out"),
     "pairs of one column": (["--prompt-pairs", "LORA"], "binary|UTF-8|columns"),
     "control without a net": (["--control-image", "PICTURE"], "without --controlnet"),
     "net without a picture": (["--controlnet", "a/b"], "give --control-image FILE"),
     "picture that is not there": (["--controlnet", "a/b", "--control-image", "no.png"], "no picture at no.png"),
+    "picture of another size": (
+        ["--controlnet", "a/b", "--control-image", "PICTURE", "--width", "24"],
+        "is 16 x 16 pixels and the output 24 x 16",
+    ),
+    "control that is no picture": (
+        ["--controlnet", "a/b", "--control-image", "PAIRS"],
+        "cannot read the control image",
+    ),
+    "adapter that is told no picture": (
+        ["--ip-adapter", "a/b", "--ip-adapter-image", "PAIRS"],
+        "cannot read the picture for the IP-Adapter",
+    ),
+    "negative prompt of embedded guidance": (
+        ["--preset", "guidance-flux", "--weak-negative-prompt", "blurred"],
+        "no negative half",
+    ),
     "adapter scale": (["--weak-ip-adapter-scale", "0.5"], "without --ip-adapter"),
     "weak config": (["--weak-config", "a/b"], "leave it out"),
     "flag": (["--stepz", "3"], "--help shows every flag"),
@@ -121,12 +143,20 @@ def test_bad_input_is_refused_with_code_2_and_nothing_written(
     case: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, said = REFUSED[case]
-    names = {"SDXL": "sdxl", "FLUX": "flux", "LORA": "lora.safetensors", "PICTURE": "picture.png", "PAIRS": "pairs.tsv"}
+    names = {
+        "SDXL": "sdxl",
+        "FLUX": "flux",
+        "LORA": "lora.safetensors",
+        "PICTURE": "picture16.png",
+        "PAIRS": "pairs.tsv",
+    }
+    names |= {"WEIGHTS": "weights.safetensors", "CUT": "cut.safetensors"}
     for name, file in names.items():
         words = [word.replace(name, str(disk / file)) for word in words]
     sizes = [] if case == "size" else ["--height", "16"]
     assert main([*ASK, *sizes, *words, "--output", str(tmp_path / "out")]) == 2
-    assert re.search(said, capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert re.search(said, error) and error.count("\n") == 1, "one line"
     assert not (tmp_path / "out").exists()
 
 

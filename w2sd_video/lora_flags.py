@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2sd_video.adapters.checkpoints import HUB_ID
+from w2sd_video.adapters.lora_headers import found_lora
 from w2sd_video.errors import UserError
 from w2sd_video.pair import Loras
 
@@ -61,7 +62,7 @@ def plan_loras(
     otherwise; its own scale, if none is given, is the preset's, else 1.
 
     Raises:
-        UserError: a name given twice, without a file, or with two; a file that does not exist.
+        UserError: a name given twice, without a file, or with two; a file that does not exist or is no LoRA.
     """
     places: dict[str, str | None] = dict(sources)
     for flag, loras in (("--lora", given), ("--weak-lora", weak)):
@@ -83,15 +84,16 @@ def plan_loras(
         source = places.get(name)
         if source is None:
             raise UserError(f"nothing says where the LoRA {name!r} comes from; give --lora {name}=FILE")
-        found[name] = _located(source)
+        found[name] = _located(name, source)
         ours.setdefault(name, 0.0)
         theirs.setdefault(name, 0.0)
     return LoraPlan(found, tuple(sorted(ours.items())), tuple(sorted(theirs.items())))
 
 
-def _located(source: str) -> str:
+def _located(name: str, source: str) -> str:
     path = Path(source).expanduser()
     if path.exists():
+        found_lora(name, source)  # refused here, not after a model is loaded
         return str(path.resolve())
     on_hub = re.fullmatch(rf"{HUB_ID.pattern}(/[\w./-]+\.safetensors)?", source) is not None
     local = path.parent.is_dir() or (source.count("/") < 2 and path.suffix in (".safetensors", ".bin", ".pt", ".ckpt"))

@@ -13,7 +13,8 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from w2sd_video.adapters.checkpoints import HUB_ID, PICKLES, read_safetensors_header
+from w2sd_video.adapters.checkpoints import HUB_ID, PICKLES
+from w2sd_video.adapters.lora_headers import found_lora
 from w2sd_video.adapters.settings import networks_of
 from w2sd_video.adapters.sources import reading
 from w2sd_video.errors import UserError
@@ -143,27 +144,10 @@ def _check_name(name: Any, taken: set[str]) -> None:
 
 def _find(name: str, given: str) -> _File:
     """The file that is meant; one on disk is looked into."""
-    path = Path(given).expanduser()
-    if path.is_dir():
-        inside = sorted(file for file in path.iterdir() if file.suffix == ".safetensors")
-        preferred = [file for file in inside if file.name == "pytorch_lora_weights.safetensors"] or inside
-        if len(preferred) != 1:
-            listed = ", ".join(file.name for file in inside) or "no .safetensors file"
-            raise UserError(f"the folder {given} of LoRA {name!r} holds {listed}; name the one file")
-        path = preferred[0]
-    if path.is_file():
-        if path.suffix in PICKLES:
-            raise UserError(
-                f"the LoRA {given} is a pickle, which can run any code; give it as a .safetensors file (most are "
-                "published as one too)"
-            )
-        header = read_safetensors_header(path)
-        if any("dora_scale" in key or "lora_magnitude_vector" in key for key in header):
-            raise UserError(f"the LoRA {given} is a DoRA, whose scale cannot be switched; give a plain LoRA")
-        if not any("lora" in key for key in header):
-            first = next(iter(header), "nothing")
-            raise UserError(f"{given} is no LoRA: it holds {len(header)} tensors such as {first}; give a LoRA's file")
+    path = found_lora(name, given)
+    if path is not None:
         return _File(name, given, str(path.parent), path.name)
+    path = Path(given).expanduser()
     owner, _, weight_name = given.rpartition("/")
     if HUB_ID.fullmatch(owner) and weight_name.endswith(".safetensors"):
         return _File(name, given, owner, weight_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from w2sd_video.adapters.control_images import read_control_image, read_rgb
 from w2sd_video.adapters.pipeline_files import PipelineFiles
 from w2sd_video.checked_values import MAX_SEED
 from w2sd_video.errors import UserError
@@ -24,11 +25,25 @@ def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles
         check_gap(done.pair, done.raw_prompts)
     if not done.embedded:
         _check_sampling(done)
+    elif done.pair.weak.negative_prompt is not None:
+        raise UserError(
+            "--weak-negative-prompt is given, and guidance that is the network's input has no negative half to tell "
+            "it; leave it out"
+        )
     if done.seed + done.num_pictures - 1 > MAX_SEED:
         raise UserError(f"seed {done.seed} + {done.num_pictures} pictures goes beyond {MAX_SEED}; use a smaller seed")
     if theirs is not None:
         _check_one_space(ours, theirs)
-    _check_parts(request, done)
+    check_parts(request, done)
+    if done.control_image is not None and done.num_frames is not None:
+        from w2sd_video.images.control_frames import read_control_frames
+
+        read_control_frames(done.control_image, done.width, done.height, done.num_frames, resize=done.resize_control)
+    elif done.control_image is not None:
+        place = Path(done.control_image).expanduser()
+        read_control_image(place, done.width, done.height, resize=bool(done.resize_control))
+    if done.ip_adapter_image is not None:
+        read_rgb(Path(done.ip_adapter_image).expanduser(), "picture for the IP-Adapter")
 
 
 def _check_sampling(done: ImagePlan) -> None:
@@ -63,8 +78,8 @@ def _check_one_space(ours: PipelineFiles, theirs: PipelineFiles) -> None:
         )
 
 
-def _check_parts(request: ImageRequest, done: ImagePlan) -> None:
-    """ControlNet and IP-Adapter come with their pictures, and flags of either not without it."""
+def check_parts(request: ImageRequest, done: ImagePlan | ImageRequest) -> None:
+    """Raises `UserError` for a ControlNet or an IP-Adapter without its picture, or flags of either without it."""
     for flag, part, picture, extras in (
         (
             "--controlnet",
@@ -92,5 +107,10 @@ def _check_parts(request: ImageRequest, done: ImagePlan) -> None:
                 raise UserError(f"{name} is given without {flag}; give both, or a --preset that has one")
         if part is not None and picture[1] is None:
             raise UserError(f"{flag} {part} needs a picture; give {picture[0]} FILE")
-        if picture[1] is not None and not Path(picture[1]).expanduser().is_file():
-            raise UserError(f"there is no picture at {picture[1]}; give {picture[0]} FILE")
+        if picture[1] is None:
+            continue
+        place = Path(picture[1]).expanduser()
+        frames = request.video and part is done.controlnet
+        if not (place.exists() if frames else place.is_file()):
+            what = "video, folder or picture" if frames else "picture"
+            raise UserError(f"there is no {what} at {picture[1]}; give {picture[0]} FILE")
