@@ -13,7 +13,7 @@ from typing import Any
 
 from w2sd_video import __version__
 from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, Parser, run_command
-from w2sd_video.gap_flags import add_gaps, gaps_given
+from w2sd_video.gap_flags import add_gaps, add_pipeline_gaps, gaps_given
 from w2sd_video.generate import generate, on_device
 from w2sd_video.images.performing import perform_plan
 from w2sd_video.images.planning import plan_images
@@ -26,7 +26,7 @@ from w2sd_video.presets.listing import ListPresets
 from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
 from w2sd_video.prompts import read_prompts, without_repeats
 from w2sd_video.reports import describe_plan, describe_summary, plan_text, summary_text
-from w2sd_video.request import DTYPES, METHODS, OFFLOADS, GenerationRequest
+from w2sd_video.request import DTYPES, METHODS, OFFLOADS, SCHEDULERS, GenerationRequest
 from w2sd_video.video_io import FORMATS
 
 _ROOM = (
@@ -125,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="open .bin weights, which can run code: only if you trust them",
     )
     add_gaps(parser.add_argument_group("gaps, beside checkpoints and guidance"))
+    add_pipeline_gaps(parser.add_argument_group("gaps of the pipeline (AnimateDiff)"), video=True)
     how = parser.add_argument_group("sampling and reflection (default: the preset's)")
     how.add_argument("--steps", type=int, metavar="T", help="sampling steps")
     how.add_argument("--guidance", type=float, metavar="G", help="guidance of sampling: 1 (unguided) or more")
@@ -152,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="guidance of the strong side inside the reflection (default: --guidance, where given)",
     )
     how.add_argument("--weak-guidance", type=float, metavar="G", help="guidance of the weak side inside the reflection")
+    how.add_argument("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (default: the checkpoint's own)")
     video = parser.add_argument_group("the videos (default: the preset's)")
     video.add_argument("--num-frames", type=int, metavar="F", help="frames per video")
     video.add_argument("--height", type=int, metavar="PX", help="height; a multiple of 8")

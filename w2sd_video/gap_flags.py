@@ -1,4 +1,4 @@
-"""The flags of gaps that pictures and videos have alike: prompts and LoRAs (imports no torch)."""
+"""The flags of gaps that pictures and videos have alike: prompts, LoRAs, what steers a pipeline (imports no torch)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ def add_gaps(gaps: argparse._ArgumentGroup) -> None:
         metavar="NAME:SCALE",
         help="its scale on the weak side, or NAME=FILE:SCALE (default: 0, none); scales may be negative",
     )
+
+
+def add_pipeline_gaps(gaps: argparse._ArgumentGroup, *, video: bool = False) -> None:
+    """Adds the flags of a ControlNet and an IP-Adapter to a group."""
+    follows = "the picture it follows, of the output's size"
+    names = ["--control-image"]
+    if video:
+        follows = "the video, folder of pictures or one picture it follows, of the output's size and number of frames"
+        names.append("--control-video")
+    gaps.add_argument("--controlnet", metavar="MODEL", help="a ControlNet: a folder or a hub id")
+    gaps.add_argument(*names, dest="control_image", metavar="FILE", help=follows)
+    gaps.add_argument("--canny", action="store_const", const=True, help="follow the edges of what it shows")
+    gaps.add_argument("--resize-control", action="store_const", const=True, help="resize and crop it to the output")
+    gaps.add_argument("--control-scale", type=float, metavar="S", help="on the strong side (default: 1)")
+    gaps.add_argument("--weak-control-scale", type=float, metavar="S", help="on the weak side (default: 0, none)")
+    gaps.add_argument("--ip-adapter", metavar="MODEL", help="an IP-Adapter: a file, a folder or a hub id")
+    gaps.add_argument("--ip-adapter-image", metavar="FILE", help="the picture it is told")
+    gaps.add_argument("--ip-adapter-scale", type=float, metavar="S", help="on the strong side (default: 1)")
+    gaps.add_argument("--weak-ip-adapter-scale", type=float, metavar="S", help="on the weak side (default: 0, none)")
 
 
 def gaps_given(given: dict[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,12 @@ def _load(done: Plan, pending: Sequence[Task], progress: Progress) -> LoadedPair
     )
     for note in pair.report.notes:
         progress.note(note)
+    if done.scheduler is not None:
+        from w2sd_video.adapters.reflectable import chosen_scheduler
+
+        for role, side in (("strong", pair.pipe), ("weak", pair.weak)):
+            if side is not pair.weak_unet:
+                side.scheduler = chosen_scheduler(side.scheduler, done.scheduler, role)
     if strong := {name: done.lora_sources[name] for name, _ in done.loras_of("strong")}:
         from w2sd_video.adapters.lora_files import load_loras, use_loras
 

@@ -17,7 +17,16 @@ from w2sd_video.matching import matched
 from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.presets import PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.prompt_pairs import both_sides, check_gap
-from w2sd_video.request import DEFAULT_METHODS, DTYPES, METHODS, OFFLOADS, GenerationRequest, Plan
+from w2sd_video.request import (
+    DEFAULT_METHODS,
+    DTYPES,
+    METHODS,
+    OFFLOADS,
+    PIPELINE_GAPS,
+    SCHEDULERS,
+    GenerationRequest,
+    Plan,
+)
 from w2sd_video.video_io import check_format
 
 if TYPE_CHECKING:
@@ -33,6 +42,10 @@ def plan(request: GenerationRequest) -> Plan:
 
     Raises UserError saying what was got, what is allowed and what to do.
     """
+    if given := [name for name in PIPELINE_GAPS if getattr(request, name) not in (None, False)]:
+        raise UserError(
+            f"{', '.join(given)} is of whole pipelines; plan such a request with plan_images(whole_pipelines(request))"
+        )
     preset = _preset(request)
     assert preset.num_frames is not None and preset.fps is not None
     strong, weak, adapter = _checkpoints(request, preset)
@@ -85,6 +98,7 @@ def plan(request: GenerationRequest) -> Plan:
         plain_steps=whole(match.plain_steps if match else None, steps, "steps", 1, MAX_STEPS),
         guidance=guidance,
         negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
+        scheduler=None if request.scheduler is None else one_of(request.scheduler, SCHEDULERS, "scheduler"),
         num_frames=whole(request.num_frames, preset.num_frames, "number of frames", 1, 10_000),
         height=whole(request.height, preset.height, "height", 8, 8192),
         width=whole(request.width, preset.width, "width", 8, 8192),

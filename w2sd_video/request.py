@@ -13,6 +13,11 @@ from w2sd_video.tasks import METHODS, Groups, Task, task_groups
 from w2sd_video.video_io import suffix_of
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+SCHEDULERS = ("ddim", "euler", "dpm-solver++")
+PIPELINE_GAPS = (  # fields of a request that are about a ControlNet or an IP-Adapter
+    *("controlnet", "control_image", "canny", "resize_control", "control_scale", "weak_control_scale"),
+    *("ip_adapter", "ip_adapter_image", "ip_adapter_scale", "weak_ip_adapter_scale"),
+)
 OFFLOADS = ("none", "model", "sequential", "group")
 DEFAULT_METHODS = ("weak", "strong", "w2sd")
 
@@ -30,7 +35,9 @@ class GenerationRequest:
     `weak_prompt` is the raw one of every prompt. `loras` are those of the strong side; the weak side has them at 0
     unless `weak_loras` says otherwise. `seed`: video `index` of every prompt starts from the noise of the CPU generator
     seeded `seed + index`, for every method. `output` None: a folder under `outputs` named after pair and settings.
-    `methods` None: weak, strong and w2sd; for the demo zero-gap as well.
+    `methods` None: weak, strong and w2sd; for the demo zero-gap as well. `controlnet` with its `control_image` (a
+    video, a folder of pictures or one picture), and `ip_adapter` with its `ip_adapter_image`, act on the strong side at
+    their scale and on the weak one at 0 unless told otherwise.
     """
 
     prompts: tuple[str, ...] = ()
@@ -54,6 +61,17 @@ class GenerationRequest:
     weak_negative_prompt: str | None = None
     loras: tuple[LoraFlag, ...] = ()
     weak_loras: tuple[LoraFlag, ...] = ()
+    controlnet: str | None = None
+    control_image: str | None = None
+    control_scale: float | None = None
+    weak_control_scale: float | None = None
+    canny: bool = False
+    resize_control: bool = False
+    ip_adapter: str | None = None
+    ip_adapter_image: str | None = None
+    ip_adapter_scale: float | None = None
+    weak_ip_adapter_scale: float | None = None
+    scheduler: str | None = None
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
@@ -92,6 +110,7 @@ class Plan:
     plain_steps: int
     guidance: float
     negative_prompt: str | None
+    scheduler: str | None
     num_frames: int
     height: int
     width: int
@@ -170,6 +189,7 @@ class Plan:
             "strong_guidance": self.strong_guidance,
             "weak_guidance": self.weak_guidance,
             "negative_prompt": self.negative_prompt,
+            **({} if self.scheduler is None else {"scheduler": self.scheduler}),
             "num_frames": self.num_frames,
             "height": self.height,
             "width": self.width,

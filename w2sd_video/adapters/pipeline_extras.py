@@ -19,6 +19,7 @@ from w2sd_video.errors import UserError
 CONTROLLED = {
     "StableDiffusionPipeline": ("StableDiffusionControlNetPipeline", "ControlNetModel"),
     "StableDiffusionXLPipeline": ("StableDiffusionXLControlNetPipeline", "ControlNetModel"),
+    "AnimateDiffPipeline": ("AnimateDiffControlNetPipeline", "ControlNetModel"),
     "FluxPipeline": ("FluxControlNetPipeline", "FluxControlNetModel"),
     "StableDiffusion3Pipeline": ("StableDiffusion3ControlNetPipeline", "SD3ControlNetModel"),
 }
@@ -27,6 +28,8 @@ WIDTHS = ("cross_attention_dim", "joint_attention_dim", "pooled_projection_dim")
 ADAPTERS = {
     "StableDiffusion": ("models", "ip-adapter_sd15.safetensors"),
     "StableDiffusionXL": ("sdxl_models", "ip-adapter_sdxl.safetensors"),
+    "AnimateDiff": ("models", "ip-adapter_sd15.safetensors"),
+    "AnimateDiffSDXL": ("sdxl_models", "ip-adapter_sdxl.safetensors"),
 }
 
 

@@ -56,7 +56,7 @@ def load_reflectable(
         quiet=quiet,
     )
     if scheduler is not None:
-        pipe.scheduler = _chosen(pipe.scheduler, scheduler, role)
+        pipe.scheduler = chosen_scheduler(pipe.scheduler, scheduler, role)
         return pipe
     try:
         check_scheduler(pipe.scheduler)
@@ -68,7 +68,8 @@ def load_reflectable(
     return pipe
 
 
-def _chosen(own: Any, name: str, role: str) -> Any:
+def chosen_scheduler(own: Any, name: str, role: str) -> Any:
+    """Returns the scheduler of a name on the noise levels of a pipeline's own; raises `UserError` if it cannot be."""
     if is_flow(own):
         if name != "euler":
             raise UserError(f"the {role} side is a flow, which samples with euler; leave the scheduler {name} out")

@@ -10,11 +10,12 @@ import argparse
 from w2sd_video import __version__
 from w2sd_video.command_flags import add_machine, add_output, add_prompts
 from w2sd_video.command_line import Parser
-from w2sd_video.gap_flags import add_gaps
-from w2sd_video.images.request import MEMORY_PLANS, SCHEDULERS
+from w2sd_video.gap_flags import add_gaps, add_pipeline_gaps
+from w2sd_video.images.request import MEMORY_PLANS
 from w2sd_video.pair import MODES
 from w2sd_video.presets import PICTURE_PRESETS
 from w2sd_video.presets.listing import ListPresets
+from w2sd_video.request import SCHEDULERS
 from w2sd_video.tasks import METHODS
 
 PROGRAM = "generate_image.py"
@@ -75,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, metavar="N", help="picture i starts from the noise of seed N + i (default 0)")
     _add_pair(parser)
     add_gaps(parser.add_argument_group("gaps, beside another checkpoint and guidance"))
-    _add_pipeline_gaps(parser.add_argument_group("gaps of the pipeline"))
+    add_pipeline_gaps(parser.add_argument_group("gaps of the pipeline"))
     _add_sampling(parser.add_argument_group("sampling and reflection (default: the preset's)"))
     machine = add_machine(parser)
     machine.add_argument("--memory", metavar="PLAN", help=f"{', '.join(MEMORY_PLANS)} (default: resident)")
@@ -102,19 +103,6 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="open .bin weights, which can run code: only if you trust them",
     )
-
-
-def _add_pipeline_gaps(gaps: argparse._ArgumentGroup) -> None:
-    gaps.add_argument("--controlnet", metavar="MODEL", help="a ControlNet: a folder or a hub id")
-    gaps.add_argument("--control-image", metavar="FILE", help="the picture it follows, of the output's size")
-    gaps.add_argument("--canny", action="store_const", const=True, help="follow the edges of that picture")
-    gaps.add_argument("--resize-control", action="store_const", const=True, help="resize and crop it to the output")
-    gaps.add_argument("--control-scale", type=float, metavar="S", help="on the strong side (default: 1)")
-    gaps.add_argument("--weak-control-scale", type=float, metavar="S", help="on the weak side (default: 0, none)")
-    gaps.add_argument("--ip-adapter", metavar="MODEL", help="an IP-Adapter: a file, a folder or a hub id")
-    gaps.add_argument("--ip-adapter-image", metavar="FILE", help="the picture it is told")
-    gaps.add_argument("--ip-adapter-scale", type=float, metavar="S", help="on the strong side (default: 1)")
-    gaps.add_argument("--weak-ip-adapter-scale", type=float, metavar="S", help="on the weak side (default: 0, none)")
 
 
 def _add_sampling(how: argparse._ArgumentGroup) -> None:

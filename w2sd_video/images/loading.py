@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from w2sd_video.adapters.control_images import canny_edges
 from w2sd_video.adapters.pipeline_extras import (
     adapter_arguments,
     add_ip_adapter,
@@ -16,6 +17,7 @@ from w2sd_video.adapters.pipeline_extras import (
 )
 from w2sd_video.adapters.placement import can_encode, encoded_prompts, free_text_encoders, place_pipelines
 from w2sd_video.adapters.reflectable import load_reflectable
+from w2sd_video.images.control_frames import read_control_frames
 from w2sd_video.images.making import LoadedImages, Texts
 from w2sd_video.images.request import ImagePlan
 from w2sd_video.pair import ModelSpec
@@ -78,7 +80,12 @@ def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bo
 def _told(plan: ImagePlan, pipe: Any) -> dict[str, Any]:
     """The pictures that both sides are told."""
     told: dict[str, Any] = {}
-    if plan.control_image is not None:
+    if plan.control_image is not None and plan.num_frames is not None:
+        frames = read_control_frames(
+            plan.control_image, plan.width, plan.height, plan.num_frames, resize=plan.resize_control
+        )
+        told["conditioning_frames"] = [canny_edges(frame) for frame in frames] if plan.canny else frames
+    elif plan.control_image is not None:
         told |= control_arguments(
             pipe, plan.control_image, plan.height, plan.width, canny=plan.canny, resize=plan.resize_control
         )

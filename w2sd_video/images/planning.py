@@ -14,14 +14,14 @@ from w2sd_video.checked_values import MAX_SEED, finite, one_of, unknown, whole
 from w2sd_video.errors import UserError
 from w2sd_video.file_names import run_folder, video_stems
 from w2sd_video.images.checking import check_image_plan
-from w2sd_video.images.request import DEFAULT_METHODS, MEMORY_PLANS, SCHEDULERS, ImagePlan, ImageRequest
+from w2sd_video.images.request import DEFAULT_METHODS, MEMORY_PLANS, ImagePlan, ImageRequest
 from w2sd_video.lora_flags import LoraPlan, plan_loras
 from w2sd_video.matching import matched
 from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.picture_sizes import checked_sizes
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, Preset, get_preset
 from w2sd_video.prompt_pairs import both_sides
-from w2sd_video.request import DTYPES
+from w2sd_video.request import DTYPES, SCHEDULERS
 from w2sd_video.tasks import METHODS
 
 MAX_STEPS = 1000

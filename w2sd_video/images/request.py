@@ -13,7 +13,6 @@ from w2sd_video.request import located, lora_scales_of
 from w2sd_video.tasks import METHODS, Groups, task_groups
 
 MEMORY_PLANS = ("resident", "weak-offload", "sequential")
-SCHEDULERS = ("ddim", "euler", "dpm-solver++")
 DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
 
 
