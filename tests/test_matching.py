@@ -1,6 +1,8 @@
 """Settings of equal cost: the paper's formula, what the methods then cost, and what contradicts it."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from w2sd_video.cli import main
 from w2sd_video.errors import UserError
+from w2sd_video.images.program import main as pictures
 from w2sd_video.matching import match_evaluations
 from w2sd_video.planning import plan
 from w2sd_video.request import GenerationRequest
@@ -54,3 +57,11 @@ def test_the_command_says_what_it_chose_and_makes_it(tmp_path: Path, capsys: pyt
     assert {record["method"]: record["num_evaluations"] for record in records} == {"strong": 7, "w2sd": 5}
     assert main([*words, "--quiet", "--dry-run"]) == 0
     assert "matched cost: 7 steps without reflections" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [main, pictures])
+def test_a_refusal_is_one_line_without_what_was_chosen(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["--match-evaluations", "10", "--steps", "3", "--prompt", "a ring"]) == 2
+    assert re.fullmatch(r"error: --match-evaluations chooses --steps itself.*\n", capsys.readouterr().err)

@@ -201,13 +201,15 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
     progress = TerminalProgress(quiet=arguments.quiet)
     calm_libraries(bars=progress.bars)
     request = request_of(arguments, progress)
-    if arguments.match_evaluations is not None:
-        progress.note(match_evaluations(arguments.match_evaluations).sentence())
     as_json = arguments.format == "json"
     command = shlex.join(["w2sd-video", *words])
-    if needs_whole_pipelines(request):
-        return perform_plan(plan_images(whole_pipelines(request)), arguments, progress, command)
-    done = plan(request)
+    whole = plan_images(whole_pipelines(request)) if needs_whole_pipelines(request) else None
+    done = plan(request) if whole is None else None
+    if arguments.match_evaluations is not None:
+        progress.note(match_evaluations(arguments.match_evaluations).sentence())
+    if whole is not None:
+        return perform_plan(whole, arguments, progress, command)
+    assert done is not None
     if arguments.dry_run:
         done = on_device(done)[0]
         report = describe_plan(done)

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from bridges.command.latent_spaces import NOISE_MAP, ChosenMap, fitted_map, spaces_of, warn_of_noise
 from bridges.command.loading import load_bridge, load_spaces, load_strong
 from bridges.command.request import BRIDGE_METHODS, BridgePlan
 from bridges.pictures import load_pictures
-from w2sd_video.adapters.loading import choose_device, choose_dtype
-from w2sd_video.adapters.placement import check_memory_plan
 from w2sd_video.errors import UserError
 from w2sd_video.journal import Journal
 from w2sd_video.picture_io import PICTURES
+from w2sd_video.planned_runs import on_device, run_record
 from w2sd_video.progress import Progress
-from w2sd_video.runs import Make, RunPlan, Summary, library_versions, perform
+from w2sd_video.runs import Make, RunPlan, Summary, perform
 from w2sd_video.tasks import Medium, Task
 from w2sd_video.video_io import read_video, write_video
-
-
-def on_device(plan: BridgePlan) -> tuple[BridgePlan, str]:
-    """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not."""
-    import torch
-
-    device = choose_device(plan.device)
-    dtype = str(choose_dtype(plan.dtype, device)).removeprefix("torch.")
-    try:
-        check_memory_plan(plan.memory, device)
-    except UserError as error:  # it speaks of offloading, which no flag here is called
-        raise UserError(
-            f"--memory {plan.memory} keeps networks off an accelerator, but the device is {device}; "
-            "use --memory resident"
-        ) from error
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    return replace(plan, device=device, dtype=dtype), name
 
 
 def run(plan: BridgePlan, *, progress: Progress, command: str) -> Summary:
@@ -84,18 +64,7 @@ def run_plan(plan: BridgePlan, command: str, device_name: str) -> RunPlan:
     """Returns the plan as a run; its record has everything needed to repeat it."""
     return RunPlan(
         output=plan.output,
-        record={
-            "command": command,
-            "preset": plan.preset,
-            "pair": plan.pair_record(),
-            "settings": plan.settings(),
-            "methods": plan.methods,
-            "prompts": plan.prompts,
-            "seeds": [plan.seed + index for index in range(plan.num_pictures)],
-            "device": plan.device,
-            "dtype": plan.dtype,
-            "versions": library_versions(device_name),
-        },
+        record=run_record(plan, command, device_name),
         groups=plan.groups(),
         methods=BRIDGE_METHODS,
         evaluations={method: plan.evaluations(method) for method in plan.methods},
