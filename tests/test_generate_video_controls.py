@@ -216,6 +216,17 @@ def test_what_cannot_be_made_is_refused_before_a_model_is_loaded(
     assert case in LOADS or not (tmp_path / "out").exists()
 
 
+def test_a_hub_id_is_refused_by_its_index_before_its_weights_are_fetched(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = {"_class_name": "StableDiffusionXLPipeline"}
+    monkeypatch.setattr("w2sd_video.adapters.sources.FolderSource.config", lambda self, part: index)
+    monkeypatch.setattr("w2sd_video.adapters.reflectable.load_pipeline", None)
+    given = words(disk, "--strong", "owner/name", "--motion-adapter", "@motion", *CONTROL)
+    assert main([*given, "--output", str(tmp_path / "out")]) == 2
+    assert "no ControlNet for videos of AnimateDiff on SDXL" in capsys.readouterr().err
+
+
 def test_frames_in_a_folder_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 9, 1):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"frame-{number}.png")

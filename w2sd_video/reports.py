@@ -68,6 +68,7 @@ def plan_text(report: dict[str, Any], most_files: int = 20) -> str:
         f"{settings['num_frames']} frames of {settings['width']}x{settings['height']} at {settings['fps']:g} fps",
         f"{settings['steps']} steps, {settings['reflections']} reflections, mode {settings['mode']}, "
         f"strength {settings['strength']:g}",
+        *([f"scheduler: {settings['scheduler']}"] if "scheduler" in settings else []),
         *plain_steps_line(settings),
         f"guidance: {settings['guidance']:g} sampling; inside the reflection {settings['strong_guidance']:g} strong, "
         f"{settings['weak_guidance']:g} weak",

@@ -110,7 +110,7 @@ def check_parts(request: ImageRequest, done: ImagePlan | ImageRequest) -> None:
         if picture[1] is None:
             continue
         place = Path(picture[1]).expanduser()
-        frames = request.video and part is done.controlnet
+        frames = request.video and flag == "--controlnet"
         if not (place.exists() if frames else place.is_file()):
             what = "video, folder or picture" if frames else "picture"
             raise UserError(f"there is no {what} at {picture[1]}; give {picture[0]} FILE")

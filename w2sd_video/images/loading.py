@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from w2sd_video.adapters.checkpoints import Checkpoint
 from w2sd_video.adapters.control_images import canny_edges
 from w2sd_video.adapters.pipeline_extras import (
     adapter_arguments,
@@ -17,9 +19,11 @@ from w2sd_video.adapters.pipeline_extras import (
 )
 from w2sd_video.adapters.placement import can_encode, encoded_prompts, free_text_encoders, place_pipelines
 from w2sd_video.adapters.reflectable import load_reflectable
+from w2sd_video.adapters.sources import FolderSource
 from w2sd_video.images.control_frames import read_control_frames
 from w2sd_video.images.making import LoadedImages, Texts
 from w2sd_video.images.request import ImagePlan
+from w2sd_video.images.videos import check_family
 from w2sd_video.pair import ModelSpec
 
 Note = Callable[[str], None]
@@ -33,6 +37,7 @@ def load_images(
     Raises:
         UserError: a side, or something that belongs to it, cannot be used.
     """
+    _check_fetched(plan)
     methods, prompts = set(methods), list(dict.fromkeys(prompts))
     one = plan.pair.weak.checkpoint is None
     strong = None if methods == {"weak"} and not one else _pipeline(plan, "strong", plan.pair.strong, note, quiet)
@@ -47,6 +52,15 @@ def load_images(
     if not first:
         place_pipelines(strong, weak, plan.device, plan.memory)
     return loaded
+
+
+def _check_fetched(plan: ImagePlan) -> None:
+    """For a hub id the check of `whole_pipelines`, from the one file that says what it is."""
+    given = plan.pair.strong.checkpoint
+    assert given is not None
+    if plan.num_frames is not None and (plan.controlnet or plan.ip_adapter) and not Path(given).expanduser().exists():
+        index = FolderSource(Checkpoint(given, "hub"), torch.float32).config("model_index") or {}
+        check_family(plan, index.get("_class_name"))
 
 
 def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bool) -> Any:

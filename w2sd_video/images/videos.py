@@ -11,7 +11,7 @@ from w2sd_video.adapters.checkpoints import read_json, read_safetensors_header
 from w2sd_video.adapters.single_files import FAMILIES, family_of
 from w2sd_video.errors import UserError
 from w2sd_video.images.checking import check_parts
-from w2sd_video.images.request import ImageRequest
+from w2sd_video.images.request import ImagePlan, ImageRequest
 from w2sd_video.presets import VIDEO_PRESETS
 from w2sd_video.request import PIPELINE_GAPS, GenerationRequest
 
@@ -54,7 +54,7 @@ def whole_pipelines(request: GenerationRequest) -> ImageRequest:
         UserError: a setting that they do not have.
     """
     name = _class_name(request)
-    _check_gaps(request, name)
+    check_family(request, name)
     large = (name or "").startswith(("AnimateDiffSDXL", "StableDiffusionXL"))
     others = "pipelines with an IP-Adapter" if large else "other families"
     if request.compile:
@@ -92,8 +92,10 @@ def _class_name(request: GenerationRequest) -> str | None:
     return str(read_json(index).get("_class_name")) if index.is_file() else None
 
 
-def _check_gaps(request: GenerationRequest, name: str | None) -> None:
-    """ControlNets and IP-Adapters are refused where diffusers has none."""
+def check_family(request: GenerationRequest | ImagePlan, name: str | None) -> None:
+    """Raises `UserError` for a ControlNet or an IP-Adapter where diffusers has none for videos of the strong side's
+    class of pipelines (None: not known yet).
+    """
     if name is None:
         return
     family = next((family for start, family in WITHOUT_CONTROLNET.items() if name.startswith(start)), None)
