@@ -3,11 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-bridge demo-digits demo-vbench test test-slow bench score score-bridge score-digits score-gaps format clean
+.PHONY: demo demo-image demo-bridge demo-digits demo-vbench test test-slow bench score score-bridge score-digits score-gaps format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
 	$(BIN)/python scripts/score_demo.py --read outputs/demo
+
+demo-image: .venv/ready
+	$(BIN)/python scripts/generate_image.py --output outputs/demo-image
 
 demo-bridge: .venv/ready
 	$(BIN)/python scripts/bridge_image.py --output outputs/demo-bridge

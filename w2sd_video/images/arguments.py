@@ -22,7 +22,7 @@ PROGRAM = "generate_image.py"
 
 EPILOG = """\
 examples:
-  generate_image.py                                the bundled demo, on any machine: guidance 5.5 over 0
+  generate_image.py                                the bundled demo, on any machine: guidance 1 over 0
   generate_image.py --prompt "a red ring" --num-pictures 4 --mode fused
   generate_image.py --preset guidance-sdxl --prompt "a lighthouse at dusk" --weak-guidance -2 --dry-run
   generate_image.py --preset finetune-sdxl --prompts prompts.txt --memory weak-offload

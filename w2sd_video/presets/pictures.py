@@ -242,9 +242,10 @@ FEW_STEPS = (
 )
 DEMO = (
     _preset(
-        *("picture-demo", "the bundled toy SDXL at guidance 5.5 over 0", "condition: guidance", "SDXL"),
-        ModelSpec(checkpoint=str(PICTURE_DEMO), guidance=GUIDANCE),
+        *("picture-demo", "the bundled toy SDXL at guidance 1 over 0", "condition: guidance", "SDXL"),
+        ModelSpec(checkpoint=str(PICTURE_DEMO), guidance=1.0),
         ModelSpec(guidance=0.0),
+        guidance=1.0,  # at the paper's 5.5 this small world is saturated, and nothing would be left to see
         steps=20,
         reflections=10,
         size=32,
