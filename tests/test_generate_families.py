@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
+from PIL import Image
 
 from w2sd_video.adapters.reflectable import load_reflectable
 from w2sd_video.cli import main
@@ -132,3 +133,12 @@ def test_what_whole_pipelines_do_not_have_is_refused(
     words = [*QUICK, "--strong", "@wan-1", "--prompt", "a", *given, "--output", str(tmp_path / "out")]
     assert main([word.replace("@", f"{disk}/") for word in words]) == 2
     assert re.search(said, capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+def test_the_bundled_pair_is_not_exchanged_for_pictures_where_an_ip_adapter_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "told.png")
+    words = ["--ip-adapter", "a/b", "--ip-adapter-image", str(tmp_path / "told.png"), "--prompt", "a ring", "--dry-run"]
+    assert main(words) == 2
+    assert "the bundled pair of videos goes with no IP-Adapter" in capsys.readouterr().err

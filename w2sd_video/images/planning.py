@@ -128,6 +128,11 @@ def _preset(request: ImageRequest) -> tuple[Preset, bool]:
             raise UserError(
                 "--weak is given without --strong; give both, or a --preset whose strong side is to be used"
             )
+        if request.video:
+            raise UserError(
+                "the bundled pair of videos goes with no IP-Adapter; give --strong with its --motion-adapter, or "
+                "--preset animatediff-sd15"
+            )
         return get_preset("picture-demo"), False
     return get_preset(OWN_PAIR), True
 
