@@ -7,6 +7,7 @@ computed once for all measures that take part in the same pass over a video.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def warp_error(name: str, profile: Profile, backbone: FlowEstimator | None = Non
     return FlowMeasure(name, profile, backbone, _WarpError)
 
 
-class _Runs:
+class _Runs(ABC):
     """Runs of `span` small frames, one every `step` frames, of which every `interval`-th frame is taken."""
 
     span, step = 2, 1
@@ -99,13 +100,13 @@ class _Runs:
             self._fields = [field for group in groups for field in self._look(group)]
         self._kept = here[max(0, len(here) - self.span + 1) :]
 
+    @abstractmethod
     def _look(self, runs: Sequence[Sequence[Small]]) -> list[Field]:
         """Measures the runs, and returns the fields that other measures may ask for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _conclude(self) -> Measured:
         """Returns the result of at least one run."""
-        raise NotImplementedError
 
     def finish(self) -> Measured:
         self._fields = []
