@@ -46,6 +46,14 @@ def run(disk: Path, output: Path, own: list[str], *inner: str, code: int = 0) ->
     return json.loads((output / "sweep.json").read_text())
 
 
+@pytest.mark.parametrize(("inner", "said"), ((["--reflections", "3"], True), (["--steps", "4"], False)))
+def test_a_value_of_the_swept_setting_is_said_to_be_unused(
+    inner: list[str], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(["--setting", "lambda", "--values", "0,1", "--dry-run", "--", *inner]) == 0
+    assert ("lambda is swept, so the 3 that stands after the -- is not used" in capsys.readouterr().err) == said
+
+
 def means(report: dict[str, Any], method: str) -> list[float]:
     return [row["mean"]["value"] for row in report["methods"][method]]
 

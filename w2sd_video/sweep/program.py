@@ -115,6 +115,8 @@ def _run(
     progress = TerminalProgress(quiet=arguments.quiet, noun=maker.noun)
     calm_libraries(bars=progress.bars)
     request = _request(inner, arguments.videos, progress)
+    if (own := axis.given(request)) is not None:
+        progress.note(f"{axis.setting} is swept, so the {own} that stands after the -- is not used")
     if isinstance(request, GenerationRequest) and needs_whole_pipelines(request):
         request, maker = whole_pipelines(request), replace(MAKERS["pictures"], noun=maker.noun)
     stops, folder = _stops(axis, request, arguments.output, maker)

@@ -54,6 +54,10 @@ class Axis:
         """Whether what a method makes depends on the setting; if not it is made once."""
         return method in ("w2sd", "swapped", *SETTINGS[self.setting].changes)
 
+    def given(self, request: Request) -> Value | None:
+        """Returns the value that the request has for the setting itself, which the grid's take the place of."""
+        return None if self.setting == "weak-lora" else getattr(request, SETTINGS[self.setting].field)
+
     def at(self, request: Request, value: Value) -> Request:
         """Returns the request with the setting at a value."""
         if self.setting != "weak-lora":
