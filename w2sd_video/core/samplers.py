@@ -1,5 +1,7 @@
 """Samplers: plain sampling, W2SD (Algorithm 1) and auto-guidance, over any tensor and either path.
 
+Algorithm 2 is in `selection`, Algorithms 3 and 4 in `resampling`.
+
 `levels` are T + 1 levels, noisiest first. Every coefficient is a Python float made from them, so nothing in a loop
 reads a tensor back to the host. Latents are carried in float32 or better whatever is given and whatever the networks
 return. Gradients are not switched off here: wrap a call in `torch.no_grad()` when none are wanted.
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from w2sd_video.core.levels import Level, check_chain
 from w2sd_video.core.paths import Path, like
-from w2sd_video.core.reflection import Denoiser, Together, reflect, reflect_fused, reflect_release
+from w2sd_video.core.refinements import AS_PRINTED, Draw, Lagging, Refinements, reflected_latent
+from w2sd_video.core.reflection import Denoiser, Together
 
 MODES = ("paper", "fused", "release")
 
@@ -85,6 +88,9 @@ def w2sd(
     mode: str = "paper",
     reflector: Denoiser | None = None,
     strength: float = 1.0,
+    refinements: Refinements = AS_PRINTED,
+    lagging: Lagging | None = None,
+    draw: Draw = torch.randn_like,
     main_step: MainStep | None = None,
     together: Together | None = None,
     on_step: OnStep | None = None,
@@ -103,6 +109,10 @@ def w2sd(
         mode: "paper" (`reflect`), "fused" (`reflect_fused`) or "release" (`reflect_release`).
         reflector: the strong model as used inside the reflection, when it differs from sampling (App. C.1).
         strength: multiplies x~ - x; 1 is W2SD, 0 evaluates everything and changes nothing.
+        refinements: what else differs from the printed algorithm; see `Refinements`.
+        lagging: a new `Lagging`, to save the strong model's evaluation in each reflection; with neither ``reflector``
+            nor ``together``.
+        draw: see `Draw`; for the noise of ``refinements``.
         together: see `Together`; in mode "fused" both sides of a reflection in place of reflector and weak.
         on_reflect: see `OnReflect`.
 
@@ -110,23 +120,34 @@ def w2sd(
         Latent of the shape of ``x``, float32 (float64 for a float64 ``x``).
 
     Raises:
-        ValueError: as for `sample`; or an unknown mode, a lambda that cannot be had, a strength that is not finite.
+        ValueError: as for `sample`; or an unknown mode, a lambda that cannot be had, a strength that is not finite,
+            settings that do not go together.
     """
     check_chain(levels)
-    lam = _check_reflections(num_reflections, levels, mode)
-    if not math.isfinite(strength):
-        raise ValueError(f"strength must be a finite number (1 is W2SD), got {strength}")
+    lam = check_reflections(num_reflections, levels, mode, strength)
+    refinements.check(mode)
+    reflected = refinements.steps(len(levels) - 1, lam)
     inner = strong if reflector is None else reflector
+    if lagging is not None:
+        if reflector is not None or together is not None:
+            raise ValueError("lagging takes the main steps' predictions: leave reflector and together out")
+        strong, inner = lagging.remembering(strong), lagging.recalled(strong)
 
-    def reflection(i: int, x: Tensor) -> Tensor:
-        start, end = levels[i], levels[i + 1]
-        if mode == "fused":
-            return reflect_fused(x, start, end, inner, weak, path, strength=strength, together=together)
-        if mode == "release":
-            tilde = reflect_release(x, start, end, levels[i + 2], inner, weak, path)
-        else:
-            tilde = reflect(x, start, end, inner, weak, path)
-        return tilde if strength == 1 else torch.lerp(x, tilde, float(strength))
+    def reflection(i: int, x: Tensor) -> Tensor | None:
+        if i not in reflected:
+            return None
+        return reflected_latent(
+            x,
+            levels[i : i + 3],
+            inner,
+            weak,
+            path,
+            mode=mode,
+            strength=strength,
+            refinements=refinements,
+            together=together,
+            draw=draw,
+        )
 
     return sample_reflected(
         x,
@@ -134,7 +155,7 @@ def w2sd(
         strong,
         reflection,
         path,
-        num_reflections=lam,
+        num_reflections=len(levels) - 1,
         main_step=main_step,
         on_step=on_step,
         on_reflect=on_reflect,
@@ -212,11 +233,6 @@ def autoguided(
     return _run(x, levels, path, advance, on_step)
 
 
-def num_evaluations(num_steps: int, num_reflections: int) -> int:
-    """The evaluations of a W2SD run: T + 2 lambda (a guided evaluation counts once)."""
-    return num_steps + 2 * num_reflections
-
-
 def _run(
     x: Tensor,
     levels: Sequence[Level],
@@ -240,7 +256,10 @@ def _run(
     return x
 
 
-def _check_reflections(num_reflections: int | None, levels: Sequence[Level], mode: str) -> int:
+def check_reflections(num_reflections: int | None, levels: Sequence[Level], mode: str, strength: float) -> int:
+    """Lambda, T - 1 where it is None; ValueError for an unknown mode, or a lambda or a strength that cannot be had."""
+    if not math.isfinite(strength):
+        raise ValueError(f"strength must be a finite number (1 is W2SD), got {strength}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     num_steps = len(levels) - 1
