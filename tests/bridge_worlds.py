@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from mixtures import Mixture
 from torch import Tensor
 
 from bridges.pixel import Bridge, reflect_through_pixels
 from w2sd_video.adapters.foreign import LevelTable
 from w2sd_video.core import Denoiser, Level, Path, sample_reflected
+from w2sd_video.theory.mixtures import Mixture
 
 STRONG_LEFT, WEAK_LEFT = 0.25, 0.1  # masses of the left mode
 DETAIL_STD = 0.5

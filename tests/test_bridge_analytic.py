@@ -32,12 +32,12 @@ from bridge_worlds import (
     starts,
     true_map,
 )
-from mixtures import left_mass, schedule
 from torch import Tensor
 
 from bridges.noise_maps import Fixed, Fresh, Mapped, fit
 from bridges.pixel import Bridge, reflect_through_pixels
 from w2sd_video.core import FlowPath, Level, NoisePath, Path, reflect_fused, sample, sample_reflected
+from w2sd_video.theory.mixtures import left_mass, schedule
 
 FLOW, NOISE = FlowPath(), NoisePath()
 LEVELS = schedule("flow", 25)

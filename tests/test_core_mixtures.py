@@ -8,7 +8,10 @@ import itertools
 
 import pytest
 import torch
-from mixtures import (
+from torch import Tensor
+
+from w2sd_video.core import Denoiser, Level, autoguided, sample, w2sd
+from w2sd_video.theory.mixtures import (
     IDEAL,
     PATHS,
     STRONG,
@@ -20,9 +23,6 @@ from mixtures import (
     schedule,
     wasserstein,
 )
-from torch import Tensor
-
-from w2sd_video.core import Denoiser, Level, autoguided, sample, w2sd
 
 
 def models(name: str, ratio: float) -> tuple[Denoiser, Denoiser]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from mixtures import PATHS, schedule
 from torch import Tensor
 
 from w2sd_video.core import (
@@ -19,6 +18,7 @@ from w2sd_video.core import (
     w2sd,
 )
 from w2sd_video.measuring import HostReads
+from w2sd_video.theory.mixtures import PATHS, schedule
 
 LEVELS, PATH = schedule("sdxl", 6), NoisePath()
 

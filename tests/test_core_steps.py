@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-from mixtures import IDEAL, PATHS, STRONG, continuous_level, logit_weak, normal_quantiles, schedule, slope
 
 from w2sd_video.core import (
     FlowPath,
@@ -15,6 +14,16 @@ from w2sd_video.core import (
     reflect,
     reflect_fused,
     reflect_release,
+)
+from w2sd_video.theory.mixtures import (
+    IDEAL,
+    PATHS,
+    STRONG,
+    continuous_level,
+    logit_weak,
+    normal_quantiles,
+    schedule,
+    slope,
 )
 
 SCHEDULES = ("ddpm", "sdxl", "flow")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from mixtures import PATHS, STRONG, Mixture, continuous_level, logit_weak, schedule, slope
 from torch import Tensor
 
 from w2sd_video.core import (
@@ -25,6 +24,7 @@ from w2sd_video.core import (
     second_order_step,
     w2sd,
 )
+from w2sd_video.theory.mixtures import PATHS, STRONG, Mixture, continuous_level, logit_weak, schedule, slope
 
 DATA = Mixture(means=((0.7,),), weights=(1.0,), std=0.5)
 

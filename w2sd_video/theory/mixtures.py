@@ -1,4 +1,4 @@
-"""Gaussian mixtures whose denoisers are known exactly, on both paths: ground truth for the samplers.
+"""Gaussian mixtures whose denoisers are known exactly, on both paths: ground truth for samplers and theory.
 
 Everything is float64. The 1-D bed has modes at -4 and 4 of standard deviation 1; ideal weights are .5/.5, the strong
 model's left weight is .25. The numbers asserted on it come from a study with the same bed and the same quantile start.
