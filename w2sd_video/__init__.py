@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from w2sd_video.adapters import reflected
     from w2sd_video.errors import UserError
-    from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, Routing
+    from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, Routing, Selection
 
 __version__ = "0.1.0"
-__all__ = ["ModelPair", "ModelSpec", "ReflectionConfig", "Routing", "UserError", "reflected"]
+__all__ = ["ModelPair", "ModelSpec", "ReflectionConfig", "Routing", "Selection", "UserError", "reflected"]
 
 _HOMES = {
     "reflected": "w2sd_video.adapters",
@@ -19,6 +19,7 @@ _HOMES = {
     "ModelSpec": "w2sd_video.pair",
     "ReflectionConfig": "w2sd_video.pair",
     "Routing": "w2sd_video.pair",
+    "Selection": "w2sd_video.pair",
 }
 
 
