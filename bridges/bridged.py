@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from bridges.codecs import Codec, same_space
-from bridges.layouts import Layout
 from bridges.noise_maps import NoiseMap
 from bridges.pixel_side import PixelSide
 from w2sd_video.adapters import Run, reflected
+from w2sd_video.adapters.codecs import Codec, same_space
 from w2sd_video.adapters.hosting import HOSTED
+from w2sd_video.adapters.layouts import Layout
 from w2sd_video.adapters.refusals import check_pipelines
 from w2sd_video.adapters.settings import call_signature, check_spec
 from w2sd_video.errors import UserError

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridges.codecs import Codec, resize
 from bridges.mapped import Mapped, cell_ratio
+from w2sd_video.adapters.codecs import Codec, resize
 from w2sd_video.errors import UserError
 
 CELLS_PER_DIMENSION = 4  # fewer cells than this for each dimension are refused

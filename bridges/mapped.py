@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridges.codecs import Codec
+from w2sd_video.adapters.codecs import Codec
 from w2sd_video.errors import UserError
 
 FORMAT, VERSION = "w2sd-noise-map", "1"

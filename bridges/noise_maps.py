@@ -13,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bridges.codecs import Codec, same_space
 from bridges.fitting import fit, fit_from_pictures
 from bridges.mapped import Mapped, seeded_noise
 from bridges.pictures import load_pictures
+from w2sd_video.adapters.codecs import Codec, same_space
 from w2sd_video.errors import UserError
 
 __all__ = [

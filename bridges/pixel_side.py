@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridges.codecs import Codec, codec_of, resize, same_space
 from bridges.noise_maps import Fresh, Identity, Mapped, NoiseMap, noise_map_of
 from bridges.pixel import Bridge, reflect_through_pixels
 from w2sd_video.adapters import Run
+from w2sd_video.adapters.codecs import Codec, codec_of, resize, same_space
 from w2sd_video.adapters.foreign import RecordedModel, record_model
 from w2sd_video.adapters.schedules import Schedule
 from w2sd_video.adapters.settings import call_signature

@@ -15,8 +15,8 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, FluxImg2Img
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from bridges.codecs import Codec, codec_of, fingerprint_of, resize, same_space
-from bridges.layouts import Layout
+from w2sd_video.adapters.codecs import Codec, codec_of, fingerprint_of, resize, same_space
+from w2sd_video.adapters.layouts import Layout
 from w2sd_video.errors import UserError
 
 SIZE = {"height": 16, "width": 24}
@@ -377,7 +377,7 @@ def test_a_fingerprint_is_found_once_and_again_after_the_weights_change(monkeypa
     vae = tiny.vae()
     first = fingerprint_of(vae)
     with monkeypatch.context() as patch:
-        patch.setattr("bridges.vaes._hash", None)
+        patch.setattr("w2sd_video.adapters.vaes._hash", None)
         assert fingerprint_of(vae) == first
     with torch.no_grad():
         next(vae.decoder.parameters()).mul_(2)

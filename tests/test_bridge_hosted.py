@@ -17,11 +17,11 @@ from torch import Tensor
 
 from bridges import pixel_side
 from bridges.bridged import bridged
-from bridges.codecs import Codec
 from bridges.noise_maps import Mapped
 from tests import tiny
 from tests.bridged_calls import CALLS, STEPS, UNGUIDED, call, mapped, pipeline, rounding
 from w2sd_video import ModelSpec, reflected
+from w2sd_video.adapters.codecs import Codec
 
 # -- what a run is and counts -----------------------------------------------------------------------------------------
 

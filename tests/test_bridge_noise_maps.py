@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bridges.codecs import Codec
-from bridges.layouts import Layout
 from bridges.noise_maps import Fixed, Fresh, Identity, Mapped, NoiseMap, fit, fit_from_pictures, noise_map_of
+from w2sd_video.adapters.codecs import Codec
+from w2sd_video.adapters.layouts import Layout
 from w2sd_video.errors import UserError
 
 # Channels of A and B and the ratio (p, q) of blocks of p x p cells of A to q x q of B.

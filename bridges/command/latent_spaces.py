@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from bridges.codecs import Codec, same_space
 from bridges.command.presets import NOISE_MAP
 from bridges.command.request import BridgePlan
 from bridges.fitting import fit_from_pictures
-from bridges.layouts import Layout
 from bridges.mapped import Mapped, cell_ratio
 from bridges.noise_maps import NoiseMap, noise_map_of
-from bridges.vaes import factor_of
+from w2sd_video.adapters.codecs import Codec, same_space
+from w2sd_video.adapters.layouts import Layout
+from w2sd_video.adapters.vaes import factor_of
 from w2sd_video.errors import UserError
 
 CELLS, LEAST_PICTURES = 4096, 4  # what a map is fitted to, at least

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from bridges.bridged import bridged
-from bridges.codecs import Codec, codec_of
 from bridges.noise_maps import Fixed, Fresh, Mapped, NoiseMap, fit_from_pictures
+from w2sd_video.adapters.codecs import Codec, codec_of
 from w2sd_video.demo import PICTURE_CAPTIONS, PICTURE_TOKENS, oracle, parse_picture_caption, world
 from w2sd_video.demo.scoring import Score
 from w2sd_video.errors import UserError

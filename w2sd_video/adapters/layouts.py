@@ -95,8 +95,9 @@ def layout_of(pipe: Any, latents_shape: Sequence[int], height: int, width: int, 
     if len(shape) == 5:
         if num_frames is not None and num_frames != shape[2]:
             raise UserError(
-                f"the latents {list(shape)} of {name} hold {shape[2]} frames for a video of {num_frames}; the bridge "
-                "needs one latent frame for each frame: give a pipeline with an image VAE (AnimateDiff)"
+                f"the latents {list(shape)} of {name} hold {shape[2]} frames for a video of {num_frames}; its "
+                "frames can be had one by one only from one latent frame each: give a pipeline with an image VAE "
+                "(AnimateDiff)"
             )
         return Layout("video", shape[1], shape[3], shape[4], shape[2])
     if len(shape) == 3 and hasattr(pipe, "_unpack_latents") and shape[2] % 4 == 0:

@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridges.layouts import Layout, layout_of
-from bridges.vaes import computing_vae, execution_device, factor_of, fingerprint_of, kind_of, scale_and_shift
+from w2sd_video.adapters.layouts import Layout, layout_of
+from w2sd_video.adapters.vaes import (
+    computing_vae,
+    execution_device,
+    factor_of,
+    fingerprint_of,
+    kind_of,
+    scale_and_shift,
+)
 from w2sd_video.errors import UserError
 
 __all__ = ["Codec", "Layout", "codec_of", "fingerprint_of", "resize", "same_space"]

@@ -35,8 +35,8 @@ def kind_of(vae: Any) -> str:
         if ancestor.__name__ in STAGES:
             return ancestor.__name__
     raise UserError(
-        f"the VAE is a {type(network).__name__}; the bridge goes through image VAEs: {', '.join(STAGES)}. "
-        "(A video VAE's latents mix several frames, so they have no frame by frame meaning for an image model)"
+        f"the VAE is a {type(network).__name__}; pictures are decoded and encoded by image VAEs: "
+        f"{', '.join(STAGES)}. (A video VAE's latents mix several frames, so they have no meaning frame by frame)"
     )
 
 
@@ -54,7 +54,7 @@ def factor_of(vae: Any) -> int:
     if back != factor or config.in_channels != 3 or config.get("out_channels", 3) != 3:
         raise UserError(
             f"the {kind} takes {config.in_channels} channels, shrinks {factor} times and enlarges {back} times; "
-            "the bridge needs RGB pictures that come back in the size they had"
+            "only RGB pictures that come back in the size they had are known"
         )
     return factor
 
