@@ -3,7 +3,8 @@
 Gaps: guidance, prompt, LoRA scale (the bundled LoRA) and cumulative, each with its strong side alone, equal
 evaluations, zero-gap, swapped roles and, where guidance differs, the matched guidance. Prints a table per gap (accuracy
 per attribute, evaluations, network rows, paired difference to the strong side with a 95 percent bootstrap interval) and
-the differences that say whether the gap did it. T 28, lambda 10; about 20 minutes on one CPU core. Finished methods
+the differences that say whether the gap did it; then share right over the magnitude of a gap of guidance and of LoRA
+scale (Figure 12), also drawn into --output. T 28, lambda 10; about 40 minutes on one CPU core. Finished methods
 are kept in --output and not run again; methods that several gaps share are made once.
 """
 
@@ -25,6 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--count", type=int, default=240, help="pictures per method (default 240: each caption 10 times)"
     )
     parser.add_argument("--gaps", help="comma-separated subset (default: all); the tables show all finished methods")
+    parser.add_argument("--curves", help="comma-separated subset of guidance, lora, or none (default: all)")
     parser.add_argument("--weights", type=Path, help="an SDXL pipeline's folder (default: the bundled pair's)")
     parser.add_argument("--lora", type=Path, help="a LoRA made by train_demo_lora.py (default: the bundled one)")
     parser.add_argument("--output", type=Path, default=Path("outputs/gap-scores"), help="where results are kept")
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, gap_report, gap_scoring
-    from w2sd_video.demo.gap_methods import GAPS, Sampling
+    from w2sd_video.demo.gap_methods import CURVES, GAPS, Sampling
     from w2sd_video.demo.report import finished, from_json, to_json
     from w2sd_video.demo.scoring import fingerprint
 
@@ -55,6 +57,10 @@ def run(options: argparse.Namespace) -> int:
     unknown = [name for name in names if name not in GAPS]
     if unknown:
         raise UserError(f"unknown gap {unknown[0]!r}; choose from {', '.join(GAPS)}")
+    curves = list(CURVES) if options.curves is None else [n.strip() for n in options.curves.split(",") if n != "none"]
+    unknown = [name for name in curves if name not in CURVES]
+    if unknown:
+        raise UserError(f"unknown curve {unknown[0]!r}; choose from {', '.join(CURVES)}, none")
     if options.threads:
         torch.set_num_threads(options.threads)
     weights, lora = options.weights or PICTURE_WEIGHTS / "weak", options.lora or LORA_WEIGHTS
@@ -65,17 +71,19 @@ def run(options: argparse.Namespace) -> int:
     def settings_of(method: Sampling) -> dict[str, object]:
         return {**made_with, "method": repr(method)}
 
-    for name in names:
-        for label, method in GAPS[name].methods().items():
-            path = options.output / f"{method.key}.json"
-            if finished(path, settings_of(method)):
-                continue
-            shown = f"{name}: {label}"
-            with tqdm(total=options.count, desc=shown, disable=options.quiet or not sys.stderr.isatty()) as bar:
-                score, _ = gap_scoring.score(pipe, method, options.count, progress=bar.update)
-            part = path.with_suffix(f".{os.getpid()}")  # two processes may share a folder
-            part.write_text(json.dumps({"settings": settings_of(method), "label": shown} | to_json(score)))
-            os.replace(part, path)
+    wanted = {f"{name}: {label}": method for name in names for label, method in GAPS[name].methods().items()}
+    for name in curves:
+        _, values, lines = CURVES[name]
+        wanted |= {f"{name} {v:g}: {line}": m for line, ms in lines.items() for v, m in zip(values, ms, strict=True)}
+    for shown, method in wanted.items():
+        path = options.output / f"{method.key}.json"
+        if finished(path, settings_of(method)):
+            continue
+        with tqdm(total=options.count, desc=shown, disable=options.quiet or not sys.stderr.isatty()) as bar:
+            score, _ = gap_scoring.score(pipe, method, options.count, progress=bar.update)
+        part = path.with_suffix(f".{os.getpid()}")  # two processes may share a folder
+        part.write_text(json.dumps({"settings": settings_of(method), "label": shown} | to_json(score)))
+        os.replace(part, path)
     scores = {}
     for name, gap in GAPS.items():
         for label, method in gap.methods().items():
@@ -85,6 +93,14 @@ def run(options: argparse.Namespace) -> int:
     print(gap_report.table(scores))
     print()
     print(gap_report.differences(scores))
+    points = {m.key: m for _, _, lines in CURVES.values() for line in lines.values() for m in line}
+    records = {key: finished(options.output / f"{key}.json", settings_of(m)) for key, m in points.items()}
+    found = {key: from_json(record) for key, record in records.items() if record}
+    for name in CURVES:
+        print("", gap_report.curve_table(name, found), sep="\n")
+        if picture := gap_report.curve_picture(name, found):
+            picture.save(options.output / f"{name}.png")
+            print(f"drawn: {options.output / name}.png")
     return 0
 
 

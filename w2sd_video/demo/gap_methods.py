@@ -104,3 +104,27 @@ GAPS: Mapping[str, Gap] = {
     "lora-guidance": Gap("guidance 1 over 0, LoRA 0.8 on both", Setting(1.0, 0.8), Setting(0.0, 0.8)),
     "cumulative": Gap("cumulative: LoRA 0.8, guidance 1 over no LoRA, guidance 0", Setting(1.0, 0.8), Setting(0.0)),
 }
+
+GUIDANCES = (-3.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+SCALES = (-3.0, -1.5, 0.0, 0.4, 0.8, 1.2, 2.0)
+
+
+def _magnitudes(strong: Setting, weak: tuple[Setting, ...]) -> dict[str, tuple[Sampling, ...]]:
+    fused = tuple(Sampling(strong, strong, side, mode="fused") if side != strong else Sampling(strong) for side in weak)
+    return {"w2sd": tuple(Sampling(strong, strong, side) for side in weak), "w2sd, fused": fused}
+
+
+# The magnitude of a gap (Figure 12), by its name: the axis's label, its values, and by line the method at each value.
+# The gap is none where the weak side's value is the strong side's.
+CURVES: Mapping[str, tuple[str, tuple[float, ...], Mapping[str, tuple[Sampling, ...]]]] = {
+    "guidance": (
+        "guidance of the weak side; of the strong side 1",
+        GUIDANCES,
+        _magnitudes(Setting(1.0), tuple(Setting(guidance) for guidance in GUIDANCES)),
+    ),
+    "lora": (
+        "LoRA scale of the weak side; of the strong side 0.8",
+        SCALES,
+        _magnitudes(Setting(lora=0.8), tuple(Setting(lora=scale) for scale in SCALES)),
+    ),
+}

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from w2sd_video.demo.gap_methods import GAPS
+import torch
+
+from w2sd_video.demo.gap_methods import CURVES, GAPS
 from w2sd_video.demo.report import paired_interval
 from w2sd_video.demo.scoring import Score
+from w2sd_video.sweep.curve import Point, draw_curve
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Scores = Mapping[tuple[str, str], Score]  # by the gap's name and the method's label
 REFLECTED = ("W2SD, paper mode", "W2SD, fused", "swapped roles")
@@ -54,3 +61,28 @@ def differences(scores: Scores) -> str:
                 cells.append("-" if control is None else str(paired_interval(scores[name, reflected].all, control.all)))
             lines.append(f"| {gap.label} | {reflected.removeprefix('W2SD, ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def curve_table(name: str, scores: Mapping[str, Score]) -> str:
+    """A Markdown table of a curve, from scores by the method's key: share right in both, with 95 percent intervals."""
+    axis, values, lines = CURVES[name]
+    rows = [f"| {axis} | {' | '.join(lines)} |", "|" + "---|" * (len(lines) + 1)]
+    for place, value in enumerate(values):
+        found = [scores.get(line[place].key) for line in lines.values()]
+        cells = ["-" if score is None else "{:.3f} [{:.3f}, {:.3f}]".format(*_share(score)) for score in found]
+        rows.append(f"| {value:g} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def curve_picture(name: str, scores: Mapping[str, Score]) -> Image | None:
+    """The curve with 95 percent intervals; None unless every point of it is there."""
+    axis, values, lines = CURVES[name]
+    if any(method.key not in scores for line in lines.values() for method in line):
+        return None
+    points = {label: [Point(*_share(scores[method.key])) for method in line] for label, line in lines.items()}
+    return draw_curve("share right in colour and shape", axis, list(values), points)
+
+
+def _share(score: Score) -> tuple[float, float, float]:
+    interval = paired_interval(score.all, torch.zeros_like(score.all))
+    return interval.mean, interval.low, interval.high
