@@ -23,7 +23,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 # guidance as the strong side samples, as it reflects, of the weak side; rows per reflection in two forwards and in one
 GAPS = [
-    ((5.5, 5.5, 0.0), 3, 2),  # the issue's: Z-Sampling
+    ((5.5, 5.5, 0.0), 3, 2),  # Z-Sampling
     ((5.5, 5.5, 1.0), 3, 2),
     ((5.5, 5.5, 2.0), 4, 2),
     ((5.5, 5.5, -10.0), 4, 2),  # Figure 12
