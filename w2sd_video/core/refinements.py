@@ -97,9 +97,10 @@ class Refinements:
         """x~ under `cap` and `noise`, for latents [B, ...] at one level."""
         if self.cap is not None:
             move = tilde - x
-            size = torch.linalg.vector_norm(move.flatten(1), dim=1) / math.sqrt(move[0].numel())
-            share = (self.cap / size.clamp_min(self.cap)).reshape(-1, *[1] * (x.dim() - 1))
-            tilde = torch.where(share < 1, torch.addcmul(x, move, share), tilde)
+            size = torch.linalg.vector_norm(move.reshape(len(x), -1), dim=1) / math.sqrt(move[0].numel())
+            size = size.reshape(-1, *[1] * (x.dim() - 1))
+            # The comparison is of sizes: the share of one below the cap may be rounded to less than 1.
+            tilde = torch.where(size > self.cap, torch.addcmul(x, move, self.cap / size.clamp_min(self.cap)), tilde)
         return torch.add(tilde, draw(x), alpha=self.noise) if self.noise else tilde
 
 

@@ -56,7 +56,7 @@ def invert(lower: Tensor, start: Level, end: Level, weak: Denoiser, path: Path, 
     vouched = torch.zeros_like(least, dtype=torch.bool)
     for _ in range(fixed_point):
         after = path.step(lower, weak(found, start), end, start)
-        residual = torch.linalg.vector_norm((after - found).flatten(1), dim=1)  # of `found`, [B]
+        residual = torch.linalg.vector_norm((after - found).reshape(len(lower), -1), dim=1)  # of `found`, [B]
         vouched = residual < least
         kept = torch.where(_over(vouched, lower), found, kept)
         least, found = torch.minimum(residual, least), after

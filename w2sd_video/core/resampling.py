@@ -133,7 +133,7 @@ def resample_aligned(
         else:
             move = path.step(lower, weak(lower, start), end, start) - x
         noise = draw(x)
-        along = (noise * move).flatten(1).sum(1) * (1 if similarity == "above" else -1)
+        along = (noise * move).reshape(len(x), -1).sum(1) * (1 if similarity == "above" else -1)
         signs = torch.where(along < 0, -1.0, 1.0).to(noise.dtype)
         return renoised(lower, end, start, noise * signs.reshape(-1, *[1] * (x.dim() - 1)))
 
