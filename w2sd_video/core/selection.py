@@ -51,7 +51,8 @@ class Selector:
 
     def select(self, first: Tensor, second: Tensor) -> Tensor:
         """Choose by the two models' clean estimates [B, ...]: whether the second is the stronger one, [B]."""
-        lead = self._rewards(second) - self._rewards(first)
+        of_first, of_second = self._rewards(first), self._rewards(second)
+        lead = of_second - of_first
         before = self.choices[-1] if self.choices else torch.zeros_like(lead, dtype=torch.bool)
         self.choices.append(torch.where(lead.abs() > self._threshold, lead > 0, before))
         return self.choices[-1]
