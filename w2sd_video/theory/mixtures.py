@@ -5,6 +5,7 @@ model's left weight is .25. The numbers asserted on it come from a study with th
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,12 +27,27 @@ class Mixture:
 
     def clean(self, x: Tensor, level: Level) -> Tensor:
         """E[x0 | x at level], in closed form."""
-        means = torch.tensor(self.means, dtype=x.dtype)  # [K, D]
+        means, logits, variance = self._logits(x, level)
+        shrink = level.alpha * self.std**2 / variance
+        return torch.add((1 - shrink * level.alpha) * (torch.softmax(logits, -1) @ means), x, alpha=shrink)
+
+    def _logits(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, float]:
+        """The means [K, D], log p(component, x) [..., K] up to what all components share, the variance of each."""
+        means = torch.tensor(self.means, dtype=x.dtype)
         variance = (level.alpha * self.std) ** 2 + level.sigma**2
-        offsets = x.unsqueeze(-2) - level.alpha * means  # [..., K, D]
-        logits = torch.tensor(self.weights, dtype=x.dtype).log() - offsets.square().sum(-1) / (2 * variance)
-        component = means + level.alpha * self.std**2 / variance * offsets
-        return (torch.softmax(logits, -1).unsqueeze(-1) * component).sum(-2)
+        offsets = torch.tensor(self.weights, dtype=x.dtype).log()
+        offsets = offsets - means.square().sum(-1) * (level.alpha**2 / (2 * variance))
+        return means, torch.add(offsets, x @ means.T, alpha=level.alpha / variance), variance
+
+    def log_density(self, x: Tensor, level: Level) -> Tensor:
+        """log p(x) at the level, [...] of latents [..., D]."""
+        means, logits, variance = self._logits(x, level)
+        shared = x.square().sum(-1) / (2 * variance) + means.shape[1] / 2 * math.log(2 * math.pi * variance)
+        return torch.logsumexp(logits, -1) - shared
+
+    def score(self, x: Tensor, level: Level) -> Tensor:
+        """The gradient of the log density at a level with noise, [..., D]: Tweedie's formula."""
+        return (level.alpha * self.clean(x, level) - x) / level.sigma**2
 
     def denoiser(self, path: Path) -> Denoiser:
         """The native prediction of ``path``; exact at any (x, level), also off its level."""

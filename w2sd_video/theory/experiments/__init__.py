@@ -1,0 +1,1 @@
+"""The numbers of the figures: pure functions of nothing but their settings."""
