@@ -8,7 +8,8 @@ from typing import Any
 
 STYLE = (
     "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#1a1a1a}img{max-width:100%}"
-    "td,th{padding:.3em .7em;text-align:left;vertical-align:top;border-top:1px solid #ddd}table{border-collapse:collapse}"
+    "td,th{padding:.3em .7em;text-align:left;vertical-align:top;border-top:1px solid #ddd}"
+    "table{border-collapse:collapse}"
     "b.yes{color:#00694d}b.no{color:#a34700}b.part{color:#7a5c00}section{margin:3em 0;border-top:1px solid #ccc}"
 )
 
@@ -30,8 +31,8 @@ def page(report: Mapping[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>The theory, executable</title>'
         f"<style>{STYLE}</style><h1>The theory, executable</h1>"
-        "<p>Every model here is an exact Gaussian mixture: nothing is trained, nothing is estimated, so what is seen is "
-        'what the algorithm does. All numbers are in <a href="theory.json">theory.json</a>.</p>'
+        "<p>Every model here is an exact Gaussian mixture: nothing is trained, nothing is estimated, so what is seen "
+        'is what the algorithm does. All numbers are in <a href="theory.json">theory.json</a>.</p>'
         f"<table><tr><th>of</th><th>claimed</th><th>measured here</th><th>agrees</th></tr>{rows}</table>{sections}"
         f"<p><code>{escape(report['command'])}</code></p></html>\n"
     )

@@ -36,7 +36,7 @@ def three_modes(*weights: float) -> Mixture:
 
 
 CASES = {
-    "missing": Case("weak lacks a mode (ideal .50)", IDEAL, STRONG, two_modes(0.02)),
+    "missing": Case("missing mode (ideal .50)", IDEAL, STRONG, two_modes(0.02)),
     "rare": Case("rare mode (ideal .15)", two_modes(0.15), two_modes(0.07), two_modes(0.03)),
     "three": Case(
         "three modes (ideal .33)",

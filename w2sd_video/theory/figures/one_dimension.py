@@ -59,11 +59,12 @@ def figure_5() -> Made:
 
 def _balance(numbers: dict) -> tuple[str, str]:
     noise, flow = numbers["ddpm"], numbers["flow"]
+    shares = {
+        name: ", ".join(f"{method} {mine[method]['left']:.3f}" for method in ("weak", "strong", "w2sd", "swapped"))
+        for name, mine in (("noise", noise), ("flow", flow))
+    }
     words = (
-        f"Share of the left mode (ideal .5): weak {noise['weak']['left']:.3f}, strong {noise['strong']['left']:.3f}, "
-        f"W2SD {noise['w2sd']['left']:.3f} on the noise path; {flow['weak']['left']:.3f}, {flow['strong']['left']:.3f}, "
-        f"{flow['w2sd']['left']:.3f} on the flow path. With the roles swapped: {noise['swapped']['left']:.3f} and "
-        f"{flow['swapped']['left']:.3f}."
+        f"Share of the left mode (ideal .5) on the noise path: {shares['noise']}; on the flow path: {shares['flow']}."
     )
     return words, verdict(
         *(mine["weak"]["left"] < mine["strong"]["left"] + 0.1 < mine["w2sd"]["left"] for mine in (noise, flow))
@@ -145,18 +146,8 @@ def _fan(bed: Bed, method: str, num_steps: int, title: str, mode: str = "fused",
             marks.append(Fan(steps, latents[chosen], colour, label, opacity=0.75 if dots else 0.6))
     ended = lines.outcome(bed, method, num_steps, mode)
     ticks = [(k, str(k)) for k in range(0, num_steps + 1, max(1, num_steps // 5))]
-    low = _limit(bed)
-    marks.append(
-        Note(
-            num_steps * 0.02,
-            -low * 0.93,
-            f"left share {ended['left']:.2f}, std {ended['std']:.2f}",
-            anchor="lm",
-            size=13,
-        )
-    )
-    return Panel(title, Axis("step", 0, num_steps, ticks=ticks), Axis("x", -low, low), marks)
-
-
-def _limit(bed: Bed) -> float:
-    return float(torch.tensor(bed.target.means).abs().max()) + 4.0
+    high = float(means.abs().max()) + 4.0
+    words = f"left share {ended['left']:.2f}, std {ended['std']:.2f}"
+    marks.append(Note(num_steps * 0.02, -high * 0.93, words, anchor="lm", size=13))
+    y = Axis("x", -high, high, ticks=[(value, f"{value:g}") for value in means.tolist()])
+    return Panel(title, Axis("step", 0, num_steps, ticks=ticks), y, marks)
