@@ -1,0 +1,90 @@
+"""The program `scripts/diagnose.py`: what files tell of a pair, then what a few prompts tell.
+
+Nothing heavy is imported before the files are judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, run_command
+from w2sd_video.diagnosis.arguments import build_parser
+from w2sd_video.diagnosis.asking import question_of, verdict_on
+from w2sd_video.diagnosis.next_steps import Check, next_step
+from w2sd_video.diagnosis.reporting import describe_files, files_text, next_text
+from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
+
+ROOM = "Try fewer --steps, a smaller --height and --width, or --memory weak-offload."
+REPORT, PLOT = "diagnosis.json", "gap.png"
+
+
+def main(argv: Sequence[str] | None = None, *, check_bridge: Check | None = None) -> int:
+    """Runs the command and returns its exit code (see `--help`); `check_bridge` judges the flags of bridge_image.py."""
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
+        return _run(arguments, check_bridge)
+
+    return run_command(build_parser(), words, run, made="measurements", room=ROOM)
+
+
+def check_command(words: Sequence[str], check_bridge: Check | None = None) -> None:
+    """Raises `UserError` where a command (python, script, flags) would be refused before it loads a model."""
+    script, flags = words[1], list(words[2:])
+    if script.endswith("generate_image.py"):
+        from w2sd_video.images.arguments import build_parser as pictures
+        from w2sd_video.images.planning import plan_images
+        from w2sd_video.images.program import request_of as asked
+
+        plan_images(asked(pictures().parse_args(flags), Progress()))
+    elif script.endswith("generate_video.py"):
+        from w2sd_video.cli import build_parser as videos
+        from w2sd_video.cli import request_of
+        from w2sd_video.images.planning import plan_images
+        from w2sd_video.images.videos import needs_whole_pipelines, whole_pipelines
+        from w2sd_video.planning import plan
+
+        request = request_of(videos().parse_args(flags), Progress())
+        if needs_whole_pipelines(request):
+            plan_images(whole_pipelines(request))
+        else:
+            plan(request)
+    elif check_bridge is not None:
+        check_bridge(flags)
+
+
+def _run(arguments: argparse.Namespace, check_bridge: Check | None) -> tuple[int, dict[str, Any]]:
+    progress = TerminalProgress(quiet=arguments.quiet, noun="measurement")
+    calm_libraries(bars=progress.bars)
+    question = question_of(arguments)
+    verdict, *sides = verdict_on(question)
+
+    def step_of(settings: Sequence[str] = ()) -> Any:
+        return next_step(
+            verdict,
+            question,
+            (sides[0], sides[1]),
+            settings,
+            check=lambda words: check_command(words, check_bridge),
+        )
+
+    report = describe_files(verdict, question.strong, question.weak, step_of())
+    text = [files_text(report)]
+    text.append(next_text(report["next"]))
+    _keep(arguments.output, report)
+    code = EXIT_FAILED if verdict.name == "refuse" else EXIT_DONE
+    report = {"status": "done", **report}
+    return code, report if arguments.format == "json" else {"text": "\n\n".join(part for part in text if part)}
+
+
+def _keep(folder: str | None, report: dict[str, Any]) -> None:
+    if folder is None:
+        return
+    place = Path(folder).expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    (place / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

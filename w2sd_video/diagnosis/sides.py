@@ -1,0 +1,212 @@
+"""What one side of a pair is, from its files: configs, and where each part's weights lie (imports no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.adapters.checkpoints import (
+    HUB_ID,
+    LDM_UNET,
+    LDM_VAE,
+    PICKLES,
+    describe_checkpoint,
+    read_json,
+    read_safetensors_header,
+    weight_files,
+)
+from w2sd_video.adapters.pipeline_files import WEIGHTED, PipelineFiles, describe_pipeline, named
+from w2sd_video.adapters.single_files import FAMILIES, TEXT, family_of, flux_prefix, missing_parts
+from w2sd_video.diagnosis.fingerprints import Fingerprint, Weights, fingerprint
+from w2sd_video.errors import UserError
+
+NETWORKS = ("unet", "transformer")
+VIDEO_KINDS = ("AnimateDiff", "Wan")
+TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+FAMILY_IDS = {
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "flux": "black-forest-labs/FLUX.1-dev",
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side as it was given, as far as its files are on this machine.
+
+    `kind` is "hub", "folder" (a whole pipeline), "network" (one network alone) or "file" (a single .safetensors file).
+    `class_name` is the pipeline's class, None where nothing tells. `parts` are the configs by part ("network", "vae",
+    "scheduler", "text_encoder" ...), `weights` where their weights lie; `borrowed` are those that are the other side's.
+    `notes` are what a reader should know.
+    """
+
+    given: str
+    role: str
+    kind: str
+    class_name: str | None = None
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    weights: Mapping[str, Weights] = field(default_factory=dict, repr=False)
+    tokenizers: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+    borrowed: frozenset[str] = frozenset()
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing is known of it before it is fetched."""
+        return self.class_name is None and not self.parts
+
+    @property
+    def network(self) -> Mapping[str, Any]:
+        return self.parts.get("network", {})
+
+    @property
+    def makes_videos(self) -> bool:
+        return (self.class_name or "").startswith(VIDEO_KINDS) or self.network.get("_class_name") == "UNetMotionModel"
+
+    def fingerprint(self, part: str) -> Fingerprint | None:
+        """The fingerprint of a part's weights, None where they are not here (or are pickles)."""
+        return _fingerprint(self.weights[part]) if part in self.weights else None
+
+
+@cache
+def _fingerprint(weights: Weights) -> Fingerprint:
+    return fingerprint(weights)
+
+
+def read_side(given: str, role: str, *, config: str | None = None, allow_pickle: bool = False) -> Side:
+    """Returns what `given` is.
+
+    Raises:
+        FileNotFoundError: nothing of that name is on this machine, and it is no hub id.
+        UserError: it is damaged, incomplete, or of a kind that cannot be one side of a pair.
+    """
+    path = Path(given).expanduser()
+    if not path.exists():
+        if HUB_ID.fullmatch(given) and path.suffix not in (".safetensors", *PICKLES) and not path.parent.is_dir():
+            return _from_hub(given, role)
+        raise FileNotFoundError(
+            f"the {role} side {given!r} does not exist; give a diffusers folder, a single .safetensors file, or a hub "
+            "id such as stabilityai/stable-diffusion-xl-base-1.0"
+        )
+    if path.is_file() and config is None and path.suffix == ".safetensors":
+        return _from_file_alone(given, path, role)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        return _from_network(given, role, allow_pickle)
+    return _from_pipeline(describe_pipeline(given, role, config=config, allow_pickle=allow_pickle, video=True), role)
+
+
+def borrowing(side: Side, other: Side) -> Side:
+    """Returns a side with what it lacks taken from the other, as loading does: the configs of a single file of the
+    other's family, and all but the network of a network alone.
+    """
+    if side.kind == "network" and other.parts:
+        borrowed = {name: part for name, part in other.parts.items() if name not in side.parts}
+        note = f"the {side.role} side is a network alone: all else, its prediction type too, is the {other.role} side's"
+        return replace(
+            side,
+            class_name=other.class_name,
+            parts={**borrowed, **side.parts},
+            weights={**other.weights, **side.weights},
+            tokenizers=other.tokenizers,
+            notes=(*side.notes, note),
+            borrowed=frozenset(borrowed) | {"tokenizers"},
+        )
+    alike = (side.class_name or "").removesuffix("Pipeline") == (other.class_name or "").removesuffix("Pipeline")
+    if side.kind == "file" and not side.parts.get("network") and other.parts and alike:
+        note = f"the configs of the {side.role} side's single file are taken to be the {other.role} side's"
+        lacking = frozenset(other.parts.keys() - side.weights.keys())
+        return replace(
+            side,
+            parts={**other.parts, **side.parts},
+            weights={**{name: other.weights[name] for name in lacking & other.weights.keys()}, **side.weights},
+            notes=(*side.notes, note),
+            borrowed=lacking,
+        )
+    return side
+
+
+def _from_hub(given: str, role: str) -> Side:
+    """What the local cache of the hub has of it; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(given, "model_index.json")
+    if not isinstance(index, str):
+        return Side(given, role, "hub", notes=(f"{given} is not on this machine; it has to be fetched to be judged",))
+    side = _from_pipeline(PipelineFiles(given, "folder", Path(index).parent), role)
+    return replace(side, kind="hub", notes=(f"the {role} side is read from the local cache of the hub",))
+
+
+def _from_file_alone(given: str, path: Path, role: str) -> Side:
+    header = read_safetensors_header(path)
+    family = family_of(header, path)
+    parts: dict[str, Mapping[str, Any]] = {}
+    note = (
+        f"{given} is a single file without configs: its schedule and VAE's scale are not known; give --config "
+        f"(a diffusers folder of its family, or {FAMILY_IDS[family]})"
+    )
+    weights = _file_weights(path, family, header)
+    return Side(given, role, "file", FAMILIES[family], parts, weights, notes=(note,))
+
+
+def _from_network(given: str, role: str, allow_pickle: bool) -> Side:
+    found = describe_checkpoint(given, role, allow_pickle=allow_pickle)
+    folder = found.part_folder("unet")
+    config = found.config("unet")
+    assert folder is not None and config is not None
+    files = tuple(weight_files(folder))
+    return Side(given, role, "network", None, {"network": config}, {"network": Weights(files)} if files else {})
+
+
+def _from_pipeline(files: PipelineFiles, role: str) -> Side:
+    parts: dict[str, Mapping[str, Any]] = {}
+    weights: dict[str, Weights] = {}
+    folder = files.configs
+    index = files.index or {}
+    for part in ("scheduler", *WEIGHTED):
+        if folder is None or (part != "scheduler" and not named(index, part)):
+            continue
+        name = "network" if part in NETWORKS else part
+        if (config := files.part(part)) is not None:
+            parts[name] = config
+        if part != "scheduler" and (folder / part).is_dir() and (found := weight_files(folder / part)):
+            weights[name] = Weights(tuple(found))
+    if files.kind == "file":
+        assert files.path is not None and files.family is not None and files.header is not None
+        weights |= _file_weights(files.path, files.family, files.header)
+        if "v_pred" in files.header and "scheduler" in parts:
+            parts["scheduler"] = {**parts["scheduler"], "prediction_type": "v_prediction"}
+        if "ztsnr" in files.header and "scheduler" in parts:
+            parts["scheduler"] = {**parts["scheduler"], "rescale_betas_zero_snr": True}
+        if parts.get("network", {}).get("_class_name") == "UNetMotionModel":  # a config's; the file is of pictures
+            parts["network"] = {**parts["network"], "_class_name": "UNet2DConditionModel"}
+    tokenizers = {} if folder is None else {part.name: part for part in sorted(folder.glob("tokenizer*"))}
+    return Side(files.given, role, files.kind, files.class_name, parts, weights, tokenizers)
+
+
+def _file_weights(path: Path, family: str, header: Mapping[str, Any]) -> dict[str, Weights]:
+    if family == "flux":
+        return {"network": Weights((path,), flux_prefix(header))}
+    lacking = missing_parts(family, header)
+    found = {"network": Weights((path,), LDM_UNET)}
+    if "vae" not in lacking:
+        found["vae"] = Weights((path,), LDM_VAE)
+    if "text_encoder" not in lacking:
+        found |= {part: Weights((path,), prefix) for part, prefix in TEXT[family].items()}
+    return found
+
+
+def tokens_of(folder: Path) -> str:
+    """Returns what names a tokenizer: its vocabulary's entries, whatever file they are in."""
+    for name, keys in (("tokenizer.json", ("model", "vocab")), ("vocab.json", ())):
+        if (folder / name).is_file():
+            content: Any = read_json(folder / name)
+            for key in keys:
+                content = content.get(key, {})
+            return repr(sorted(map(str, content))) if isinstance(content, dict) else repr(content)
+    return ""
+
+
+__all__ = ["FAMILY_IDS", "NETWORKS", "TEXT_PARTS", "Side", "UserError", "borrowing", "read_side", "tokens_of"]

@@ -1,0 +1,239 @@
+"""Whether two sides can be reflected, and how: one word, with the reason (imports no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from w2sd_video.adapters.pipeline_files import IMAGE_VAES
+from w2sd_video.diagnosis import noise_levels
+from w2sd_video.diagnosis.comparing import Comparison, Row, compare, scale_of
+from w2sd_video.diagnosis.sides import Side, borrowing
+
+VERDICTS: Mapping[str, str] = {
+    "share": "one latent space: reflect directly",
+    "rescale": "one VAE, whose latents are scaled or shifted differently: an affine map leads from one to the other",
+    "re-encode": "VAEs of one shape with other weights: latents look alike and mean other things; go through pixels",
+    "bridge": "other latent spaces or noise paths: the sides meet in pixels",
+    "refuse": "cannot be a pair",
+    "undecided": "a side has to be fetched before it can be judged",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One of `VERDICTS`, why, and what was compared for it; `remarks` change nothing but should be known."""
+
+    name: str
+    reason: str
+    rows: tuple[Row, ...] = ()
+    remarks: tuple[str, ...] = ()
+    distance: float | None = field(default=None)
+
+    @property
+    def reflects_directly(self) -> bool:
+        return self.name == "share"
+
+
+def judge(strong: Side, weak: Side | None, *, gaps: tuple[str, ...] = (), adapted: bool = False) -> Verdict:
+    """Returns the verdict on two sides, or on one whose network serves both (`weak` None).
+
+    Args:
+        gaps: what else differs between the sides (guidance, LoRA ...), in words.
+        adapted: whether a motion adapter makes videos of checkpoints that make pictures.
+    """
+    if weak is None:
+        return _alone(strong, gaps)
+    adapted = adapted or _lends_motion(strong, weak)
+    ours, theirs = borrowing(strong, weak), borrowing(weak, strong)
+    if ours.unknown or theirs.unknown:
+        return _unfetched(ours, theirs)
+    found = compare(ours, theirs)
+    remarks = (*ours.notes, *theirs.notes, *_remarks(ours, theirs, found))
+    for name, reason in (
+        *(("refuse", reason) for reason in _unfit(ours, theirs, adapted)),
+        *_apart(ours, theirs, found, adapted),
+        *_doubts(ours, theirs, found),
+    ):
+        return Verdict(name, reason, found.rows, remarks, found.distance)
+    if found.network_weights and not gaps and ours.class_name == theirs.class_name:
+        return Verdict(
+            "refuse",
+            "both sides have the same network weights and nothing else differs, so there is no gap: name one "
+            "(--weak-guidance, --lora, --weak-prompt ...) or give another checkpoint",
+            found.rows,
+            remarks,
+            found.distance,
+        )
+    return Verdict("share", _shared(found, gaps), found.rows, remarks, found.distance)
+
+
+def _alone(strong: Side, gaps: tuple[str, ...]) -> Verdict:
+    rows: tuple[Row, ...] = ()
+    remarks = strong.notes
+    if not strong.unknown:
+        found = compare(strong, strong)
+        rows, remarks = found.rows, (*remarks, *_remarks(strong, strong, found))
+        if unfit := _unfit(strong, strong, adapted=True):
+            return Verdict("refuse", unfit[0], rows, remarks)
+    if gaps:
+        return Verdict("share", f"one network serves both sides, which differ in {', '.join(gaps)}", rows, remarks)
+    reason = (
+        f"{strong.given} is both sides and nothing differs: name a gap (--weak-guidance, --lora, --weak-prompt ...), "
+        "or give --weak"
+    )
+    return Verdict("refuse", reason, rows, remarks)
+
+
+def _lends_motion(strong: Side, weak: Side) -> bool:
+    """Whether loading gives a weak SDXL, which makes pictures, the motion modules of the strong side."""
+    large = (weak.class_name or "").startswith("StableDiffusionXL")
+    return large and (strong.class_name or "").startswith("AnimateDiffSDXL") and "motion_adapter" in strong.parts
+
+
+def _unfetched(ours: Side, theirs: Side) -> Verdict:
+    names = [side.given for side in (ours, theirs) if side.unknown]
+    return Verdict(
+        "undecided",
+        f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} to be fetched before VAE, schedule and text "
+        "encoders can be compared: the configs and weights are not on this machine",
+        (),
+        (*ours.notes, *theirs.notes),
+    )
+
+
+def _unfit(ours: Side, theirs: Side, adapted: bool) -> list[str]:
+    """Why these cannot be a pair at all."""
+    found = []
+    for side in (ours, theirs):
+        network, vae = side.network, side.parts.get("vae", {})
+        takes, gives = network.get("in_channels"), network.get("out_channels")
+        if takes is not None and gives is not None and takes != gives:
+            found.append(
+                f"the network of the {side.role} side {side.given} takes {takes} channels and returns {gives}: it is "
+                "told more than a noisy latent (9 channels are inpainting, 8 editing); give a text-to-image checkpoint"
+            )
+        channels = vae.get("latent_channels", vae.get("z_dim"))
+        if takes is not None and channels is not None and takes not in (channels, 4 * channels):
+            found.append(
+                f"the network of the {side.role} side {side.given} takes {takes} channels and its VAE makes "
+                f"{channels}: parts of two checkpoints; give one whole"
+            )
+    if ours.makes_videos != theirs.makes_videos and theirs.kind != "network" and not adapted:
+        videos, pictures = (ours, theirs) if ours.makes_videos else (theirs, ours)
+        through_pixels = videos is ours and videos.parts.get("vae", {}).get("_class_name") in IMAGE_VAES
+        if not through_pixels:
+            found.append(
+                f"{videos.given} makes videos ({videos.class_name}) and {pictures.given} pictures "
+                f"({pictures.class_name}): "
+                + (
+                    "a video VAE's latents mix several frames, so a picture says nothing of them"
+                    if videos is ours
+                    else "the weak side has to be able to judge one picture"
+                )
+                + "; give two of one kind"
+            )
+    return found
+
+
+def _apart(ours: Side, theirs: Side, found: Comparison, adapted: bool) -> list[tuple[str, str]]:
+    """Why they do not share a latent space, with the verdict, the most telling first."""
+    if found.path is False:
+        flows = [noise_levels.is_flow(side.parts["scheduler"]) for side in (ours, theirs)]
+        which = "strong" if flows[0] else "weak"
+        return [("bridge", f"the {which} side is a flow and the other is not: one level means other noise to each")]
+    if found.vae_shape is False:
+        latents = next(row for row in found.rows if row.name == "latents")
+        return [("bridge", f"the VAEs make other latents: {latents.strong} and {latents.weak}")]
+    if found.vae_weights is False:
+        reason = (
+            "the VAEs are of one shape and have other weights, so latents that look alike mean other pictures; "
+            "a reflection without a way through pixels would mix them up"
+        )
+        return [("re-encode", reason)]
+    if found.vae_scale is False:
+        return [("rescale", _affine(ours, theirs, found))]
+    if found.levels is False:
+        row = next(row for row in found.rows if row.name == "noise levels")
+        reason = (
+            f"one timestep means other noise to each: {row.strong} and {row.weak}; the bridge matches them by noise"
+        )
+        return [("bridge", reason)]
+    if ours.makes_videos and not theirs.makes_videos and theirs.kind != "network" and not adapted:
+        return [("bridge", "the weak side makes pictures and sees the strong side's videos frame by frame")]
+    return []
+
+
+def _doubts(ours: Side, theirs: Side, found: Comparison) -> list[tuple[str, str]]:
+    """What has to be known for one latent space and cannot be told from these files."""
+    lacking = [
+        name
+        for name, known in (
+            ("VAE config", found.vae_shape),
+            ("VAE weights", found.vae_weights),
+            ("schedule", found.path),
+        )
+        if known is None
+    ]
+    if not lacking:
+        return []
+    where = [side.given for side in (ours, theirs) if not side.parts or "vae" not in side.weights]
+    return [
+        ("undecided", f"{' and '.join(lacking)} cannot be compared: not all files of {' and '.join(where)} are here")
+    ]
+
+
+def _affine(ours: Side, theirs: Side, found: Comparison) -> str:
+    (scale, shift, *ours_of), (other, elsewhere, *theirs_of) = (scale_of(s.parts["vae"]) for s in (ours, theirs))
+    text = f"the VAEs' weights are {'the same' if found.vae_weights else 'not known to differ'}, but "
+    if ours_of != theirs_of:
+        return text + "the latents' mean and standard deviation by channel differ"
+    return (
+        text + f"latents are scaled and shifted differently (scale {scale:g} and {other:g}, shift {shift:g} and "
+        f"{elsewhere:g}): weak latent = (strong latent / {scale:g} + {shift - elsewhere:g}) x {other:g}. If one of the "
+        "two configs is a slip, correct it and the sides share their space"
+    )
+
+
+def _remarks(ours: Side, theirs: Side, found: Comparison) -> list[str]:
+    remarks = []
+    for side in (ours, theirs) if theirs is not ours else (ours,):
+        kind = str(side.parts.get("scheduler", {}).get("_class_name", ""))
+        if kind and kind not in noise_levels.REFLECTED:
+            taking = "Euler" if noise_levels.is_flow(side.parts["scheduler"]) else "DDIM"
+            remarks.append(
+                f"{kind} of the {side.role} side cannot be reflected: {taking} on its noise levels takes over"
+            )
+    if found.prediction is False and found.path:
+        remarks.append("the sides predict different things (noise, velocity ...): each is converted, which is exact")
+    schedules = {
+        noise_levels.described(side.parts["scheduler"]) for side in (ours, theirs) if "scheduler" in side.parts
+    }
+    if found.levels and len(schedules) == 2:
+        remarks.append("the noise levels are walked through differently: the strong side's grid is used for both")
+    texts = [row for row in found.rows if row.name.startswith(("text encoder", "tokenizers")) and row.same is False]
+    if texts:
+        remarks.append(f"{', '.join(row.name for row in texts)} differ: each side encodes the prompts itself")
+    guided = next(row for row in found.rows if row.name == "guidance")
+    if guided.same is False:
+        remarks.append(
+            f"guidance is {guided.strong} on the strong side and {guided.weak} on the weak one: one number would mean "
+            "two things, so give --weak-guidance too"
+        )
+    if found.distance is not None and found.distance > 1:
+        remarks.append(
+            f"the networks' weights are {found.distance:.0%} apart: they were not trained from one another, so expect "
+            "a large gap"
+        )
+    elif found.distance is not None and 0 < found.distance < 1e-3:
+        remarks.append(f"the networks' weights are only {found.distance:.2%} apart: expect a small gap")
+    return remarks
+
+
+def _shared(found: Comparison, gaps: tuple[str, ...]) -> str:
+    text = "VAE weights, scale and noise levels are the same"
+    if found.network_class is False:
+        text += ", in two architectures"
+    if found.distance:
+        text += f"; the networks' weights are {found.distance:.1%} apart"
+    return text + (f"; beside them the sides differ in {', '.join(gaps)}" if gaps else "")
