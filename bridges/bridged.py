@@ -91,7 +91,6 @@ def bridged(
         tiled=tiled,
         seed=seed,
         strength=strength,
-        num_reflections=num_reflections,
     )
     with reflected(pipe, weak=side, **settings) as run:
         yield run

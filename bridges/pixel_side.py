@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from bridges.pixel import Bridge, reflect_through_pixels
 from w2sd_video.adapters import Run
 from w2sd_video.adapters.codecs import Codec, codec_of, resize, same_space
 from w2sd_video.adapters.foreign import RecordedModel, record_model
+from w2sd_video.adapters.layouts import picture_size
 from w2sd_video.adapters.schedules import Schedule
 from w2sd_video.adapters.settings import call_signature
 from w2sd_video.core import Denoiser, Level
@@ -40,7 +41,6 @@ class PixelSide:
     tiled: bool
     seed: int
     strength: float
-    num_reflections: int
     run: Run = field(default_factory=Run)
 
     def prepare(self, pipe: Any, kind: type, arguments: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class PixelSide:
         given = {name: arguments.get(name, parameters[name].default) for name in parameters if name != "self"}
         self.run.notes.clear()  # they are of one call
         self._pipe = pipe
-        self._size = _picture_size(pipe, given)
+        self._size = picture_size(pipe, given)
         self._frames = given.get("num_frames")
         if self.weak is None:
             self._model, self._weak_size = None, self._size
@@ -80,9 +80,9 @@ class PixelSide:
         several = shared.get("prompt")
         return {n: [p] * len(several) for n, p in prompts.items()} if isinstance(several, list) else prompts
 
-    def begin(self, schedule: Schedule, sample: Tensor, evaluated: Callable[[], None]) -> None:
-        """Makes the bridge for latents like ``sample``, once the schedule is known."""
-        self._path, self._evaluated = schedule.path, evaluated
+    def begin(self, schedule: Schedule, steps: Sequence[int], sample: Tensor, evaluated: Callable[[], None]) -> None:
+        """Makes the bridge for latents like ``sample``, once the schedule and its reflected steps are known."""
+        self._path, self._steps, self._evaluated = schedule.path, steps, evaluated
         ours = self._codec(self._pipe, sample.shape, self._size, self._frames, self.vae)
         theirs = ours
         if self._model is not None:
@@ -118,7 +118,7 @@ class PixelSide:
         if self.run.num_skipped:
             assert self._model is not None
             self.run.note(
-                f"{self.run.num_skipped} of {self.num_reflections} reflections were skipped: the weak model knows no "
+                f"{self.run.num_skipped} of {len(self._steps)} reflections were skipped: the weak model knows no "
                 f"level of that noise (its sigma/alpha is {self._model.table.cleanest:.3g} to "
                 f"{self._model.table.noisiest:.3g})"
             )
@@ -148,10 +148,10 @@ class PixelSide:
         ):
             chosen = Identity()
         elif chosen is None:
-            if self.num_reflections > schedule.num_steps // 2:
+            if len(self._steps) > schedule.num_steps // 2:
                 raise UserError(
                     "no noise map is given, and the fresh noise taken instead shifts samples even without a gap, so "
-                    f"that it is for at most half of the steps, {schedule.num_steps // 2}: got {self.num_reflections} "
+                    f"that it is for at most half of the steps, {schedule.num_steps // 2}: got {len(self._steps)} "
                     'reflections; fit a map, lower them, or ask for noise_map="fresh" by name'
                 )
             self.run.note("no noise map is given: fresh noise, which shifts samples even without a gap")
@@ -166,7 +166,7 @@ class PixelSide:
 
     def _check_levels(self, schedule: Schedule, noise_map: NoiseMap) -> None:
         """Refuses a window in which the weak model could not be asked at a single step."""
-        window = schedule.levels[: self.num_reflections]
+        window = [schedule.levels[i] for i in self._steps]
         if self._model is None or not window:
             return
         scale = noise_map.scale or 1.0
@@ -220,18 +220,3 @@ class _Itself:
 def _resizer(codec: Codec) -> Callable[[Tensor], Tensor]:
     """Resizes to the pictures of a codec."""
     return lambda pixels: resize(pixels, codec.height, codec.width)
-
-
-def _picture_size(pipe: Any, given: Mapping[str, Any]) -> tuple[int, int]:
-    """The height and width of the pictures that a call makes; Flux rounds down to blocks of 2 x 2 cells."""
-    block = 2 * pipe.vae_scale_factor if hasattr(type(pipe), "_pack_latents") else 1
-    height, width = (int(given.get(name) or _default_size(pipe)) // block * block for name in ("height", "width"))
-    return height, width
-
-
-def _default_size(pipe: Any) -> int:
-    """The height and width a pipeline takes where its call gives none."""
-    size = getattr(pipe, "default_sample_size", None) or getattr(pipe.unet.config, "sample_size", None)
-    if not isinstance(size, int):
-        raise UserError(f"{type(pipe).__name__} has no default size; give height and width")
-    return size * pipe.vae_scale_factor

@@ -39,7 +39,7 @@ def test_settings_that_mean_nothing_are_refused():
     refused("strength is nan", pipe, strength=float("nan"))
     refused("num_reflections is -1", pipe, num_reflections=-1)
     refused("num_reflections is 2.5", pipe, num_reflections=2.5)
-    refused("method is 'auto'; choose one of w2sd, autoguided", pipe, method="auto")
+    refused("method is 'auto'; choose one of w2sd, w2sd-auto, resample,", pipe, method="auto")
     refused("makes no reflections", pipe, method="autoguided", num_reflections=2)
     refused("not both", pipe, config=ReflectionConfig(), mode="fused")
     refused("weak is 'zero'; the only name is", pipe, "zero")

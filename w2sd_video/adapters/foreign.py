@@ -27,17 +27,19 @@ from w2sd_video.errors import UserError
 class ForeignSide(Protocol):
     """A weak side that makes the whole reflection itself, for `reflected(pipe, weak=...)`.
 
-    `prepare` is called before the pipeline runs, `begin` at its first step, `reflect` at each step of the window with a
-    latent of the strong pipeline; it returns x~, or None where that step is not reflected. `finish` is called after the
-    pipeline's loop, and `close` at the end, whatever happened. `run` is what `reflected` yields; `evaluated` is to be
-    called after each evaluation of the weak side.
+    `prepare` is called before the pipeline runs, `begin` at its first step with the numbers of the steps that are to be
+    reflected, and `reflect` at each of these with a latent of the strong pipeline; it returns x~, or None where that
+    step is not reflected. `finish` is called after the pipeline's loop, and `close` at the end, whatever happened.
+    `run` is what `reflected` yields; `evaluated` is to be called after each evaluation of the weak side.
     """
 
     run: Run
 
     def prepare(self, pipe: Any, kind: type, arguments: dict[str, Any]) -> None: ...
 
-    def begin(self, schedule: Schedule, sample: Tensor, evaluated: Callable[[], None]) -> None: ...
+    def begin(
+        self, schedule: Schedule, steps: Sequence[int], sample: Tensor, evaluated: Callable[[], None]
+    ) -> None: ...
 
     def reflect(self, x: Tensor, start: Level, end: Level, strong: Denoiser) -> Tensor | None: ...
 

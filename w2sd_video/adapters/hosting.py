@@ -13,25 +13,28 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from torch import nn
+from torch import Tensor, nn
 
 from w2sd_video.adapters.control_settings import check_spec_control, control_of
 from w2sd_video.adapters.foreign import ForeignSide
-from w2sd_video.adapters.method import Method
+from w2sd_video.adapters.judging import Judge, check_pictures
+from w2sd_video.adapters.method import Method, method_of
 from w2sd_video.adapters.progress import EvaluationBar, progress_bar_replaced
 from w2sd_video.adapters.recording import Recorder
-from w2sd_video.adapters.refusals import check_call, check_network, check_pipelines
+from w2sd_video.adapters.refusals import check_call, check_foreign, check_network, check_pipelines, check_selection
+from w2sd_video.adapters.resolved import Sides
 from w2sd_video.adapters.run import Run
-from w2sd_video.adapters.schedules import check_scheduler
+from w2sd_video.adapters.sampling import Sampling, drawn_by
+from w2sd_video.adapters.schedules import Schedule, check_scheduler
 from w2sd_video.adapters.settings import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
 from w2sd_video.adapters.sides import SideMaker, WeakSide
 from w2sd_video.adapters.stepping import HostedCall
+from w2sd_video.core import OnReflect, Selector
 from w2sd_video.errors import UserError
-from w2sd_video.pair import ModelSpec, ReflectionConfig
+from w2sd_video.pair import ModelSpec, ReflectionConfig, Selection
 
 Weak = Any  # a pipeline | nn.Module | ModelSpec | (pipeline or nn.Module, ModelSpec) | "zero-gap" | None
 Progress = bool | Callable[[int, int], None] | None
-METHODS = ("w2sd", "autoguided")
 CALLBACKS = ("callback_on_step_end", "callback")
 OWN_CALLBACKS = (PipelineCallback, MultiPipelineCallbacks)  # pipelines ask for these classes
 HOSTED = "_w2sd_hosted"
@@ -48,6 +51,8 @@ def reflected(
     reflector: ModelSpec | None = None,
     config: ReflectionConfig | None = None,
     method: str = "w2sd",
+    selection: Selection | None = None,
+    on_reflect: OnReflect | None = None,
     weak_inputs: Mapping[str, Any] | None = None,
     first_order: bool = False,
     progress: Progress = None,
@@ -76,8 +81,14 @@ def reflected(
         mode: "paper" (Alg. 1), "fused" (Theorem 1) or "release" (the published code's coefficients).
         strength: multiplies the move of each reflection, or is the weight of auto-guidance.
         reflector: how the strong side differs inside the reflection (guidance, prompt, control ...).
-        config: the four settings above in one; give either it or them.
-        method: "w2sd", or "autoguided" (App. E.5) with the same two sides.
+        config: the four settings above and all others of a reflection in one; give either it or them.
+        method: "w2sd" (Alg. 1); "w2sd-auto" (Alg. 2), which picks the stronger side by `selection`, step by step and
+            sample by sample, and begins with the strong one; "resample" (Alg. 3), which makes no use of the weak side;
+            "resample-aligned" (Alg. 4) and its control "resample-opposed" (Table 15); or "autoguided" (App. E.5).
+            Which settings a method has: `adapters.method.SETTINGS`. Noise is drawn with the call's own generators.
+        selection: the reward of "w2sd-auto".
+        on_reflect: called after each reflection with the number of the step (from 0) and the latents x and x~ before
+            and after it, float32, at that step's level; not to be changed in place.
         weak_inputs: call arguments in place of the strong call's when the weak side's conditioning is made, such as
             prompt_embeds computed before its text encoders were freed.
         first_order: steps of first order on the grid of a multistep scheduler. Without it DPM-Solver++(2M) makes its
@@ -89,7 +100,10 @@ def reflected(
         UserError: on entry or in the call, before the first evaluation, for what cannot be reflected.
         NonFiniteLatentError: in the call, naming the step whose latent was not finite.
     """
-    method_settings, spec = _settings(config, num_reflections, mode, strength, reflector, method, first_order)
+    chosen = _config(config, num_reflections, mode, strength, reflector)
+    settings = method_of(method, chosen, first_order=first_order)
+    spec = ModelSpec() if chosen.reflector is None else chosen.reflector
+    check_selection(settings, selection)
     if hasattr(type(pipe), HOSTED):
         raise UserError("this pipeline is already inside a `with reflected(...)`; leave that one first")
     networks = networks_of(pipe)
@@ -97,12 +111,19 @@ def reflected(
     check_spec(spec, "reflector", networks)
     check_spec_control(spec.control, "reflector", pipe)
     foreign = weak if isinstance(weak, ForeignSide) else None
-    sides = None if foreign else _weak_side(pipe, weak, weak_inputs, method_settings)
-    if method == "w2sd" and method_settings.num_reflections == 0:
-        sides, foreign, spec = None, None, ModelSpec()  # plain sampling, whatever the sides
+    if foreign is not None:
+        check_foreign(settings)
+    side = None if foreign else _weak_side(pipe, weak, weak_inputs, settings)
+    if settings.plain:
+        side, foreign, spec = None, None, ModelSpec()  # plain sampling, whatever the sides
+    elif settings.name == "resample":
+        side = None
+    elif selection is not None:
+        check_pictures(pipe)
     run = Run() if foreign is None else foreign.run
     kind = type(pipe)
-    host = _Host(pipe, kind, sides or foreign, spec, method_settings, progress, run)
+    host = _Host(pipe, kind, side or foreign, spec, settings, run, selection=selection)
+    host.progress, host.on_reflect = progress, on_reflect
     object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
     try:
         yield run
@@ -120,13 +141,16 @@ class _Host:
         weak: WeakSide | ForeignSide | None,
         reflector: ModelSpec,
         method: Method,
-        progress: Progress,
         run: Run,
+        *,
+        selection: Selection | None = None,
     ) -> None:
+        self.progress: Progress = None
+        self.on_reflect: OnReflect | None = None
         self._pipe, self._kind, self._reflector = pipe, kind, reflector
         self._weak = weak if isinstance(weak, WeakSide) else None
         self._foreign = weak if isinstance(weak, ForeignSide) else None
-        self._method, self._progress, self._run = method, progress, run
+        self._method, self._run, self._selection = method, run, selection
         self._busy = False
 
     def call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
@@ -151,8 +175,16 @@ class _Host:
         weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
         if self._foreign is not None:
             self._foreign.prepare(pipe, kind, arguments)
-        strong = maker.strong()
-        hosted = HostedCall(pipe, self._method, reflector, weak, guidance, self._run, self._foreign, strong=strong)
+        hosted = HostedCall(
+            pipe,
+            self._method,
+            Sides(maker.strong(), reflector, weak),
+            guidance,
+            self._run,
+            self._foreign,
+            begin=functools.partial(self._begin, arguments),
+            observer=self.on_reflect,
+        )
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
             given = with_both_halves(guidance, arguments)
@@ -177,11 +209,20 @@ class _Host:
                 pipe._guidance_scale = maker.argument("guidance_scale")
         return result
 
+    def _begin(self, arguments: Mapping[str, Any], schedule: Schedule, sample: Tensor) -> Sampling:
+        """The sampler of a call with these arguments, whose latents are like `sample`."""
+        selector, selection = None, self._selection
+        if selection is not None and not self._method.plain:
+            judge = Judge(selection, self._pipe, self._kind, arguments, sample.shape)
+            selector = Selector(judge, selection.threshold)
+            self._run._choices = selector.choices
+        return Sampling(self._method, schedule, drawn_by(arguments.get("generator")), selector)
+
     def _bar(self, hosted: HostedCall, iterable: Iterable | None, num_steps: int) -> EvaluationBar:
         total = self._method.evaluations(num_steps)
-        own = self._progress is None or self._progress is True
+        own = self.progress is None or self.progress is True
         bar = self._kind.progress_bar(self._pipe, total=total) if own else None  # type: ignore[attr-defined]
-        report = self._progress if callable(self._progress) else None
+        report = self.progress if callable(self.progress) else None
         hosted.bar = EvaluationBar(bar, iterable, total, report)
         return hosted.bar
 
@@ -197,25 +238,13 @@ def _hosted_class(kind: type, call: Callable[[tuple, Mapping[str, Any]], Any]) -
     return type(kind)(kind.__name__, (kind,), body)
 
 
-def _settings(
-    config: ReflectionConfig | None,
-    num_reflections: int | None,
-    mode: str,
-    strength: float,
-    reflector: ModelSpec | None,
-    method: str,
-    first_order: bool,
-) -> tuple[Method, ModelSpec]:
+def _config(
+    config: ReflectionConfig | None, num_reflections: int | None, mode: str, strength: float, reflector: Any
+) -> ReflectionConfig:
     given = (num_reflections, mode, strength, reflector) != (None, "paper", 1.0, None)
     if config is not None and given:
         raise UserError("give either config or num_reflections, mode, strength and reflector, not both")
-    chosen = config or ReflectionConfig(num_reflections, mode, strength, reflector)
-    if method not in METHODS:
-        raise UserError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
-    if method == "autoguided" and (chosen.num_reflections, chosen.mode, chosen.reflector) != (None, "paper", None):
-        raise UserError('method="autoguided" makes no reflections: it takes a weak side and strength (its weight) only')
-    settings = Method(method, chosen.num_reflections, chosen.mode, float(chosen.strength), first_order)
-    return settings, ModelSpec() if chosen.reflector is None else chosen.reflector
+    return config or ReflectionConfig(num_reflections, mode, strength, reflector)
 
 
 def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: Method) -> WeakSide | None:
@@ -225,7 +254,7 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: 
             raise UserError(
                 f'weak is {weak!r}; the only name is "zero-gap" (load a checkpoint first and give the pipeline)'
             )
-        if weak is None and (method.name == "autoguided" or method.num_reflections != 0):
+        if weak is None and not method.plain and method.name != "resample":
             raise UserError(
                 "weak is missing; give a pipeline, a network or a ModelSpec of what differs, the control "
                 'weak="zero-gap", or num_reflections=0 for plain sampling'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,3 +126,22 @@ def _unpacks_alike(pipe: Any, layout: Layout, height: int, width: int) -> bool:
     except (TypeError, ValueError, RuntimeError):
         return False
     return isinstance(theirs, Tensor) and torch.equal(theirs, layout.grid(probe))
+
+
+def picture_size(pipe: Any, given: Mapping[str, Any]) -> tuple[int, int]:
+    """The height and width of the pictures that a call makes; Flux rounds down to blocks of 2 x 2 cells.
+
+    Raises:
+        UserError: the call gives none, and the pipeline has no default.
+    """
+    block = 2 * pipe.vae_scale_factor if hasattr(type(pipe), "_pack_latents") else 1
+    height, width = (int(given.get(name) or _default_size(pipe)) // block * block for name in ("height", "width"))
+    return height, width
+
+
+def _default_size(pipe: Any) -> int:
+    """The height and width a pipeline takes where its call gives none."""
+    size = getattr(pipe, "default_sample_size", None) or getattr(pipe.unet.config, "sample_size", None)
+    if not isinstance(size, int):
+        raise UserError(f"{type(pipe).__name__} has no default size; give height and width")
+    return size * pipe.vae_scale_factor

@@ -15,8 +15,9 @@ from w2sd_video.adapters.method import Method
 from w2sd_video.adapters.recording import RecordedStep
 from w2sd_video.adapters.schedules import Schedule, check_scheduler, is_flow
 from w2sd_video.adapters.settings import networks_of
-from w2sd_video.core import StopSampling, w2sd
+from w2sd_video.core.samplers import check_reflections as core_check
 from w2sd_video.errors import UserError
+from w2sd_video.pair import Selection
 
 # A network that takes the other's place must agree with it in these (where it has them).
 SHARED_CONFIG = (
@@ -82,6 +83,28 @@ def _check_reflections(arguments: Mapping[str, Any], method: Method) -> None:
         )
 
 
+def check_selection(method: Method, selection: Any) -> None:
+    """Raises `UserError` for a missing, unusable or needless `selection`."""
+    if selection is not None and not isinstance(selection, Selection):
+        raise UserError(f"selection is a {type(selection).__name__}; give a Selection, such as Selection(reward)")
+    if method.name == "w2sd-auto" and selection is None:
+        raise UserError('method "w2sd-auto" picks the stronger side by a reward; give selection=Selection(reward)')
+    if method.name != "w2sd-auto" and selection is not None:
+        raise UserError(f'selection is given, and method {method.name!r} picks no side; use method="w2sd-auto"')
+
+
+def check_foreign(method: Method) -> None:
+    """Raises `UserError` for what a pair of two latent spaces cannot do."""
+    if method.name != "w2sd":
+        raise UserError(f'method is {method.name!r}; a pair of two latent spaces can do "w2sd" only')
+    if method.fixed_point or method.lag:
+        name = "fixed_point" if method.fixed_point else "lag"
+        raise UserError(
+            f"{name} is given; a reflection through pixels makes no inversion and asks the strong model at its own "
+            f"latent: leave {name} out"
+        )
+
+
 def check_network(weak: nn.Module, pipe: Any) -> None:
     """Raises `UserError` if `weak` cannot be told what the pipeline tells its own network."""
     own = getattr(networks_of(pipe)[0], "_orig_mod", networks_of(pipe)[0])
@@ -141,23 +164,21 @@ def first_index(scheduler: Any, timestep: Any) -> int:
 
 def check_reflections(method: Method, schedule: Schedule) -> None:
     """Raises `UserError` for a number of reflections, mode or strength that this schedule does not allow."""
+    if method.name == "autoguided":
+        return
+    redraws = method.name == "resample"  # it inverts nothing
+    mode = "fused" if redraws else method.mode
     try:
-        if method.name == "w2sd":  # the sampler's own checks, on an empty latent
-            w2sd(
-                torch.zeros(0),
-                schedule.levels,
-                lambda x, _: x,
-                lambda x, _: x,
-                schedule.path,
-                num_reflections=method.num_reflections,
-                mode=method.mode,
-                strength=method.strength,
-                on_step=_stop_at_once,
-            )
+        lam = core_check(method.num_reflections, schedule.levels, mode, method.strength)
     except ValueError as error:
         raise UserError(str(error)) from error
-    reflects = method.reflections(schedule.num_steps) > 0 and method.mode != "fused"
-    if reflects and schedule.starts_at_pure_noise:
+    steps = method.steps(schedule.num_steps)
+    if lam and not steps:
+        raise UserError(
+            f"the window {method.window} leaves none of the first {lam} of {schedule.num_steps} steps to be reflected; "
+            "widen it, raise num_reflections, or set that to 0"
+        )
+    if 0 in steps and mode != "fused" and schedule.starts_at_pure_noise:
         raise UserError(
             "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
             'image; use mode="fused", or rescale_betas_zero_snr=False for a network that was trained without it'
@@ -203,7 +224,3 @@ def check_placement(weak: nn.Module, own: nn.Module) -> None:
     offloaded = any(hasattr(net, "_hf_hook") or hasattr(net, "_diffusers_hook") for net in (weak, own))
     if devices[0] != devices[1] and not offloaded:
         raise UserError(f"the weak network is on {devices[0]}, the pipeline's own on {devices[1]}; move it with .to()")
-
-
-def _stop_at_once(_: int, x: Tensor) -> Tensor | None:
-    raise StopSampling(x)

@@ -41,6 +41,19 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Sides:
+    """What a call evaluates; the control's `weak` is its very `reflector`.
+
+    Attributes:
+        strong: the strong side as it samples; reflector: as it reflects; weak: the weak side.
+    """
+
+    strong: Side
+    reflector: Side
+    weak: Side
+
+
+@dataclass(frozen=True)
 class Resolved:
     """A side with nothing left open: what is evaluated, told what, guided how, and what it predicts."""
 

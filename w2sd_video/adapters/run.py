@@ -18,6 +18,8 @@ class Run:
         num_reflections: reflections made.
         num_skipped: reflections left out because the weak model knows no level so noisy (only through pixels).
         num_encodes, num_decodes: passes of a picture or a video through a VAE's halves inside reflections, likewise.
+        choices: of each selection of method "w2sd-auto", of each sample, whether the second (weak) side was taken as
+            the strong one; reading it waits for the device.
         notes: what the user should know about how it was done.
     """
 
@@ -29,10 +31,14 @@ class Run:
     notes: list[str] = field(default_factory=list)
     _counter: Counter = field(default_factory=Counter, repr=False)
     _gaps: list[Tensor] = field(default_factory=list, repr=False)
+    _choices: list[Tensor] = field(default_factory=list, repr=False)
 
     @property
     def num_evaluations(self) -> int:
-        """Evaluations of a side; a guided one counts once: T + 2 lambda."""
+        """Evaluations of a side; a guided one counts once: T + 2 lambda for W2SD (`Method.evaluations`).
+
+        Where the samples of a batch choose different sides, each side is evaluated on all of them.
+        """
         return self._counter.evaluations
 
     @property
@@ -51,6 +57,10 @@ class Run:
         return self._counter.control_calls
 
     @property
+    def choices(self) -> list[list[bool]]:
+        return [chosen.tolist() for chosen in self._choices]
+
+    @property
     def gaps(self) -> list[float]:
         """The norm ||x~ - x|| of each reflection's move, over the whole latent; reading it waits for the device."""
         return [float(gap) for gap in self._gaps]
@@ -63,4 +73,4 @@ class Run:
     def reset(self) -> None:
         self.num_steps = self.num_reflections = self.num_skipped = self.num_encodes = self.num_decodes = 0
         self._counter = Counter()
-        self._gaps = []
+        self._gaps, self._choices = [], []

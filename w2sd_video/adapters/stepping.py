@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,22 +25,13 @@ from w2sd_video.adapters.refusals import (
     check_same_space,
     first_index,
 )
-from w2sd_video.adapters.resolved import Resolved, Side
+from w2sd_video.adapters.resolved import Resolved, Side, Sides
 from w2sd_video.adapters.run import Run
+from w2sd_video.adapters.sampling import Models, Sampling
 from w2sd_video.adapters.schedules import Schedule, read_schedule, to_native
 from w2sd_video.adapters.settings import BOTH_HALVES, CallGuidance, networks_of
 from w2sd_video.adapters.switches import SwitchBoard
-from w2sd_video.core import (
-    Denoiser,
-    Level,
-    MainStep,
-    Multistep,
-    StopSampling,
-    Together,
-    autoguided,
-    sample_reflected,
-    w2sd,
-)
+from w2sd_video.core import Denoiser, Level, OnReflect, Together
 from w2sd_video.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,35 +44,34 @@ class HostedCall:
     Args:
         pipe: the pipeline.
         method: the sampler.
-        reflector: the strong side inside reflections (the sampling side is what the pipeline itself does).
-        weak: the weak side; the very `reflector` for the zero-gap control.
+        sides: what is evaluated.
         guidance: how the user's call guides.
         run: where to count.
-        foreign: a weak side in another latent space, in place of `weak`.
-        strong: the strong side as it samples.
+        foreign: a weak side in another latent space, in place of that of `sides`.
+        begin: makes the sampler, once the schedule and the latents are known.
+        observer: called after each reflection.
     """
 
     def __init__(
         self,
         pipe: Any,
         method: Method,
-        reflector: Side,
-        weak: Side,
+        sides: Sides,
         guidance: CallGuidance,
         run: Run,
         foreign: ForeignSide | None = None,
         *,
-        strong: Side,
+        begin: Callable[[Schedule, Tensor], Sampling],
+        observer: OnReflect | None = None,
     ) -> None:
-        self.pipe, self.method, self.reflector, self.weak, self.run = pipe, method, reflector, weak, run
-        self.foreign = foreign
+        self.pipe, self.method, self.run, self.foreign = pipe, method, run, foreign
         self.bar: EvaluationBar | None = None
-        self._guidance = guidance
+        self._sides, self._guidance = sides, guidance
+        self._begin_sampling, self._observer = begin, observer
         self._networks = networks_of(pipe)
-        self._strong = strong
         self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
-        self._visited = 0
+        self._visited = self._owed = 0
         self._orders: dict[tuple, Guided] = {}
         self._sent: tuple[Tensor, int] | None = None
         self._latent: Tensor | None = None
@@ -99,8 +89,8 @@ class HostedCall:
         if i is None:
             return recorded.sample
         self._current = self._read(recorded)
-        check_scales(self._current.control, self._strong.control, *self._place(schedule))
-        x = self._advance(schedule, i, self._received(recorded.sample, schedule.scales[i]))
+        check_scales(self._current.control, self._sides.strong.control, *self._place(schedule))
+        x = self._advance(i, self._received(recorded.sample, schedule.scales[i]))
         self._watch.add(i, "the sampling part", x)
         self.run.num_steps += 1
         sent = _counting((x if schedule.scales[i + 1] == 1 else x * schedule.scales[i + 1]).to(recorded.sample.dtype))
@@ -129,91 +119,64 @@ class HostedCall:
         check_reflections(method, schedule)
         self._current = self._read(recorded)
         check_first_step(recorded, schedule)
-        for side in (self.reflector, self.weak):
+        for side in (self._sides.reflector, self._sides.weak):
             if side.conditioning is not None:
                 check_same_space(side.conditioning, self._current, recorded.sample)
             if side.network is not None:
                 check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
         self._schedule = schedule
-        self._multistep = Multistep(schedule.path) if 2 in schedule.orders else None
+        self._sampling = self._begin_sampling(schedule, recorded.sample)
         if self.foreign is not None:
-            self.foreign.begin(schedule, recorded.sample, self._evaluated)
-        weak, reflector = self._resolved(self.weak), self._resolved(self.reflector)
+            self.foreign.begin(schedule, self._sampling.steps, recorded.sample, self._evaluated)
+        sides = self._sides
+        weak, reflector = self._resolved(sides.weak), self._resolved(sides.reflector)
         for now in (reflector, weak):
             self._switches.check(now.network, now.settings)
             check_loras(now, len(recorded.sample))
         # One side used as both is the control, asked for by name.
-        if self.weak is not self.reflector and weak.equals(reflector, self._switches):
+        if sides.weak is not sides.reflector and weak.equals(reflector, self._switches):
             raise UserError(
                 "the weak side differs in nothing from the strong side as it reflects; say what differs, "
                 'or ask for that control by name: weak="zero-gap"'
             )
+        if method.lag and not reflector.equals(self._resolved(sides.strong), self._switches):
+            raise UserError(
+                "lag puts a prediction of the strong side as it samples into the reflection, and here the strong side "
+                "reflects otherwise; leave reflector out, or lag"
+            )
         self._switches.hold(self._networks, [(now.network, now.settings) for now in (reflector, weak)])
         return schedule
 
-    def _advance(self, schedule: Schedule, i: int, x: Tensor) -> Tensor:
-        """Step i of the sampler: the sampler itself on the levels that step needs, stopped after it."""
-        levels, method = schedule.levels[i : i + 3], self.method
-        strong, weak = self._denoiser(self._strong), self._denoiser(self.weak)
-        main_step: MainStep | None = self._multistep and partial(self._multistep, order=schedule.orders[i])
-        if self.foreign is not None:
-            return sample_reflected(
-                x,
-                levels,
-                strong,
-                lambda _, before: self._reflect_abroad(before, levels),
-                schedule.path,
-                num_reflections=int(i < method.reflections(schedule.num_steps)),
-                main_step=main_step,
-                on_step=_stop,
-                on_reflect=lambda _, before, after: self._on_reflect(i, before, after),
-            )
-        if method.name == "autoguided":
-            return autoguided(
-                x,
-                levels,
-                strong,
-                weak,
-                schedule.path,
-                weight=method.strength,
-                main_step=main_step,
-                together=self._together(self._strong),
-                on_step=_stop,
-            )
-        return w2sd(
-            x,
-            levels,
-            strong,
-            weak,
-            schedule.path,
-            num_reflections=int(i < method.reflections(schedule.num_steps)),
-            mode=method.mode,
-            reflector=self._denoiser(self.reflector),
-            strength=method.strength,
-            main_step=main_step,
-            together=self._together(self.reflector) if method.mode == "fused" else None,
-            on_step=_stop,
-            on_reflect=lambda _, before, after: self._on_reflect(i, before, after),
+    def _advance(self, i: int, x: Tensor) -> Tensor:
+        """Step i of the sampler, with the two sides as they are at it."""
+        sampling, reflector = self._sampling, self._denoiser(self._sides.reflector)
+        meets = self._sides.reflector if sampling.method.name == "w2sd" else self._sides.strong
+        models = Models(
+            strong=self._denoiser(self._sides.strong),
+            reflector=reflector,
+            weak=self._denoiser(self._sides.weak),
+            together=self._together(meets) if sampling.asks_together(i) else None,
+            abroad=None if self.foreign is None else partial(self.foreign.reflect, strong=reflector),
         )
-
-    def _reflect_abroad(self, x: Tensor, levels: Sequence[Level]) -> Tensor | None:
-        """The reflection by the foreign side; one it leaves out still moves the bar by its two evaluations."""
-        assert self.foreign is not None
-        tilde = self.foreign.reflect(x, levels[0], levels[1], self._denoiser(self.reflector))
-        if tilde is None and self.bar is not None:
-            self.bar.advance(2)
-        return tilde
+        self._owed = sampling.costs[i]
+        x = sampling.advance(i, x, models, lambda _, before, after: self._on_reflect(i, before, after))
+        if self.bar is not None and self._owed:  # evaluations that this step did without
+            self.bar.advance(self._owed)
+        return x
 
     def _evaluated(self) -> None:
         self.run._counter.evaluations += 1
-        if self.bar is not None:
+        if self.bar is not None and self._owed:
+            self._owed -= 1
             self.bar.advance()
 
     def _on_reflect(self, i: int, x: Tensor, tilde: Tensor) -> None:
         self.run.num_reflections += 1
         self.run._gaps.append(torch.linalg.vector_norm(tilde - x))
         self._watch.add(i, "the reflection", tilde)
+        if self._observer is not None:
+            self._observer(i, x, tilde)
 
     def _received(self, sample: Tensor, scale: float) -> Tensor:
         """Our own float32 latent where the pipeline hands back what it was given, else what it hands (a callback's)."""
@@ -262,11 +225,11 @@ class HostedCall:
 
     def _together(self, strong: Side) -> Together | None:
         """This side and the weak one as one function, where one evaluation gives both; None for two evaluations."""
-        if self.weak is strong:  # the control costs what a pair does
+        if self._sides.weak is strong:  # the control costs what a pair does
             return None
-        now, weak = self._resolved(strong), self._resolved(self.weak)
-        one_batch = in_one_batch(strong, self.weak, now, weak)
-        if not one_batch and not self.weak.differs_in_guidance_alone(strong):
+        now, weak = self._resolved(strong), self._resolved(self._sides.weak)
+        one_batch = in_one_batch(strong, self._sides.weak, now, weak)
+        if not one_batch and not self._sides.weak.differs_in_guidance_alone(strong):
             return None
 
         def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
@@ -283,10 +246,6 @@ class HostedCall:
         for _ in guidances:
             self._evaluated()
         return [to_native(now.prediction, output.to(x.dtype), x, level) for output in outputs]
-
-
-def _stop(_: int, x: Tensor) -> Tensor | None:
-    raise StopSampling(x)
 
 
 def _counting(x: Tensor) -> Tensor:
