@@ -39,7 +39,7 @@ def reward(clean: Tensor) -> Tensor:
 
 
 def reflecting(mode: str, **refinements: Any) -> Method:
-    return lambda *run, **other: w2sd(*run, mode=mode, refinements=Refinements(**refinements), **other)
+    return lambda *run, **other: w2sd(*run, mode=mode, refinements=Refinements(**refinements), **other)  # type: ignore[misc]
 
 
 def lagging(mode: str) -> Method:
@@ -47,8 +47,10 @@ def lagging(mode: str) -> Method:
 
 
 def selecting(mode: str, **refinements: Any) -> Method:
-    def run(*args: Any, **other: Any) -> Tensor:
-        return w2sd_auto(*args, selector=Selector(reward), mode=mode, refinements=Refinements(**refinements), **other)
+    settings: dict[str, Any] = {"mode": mode, "refinements": Refinements(**refinements)}
+
+    def run(x: Tensor, levels: list[Level], one: Denoiser, other: Denoiser, path: Path, **more: Any) -> Tensor:
+        return w2sd_auto(x, levels, one, other, path, Selector(reward), **settings, **more)
 
     return run
 

@@ -68,12 +68,12 @@ def reflections(
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7])
-@pytest.mark.parametrize("window", ["0 1", "0 0.5", "0.35 0.7", "0.1 0.3", "0.5 1", "0.05 0.15", "0.33 0.34"])
+@pytest.mark.parametrize("window", ["0 1", "0 0.5", "0.28 0.7", "0.1 0.3", "0.5 1", "0.05 0.15", "0.33 0.34"])
 @pytest.mark.parametrize(("num_steps", "lam"), [(20, 19), (20, 10), (10, 10), (7, 3), (50, 49)])
 def test_the_steps_reflected_are_every_kth_of_those_in_the_window(
     every: int, window: str, num_steps: int, lam: int
 ) -> None:
-    # In exact fractions: 0.35 * 20 is above 7 in floating point, and step 7 of 20 is in a window from 0.35 on.
+    # In exact fractions: 0.28 * 50 is above 14 in floating point, yet step 14 of 50 is in a window from 0.28 on.
     low, high = (Fraction(edge) for edge in window.split())
     within = [i for i in range(num_steps) if low <= Fraction(i, num_steps) < high and i < lam]
     settings = Refinements(every=every, window=(float(low), float(high)))
