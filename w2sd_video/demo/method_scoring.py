@@ -1,0 +1,118 @@
+"""Videos of the bundled pair made in any way, and what the oracle reads in them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from w2sd_video.adapters.hosting import reflected
+from w2sd_video.adapters.method import method_of
+from w2sd_video.demo import oracle, world
+from w2sd_video.demo.captions import parse_caption
+from w2sd_video.demo.method_ways import Way
+from w2sd_video.demo.scoring import Score, load, prompts_and_seeds
+from w2sd_video.pair import Selection
+
+BATCH = 24
+Reward = Callable[[NDArray[np.uint8], str | None], float]
+
+
+def attributes_right(frames: NDArray[np.uint8], prompt: str | None, *, first: int = 3) -> float:
+    """The share of the first attributes (colour, shape, motion) that the oracle reads as the prompt has them."""
+    clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None] / 255  # [1, F, 3, H, W]
+    right = oracle.accuracy(clip, torch.tensor([parse_caption(prompt or "")]))
+    return float(right[0, :first].float().mean())
+
+
+def reward_called(name: str) -> Reward:
+    """A new reward: "oracle" (share of attributes right), "colour" (that alone) or "random" (seeded, blind)."""
+    if name == "random":
+        numbers = random.Random(0)
+        return lambda frames, prompt: numbers.random()
+    return functools.partial(attributes_right, first={"oracle": 3, "colour": 1}[name])
+
+
+class Sides:
+    """The pair's pipelines; a weak side at any distance from the strong one is made when it is first asked for."""
+
+    def __init__(self, weights: Any) -> None:
+        self._pipes = load(weights)
+        self._at: tuple[float, Any] = (1.0, self._pipes["weak"])
+
+    def pipe(self, side: str, gap: float) -> Any:
+        """The pipeline of "strong", or of "weak" with its weights at `gap` times their distance."""
+        if side == "strong":
+            return self._pipes["strong"]
+        if self._at[0] != gap:
+            self._at = gap, self._moved(gap)
+        return self._at[1]
+
+    def _moved(self, gap: float) -> Any:
+        strong, weak = self._pipes["strong"], self._pipes["weak"]
+        if gap == 1.0:
+            return weak
+        unet = copy.deepcopy(weak.unet)
+        ours = strong.unet.state_dict()
+        unet.load_state_dict({name: torch.lerp(ours[name], tensor, gap) for name, tensor in unet.state_dict().items()})
+        return type(weak)(**{**weak.components, "unet": unet})
+
+
+def generate(sides: Sides, way: Way, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Any]:
+    """Frames [B, F, 3, H, W] in [0, 1] and the run that made them, for one batch of prompts and noise seeds."""
+    pipe = sides.pipe(way.sampled, way.gap)
+    pipe.set_progress_bar_config(disable=True)
+    weak: Any = way.partner
+    if way.partner in ("strong", "weak"):
+        weak = sides.pipe(way.partner, way.gap).unet
+    selection = None
+    if way.reward is not None:
+        selection = Selection(reward_called(way.reward), frames=world.NUM_FRAMES)
+    with reflected(pipe, weak=weak, config=way.config, method=way.algorithm, selection=selection) as run:
+        frames = pipe(
+            list(prompts),
+            num_frames=world.NUM_FRAMES,
+            height=world.SIZE,
+            width=world.SIZE,
+            num_inference_steps=way.steps,
+            guidance_scale=1.0,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="pt",
+        ).frames
+    return frames.float().clamp(0, 1), run
+
+
+def score(
+    sides: Sides, way: Way, count: int, progress: Callable[[int], object] = lambda finished: None
+) -> tuple[Score, Mapping[str, float]]:
+    """Generate `count` videos in one way and read them; also what else the runs say, by name.
+
+    Evaluations are those of a video made by itself: in a batch whose videos choose differently "w2sd-auto" makes more.
+    "second" is the share of selections that took the weak side for the strong one.
+
+    Args:
+        progress: called after each batch with the number of videos in it.
+    """
+    prompts, seeds = prompts_and_seeds(count)
+    wanted = torch.tensor([parse_caption(prompt) for prompt in prompts])
+    correct, choices, start = [], [], time.perf_counter()
+    for first in range(0, count, BATCH):
+        chosen = slice(first, first + BATCH)
+        frames, run = generate(sides, way, prompts[chosen], seeds[chosen])
+        correct.append(oracle.accuracy((frames * 255).round() / 255, wanted[chosen]))  # as a file would hold it: 8 bits
+        choices += [second for selection in run.choices for second in selection]
+        progress(len(frames))
+    seconds = (time.perf_counter() - start) / count
+    said = {"second": sum(choices) / len(choices)} if choices else {}
+    evaluations = run.num_evaluations
+    if way.reward is not None:
+        evaluations = method_of(way.algorithm, way.config).evaluations(way.steps)
+    return Score(torch.cat(correct), evaluations, evaluations, seconds), said  # unguided: a row each
