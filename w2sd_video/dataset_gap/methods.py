@@ -1,0 +1,138 @@
+"""The sampling methods that are compared, and how one makes latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from w2sd_video.core import Denoiser, Level, autoguided, sample, w2sd
+from w2sd_video.core import Path as SamplingPath
+
+STEPS, REFLECTIONS = 50, 49  # the paper's T, and its lambda T - 1
+FEWER = STEPS // 2
+EQUAL_STEPS = STEPS + 2 * REFLECTIONS
+STRENGTHS = (0.5, 1.5, 2.0, 3.0)  # of the sweep, beside 0 and 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table: the side that samples, the side that inverts (None: nothing reflects), and how.
+
+    `algorithm` is "w2sd" or "autoguided"; `reflector` is the side that denoises in the reflection, if not the one that
+    samples.
+    """
+
+    label: str
+    sampled: str = "strong"
+    partner: str | None = None
+    mode: str = "paper"
+    strength: float = 1.0
+    num_reflections: int = REFLECTIONS
+    steps: int = STEPS
+    algorithm: str = "w2sd"
+    reflector: str | None = None
+
+    def settings(self) -> tuple[object, ...]:
+        """What determines the samples: all but the label."""
+        reflection = (self.partner, self.mode, self.strength, self.num_reflections, self.algorithm, self.reflector)
+        return (self.sampled, self.steps, *reflection)
+
+
+def sweep_name(partner: str, mode: str, strength: float) -> str:
+    """The name in METHODS of a reflection with this partner, mode and strength; "strong" for none."""
+    if strength == 0:
+        return "strong"
+    base = ("w2sd" if partner == "weak" else "zero-gap") + ("-fused" if mode == "fused" else "")
+    return base if strength == 1 else f"{base}-x{strength:g}"
+
+
+def swept(partner: str, mode: str) -> dict[str, Method]:
+    """The sweep's methods that are not in the table anyway."""
+    words = f"{'W2SD' if partner == 'weak' else 'zero-gap'}, {mode}{' mode' if mode == 'paper' else ''}"
+    return {
+        sweep_name(partner, mode, strength): Method(
+            f"{words}, strength {strength:g}", "strong", partner, mode, strength
+        )
+        for strength in STRENGTHS
+    }
+
+
+METHODS: Mapping[str, Method] = {
+    "weak": Method("weak (10:1)", "weak"),
+    "strong": Method("strong (2:1)"),
+    "ideal": Method("ideal (1:1)", "ideal"),
+    "strong-equal": Method(f"strong, equal evaluations (T {EQUAL_STEPS})", steps=EQUAL_STEPS),
+    "w2sd": Method("W2SD, paper mode", partner="weak"),
+    "w2sd-fused": Method("W2SD, fused", partner="weak", mode="fused"),
+    "zero-gap": Method("zero-gap, paper mode", partner="strong"),
+    "zero-gap-fused": Method("zero-gap, fused", partner="strong", mode="fused"),
+    "s2wd": Method("S2WD: weak denoises, strong inverts and samples", partner="strong", reflector="weak"),
+    "swapped": Method("roles swapped: the weak one samples too", "weak", "strong"),
+    "autoguided": Method("auto-guidance, weight 1", partner="weak", algorithm="autoguided"),
+    "w2sd-half": Method(f"W2SD, paper mode, lambda {FEWER}", partner="weak", num_reflections=FEWER),
+    "w2sd-fused-half": Method(f"W2SD, fused, lambda {FEWER}", partner="weak", mode="fused", num_reflections=FEWER),
+    "zero-gap-half": Method(f"zero-gap, paper mode, lambda {FEWER}", partner="strong", num_reflections=FEWER),
+    **swept("weak", "paper"),
+    **swept("weak", "fused"),
+}
+
+
+class Made(NamedTuple):
+    """What a method made: pictures [B, C, H, W] about in [-1, 1]; evaluations; the mean root mean square of x~ - x."""
+
+    pictures: Tensor
+    num_evaluations: int
+    gap: float
+
+
+@torch.no_grad()
+def make(
+    method: Method,
+    noise: Tensor,
+    sides: Mapping[str, Denoiser],
+    path: SamplingPath,
+    levels: Callable[[int], list[Level]],
+) -> Made:
+    """Pictures from noises [B, C, H, W] by one method.
+
+    Args:
+        sides: the denoisers called "weak", "strong" and "ideal"; the method takes what it names.
+        levels: the noise levels for T steps.
+    """
+    count = 0
+    gaps: list[float] = []
+
+    def counted(model: Denoiser) -> Denoiser:
+        def evaluated(x: Tensor, level: Level) -> Tensor:
+            nonlocal count
+            count += 1
+            return model(x, level)
+
+        return evaluated
+
+    def observe(i: int, x: Tensor, tilde: Tensor) -> None:
+        gaps.append((tilde - x).square().mean().sqrt().item())
+
+    main, grid = counted(sides[method.sampled]), levels(method.steps)
+    if method.partner is None:
+        pictures = sample(noise, grid, main, path)
+    elif method.algorithm == "autoguided":
+        pictures = autoguided(noise, grid, main, counted(sides[method.partner]), path)
+    else:
+        pictures = w2sd(
+            noise,
+            grid,
+            main,
+            counted(sides[method.partner]),
+            path,
+            num_reflections=method.num_reflections,
+            mode=method.mode,
+            reflector=None if method.reflector is None else counted(sides[method.reflector]),
+            strength=method.strength,
+            on_reflect=observe,
+        )
+    return Made(pictures, count, sum(gaps) / len(gaps) if gaps else 0.0)
