@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from w2sd_video.errors import UserError, exit_code
 from w2sd_video.picture_io import read_picture, write_picture
-from w2sd_video.request import METHODS
+from w2sd_video.tasks import METHODS
 from w2sd_video.video_io import read_video, write_video
 
 CELL, GAP, MARGIN, BAND = 96, 6, 168, 30  # pixels

@@ -136,7 +136,10 @@ def test_of_the_bridges_one_command_asks_for_scores_of_pictures_only() -> None:
 
 
 def test_the_library_does_not_know_its_users() -> None:
-    assert wrong("w2sd_video", ("bridges", "vbench_eval", "scripts")) == []
+    rewards = "w2sd_video.rewards"  # networks of the evaluation, by name, as rewards of Algorithm 2
+    assert wrong("w2sd_video", ("bridges", "vbench_eval", "scripts"), but=(rewards,)) == []
+    asked = [found for found in IMPORTS if found.importer == rewards and found.root in ROOMS[1:]]
+    assert asked and all(within(found.target, "vbench_eval.images") and found.when == "call" for found in asked)
 
 
 @pytest.mark.parametrize("room", ["w2sd_video.adapters", "bridges"])
@@ -158,9 +161,10 @@ def test_of_our_own_adapters_and_bridges_know_core_pairs_and_errors_only(room: s
 
 
 def test_only_the_rooms_that_must_know_diffusers_do() -> None:
-    # The demo makes and trains networks of diffusers' classes; these benchmarks build random ones of them.
+    # The demo and the dataset gap make and train networks of diffusers' classes; these benchmarks build random ones.
     libraries = ("diffusers", "peft", "transformers", "accelerate")
-    assert wrong("w2sd_video", libraries, but=("w2sd_video.adapters", "w2sd_video.demo")) == []
+    rooms = ("w2sd_video.adapters", "w2sd_video.demo", "w2sd_video.dataset_gap")
+    assert wrong("w2sd_video", libraries, but=rooms) == []
     assert wrong("scripts", libraries, but=("scripts.benchmark", "scripts.benchmark_lora")) == []
 
 

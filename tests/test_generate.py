@@ -19,7 +19,7 @@ from w2sd_video import rendering
 from w2sd_video.cli import main
 from w2sd_video.errors import UserError
 from w2sd_video.generate import GenerationRequest, generate
-from w2sd_video.request import METHODS
+from w2sd_video.tasks import W2SD_METHODS as METHODS
 from w2sd_video.video_io import read_video
 
 PROMPTS = ("a ring", "A ring", "up/down\0")

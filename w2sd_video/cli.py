@@ -19,6 +19,7 @@ from w2sd_video.images.performing import perform_plan
 from w2sd_video.images.planning import plan_images
 from w2sd_video.images.videos import needs_whole_pipelines, whole_pipelines
 from w2sd_video.matching import match_evaluations
+from w2sd_video.method_flags import EXAMPLES, add_refinements, add_reward, method_lines, methods_given
 from w2sd_video.pair import MODES
 from w2sd_video.planning import parse_methods, plan
 from w2sd_video.presets import VIDEO_PRESETS
@@ -26,7 +27,8 @@ from w2sd_video.presets.listing import ListPresets
 from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
 from w2sd_video.prompts import read_prompts, without_repeats
 from w2sd_video.reports import describe_plan, describe_summary, plan_text, summary_text
-from w2sd_video.request import DTYPES, METHODS, OFFLOADS, SCHEDULERS, GenerationRequest
+from w2sd_video.request import DTYPES, OFFLOADS, SCHEDULERS, GenerationRequest
+from w2sd_video.tasks import METHODS
 from w2sd_video.video_io import FORMATS
 
 _ROOM = (
@@ -39,6 +41,7 @@ examples:
   w2sd-video                                   the bundled demo, on any machine: weak, strong, W2SD, zero-gap
   w2sd-video --prompt "a red ring moving up" --num-videos 4
   w2sd-video --mode fused --strength 2 --methods strong,w2sd,zero-gap
+{examples}
   w2sd-video --preset juggernaut-vs-sdxl --prompt "a corgi runs on the beach" --dry-run
   w2sd-video --strong ./finetune.safetensors --weak stabilityai/stable-diffusion-xl-base-1.0 --prompts prompts.txt
 
@@ -72,11 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
         f"{p.num_frames} frames of {p.width}x{p.height} at {p.fps} fps"
         for p in VIDEO_PRESETS.values()
     )
-    methods = "\n".join(f"  {name:10s} {method.about}" for name, method in METHODS.items())
     parser = Parser(
         prog="w2sd-video",
         description="Generate videos with Weak-to-Strong Diffusion (W2SD) beside weak and strong ones.",
-        epilog=EPILOG.format(presets=presets, methods=methods),
+        epilog=EPILOG.format(presets=presets, methods=method_lines(), examples=EXAMPLES.format(program="w2sd-video")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -144,7 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(MODES)}: Algorithm 1, Theorem 1 exactly, or as the published code does",
     )
     how.add_argument(
-        "--strength", type=float, metavar="S", help="how much of each reflection's move is made; 1 is the paper's"
+        "--strength",
+        type=float,
+        metavar="S",
+        help="how much of each reflection's move is made, and the weight of auto-guidance; 1 is the paper's",
     )
     how.add_argument(
         "--strong-guidance",
@@ -154,6 +159,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--weak-guidance", type=float, metavar="G", help="guidance of the weak side inside the reflection")
     how.add_argument("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (default: the checkpoint's own)")
+    add_refinements(parser.add_argument_group("settings of a reflection beyond the paper's algorithm"))
+    add_reward(parser, video=True)
     video = parser.add_argument_group("the videos (default: the preset's)")
     video.add_argument("--num-frames", type=int, metavar="F", help="frames per video")
     video.add_argument("--height", type=int, metavar="PX", help="height; a multiple of 8")
@@ -231,7 +238,7 @@ def request_of(arguments: argparse.Namespace, progress: Progress) -> GenerationR
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     for name in ("format", "quiet", "dry_run", "prompt"):
         given.pop(name, None)
-    given = gaps_given(given)
+    given = methods_given(gaps_given(given))
     given["prompts"] = without_repeats(prompts)
     if "methods" in given:
         given["methods"] = parse_methods(given["methods"])

@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from w2sd_video.journal import Journal
+from w2sd_video.method_settings import reflected_steps
 from w2sd_video.planning import plan
 from w2sd_video.progress import Progress
-from w2sd_video.request import METHODS, GenerationRequest, Plan
+from w2sd_video.request import GenerationRequest, Plan
+from w2sd_video.rewards import Reward, RewardFailedError, load_reward, reward_record
 from w2sd_video.runs import Made, Make, NotMadeError, Report, RunPlan, Summary, library_versions, perform
-from w2sd_video.tasks import Medium, Task
+from w2sd_video.tasks import METHODS, SELECTING, Medium, Task
 from w2sd_video.video_io import read_video, write_video
 
 if TYPE_CHECKING:
@@ -40,8 +42,11 @@ def generate(request: GenerationRequest | Plan, *, progress: Progress | None = N
     done, device_name = on_device(done)
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:
+        reward = None
+        if done.reward is not None and any(task.method == SELECTING for task in pending):
+            reward = load_reward(done.reward, device=done.device, allow_pickle=done.allow_pickle)
         pair = _load(done, pending, progress)
-        return lambda task, report: _make(task, done, pair, report)
+        return lambda task, report: _make(task, done, pair, report, reward)
 
     return perform(run_plan(done, command, device_name), load, progress=progress)
 
@@ -60,12 +65,14 @@ def run_plan(done: Plan, command: str, device_name: str) -> RunPlan:
             "seeds": [done.seed + index for index in range(done.num_videos)],
             "device": done.device,
             "dtype": done.dtype,
+            **reward_record(done.reward),
             "versions": library_versions(device_name),
         },
         groups=done.groups(),
         methods=METHODS,
         evaluations={method: done.evaluations(method) for method in done.methods},
         medium=video_medium(done.fps),
+        reflected_steps=reflected_steps(done.reflection, done.steps),
     )
 
 
@@ -146,15 +153,16 @@ def _encoded(pair: LoadedPair, done: Plan, prompt: str) -> PromptInputs:
     )
 
 
-def _make(task: Task, done: Plan, pair: LoadedPair, report: Report) -> Made:
+def _make(task: Task, done: Plan, pair: LoadedPair, report: Report, reward: Reward | None) -> Made:
     """One video and its cost."""
     from w2sd_video.adapters.finite import NonFiniteLatentError
     from w2sd_video.rendering import render
 
     inputs = _encoded(pair, done, task.prompt)
+    selection = done.reward.selection(reward, task.prompt) if done.reward is not None and reward is not None else None
     try:
-        rendered = render(pair, done, task.method, inputs, task.seed, report)
-    except NonFiniteLatentError as error:
+        rendered = render(pair, done, task.method, inputs, task.seed, report, selection=selection)
+    except (NonFiniteLatentError, RewardFailedError) as error:
         raise NotMadeError(str(error)) from error
     return Made(
         frames=rendered.frames,
@@ -163,4 +171,5 @@ def _make(task: Task, done: Plan, pair: LoadedPair, report: Report) -> Made:
         num_rows=rendered.num_rows,
         seconds=rendered.seconds,
         peak_memory_mb=rendered.peak_memory_mb,
+        choices=rendered.choices,
     )

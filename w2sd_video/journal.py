@@ -17,6 +17,7 @@ RESULTS_FILE = "results.jsonl"
 # What must be the same for the contents of one folder to belong together. Library versions are recorded and only warned
 # about.
 COMPARED = ("preset", "pair", "settings", "prompts", "seeds", "device", "dtype")
+OF_A_METHOD = ("reward",)  # compared where both runs have it: a method that needs it may be added later
 JOINED = ("methods", "command", "versions", "later_versions")  # what a run that is taken up again may bring anew
 
 Record = dict[str, Any]
@@ -84,7 +85,7 @@ class Journal:
         `notes`, a list of sentences, is shown at the head of the page, other facts among its settings. What the run
         was started with cannot be amended (ValueError).
         """
-        if fixed := sorted(facts.keys() & {*COMPARED, *JOINED}):
+        if fixed := sorted(facts.keys() & {*COMPARED, *OF_A_METHOD, *JOINED}):
             raise ValueError(f"{', '.join(fixed)} of a run is fixed when it starts; amend it with other names")
         self.run.update(json.loads(json.dumps(facts)))
         self._write_run()
@@ -148,6 +149,8 @@ def joined(
     another run.
     """
     differing = [line for name in COMPARED for line in differences(old.get(name), new.get(name), name)]
+    both = [name for name in OF_A_METHOD if name in old and name in new]
+    differing += [line for name in both for line in differences(old[name], new[name], name)]
     if missing := [method for method in old.get("methods", ()) if method not in new["methods"]]:
         differing.append(f"methods: without {', '.join(missing)}, which the folder has")
     if differing:
@@ -155,7 +158,8 @@ def joined(
             f"folder {folder} holds a run with other settings:\n  " + "\n  ".join(differing) + "\n"
             "Give --output another folder, or the same settings as before to finish that run."
         )
-    run = {**old, "methods": list(new["methods"]), "command": new.get("command", old.get("command"))}
+    brought = {name: new[name] for name in OF_A_METHOD if name in new}
+    run = {**old, **brought, "methods": list(new["methods"]), "command": new.get("command", old.get("command"))}
     changed = differences(old.get("versions"), new.get("versions"), "versions")
     if changed:
         warn(

@@ -47,12 +47,13 @@ def render_page(
     *,
     methods: Mapping[str, Method] = METHODS,
     noun: str = "video",
+    choices: str | None = None,
 ) -> str:
     """Returns the page as HTML text; `run` is run.json's content, `expected` how many the complete run has.
 
     `methods` explains the methods, `noun` says what they make; a record whose path ends in .png is shown as a picture.
     Other numbers in the records than a video's get a column of the costs each, the sentences of run["notes"] a line
-    each at the head.
+    each at the head. `choices` is the path of the picture of which side was taken as the strong one.
     """
     settings = run["settings"]
     done = [record for row in rows for record in row.records.values() if record["status"] == "done"]
@@ -72,6 +73,7 @@ def render_page(
             + "".join(f"<p class=note>{escape(_visible(note))}</p>" for note in run.get("notes", ()))
             + "</header>",
             _costs(look, done),
+            *([] if choices is None else [_choices(choices)]),
             *(_row(row, n and rows[n - 1], look) for n, row in enumerate(rows)),
             _settings(run, noun),
         ]
@@ -115,6 +117,15 @@ def _costs(look: _Look, done: Sequence[Mapping[str, Any]]) -> str:
         f"<section class=costs><div class=scroll><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
         f"<p class=note>{notes}</p></section>"
+    )
+
+
+def _choices(path: str) -> str:
+    url = _url(path)
+    about = "At each reflection a reward compares both sides' clean estimates; the better one is the strong side there."
+    return (
+        f'<section class=choices><h2>Which side was the strong one</h2><p class=note>{about}</p><a href="{url}">'
+        f'<img src="{url}" alt="the side taken as the strong one, by reflected step" loading=lazy></a></section>'
     )
 
 

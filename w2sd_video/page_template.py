@@ -38,6 +38,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
   max-width: 40rem }
 figcaption { padding: .4rem .7rem .5rem }
 video, img { display: block; width: 100%; height: auto } .pixelated { image-rendering: pixelated }
+.choices img { width: auto; max-width: 100%; border: 1px solid var(--line) }
 .missing { display: grid; place-items: center; aspect-ratio: 1; color: var(--faint) }
 @media (max-width: 40rem) { th, td { padding: .3rem .45rem } }
 summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem }

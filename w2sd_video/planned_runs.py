@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from w2sd_video.errors import UserError
+from w2sd_video.rewards import reward_record
 from w2sd_video.runs import library_versions
 
 
@@ -70,5 +71,6 @@ def run_record(plan: PicturePlan, command: str, device_name: str) -> dict[str, A
         "seeds": list(seeds),
         "device": plan.device,
         "dtype": plan.dtype,
+        **reward_record(getattr(plan, "reward", None)),
         "versions": library_versions(device_name),
     }

@@ -14,19 +14,28 @@ from w2sd_video.errors import UserError
 from w2sd_video.file_names import run_folder, video_stems
 from w2sd_video.lora_flags import plan_loras
 from w2sd_video.matching import matched
-from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig
+from w2sd_video.method_settings import (
+    GAPPED,
+    check_lag,
+    check_reflection,
+    check_sides_alone,
+    check_used,
+    plan_reflection,
+)
+from w2sd_video.pair import MODES, ModelPair, ModelSpec
 from w2sd_video.presets import PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.prompt_pairs import both_sides, check_gap
 from w2sd_video.request import (
     DEFAULT_METHODS,
     DTYPES,
-    METHODS,
     OFFLOADS,
     PIPELINE_GAPS,
     SCHEDULERS,
     GenerationRequest,
     Plan,
 )
+from w2sd_video.rewards import identity_of, plan_reward
+from w2sd_video.tasks import METHODS
 from w2sd_video.video_io import check_format
 
 if TYPE_CHECKING:
@@ -69,6 +78,8 @@ def plan(request: GenerationRequest) -> Plan:
     if mode not in MODES:
         unknown("mode", mode, MODES)
     prompts, raw = _prompts(request, preset)
+    methods = _methods(request.methods, preset)
+    check_used(request, methods)
     loras = plan_loras(request.loras, request.weak_loras, sources=preset.loras)
     done = Plan(
         preset=preset.name,
@@ -84,16 +95,18 @@ def plan(request: GenerationRequest) -> Plan:
         ),
         motion_adapter=adapter,
         config=request.config,
-        reflection=ReflectionConfig(
+        reflection=plan_reflection(
+            request,
+            preset.reflection,
             num_reflections=_reflections(match.reflections if match else request.reflections, steps, mode, preset),
             mode=mode,
-            strength=finite(request.strength, preset.reflection.strength, "strength"),
         ),
+        reward=None,
         prompts=prompts,
         raw_prompts=raw,
         lora_sources=loras.sources,
         stems=video_stems(prompts),
-        methods=_methods(request.methods, preset),
+        methods=methods,
         steps=steps,
         plain_steps=whole(match.plain_steps if match else None, steps, "steps", 1, MAX_STEPS),
         guidance=guidance,
@@ -115,8 +128,11 @@ def plan(request: GenerationRequest) -> Plan:
         output=Path(),
         video_format=request.video_format,
     )
-    if {"w2sd", "swapped"} & set(done.methods):
+    check_reflection(done.reflection, methods, steps)
+    check_lag(done.reflection, methods, strong=(guidance, strong_guidance), weak=(guidance, weak_guidance))
+    if set(GAPPED) & set(methods):
         check_gap(done.pair, done.raw_prompts)
+    check_sides_alone(methods, done.pair, {"strong": guidance, "weak": guidance}, raw)
     if done.loras_of("weak") and done.offload != "none":
         raise UserError(
             f"a LoRA on the weak side's own network does not go with --offload {done.offload}; use none, or "
@@ -125,7 +141,11 @@ def plan(request: GenerationRequest) -> Plan:
     _check_seeds(done)
     _check_checkpoints(done)
     check_format(done.video_format, done.height, done.width, done.fps)
-    identity = [done.settings(), done.pair_record(), done.prompts, done.dtype, done.device]
+    size = (done.height, done.width)
+    done = replace(
+        done, reward=plan_reward(request, methods, preset=preset.name, prompts=prompts, size=size, video=True)
+    )
+    identity = [done.settings(), done.pair_record(), done.prompts, done.dtype, done.device, *identity_of(done.reward)]
     return replace(done, output=run_folder(request.output, done.pair.name, identity))
 
 

@@ -17,8 +17,11 @@ from torch import Tensor
 from w2sd_video.adapters import reflected
 from w2sd_video.adapters.finite import NonFiniteLatentError
 from w2sd_video.adapters.loaded_pair import LoadedPair, PromptInputs
-from w2sd_video.pair import ModelSpec
+from w2sd_video.choices import as_text
+from w2sd_video.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
+from w2sd_video.pair import ModelSpec, Selection
 from w2sd_video.request import Plan
+from w2sd_video.tasks import SELECTING
 
 Report = Callable[[int, int], None]
 """Called after each evaluation with how many are behind and how many there are in all."""
@@ -26,7 +29,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rendered:
-    """A video's frames `[F, H, W, 3]` uint8 RGB and what they cost."""
+    """A video's frames `[F, H, W, 3]` uint8 RGB, what they cost, and the choices made (`choices.as_text`)."""
 
     frames: NDArray[np.uint8]
     num_evaluations: int
@@ -34,55 +37,53 @@ class Rendered:
     num_rows: int
     seconds: float
     peak_memory_mb: float
+    choices: str | None = None
 
 
-def render(pair: LoadedPair, plan: Plan, method: str, inputs: PromptInputs, seed: int, report: Report) -> Rendered:
+def render(
+    pair: LoadedPair,
+    plan: Plan,
+    method: str,
+    inputs: PromptInputs,
+    seed: int,
+    report: Report,
+    *,
+    selection: Selection | None = None,
+) -> Rendered:
     """Returns one video of the pair.
 
     `weak` and `strong` sample one network alone with the plan's sampling guidance; `w2sd` reflects the strong side
     with the weak one; `zero-gap` reflects the strong side with itself; `swapped` samples the weak network and
-    exchanges the two sides inside the reflection, each with its own guidance there. The initial noise comes from a CPU
-    generator seeded `seed`, so it is the same for all methods.
+    exchanges the two sides inside the reflection, each with its own guidance there. The re-sampling methods ask the
+    sides as `w2sd` does; `w2sd-auto`, which needs the `selection`, and `autoguided` ask both as they sample alone. The
+    initial noise, and all that follows, comes from a CPU generator seeded `seed`, so it is the same for all methods.
 
     Raises NonFiniteLatentError, naming the step and the likely cause, if a latent or the decoded frames are not finite.
     """
-    settings = {
-        "num_reflections": plan.num_reflections,
-        "mode": plan.reflection.mode,
-        "strength": plan.reflection.strength,
-    }
     strong, weak = (ModelSpec(guidance=scale) for scale in (plan.strong_guidance, plan.weak_guidance))
+    alone = ModelSpec(guidance=plan.guidance)
     own, other = inputs.strong, inputs.weak or inputs.strong
-    if method == "strong":
-        return _run(pair.pipe, own, plan, seed, report, num_reflections=0)
-    if method == "w2sd":
-        return _run(
-            pair.pipe,
-            own,
-            plan,
-            seed,
-            report,
-            weak=(pair.weak, weak),
-            weak_inputs=inputs.weak,
-            reflector=strong,
-            **settings,
-        )
+    settings: dict[str, Any] = {"method": hosted_name(method)}
+    settings["config"] = config_of(method, plan.reflection, weak if method == "swapped" else strong)
+    if method in ("strong", "resample"):
+        return _run(pair.pipe, own, plan, method, seed, report, **settings)
     if method == "zero-gap":
-        return _run(pair.pipe, own, plan, seed, report, weak="zero-gap", reflector=strong, **settings)
+        return _run(pair.pipe, own, plan, method, seed, report, weak="zero-gap", **settings)
     if method == "weak":
         with _sampling(pair.pipe, pair.weak_unet):
-            return _run(pair.pipe, other, plan, seed, report, num_reflections=0)
-    assert method == "swapped", method
-    told = own if inputs.weak is not None else None
+            return _run(pair.pipe, other, plan, method, seed, report, **settings)
+    if method != "swapped":
+        side = (pair.weak, alone if method in AS_THEY_SAMPLE else weak)
+        settings |= {"weak": side, "weak_inputs": inputs.weak}
+        if method == SELECTING:
+            settings["selection"] = selection
+        return _run(pair.pipe, own, plan, method, seed, report, **settings)
+    settings["weak_inputs"] = own if inputs.weak is not None else None
     if pair.weak is not pair.weak_unet:  # two text encoders: each side is a pipeline
-        return _run(
-            pair.weak, other, plan, seed, report, weak=(pair.pipe, strong), weak_inputs=told, reflector=weak, **settings
-        )
+        return _run(pair.weak, other, plan, method, seed, report, weak=(pair.pipe, strong), **settings)
     network = pair.pipe.unet
     with _sampling(pair.pipe, pair.weak_unet):
-        return _run(
-            pair.pipe, other, plan, seed, report, weak=(network, strong), weak_inputs=told, reflector=weak, **settings
-        )
+        return _run(pair.pipe, other, plan, method, seed, report, weak=(network, strong), **settings)
 
 
 def compile_networks(pair: LoadedPair) -> None:
@@ -100,12 +101,14 @@ def compile_networks(pair: LoadedPair) -> None:
                 module.compile()
 
 
-def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Report, **reflection: Any) -> Rendered:
+def _run(
+    pipe: Any, inputs: dict[str, Tensor], plan: Plan, way: str, seed: int, report: Report, **reflection: Any
+) -> Rendered:
     pipe.set_progress_bar_config(disable=True)
     cuda = plan.device.startswith("cuda")
     if cuda:
         torch.cuda.reset_peak_memory_stats(plan.device)
-    steps = plan.steps if reflection["num_reflections"] else plan.plain_steps
+    steps = plan.steps_of(way)
     begin = time.perf_counter()
     with reflected(pipe, progress=report, **reflection) as run:
         output = pipe(
@@ -131,6 +134,7 @@ def _run(pipe: Any, inputs: dict[str, Tensor], plan: Plan, seed: int, report: Re
         num_rows=run.num_rows,
         seconds=seconds,
         peak_memory_mb=peak_memory() if not cuda else torch.cuda.max_memory_allocated(plan.device) / 2**20,
+        choices=as_text(run.choices) if way == SELECTING else None,
     )
 
 

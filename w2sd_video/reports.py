@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
+from w2sd_video.method_settings import REFINEMENTS
 from w2sd_video.planning import specification_of
 from w2sd_video.request import Plan
+from w2sd_video.rewards import reward_record
 
 if TYPE_CHECKING:
     from w2sd_video.adapters.estimate import MemoryEstimate
@@ -25,9 +28,10 @@ def describe_plan(done: Plan) -> dict[str, Any]:
         "preset": done.preset,
         "pair": done.pair_record(),
         "settings": done.settings(),
+        **reward_record(done.reward),
         "device": done.device,
         "dtype": done.dtype,
-        "methods": {m: {"evaluations": done.evaluations(m), "rows": done.rows(m)} for m in done.methods},
+        "methods": method_costs(done),
         "videos": len(tasks),
         "prompts": len(done.prompts),
         "evaluations": sum(done.evaluations(task.method) for task in tasks),
@@ -72,10 +76,9 @@ def plan_text(report: dict[str, Any], most_files: int = 20) -> str:
         *plain_steps_line(settings),
         f"guidance: {settings['guidance']:g} sampling; inside the reflection {settings['strong_guidance']:g} strong, "
         f"{settings['weak_guidance']:g} weak",
+        *refinement_lines(report),
         "",
-        f"{'method':10s} {'evaluations':>12s} {'network rows':>13s}   per video",
-        *(f"{name:10s} {cost['evaluations']:12d} {cost['rows']:13d}" for name, cost in report["methods"].items()),
-        f"{'in all':10s} {report['evaluations']:12d} {report['rows']:13d}",
+        *cost_lines(report, "video"),
         "",
         f"memory, estimated: {memory['peak']} MB at the peak (weights {memory['weights']}, "
         f"sampling {memory['sampling']}, decoding {memory['decoding']})",
@@ -91,6 +94,55 @@ def plain_steps_line(settings: dict[str, Any]) -> list[str]:
     """Returns what a plan's text says of steps that methods without reflections make more of; nothing where none."""
     plain = settings.get("plain_steps")
     return [] if plain is None else [f"matched cost: {plain} steps without reflections"]
+
+
+class CostedPlan(Protocol):
+    """A plan that knows what its methods cost."""
+
+    @property
+    def methods(self) -> tuple[str, ...]: ...
+    def evaluations(self, method: str) -> int: ...
+    def rows(self, method: str) -> int: ...
+    def at_most(self, method: str) -> bool: ...
+
+
+def method_costs(plan: CostedPlan) -> dict[str, dict[str, Any]]:
+    """Returns what one video or picture costs by each method as JSON data; "at_most" where it may be less."""
+    return {
+        method: {
+            "evaluations": plan.evaluations(method),
+            "rows": plan.rows(method),
+            **({"at_most": True} if plan.at_most(method) else {}),
+        }
+        for method in plan.methods
+    }
+
+
+def cost_lines(report: Mapping[str, Any], noun: str) -> list[str]:
+    """Returns a plan's table of costs."""
+    costs = report["methods"]
+    rows = [
+        ("method", "evaluations", "network rows", f"per {noun}"),
+        *((m, c["evaluations"], c["rows"], "at most" if "at_most" in c else "") for m, c in costs.items()),
+        ("in all", report["evaluations"], report["rows"], ""),
+    ]
+    width = max(len(row[0]) for row in rows)
+    return [f"{name:{width}s} {count!s:>12s} {share!s:>13s}   {said}".rstrip() for name, count, share, said in rows]
+
+
+def refinement_lines(report: Mapping[str, Any]) -> list[str]:
+    """Returns what a plan's text says of settings beyond the paper's, and of a reward; nothing where there are none."""
+    changed = {name: report["settings"][name] for name in REFINEMENTS if name in report["settings"]}
+    words = [
+        f"{name.replace('_', '-')} {value if name != 'window' else '{}:{}'.format(*value)}"
+        for name, value in changed.items()
+    ]
+    lines = [", ".join(words).replace("lag True", "lag")] if words else []
+    if "reward" in report:
+        reward = report["reward"]
+        frames = f", at most {reward['frames']} frames" if "frames" in reward else ""
+        lines.append(f"reward: {reward['name']}, threshold {reward['threshold']:g}{frames}")
+    return lines
 
 
 def describe_summary(summary: Summary) -> dict[str, Any]:
@@ -114,11 +166,13 @@ def summary_text(summary: Summary, *, quiet: bool = False) -> str:
     if quiet:
         return str(page)
     made, noun, lines = summary.made, summary.plan.medium.noun, []
-    for method in dict.fromkeys(record["method"] for record in made):
+    done = dict.fromkeys(record["method"] for record in made)
+    width = max((len(summary.plan.methods[method].title) for method in done), default=0)
+    for method in done:
         records = [record for record in made if record["method"] == method]
         seconds = sum(record["seconds"] for record in records) / len(records)
         title = summary.plan.methods[method].title
-        lines.append(f"  {title:10s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per {noun}")
+        lines.append(f"  {title:{width}s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per {noun}")
     kept = f", {summary.kept} were there already" if summary.kept else ""
     failed = f", {len(summary.failed)} FAILED (results.jsonl says why)" if summary.failed else ""
     head = f"{len(made)} {noun}{'s' * (len(made) != 1)} made in {summary.seconds:.1f} s{kept}{failed}"

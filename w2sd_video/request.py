@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.lora_flags import LoraFlag
+from w2sd_video.method_settings import SideRows, hosted_method, num_rows, reflection_record, rows_at_most
 from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
-from w2sd_video.tasks import METHODS, Groups, Task, task_groups
+from w2sd_video.rewards import RewardSettings
+from w2sd_video.tasks import ALONE, Groups, Task, task_groups
 from w2sd_video.video_io import suffix_of
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -37,7 +39,8 @@ class GenerationRequest:
     seeded `seed + index`, for every method. `output` None: a folder under `outputs` named after pair and settings.
     `methods` None: weak, strong and w2sd; for the demo zero-gap as well. `controlnet` with its `control_image` (a
     video, a folder of pictures or one picture), and `ip_adapter` with its `ip_adapter_image`, act on the strong side at
-    their scale and on the weak one at 0 unless told otherwise.
+    their scale and on the weak one at 0 unless told otherwise. `every` to `lag` are as in `ReflectionConfig`; `reward`
+    and what belongs to it are of the method w2sd-auto (`rewards`).
     """
 
     prompts: tuple[str, ...] = ()
@@ -49,6 +52,16 @@ class GenerationRequest:
     methods: tuple[str, ...] | None = None
     mode: str | None = None
     strength: float | None = None
+    every: int | None = None
+    window: tuple[float, float] | None = None
+    fixed_point: int | None = None
+    noise: float | None = None
+    cap: float | None = None
+    lag: bool = False
+    reward: str | None = None
+    reward_weights: tuple[str, ...] = ()
+    reward_threshold: float | None = None
+    reward_frames: int | None = None
     steps: int | None = None
     reflections: int | None = None
     match_evaluations: int | None = None
@@ -93,7 +106,8 @@ class Plan:
 
     `guidance` is that of sampling; the guidances inside the reflection are `pair.strong.guidance` and
     `pair.weak.guidance`. `plain_steps` are the steps of methods without reflections.
-    `raw_prompts` has the weak side's prompt for those that differ, `lora_sources` the place of every LoRA in `pair`.
+    `raw_prompts` has the weak side's prompt for those that differ, `lora_sources` the place of every LoRA in `pair`,
+    `reward` is None without w2sd-auto.
     """
 
     preset: str
@@ -101,6 +115,7 @@ class Plan:
     motion_adapter: str | None
     config: str | None
     reflection: ReflectionConfig
+    reward: RewardSettings | None
     prompts: tuple[str, ...]
     raw_prompts: Mapping[str, str]
     lora_sources: Mapping[str, str]
@@ -162,26 +177,30 @@ class Plan:
 
     def steps_of(self, method: str) -> int:
         """Returns the sampling steps of one video."""
-        return self.steps if METHODS[method].reflects else self.plain_steps
+        return self.plain_steps if method in ALONE else self.steps
 
     def evaluations(self, method: str) -> int:
-        """Returns the evaluations of one video: T, or T + 2 lambda with reflections."""
-        return self.steps_of(method) + 2 * self.num_reflections * METHODS[method].reflects
+        """Returns the evaluations of one video: T, T + 2 lambda of W2SD, and so on (`adapters.method`)."""
+        return hosted_method(method, self.reflection).evaluations(self.steps_of(method))
 
     def rows(self, method: str) -> int:
         """Returns the batch rows of one video: two for a guided evaluation, one for an evaluation at scale 0 or 1."""
-        inside = {
-            "w2sd": (self.strong_guidance, self.weak_guidance),
-            "zero-gap": (self.strong_guidance, self.strong_guidance),
-            "swapped": (self.weak_guidance, self.strong_guidance),
-        }.get(method, ())
-        return self.steps_of(method) * _rows(self.guidance) + self.num_reflections * sum(map(_rows, inside))
+        return num_rows(method, self.reflection, self.steps_of(method), self._side_rows())
+
+    def at_most(self, method: str) -> bool:
+        """Whether a video may cost less."""
+        return rows_at_most(method, self.reflection, self._side_rows())
+
+    def _side_rows(self) -> SideRows:
+        own = _rows(self.guidance)
+        return SideRows(own, own, _rows(self.strong_guidance), _rows(self.weak_guidance))
 
     def settings(self) -> dict[str, Any]:
         """Returns what determines the videos, beside the pair, the prompts and the machine, as JSON data."""
         return {
             "mode": self.reflection.mode,
             "strength": self.reflection.strength,
+            **reflection_record(self.reflection),
             "steps": self.steps,
             **({} if self.plain_steps == self.steps else {"plain_steps": self.plain_steps}),
             "reflections": self.num_reflections,

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2sd_video import __version__
+from w2sd_video.choices import CHOICES, write_choices
 from w2sd_video.comparison import Panel, of_one_size, panel_note, side_by_side
 from w2sd_video.errors import UserError
 from w2sd_video.journal import COMPARED, Journal, Record
 from w2sd_video.page import Row, render_page
 from w2sd_video.progress import Progress
-from w2sd_video.tasks import Groups, Medium, Method, Task
+from w2sd_video.tasks import SELECTING, Groups, Medium, Method, Task
 from w2sd_video.video_io import write_bytes
 
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
@@ -42,6 +43,7 @@ class Made:
     """What a maker returns: frames `[F, H, W, 3]` uint8 RGB (one frame is a picture) and what they cost.
 
     `counts` holds more numbers of the same kind by name ("num_decodes"): they go into results.jsonl and the page.
+    `choices` is a letter per selection of a method that selects (`choices.as_text`).
     """
 
     frames: NDArray[np.uint8]
@@ -51,6 +53,7 @@ class Made:
     seconds: float
     peak_memory_mb: float
     counts: Mapping[str, float] = field(default_factory=dict)
+    choices: str | None = None
 
 
 Make = Callable[[Task, Report], Made]
@@ -66,7 +69,7 @@ class RunPlan:
     `record` is run.json's content as JSON data, everything needed to repeat the run: "command", "preset", "pair" (with
     its "name"), "settings" (with "height", "width", "steps"), "methods", "prompts", "seeds", "device", "dtype" and
     "versions". `methods` explains each name in record["methods"], `evaluations` says what one thing costs by it (for
-    the progress bar: an estimate will do).
+    the progress bar: an estimate will do). `reflected_steps`, counted from 0, are those that a choice is made for.
     """
 
     output: Path
@@ -75,6 +78,7 @@ class RunPlan:
     methods: Mapping[str, Method]
     evaluations: Mapping[str, int]
     medium: Medium
+    reflected_steps: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if missing := [name for name in (*COMPARED, "command", "methods", "versions") if name not in self.record]:
@@ -143,6 +147,7 @@ def perform(plan: RunPlan, load: Load, *, progress: Progress | None = None) -> S
                         progress.finished(record)
                 write_comparison(plan, journal, group)
                 write_page(plan, journal, plan.groups, every=PAGE_EVERY)
+            _write_choices(plan, journal)
             write_page(plan, journal, plan.groups)
     finally:
         progress.close()
@@ -190,6 +195,7 @@ def write_made(task: Task, plan: RunPlan, made: Made | NotMadeError) -> Record:
         "num_forwards": made.num_forwards,
         "num_rows": made.num_rows,
         **made.counts,
+        **({} if made.choices is None else {"choices": made.choices}),
         "seconds": round(made.seconds, 3),
         "peak_memory_mb": round(made.peak_memory_mb, 1),
         "status": "done",
@@ -207,6 +213,7 @@ def file_settings(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
         "index": task.index,
         "seed": task.seed,
         **{name: value for name, value in record["settings"].items() if name not in _OF_THE_RUN},
+        **({"reward": record["reward"]} if task.method == SELECTING and "reward" in record else {}),
         "pair": record["pair"],
         "device": record["device"],
         "dtype": record["dtype"],
@@ -248,6 +255,16 @@ def write_comparison(plan: RunPlan, journal: Journal, group: Sequence[Task]) -> 
     plan.medium.write(path, side_by_side(of_one_size(panels), noun=plan.medium.noun), settings)
 
 
+def _write_choices(plan: RunPlan, journal: Journal) -> None:
+    rows = {
+        f"{task.prompt}, {task.index}": journal.records[task.key]["choices"]
+        for task in plan.tasks()
+        if journal.finished(task.key) and "choices" in journal.records[task.key]
+    }
+    if rows:
+        write_choices(plan.output / CHOICES, rows, plan.reflected_steps, noun=plan.medium.noun)
+
+
 def _read_back(plan: RunPlan, path: Path) -> NDArray[np.uint8]:
     try:
         return plan.medium.read(path)
@@ -267,7 +284,8 @@ def write_page(plan: RunPlan, journal: Journal, groups: Groups, every: float = 0
         there = (plan.output / comparison).exists()
         rows.append(Row(group[0].prompt, group[0].index, records, comparison if there else None))
     expected = sum(map(len, groups))
-    text = render_page(journal.run, rows, expected, methods=plan.methods, noun=plan.medium.noun)
+    drawn = CHOICES if (plan.output / CHOICES).exists() else None
+    text = render_page(journal.run, rows, expected, methods=plan.methods, noun=plan.medium.noun, choices=drawn)
     write_bytes(page, text.encode("utf-8"))
 
 

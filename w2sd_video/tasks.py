@@ -30,7 +30,22 @@ METHODS: dict[str, Method] = {
     "swapped": Method(
         "swapped", "control: roles exchanged, the weak model sampled and reflected with the strong one", True
     ),
+    "w2sd-auto": Method(
+        "W2SD auto", "Algorithm 2: a reward says at each reflection which side is the strong one", True
+    ),
+    "resample": Method(
+        "Re-Sampling", "Algorithm 3: a step of the strong model, taken back with new noise; no weak model", True
+    ),
+    "resample-aligned": Method(
+        "aligned", "Algorithm 4: likewise, with noise that points the way W2SD would move (the gap)", True
+    ),
+    "resample-opposed": Method("opposed", "control (Table 15): likewise, with noise that points against the gap", True),
+    "autoguided": Method("auto-guidance", "App. E.5: strong + strength * (strong - weak) in every step", False),
 }
+W2SD_METHODS = {name: METHODS[name] for name in ("weak", "strong", "w2sd", "zero-gap", "swapped")}
+"""Those of Algorithm 1: what it is made of, and its controls."""
+ALONE = ("weak", "strong")  # methods of one model, which make all the steps of a matched cost
+SELECTING = "w2sd-auto"  # the method that asks for a reward
 
 
 @dataclass(frozen=True)

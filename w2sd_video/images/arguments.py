@@ -11,7 +11,8 @@ from w2sd_video import __version__
 from w2sd_video.command_flags import add_machine, add_output, add_prompts
 from w2sd_video.command_line import Parser
 from w2sd_video.gap_flags import add_gaps, add_pipeline_gaps
-from w2sd_video.images.request import MEMORY_PLANS
+from w2sd_video.images.request import DEFAULT_METHODS, MEMORY_PLANS
+from w2sd_video.method_flags import EXAMPLES, add_refinements, add_reward, method_lines
 from w2sd_video.pair import MODES
 from w2sd_video.presets import PICTURE_PRESETS
 from w2sd_video.presets.listing import ListPresets
@@ -24,6 +25,7 @@ EPILOG = """\
 examples:
   generate_image.py                                the bundled demo, on any machine: guidance 1 over 0
   generate_image.py --prompt "a red ring" --num-pictures 4 --mode fused
+{examples}
   generate_image.py --preset guidance-sdxl --prompt "a lighthouse at dusk" --weak-guidance -2 --dry-run
   generate_image.py --preset finetune-sdxl --prompts prompts.txt --memory weak-offload
   generate_image.py --preset prompt-sdxl --prompt-pairs refined-and-raw.tsv
@@ -52,11 +54,10 @@ arguments, files or folder, or a disk that is full or read-only (what was finish
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command."""
     presets = "\n".join(f"  {preset.name:18s}{preset.description}" for preset in PICTURE_PRESETS.values())
-    methods = "\n".join(f"  {name:10s}{method.about}" for name, method in METHODS.items())
     parser = Parser(
         prog=PROGRAM,
         description="Make pictures with Weak-to-Strong Diffusion (W2SD) beside weak and strong ones.",
-        epilog=EPILOG.format(presets=presets, methods=methods),
+        epilog=EPILOG.format(presets=presets, methods=method_lines(), examples=EXAMPLES.format(program=PROGRAM)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -70,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--methods",
         metavar="LIST",
-        help=f"comma-separated, of {', '.join(METHODS)} (default: all that can be made but swapped)",
+        help=f"comma-separated, of {', '.join(METHODS)} (default: of {', '.join(DEFAULT_METHODS)} what can be made)",
     )
     what.add_argument("--num-pictures", type=int, metavar="N", help="per prompt, each from other noise (default: 1)")
     what.add_argument("--seed", type=int, metavar="N", help="picture i starts from the noise of seed N + i (default 0)")
@@ -78,6 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_gaps(parser.add_argument_group("gaps, beside another checkpoint and guidance"))
     add_pipeline_gaps(parser.add_argument_group("gaps of the pipeline"))
     _add_sampling(parser.add_argument_group("sampling and reflection (default: the preset's)"))
+    add_refinements(parser.add_argument_group("settings of a reflection beyond the paper's algorithm"))
+    add_reward(parser)
     machine = add_machine(parser)
     machine.add_argument("--memory", metavar="PLAN", help=f"{', '.join(MEMORY_PLANS)} (default: resident)")
     add_output(parser, "FOLDER", "where to write (default: a folder under outputs/ named after the settings)")
@@ -121,7 +124,10 @@ def _add_sampling(how: argparse._ArgumentGroup) -> None:
     )
     how.add_argument("--mode", metavar="MODE", help=f"{', '.join(MODES)}: Algorithm 1, Theorem 1, the published code")
     how.add_argument(
-        "--strength", type=float, metavar="S", help="how much of each reflection's move is made (default: 1)"
+        "--strength",
+        type=float,
+        metavar="S",
+        help="how much of each reflection's move is made, and the weight of auto-guidance (default: 1)",
     )
     for side in ("strong", "weak"):
         how.add_argument(

@@ -9,6 +9,7 @@ from w2sd_video.adapters.pipeline_files import PipelineFiles
 from w2sd_video.checked_values import MAX_SEED
 from w2sd_video.errors import UserError
 from w2sd_video.images.request import ImagePlan, ImageRequest
+from w2sd_video.method_settings import GAPPED, check_lag, check_reflection, check_sides_alone
 from w2sd_video.pair import gap
 from w2sd_video.presets import get_preset
 from w2sd_video.prompt_pairs import check_gap
@@ -18,11 +19,16 @@ SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's conf
 
 def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles, theirs: PipelineFiles | None) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
-    if {"w2sd", "swapped"} & set(done.methods):
+    check_reflection(done.reflection, done.methods, done.steps)
+    if set(GAPPED) & set(done.methods):
         in_prompts = "--prompt-pairs FILE" in get_preset(done.preset).needs
         if in_prompts and not done.raw_prompts and not gap(done.pair.strong, done.pair.weak):
             raise UserError(f"{done.preset} has its gap in the prompts; give --prompt-pairs FILE or --weak-prompt TEXT")
         check_gap(done.pair, done.raw_prompts)
+    alone = {role: done.sampling_guidance(role) for role in ("strong", "weak")}
+    check_sides_alone(done.methods, done.pair, alone, done.raw_prompts)
+    scales = (alone["strong"], done.strong_guidance), (alone["weak"], done.weak_guidance)
+    check_lag(done.reflection, done.methods, strong=scales[0], weak=scales[1])
     if not done.embedded:
         _check_sampling(done)
     elif done.pair.weak.negative_prompt is not None:

@@ -25,6 +25,8 @@ from w2sd_video.images.making import LoadedImages, Texts
 from w2sd_video.images.request import ImagePlan
 from w2sd_video.images.videos import check_family
 from w2sd_video.pair import ModelSpec
+from w2sd_video.rewards import load_reward
+from w2sd_video.tasks import SELECTING
 
 Note = Callable[[str], None]
 
@@ -39,12 +41,15 @@ def load_images(
     """
     _check_fetched(plan)
     methods, prompts = set(methods), list(dict.fromkeys(prompts))
+    reward = None
+    if SELECTING in methods and plan.reward is not None:
+        reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
     one = plan.pair.weak.checkpoint is None
     strong = None if methods == {"weak"} and not one else _pipeline(plan, "strong", plan.pair.strong, note, quiet)
     weak = None
-    if not one and methods & {"weak", "w2sd", "swapped"}:
+    if not one and methods - {"strong", "zero-gap", "resample"}:
         weak = _pipeline(plan, "weak", plan.pair.weak, note, quiet)
-    loaded = LoadedImages(plan, strong, weak, extra=_told(plan, strong or weak))
+    loaded = LoadedImages(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
     first = plan.memory == "sequential"  # then the text encoders, too, never are on the device as a whole
     if first:
         place_pipelines(strong, weak, plan.device, plan.memory)

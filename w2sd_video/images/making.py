@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,14 @@ from torch import Tensor
 from w2sd_video.adapters import reflected
 from w2sd_video.adapters.finite import NonFiniteLatentError
 from w2sd_video.adapters.settings import call_signature, networks_of
+from w2sd_video.choices import as_text
 from w2sd_video.images.request import ImagePlan
 from w2sd_video.measured_calls import frames_of, measured
+from w2sd_video.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
 from w2sd_video.pair import ModelSpec
+from w2sd_video.rewards import Reward, RewardFailedError
 from w2sd_video.runs import Made, NotMadeError, Report
-from w2sd_video.tasks import Task
+from w2sd_video.tasks import ALONE, SELECTING, Task
 
 Texts = dict[str, dict[str, Tensor]]
 """The call arguments that stand for each prompt."""
@@ -28,7 +31,7 @@ class LoadedImages:
     """The pipelines, placed: `weak` is None where the strong side's network serves both (or no method needs it).
 
     `texts` holds the encoded prompts by side, None for a pipeline that encodes them in each call. `extra` are call
-    arguments of both sides, such as the control image.
+    arguments of both sides, such as the control image; `reward` is there where w2sd-auto is to be made.
     """
 
     plan: ImagePlan
@@ -36,47 +39,56 @@ class LoadedImages:
     weak: Any = None
     texts: dict[str, Texts | None] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    reward: Reward | None = None
 
     def make(self, task: Task, report: Report) -> Made:
         """Returns one picture by one method.
 
         `weak` and `strong` sample one side by itself; `w2sd` reflects the strong side with the weak one; `zero-gap`
-        with itself; `swapped` exchanges the two. The initial noise comes from a CPU generator seeded `task.seed`.
+        with itself; `swapped` exchanges the two. The re-sampling methods ask the sides as `w2sd` does; `w2sd-auto` and
+        `autoguided` ask both as they sample by themselves. The initial noise, and all that follows, comes from a CPU
+        generator seeded `task.seed`.
 
         Raises:
-            NotMadeError: a latent or the picture is not finite.
+            NotMadeError: a latent or the picture is not finite, or the reward failed.
         """
         plan = self.plan
         own = "weak" if task.method in ("weak", "swapped") else "strong"
         pipe = self._pipe(own)
-        settings: dict[str, Any] = {"progress": report}
-        reflection: dict[str, Any] = {
-            "num_reflections": plan.num_reflections,
-            "mode": plan.reflection.mode,
-            "strength": plan.reflection.strength,
-            "reflector": ModelSpec(guidance=self._side(own).guidance),
-        }
-        if task.method in ("weak", "strong"):
-            hosted: Any = reflected(pipe, num_reflections=0, **settings)
-        elif task.method == "zero-gap":
-            hosted = reflected(pipe, "zero-gap", **reflection, **settings)
-        else:
-            other = "weak" if own == "strong" else "strong"
-            weak, inputs = self._other(other, task.prompt)
-            hosted = reflected(pipe, weak, weak_inputs=inputs or None, **reflection, **settings)
+        hosted = reflected(pipe, **self._settings(task, own), progress=report)
         steps = plan.steps_of(task.method)
         try:
             with self._standing(own):
-                made, _ = measured(
+                made, run = measured(
                     hosted,
                     lambda: self._call(pipe, own, task, steps),
                     device=plan.device,
                     dtype=plan.dtype,
                     steps=steps,
                 )
-        except NonFiniteLatentError as error:
+        except (NonFiniteLatentError, RewardFailedError) as error:
             raise NotMadeError(str(error)) from error
-        return made
+        return replace(made, choices=as_text(run.choices)) if task.method == SELECTING else made
+
+    def _settings(self, task: Task, own: str) -> dict[str, Any]:
+        """What `reflected` is told of a method that samples the side `own`."""
+        plan, method = self.plan, task.method
+        reflector = ModelSpec(guidance=self._side(own).guidance)
+        settings: dict[str, Any] = {
+            "method": hosted_name(method),
+            "config": config_of(method, plan.reflection, reflector),
+        }
+        if method == "zero-gap":
+            settings["weak"] = "zero-gap"
+        elif method not in (*ALONE, "resample"):
+            other = "weak" if own == "strong" else "strong"
+            alone = plan.sampling_guidance(other) if method in AS_THEY_SAMPLE else None
+            weak, inputs = self._other(other, task.prompt, alone)
+            settings |= {"weak": weak, "weak_inputs": inputs or None}
+        if method == SELECTING:
+            assert plan.reward is not None and self.reward is not None
+            settings["selection"] = plan.reward.selection(self.reward, task.prompt)
+        return settings
 
     def negative(self, role: str) -> str | None:
         """The negative prompt of a side, None for the pipeline's own empty one."""
@@ -92,8 +104,10 @@ class LoadedImages:
     def _prompt(self, role: str, prompt: str) -> str:
         return self.plan.raw_prompts.get(prompt, prompt) if role == "weak" else prompt
 
-    def _other(self, role: str, prompt: str) -> tuple[Any, dict[str, Any]]:
-        """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs."""
+    def _other(self, role: str, prompt: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
+        """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs; with
+        this guidance, None for what it has inside the reflection.
+        """
         side, plan = self._side(role), self.plan
         pipe = self._pipe(role)
         apart = self.weak is not None
@@ -101,7 +115,7 @@ class LoadedImages:
         plain = loras_alike and not (apart or plan.raw_prompts)
         told_alike = plain and self.negative("weak") == self.negative("strong")
         spec = ModelSpec(
-            guidance=side.guidance,
+            guidance=side.guidance if guidance is None else guidance,
             loras=self.plan.loras_of(role),
             control=side.control,
             ip_adapter=side.ip_adapter,

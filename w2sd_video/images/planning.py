@@ -17,11 +17,13 @@ from w2sd_video.images.checking import check_image_plan
 from w2sd_video.images.request import DEFAULT_METHODS, MEMORY_PLANS, ImagePlan, ImageRequest
 from w2sd_video.lora_flags import LoraPlan, plan_loras
 from w2sd_video.matching import matched
-from w2sd_video.pair import MODES, ModelPair, ModelSpec, ReflectionConfig
+from w2sd_video.method_settings import check_used, plan_reflection
+from w2sd_video.pair import MODES, ModelPair, ModelSpec
 from w2sd_video.picture_sizes import checked_sizes
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, Preset, get_preset
 from w2sd_video.prompt_pairs import both_sides
 from w2sd_video.request import DTYPES, SCHEDULERS
+from w2sd_video.rewards import identity_of, plan_reward
 from w2sd_video.tasks import METHODS
 
 MAX_STEPS = 1000
@@ -68,11 +70,13 @@ def plan_images(request: ImageRequest) -> ImagePlan:
         ),
         config=request.config,
         weak_config=request.weak_config,
-        reflection=ReflectionConfig(
+        reflection=plan_reflection(
+            request,
+            preset.reflection,
             num_reflections=_reflections(match.reflections if match else request.reflections, steps, mode, preset),
             mode=mode,
-            strength=finite(request.strength, preset.reflection.strength, "strength"),
         ),
+        reward=None,
         prompts=prompts,
         raw_prompts=raw,
         stems=video_stems(prompts),
@@ -107,8 +111,13 @@ def plan_images(request: ImageRequest) -> ImagePlan:
         output=Path(),
     )
     done = replace(done, methods=_methods(request, done))
+    check_used(request, done.methods)
     check_image_plan(request, done, files, other)
-    identity = [done.settings(), done.pair_record(), done.prompts, done.dtype, done.device]
+    reward = plan_reward(
+        request, done.methods, preset=preset.name, prompts=prompts, size=(height, width), video=request.video
+    )
+    done = replace(done, reward=reward)
+    identity = [done.settings(), done.pair_record(), done.prompts, done.dtype, done.device, *identity_of(reward)]
     return replace(done, output=run_folder(request.output, done.pair.name, identity))
 
 

@@ -19,6 +19,7 @@ from w2sd_video.images.performing import perform_plan
 from w2sd_video.images.planning import plan_images
 from w2sd_video.images.request import ImageRequest
 from w2sd_video.matching import match_evaluations
+from w2sd_video.method_flags import methods_given
 from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
 
 ROOM = "Try --memory weak-offload, a smaller --height and --width, or --memory sequential (slow)."
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def request_of(arguments: argparse.Namespace, progress: Progress) -> ImageRequest:
     """Returns what the parsed arguments ask for; raises UserError for files that cannot be read."""
     given = {name: value for name, value in vars(arguments).items() if value is not None}
-    given = gaps_given({name: value for name, value in given.items() if name not in NOT_OF_THE_REQUEST})
+    given = methods_given(gaps_given({name: value for name, value in given.items() if name not in NOT_OF_THE_REQUEST}))
     given["prompts"] = gathered_prompts(arguments, progress)
     if "methods" in given:
         given["methods"] = tuple(name.strip() for name in given["methods"].split(",") if name.strip())

@@ -6,7 +6,8 @@ from typing import Any
 
 from w2sd_video.images.request import ImagePlan
 from w2sd_video.presets import get_preset
-from w2sd_video.reports import plain_steps_line
+from w2sd_video.reports import cost_lines, method_costs, plain_steps_line, refinement_lines
+from w2sd_video.rewards import reward_record
 
 PARTS = (
     "motion_adapter",
@@ -33,10 +34,11 @@ def describe_image_plan(plan: ImagePlan) -> dict[str, Any]:
         "preset": plan.preset,
         "pair": plan.pair_record(),
         "settings": plan.settings(),
+        **reward_record(plan.reward),
         "device": plan.device,
         "dtype": plan.dtype,
         "memory": plan.memory,
-        "methods": {m: {"evaluations": plan.evaluations(m), "rows": plan.rows(m)} for m in plan.methods},
+        "methods": method_costs(plan),
         f"{plan.noun}s": len(tasks),
         "prompts": len(plan.prompts),
         "evaluations": sum(plan.evaluations(task.method) for task in tasks),
@@ -63,10 +65,9 @@ def image_plan_text(report: dict[str, Any], most_files: int = 20) -> str:
         *plain_steps_line(settings),
         f"guidance: {settings['guidance']:g} sampling; inside the reflection {settings['strong_guidance']:g} strong, "
         f"{settings['weak_guidance']:g} weak",
+        *refinement_lines(report),
         "",
-        f"{'method':10s} {'evaluations':>12s} {'network rows':>13s}   per {noun[:-1]}",
-        *(f"{name:10s} {cost['evaluations']:12d} {cost['rows']:13d}" for name, cost in report["methods"].items()),
-        f"{'in all':10s} {report['evaluations']:12d} {report['rows']:13d}",
+        *cost_lines(report, noun[:-1]),
         "",
         *(["the paper:", *report["paper"], ""] if "paper" in report else []),
         f"files, {len(report['files'])} in all:",

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.lora_flags import LoraFlag
+from w2sd_video.method_settings import SideRows, hosted_method, num_rows, reflection_record, rows_at_most
 from w2sd_video.pair import Loras, ModelPair, ReflectionConfig
 from w2sd_video.request import located, lora_scales_of
-from w2sd_video.tasks import METHODS, Groups, task_groups
+from w2sd_video.rewards import RewardSettings
+from w2sd_video.tasks import ALONE, Groups, task_groups
 
 MEMORY_PLANS = ("resident", "weak-offload", "sequential")
 DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
@@ -27,7 +29,8 @@ class ImageRequest:
     at 0 unless `weak_loras` says otherwise. `controlnet` with its `control_image`, and `ip_adapter` with its
     `ip_adapter_image`, act on the strong side at their scale and on the weak one at 0 unless told otherwise. Picture
     `index` of every prompt starts from the noise of the CPU generator seeded `seed + index`, for every method.
-    `video`: the pipelines make videos (or do with a `motion_adapter`), and each picture is one.
+    `video`: the pipelines make videos (or do with a `motion_adapter`), and each picture is one. `every` to `lag` are as
+    in `ReflectionConfig`; `reward` and what belongs to it are of the method w2sd-auto (`rewards`).
     """
 
     prompts: tuple[str, ...] = ()
@@ -43,6 +46,16 @@ class ImageRequest:
     methods: tuple[str, ...] | None = None
     mode: str | None = None
     strength: float | None = None
+    every: int | None = None
+    window: tuple[float, float] | None = None
+    fixed_point: int | None = None
+    noise: float | None = None
+    cap: float | None = None
+    lag: bool = False
+    reward: str | None = None
+    reward_weights: tuple[str, ...] = ()
+    reward_threshold: float | None = None
+    reward_frames: int | None = None
     steps: int | None = None
     reflections: int | None = None
     match_evaluations: int | None = None
@@ -85,7 +98,7 @@ class ImagePlan:
     None where one network serves both sides. `raw_prompts` has the weak side's prompt for those that differ.
     `lora_sources` says where every adapter of `pair` comes from. `plain_steps` are the steps of methods without
     reflections. `embedded`: guidance is an input of the network, so that it costs no rows. `num_frames`
-    and `fps` are None for pictures.
+    and `fps` are None for pictures, `reward` is None without w2sd-auto.
     """
 
     preset: str
@@ -93,6 +106,7 @@ class ImagePlan:
     config: str | None
     weak_config: str | None
     reflection: ReflectionConfig
+    reward: RewardSettings | None
     prompts: tuple[str, ...]
     raw_prompts: Mapping[str, str]
     stems: tuple[str, ...]
@@ -130,6 +144,14 @@ class ImagePlan:
         return self.reflection.num_reflections
 
     @property
+    def strong_guidance(self) -> float:
+        return _known(self.pair.strong.guidance)
+
+    @property
+    def weak_guidance(self) -> float:
+        return _known(self.pair.weak.guidance)
+
+    @property
     def noun(self) -> str:
         return "picture" if self.num_frames is None else "video"
 
@@ -140,7 +162,7 @@ class ImagePlan:
     def sampling_guidance(self, role: str) -> float:
         """Returns the scale that a side samples with by itself: the weak one its own where only guidance differs."""
         alone = role == "weak" and self.only_guidance_differs
-        return _known(self.pair.weak.guidance) if alone else self.guidance
+        return self.weak_guidance if alone else self.guidance
 
     @property
     def only_guidance_differs(self) -> bool:
@@ -163,22 +185,30 @@ class ImagePlan:
 
     def steps_of(self, method: str) -> int:
         """Returns the sampling steps of one picture."""
-        return self.steps if METHODS[method].reflects else self.plain_steps
+        return self.plain_steps if method in ALONE else self.steps
 
     def evaluations(self, method: str) -> int:
-        """Returns the evaluations of one picture: T, or T + 2 lambda with reflections."""
-        return self.steps_of(method) + 2 * self.num_reflections * METHODS[method].reflects
+        """Returns the evaluations of one picture: T, T + 2 lambda of W2SD, and so on (`adapters.method`)."""
+        return hosted_method(method, self.reflection).evaluations(self.steps_of(method))
 
     def rows(self, method: str) -> int:
-        """Returns the batch rows of one picture: two for a guided evaluation, one at scale 0 or 1; in mode "fused" both
-        sides of a gap that is in guidance alone come from the two rows of one call.
+        """Returns the batch rows of one picture: two for a guided evaluation, one at scale 0 or 1; both sides of a gap
+        that is in guidance alone come from the two rows of one call where they are asked at one latent.
         """
-        strong, weak = (_known(side.guidance) for side in (self.pair.strong, self.pair.weak))
-        inside = {"w2sd": (strong, weak), "zero-gap": (strong, strong), "swapped": (weak, strong)}.get(method, ())
-        own = self.sampling_guidance("weak" if method in ("weak", "swapped") else "strong")
-        together = self.reflection.mode == "fused" and self.only_guidance_differs and not self.embedded
-        reflected = 2 if together and method in ("w2sd", "swapped") else sum(map(self._rows, inside))
-        return self.steps_of(method) * self._rows(own) + self.num_reflections * reflected
+        return num_rows(method, self.reflection, self.steps_of(method), self._side_rows())
+
+    def at_most(self, method: str) -> bool:
+        """Whether a picture may cost less."""
+        return rows_at_most(method, self.reflection, self._side_rows())
+
+    def _side_rows(self) -> SideRows:
+        return SideRows(
+            strong=self._rows(self.guidance),
+            weak=self._rows(self.sampling_guidance("weak")),
+            strong_inside=self._rows(self.strong_guidance),
+            weak_inside=self._rows(self.weak_guidance),
+            together=self.only_guidance_differs and not self.embedded,
+        )
 
     def _rows(self, guidance: float) -> int:
         return 1 if self.embedded or guidance in (0, 1) else 2
@@ -190,6 +220,7 @@ class ImagePlan:
         return {
             "mode": self.reflection.mode,
             "strength": self.reflection.strength,
+            **reflection_record(self.reflection),
             "steps": self.steps,
             **plain,
             "reflections": self.num_reflections,

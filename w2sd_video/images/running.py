@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from w2sd_video.generate import video_medium
 from w2sd_video.images.request import ImagePlan
 from w2sd_video.journal import Journal
+from w2sd_video.method_settings import reflected_steps
 from w2sd_video.picture_io import PICTURES
 from w2sd_video.planned_runs import on_device, run_record
 from w2sd_video.progress import Progress
@@ -50,4 +51,5 @@ def image_run_plan(plan: ImagePlan, command: str, device_name: str) -> RunPlan:
         methods=METHODS,
         evaluations={method: plan.evaluations(method) for method in plan.methods},
         medium=PICTURES if plan.fps is None else video_medium(plan.fps),
+        reflected_steps=reflected_steps(plan.reflection, plan.steps),
     )

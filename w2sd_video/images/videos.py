@@ -12,6 +12,7 @@ from w2sd_video.adapters.single_files import FAMILIES, family_of
 from w2sd_video.errors import UserError
 from w2sd_video.images.checking import check_parts
 from w2sd_video.images.request import ImagePlan, ImageRequest
+from w2sd_video.method_settings import REFINEMENTS, REWARD
 from w2sd_video.presets import VIDEO_PRESETS
 from w2sd_video.request import PIPELINE_GAPS, GenerationRequest
 
@@ -27,6 +28,8 @@ MEMORY = {"none": "resident", "model": "weak-offload", "sequential": "sequential
 ALIKE = (
     *("prompts", "prompt_pairs", "weak_prompt", "negative_prompt", "weak_negative_prompt", "preset", "strong", "weak"),
     *("config", "motion_adapter", "methods", "mode", "strength", "steps", "reflections", "match_evaluations"),
+    *REFINEMENTS,
+    *REWARD,
     *("guidance", "strong_guidance", "weak_guidance", "loras", "weak_loras", "num_frames", "height", "width", "fps"),
     *("seed", "dtype", "device", "allow_pickle", "output", "scheduler"),
     *PIPELINE_GAPS,

@@ -12,7 +12,7 @@ from w2sd_video import __version__
 from w2sd_video.command_line import Parser
 from w2sd_video.pair import MODES
 from w2sd_video.request import DTYPES
-from w2sd_video.tasks import METHODS
+from w2sd_video.tasks import W2SD_METHODS
 
 PROGRAM = "sample_dit_moe.py"
 
@@ -49,7 +49,7 @@ configuration is told by the tensors' shapes; every key must fit.
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command."""
-    methods = "\n".join(f"  {name:10s}{method.about}" for name, method in METHODS.items())
+    methods = "\n".join(f"  {name:10s}{method.about}" for name, method in W2SD_METHODS.items())
     parser = Parser(
         prog=PROGRAM,
         description="Sample a DiT-MoE with W2SD: the experts of highest score strong, those of lowest score weak "
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--classes", metavar="LIST", help="comma-separated ids, or names with labels (default: all)")
     add("--labels", metavar="FILE", help="class names: JSON by class id, or text, a line per class from 0 on")
     add("--num-images", type=int, metavar="N", help="in all, classes in turn (default: one of each class)")
-    add("--methods", metavar="LIST", help=f"of {', '.join(METHODS)} (default: all but swapped)")
+    add("--methods", metavar="LIST", help=f"of {', '.join(W2SD_METHODS)} (default: all but swapped)")
     add("--seed", type=int, metavar="N", help="picture i starts from the noise of seed N + i (default: 0)")
     add("--batch", type=int, metavar="B", help="pictures made together (default: 16)")
     about = "write expert_load.png: shares of tokens by expert, layer and level"

@@ -16,7 +16,7 @@ from w2sd_video.checked_values import MAX_SEED, finite, one_of, whole
 from w2sd_video.errors import UserError
 from w2sd_video.pair import MODES, Routing
 from w2sd_video.request import DTYPES
-from w2sd_video.tasks import METHODS
+from w2sd_video.tasks import W2SD_METHODS
 
 MAX_STEPS, MAX_IMAGES, MAX_BATCH = 1000, 10_000_000, 65536
 BATCH = 16
@@ -91,8 +91,8 @@ def _methods(given: tuple[str, ...] | None) -> tuple[str, ...]:
     if given is None:
         return ("weak", "strong", "w2sd", "zero-gap")
     if not given:
-        raise UserError(f"no method is given; choose from {', '.join(METHODS)}")
-    return tuple(one_of(method, METHODS, "method") for method in dict.fromkeys(given))
+        raise UserError(f"no method is given; choose from {', '.join(W2SD_METHODS)}")
+    return tuple(one_of(method, W2SD_METHODS, "method") for method in dict.fromkeys(given))
 
 
 def _check_gap(methods: tuple[str, ...], none: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from w2sd_video.file_names import video_stems
 from w2sd_video.pair import Routing
 from w2sd_video.request import located
-from w2sd_video.tasks import METHODS, Groups, Task
+from w2sd_video.tasks import W2SD_METHODS, Groups, Task
 
 PATHS = ("auto", "noise", "flow")
 STEPS, GUIDANCE = 50, 1.5  # the paper's for DiT-MoE (App. C.1)
@@ -112,7 +112,7 @@ class SamplePlan:
 
     def evaluations(self, method: str) -> int:
         """Returns the evaluations of one picture: T, or T + 2 lambda with reflections."""
-        return self.steps + 2 * self.reflections * METHODS[method].reflects
+        return self.steps + 2 * self.reflections * W2SD_METHODS[method].reflects
 
     def settings(self) -> dict[str, Any]:
         """Returns what determines the pictures, beside the pair, the classes and the machine, as JSON data."""

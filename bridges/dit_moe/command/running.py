@@ -18,7 +18,7 @@ from w2sd_video.journal import Journal
 from w2sd_video.picture_io import PICTURES
 from w2sd_video.progress import Progress
 from w2sd_video.runs import RunPlan, Summary, library_versions
-from w2sd_video.tasks import METHODS
+from w2sd_video.tasks import W2SD_METHODS
 
 
 @dataclass
@@ -101,7 +101,7 @@ def run_plan(plan: SamplePlan, command: str, device_name: str) -> RunPlan:
             "versions": library_versions(device_name),
         },
         groups=plan.groups(),
-        methods=METHODS,
+        methods=W2SD_METHODS,
         evaluations={method: plan.evaluations(method) for method in plan.methods},
         medium=PICTURES,
     )

@@ -1,0 +1,79 @@
+"""Functions of the user's own, named on a command line: MODULE:FUNCTION or FILE.py:FUNCTION (imports no torch)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.errors import UserError
+
+FORMS = "MODULE:FUNCTION or FILE.py:FUNCTION"
+
+
+def is_named(given: str) -> bool:
+    """Whether a word has the form of one of these names."""
+    module, colon, function = given.rpartition(":")
+    return bool(module and colon and function)
+
+
+def find_function(given: str, kind: str) -> Callable[..., Any]:
+    """Returns the function that `given` names, its module imported; `kind` says what it is for ("scorer").
+
+    A module is looked for where Python looks and in the working folder; FUNCTION may have dots.
+
+    Raises:
+        UserError: no such module or file, one that cannot be imported, no such name in it, or no function.
+    """
+    module, _, function = given.rpartition(":")
+    try:
+        found: Any = _module(module, kind)
+        for part in function.split("."):
+            found = getattr(found, part)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a module of the user's does when it is imported
+        said = f"{type(error).__name__}: {error}" if not isinstance(error, ImportError | AttributeError) else error
+        raise UserError(f"the {kind} {given} cannot be loaded ({said}); give {FORMS}") from error
+    if not callable(found):
+        raise UserError(f"the {kind} {given} is no function; it must take frames and a prompt and return a number")
+    return found
+
+
+def described(given: str, function: Callable[..., Any]) -> str:
+    """Returns the first line of what a function says of itself, or its name."""
+    lines = (getattr(function, "__doc__", None) or "").strip().splitlines()
+    return lines[0] if lines else given.rpartition(":")[2]
+
+
+def located_name(given: str) -> str:
+    """Returns the name with the path of a FILE.py made absolute, so that it means the same from anywhere."""
+    module, _, function = given.rpartition(":")
+    return f"{Path(module).expanduser().resolve()}:{function}" if module.endswith(".py") else given
+
+
+def _module(name: str, kind: str) -> Any:
+    if not name.endswith(".py"):
+        folder = str(Path.cwd())
+        if folder not in sys.path:
+            sys.path.append(folder)
+        return importlib.import_module(name)
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"the {kind}: there is no file {name}; give {FORMS}")
+    return _from_file(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _from_file(path: Path, _changed: int) -> Any:
+    """The module in a file, made once for as long as the file is as it is: it may load a network."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
