@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from bridges.noise_maps import NoiseMap
@@ -12,10 +13,11 @@ from w2sd_video.adapters import Run, reflected
 from w2sd_video.adapters.codecs import Codec, same_space
 from w2sd_video.adapters.hosting import HOSTED
 from w2sd_video.adapters.layouts import Layout
-from w2sd_video.adapters.refusals import check_pipelines
+from w2sd_video.adapters.method import method_of
+from w2sd_video.adapters.refusals import check_foreign, check_pipelines
 from w2sd_video.adapters.settings import call_signature, check_spec
 from w2sd_video.errors import UserError
-from w2sd_video.pair import ModelSpec
+from w2sd_video.pair import ModelSpec, ReflectionConfig
 
 
 @contextmanager
@@ -23,9 +25,10 @@ def bridged(
     pipe: Any,
     weak: Any,
     *,
-    num_reflections: int,
+    num_reflections: int | None = None,
     strength: float = 1.0,
     reflector: ModelSpec | None = None,
+    config: ReflectionConfig | None = None,
     noise_map: NoiseMap | str | None = None,
     weak_inputs: Mapping[str, Any] | None = None,
     vae: Any = None,
@@ -54,6 +57,8 @@ def bridged(
         num_reflections: lambda, from the noisiest step, 0 to T.
         strength: multiplies the move of each reflection.
         reflector: how the strong side differs inside the reflection.
+        config: these three in one, and every, window, noise and cap besides; give either it or them. A mode is not
+            asked for: both models are at the latent itself.
         noise_map: a map fitted for the two autoencoders (`Mapped`); "identity", for one latent space; "fresh" or
             "fixed", which shift samples even without a gap. None: identity where both share one latent space, else
             "fresh", for at most T/2 reflections.
@@ -72,8 +77,8 @@ def bridged(
     model, spec = weak if isinstance(weak, tuple) and len(weak) == 2 else (weak, ModelSpec())
     zero_gap = isinstance(model, str) and model == "zero-gap"
     _check_weak(pipe, model, spec, zero_gap)
-    settings: dict[str, Any] = {"strength": strength, "reflector": reflector, "mode": "fused"}
-    settings |= {"num_reflections": num_reflections, "first_order": first_order, "progress": progress}
+    chosen = _chosen(config, num_reflections, strength, reflector)
+    settings: dict[str, Any] = {"config": chosen, "first_order": first_order, "progress": progress}
     resized = {"height", "width"} & set(weak_inputs or {})
     if not (zero_gap or force or resized) and vae is weak_vae is None and needs_no_bridge(pipe, model):
         with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
@@ -90,10 +95,26 @@ def bridged(
         chunk=chunk,
         tiled=tiled,
         seed=seed,
-        strength=strength,
+        strength=chosen.strength,
     )
     with reflected(pipe, weak=side, **settings) as run:
         yield run
+
+
+def _chosen(
+    config: ReflectionConfig | None, num_reflections: int | None, strength: float, reflector: ModelSpec | None
+) -> ReflectionConfig:
+    """The settings asked for, in the mode that a bridge has: both models at the latent itself."""
+    if config is None:
+        config = ReflectionConfig(num_reflections, "fused", strength, reflector)
+    elif (num_reflections, strength, reflector) != (None, 1.0, None):
+        raise UserError("give either config or num_reflections, strength and reflector, not both")
+    if config.num_reflections is None:
+        raise UserError("num_reflections is missing; say how many of the steps are reflected through pixels")
+    if config.mode == "release":
+        raise UserError('mode "release" repeats the published code, which has no bridge; leave mode out')
+    check_foreign(method_of("w2sd", config))
+    return replace(config, mode="fused")
 
 
 def _check_weak(pipe: Any, model: Any, spec: ModelSpec, zero_gap: bool) -> None:

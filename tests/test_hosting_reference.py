@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +10,20 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from tests.written_out import (
+    CALL,
+    LAMBDA,
+    NEGATIVE,
+    PROMPTS,
+    STEPS,
+    Predict,
+    ddim_grid,
+    flux_evaluations,
+    flux_grid,
+    guided,
+    unet_evaluations,
+)
 from w2sd_video import ModelSpec, reflected
-
-PROMPTS, NEGATIVE = ["a red cat", "two dogs"], ["blurry", "dark"]
-STEPS, LAMBDA = 4, 3
-Predict = Callable[[Tensor, int], Tensor]  # a guided prediction in float64, for a latent and the step's index
-CALL: dict[str, Any] = {"num_inference_steps": STEPS, "height": 16, "width": 16, "output_type": "latent"}
 
 
 def algorithm_1(
@@ -33,27 +40,6 @@ def algorithm_1(
             x = here * (lower / there - down * weak(lower, i))  # x~_t, the weak network told t
         x = there * (x / here + down * strong(x, i))
     return x
-
-
-def guided(evaluate: Callable[[Tensor, int, int], Tensor], scale: float) -> Predict:
-    """Guidance over evaluate(x, step, half): half 0 is told the negative prompt, half 1 the prompt."""
-
-    def predict(x: Tensor, i: int) -> Tensor:
-        without, with_prompt = (evaluate(x.float(), i, half).double() for half in (0, 1))
-        return without + scale * (with_prompt - without)
-
-    return predict
-
-
-def ddim_grid(spacing: str) -> tuple[list[int], list[float], list[float]]:
-    """SDXL's betas on DDIM's grids: timesteps, alphas and sigmas, chained (stock DDIM misses its "linspace" grid)."""
-    alpha_bar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
-    if spacing == "leading":  # offset 1, and the last step ends at level 0
-        told, end = [k * (1000 // STEPS) + 1 for k in reversed(range(STEPS))], float(alpha_bar[0])
-    else:  # the last timestep is 0, so the last step ends at clean data
-        told, end = [round(999 * k / (STEPS - 1)) for k in reversed(range(STEPS))], 1.0
-    ends = [*alpha_bar[told].tolist(), end]
-    return told, [math.sqrt(a) for a in ends], [math.sqrt(1 - a) for a in ends]
 
 
 def rounding(latents: Tensor, scale: float) -> float:
@@ -82,19 +68,8 @@ def test_sdxl_and_animatediff_equal_algorithm_1_with_the_networks_called_by_hand
     build = tiny.sdxl if frames == 1 else tiny.animatediff_sdxl
     pipe = build(scheduler=tiny.ddim(timestep_spacing=spacing))
     weak = tiny.sdxl_unet(2) if frames == 1 else tiny.motion_unet(2)
-    text, without, pooled, pooled_without = pipe.encode_prompt(PROMPTS, device="cpu", negative_prompt=NEGATIVE)
-    states, pools = (without, text), (pooled_without, pooled)
-    sizes = torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]] * 2)  # original size, crop, target size
     told, alphas, sigmas = ddim_grid(spacing)
-
-    def evaluation(unet: Any) -> Callable[[Tensor, int, int], Tensor]:
-        def evaluate(x: Tensor, i: int, half: int) -> Tensor:
-            added = {"text_embeds": pools[half], "time_ids": sizes}
-            context = states[half].repeat_interleave(frames, 0)
-            return unet(x, torch.tensor(told[i]), encoder_hidden_states=context, added_cond_kwargs=added)[0]
-
-        return evaluate
-
+    evaluation = unet_evaluations(pipe, told, frames)
     x = torch.randn((2, 4, frames, 8, 8) if frames > 1 else (2, 4, 8, 8), generator=tiny.generator(5))
     strong, reflector = (guided(evaluation(pipe.unet), scale) for scale in scales[:2])
     expected = algorithm_1(x, alphas, sigmas, strong, reflector, guided(evaluation(weak), scales[2]))
@@ -112,28 +87,9 @@ def test_sdxl_and_animatediff_equal_algorithm_1_with_the_networks_called_by_hand
 def test_flux_equals_algorithm_1_with_the_networks_called_by_hand(true_scale):
     """Embedded guidance 3.5 on both sides; with true guidance 2.5 (strong) and 1.0 (weak) too."""
     pipe, weak = tiny.flux(), tiny.flux_transformer(2)
-    texts = [pipe.encode_prompt(p, p, device="cpu", max_sequence_length=16) for p in (NEGATIVE, PROMPTS)]
     tokens = torch.randn(2, 16, 16, generator=tiny.generator(5))  # 16 patches of 2 x 2 x 4 channels
-    places = torch.tensor([[0.0, row, column] for row in range(4) for column in range(4)])
-    mu = 0.5 + (16 - 256) * (1.15 - 0.5) / (4096 - 256)  # the pipeline's shift for 16 patches
-    grid = [1 - k * (1 - 1 / STEPS) / (STEPS - 1) for k in range(STEPS)]
-    sigmas = [math.exp(mu) / (math.exp(mu) + 1 / s - 1) for s in grid] + [0.0]
-
-    def evaluation(transformer: Any) -> Callable[[Tensor, int, int], Tensor]:
-        def evaluate(x: Tensor, i: int, half: int) -> Tensor:
-            embeds, pooled, text_places = texts[half]
-            return transformer(
-                x,
-                encoder_hidden_states=embeds,
-                pooled_projections=pooled,
-                timestep=torch.full((2,), sigmas[i]),
-                img_ids=places,
-                txt_ids=text_places,
-                guidance=torch.full((2,), 3.5),
-            )[0]
-
-        return evaluate
-
+    sigmas = flux_grid()
+    evaluation = flux_evaluations(pipe, sigmas)
     strong, weakly = guided(evaluation(pipe.transformer), true_scale or 1.0), guided(evaluation(weak), 1.0)
     expected = algorithm_1(tokens, [1.0] * (STEPS + 1), sigmas, strong, strong, weakly)
     true = {} if true_scale is None else {"true_cfg_scale": true_scale, "negative_prompt": NEGATIVE}

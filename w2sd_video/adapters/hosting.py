@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -122,8 +123,7 @@ def reflected(
         check_pictures(pipe)
     run = Run() if foreign is None else foreign.run
     kind = type(pipe)
-    host = _Host(pipe, kind, side or foreign, spec, settings, run, selection=selection)
-    host.progress, host.on_reflect = progress, on_reflect
+    host = _Host(pipe, kind, side, foreign, spec, settings, run, selection, on_reflect, progress)
     object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
     try:
         yield run
@@ -131,27 +131,21 @@ def reflected(
         object.__setattr__(pipe, "__class__", kind)
 
 
+@dataclass
 class _Host:
     """Runs the calls of one `with reflected(...)`, one at a time."""
 
-    def __init__(
-        self,
-        pipe: Any,
-        kind: type,
-        weak: WeakSide | ForeignSide | None,
-        reflector: ModelSpec,
-        method: Method,
-        run: Run,
-        *,
-        selection: Selection | None = None,
-    ) -> None:
-        self.progress: Progress = None
-        self.on_reflect: OnReflect | None = None
-        self._pipe, self._kind, self._reflector = pipe, kind, reflector
-        self._weak = weak if isinstance(weak, WeakSide) else None
-        self._foreign = weak if isinstance(weak, ForeignSide) else None
-        self._method, self._run, self._selection = method, run, selection
-        self._busy = False
+    _pipe: Any
+    _kind: type
+    _weak: WeakSide | None
+    _foreign: ForeignSide | None
+    _reflector: ModelSpec
+    _method: Method
+    _run: Run
+    _selection: Selection | None
+    _on_reflect: OnReflect | None
+    _progress: Progress
+    _busy: bool = False
 
     def call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         if self._busy:
@@ -183,7 +177,7 @@ class _Host:
             self._run,
             self._foreign,
             begin=functools.partial(self._begin, arguments),
-            observer=self.on_reflect,
+            observer=self._on_reflect,
         )
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
@@ -220,9 +214,9 @@ class _Host:
 
     def _bar(self, hosted: HostedCall, iterable: Iterable | None, num_steps: int) -> EvaluationBar:
         total = self._method.evaluations(num_steps)
-        own = self.progress is None or self.progress is True
+        own = self._progress is None or self._progress is True
         bar = self._kind.progress_bar(self._pipe, total=total) if own else None  # type: ignore[attr-defined]
-        report = self.progress if callable(self.progress) else None
+        report = self._progress if callable(self._progress) else None
         hosted.bar = EvaluationBar(bar, iterable, total, report)
         return hosted.bar
 

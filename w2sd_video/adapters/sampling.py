@@ -28,6 +28,7 @@ from w2sd_video.core import (
     autoguided,
     resample,
     resample_aligned,
+    sample,
     sample_reflected,
     w2sd,
     w2sd_auto,
@@ -90,6 +91,8 @@ class Sampling:
         levels, path = schedule.levels[i : i + 3], schedule.path
         main_step: MainStep | None = self._multistep and partial(self._multistep, order=schedule.orders[i])
         ends: dict[str, Any] = {"main_step": main_step, "on_step": _stop}
+        if method.plain:
+            return sample(x, levels, models.strong, path, **ends)
         if method.name == "autoguided":
             weight, together = method.strength, models.together
             return autoguided(x, levels, models.strong, models.weak, path, weight=weight, together=together, **ends)
