@@ -40,16 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    for word, number in (
-        ("count", options.count),
-        ("setting-count", options.setting_count),
-        ("threads", options.threads),
-    ):
+    numbers = {"count": options.count, "setting-count": options.setting_count, "threads": options.threads}
+    for word, number in numbers.items():
         if number is not None and number < 1:
             raise UserError(f"--{word} is {number}; it must be at least 1")
-    if options.curve_count > options.count:
+    if options.setting_count > options.count:
         raise UserError(
-            f"--curve-count is {options.curve_count}; the curves share videos with the tables: at most --count"
+            f"--curve-count is {options.setting_count}; the curves share videos with the tables: at most --count"
         )
     part, parts = _part(options.part)
     import torch
