@@ -22,8 +22,7 @@ from w2sd_video.progress import calm_libraries
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=240, help="videos per algorithm (default 240: each caption twice)")
-    parser.add_argument("--setting-count", type=int, default=120, help="videos per setting and point (default 120)")
+    parser.add_argument("--count", type=int, default=120, help="videos per way (default 120: each caption once)")
     parser.add_argument("--only", help="comma-separated: algorithms, settings, lambda, strength, gap (default: all)")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="make every N-th way, from the K-th on")
     parser.add_argument("--weights", type=Path, help="a pair made by train_demo.py (default: the bundled one)")
@@ -40,14 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    numbers = {"count": options.count, "setting-count": options.setting_count, "threads": options.threads}
-    for word, number in numbers.items():
+    for word, number in {"count": options.count, "threads": options.threads}.items():
         if number is not None and number < 1:
             raise UserError(f"--{word} is {number}; it must be at least 1")
-    if options.setting_count > options.count:
-        raise UserError(
-            f"--curve-count is {options.setting_count}; the curves share videos with the tables: at most --count"
-        )
     part, parts = _part(options.part)
     import torch
     from tqdm import tqdm
@@ -66,15 +60,10 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     weights = options.weights or WEIGHTS
     options.output.mkdir(parents=True, exist_ok=True)
-    hashed = fingerprint(weights)
-    algorithms = {way.key for way in found["algorithms"]}
+    settings = {"count": options.count, "weights": fingerprint(weights)}
 
     def record_of(way: Way) -> dict | None:
-        settings = {"count": count_of(way), "weights": hashed}
         return finished(options.output / f"{way.key}.json", settings)
-
-    def count_of(way: Way) -> int:
-        return options.count if way.key in algorithms else options.setting_count
 
     sides = None
     wanted = {way.key: way for name in names for way in found[name]}
@@ -82,20 +71,19 @@ def run(options: argparse.Namespace) -> int:
         if record_of(way):
             continue
         sides = sides or method_scoring.Sides(weights)
-        with tqdm(total=count_of(way), desc=key, disable=options.quiet or not sys.stderr.isatty()) as bar:
-            score, said = method_scoring.score(sides, way, count_of(way), progress=bar.update)
-        made = {"settings": {"count": count_of(way), "weights": hashed}, "way": repr(way), "said": dict(said)}
+        with tqdm(total=options.count, desc=key, disable=options.quiet or not sys.stderr.isatty()) as bar:
+            score, said = method_scoring.score(sides, way, options.count, progress=bar.update)
+        made = {"settings": settings, "way": repr(way), "said": dict(said)}
         beside = options.output / f"{key}.{os.getpid()}"  # two processes may share a folder
         beside.write_text(json.dumps(made | to_json(score)))
         os.replace(beside, options.output / f"{key}.json")
     everything = {way.key: way for ways in found.values() for way in ways}
     records = {key: record for key, way in everything.items() if (record := record_of(way))}
     scores = {key: from_json(record) for key, record in records.items()}
-    fewer = method_report.first_of(scores, options.setting_count)
-    print(method_report.table(ALGORITHMS, scores), method_report.table(SETTINGS, fewer), sep="\n\n")
+    print(method_report.table(ALGORITHMS, scores), method_report.table(SETTINGS, scores), sep="\n\n")
     for name in CURVES:
-        print("", method_report.curve_table(name, fewer), sep="\n")
-        if picture := method_report.curve_picture(name, fewer):
+        print("", method_report.curve_table(name, scores), sep="\n")
+        if picture := method_report.curve_picture(name, scores):
             picture.save(options.output / f"{name}.png")
             print(f"drawn: {options.output / name}.png")
     for label, way in ALGORITHMS.items():

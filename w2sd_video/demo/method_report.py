@@ -34,11 +34,6 @@ def equal_of(way: Way, scores: Scores) -> Score | None:
     return strong[max(strong)] if strong and (way.partner or way.algorithm != "w2sd") else None
 
 
-def first_of(scores: Scores, count: int) -> dict[str, Score]:
-    """The scores of the first `count` videos alone."""
-    return {key: dataclasses.replace(score, correct=score.correct[:count]) for key, score in scores.items()}
-
-
 def table(ways: Mapping[str, Way], scores: Scores) -> str:
     """A Markdown table, a row per finished way, all differences paired and in all three attributes."""
     lines = [
