@@ -15,10 +15,16 @@ WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 76, WIDTH - 24, 48, HEIGHT - 84
 COLOURS = {
     "w2sd": "#c23b22",
+    "w2sd, fused": "#1b7f8c",
     "strong": "#1f4e9c",
     "zero-gap": "#7a7a7a",
     "weak": "#2e8b57",
     "swapped": "#8a5cc2",
+    "w2sd-auto": "#e08a1e",
+    "resample": "#11848f",
+    "resample-aligned": "#5a9e1b",
+    "resample-opposed": "#a0a000",
+    "autoguided": "#d24b9a",
 }
 
 
@@ -68,11 +74,19 @@ def draw_curve(title: str, label: str, values: Sequence[int | float | str], line
         else:
             _line(draw, frame, places, points, colour)
     draw.line([(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], fill="black")
-    for number, method in enumerate(lines):
-        at = (LEFT + 120 * number, HEIGHT - 18)
-        draw.line([at, (at[0] + 22, at[1])], fill=COLOURS.get(method, "black"), width=3)
-        draw.text((at[0] + 28, at[1]), method, fill="black", anchor="lm", font_size=13)
+    _legend(draw, list(lines))
     return picture
+
+
+def _legend(draw: ImageDraw, methods: Sequence[str]) -> None:
+    """The names of the lines; more than a row of them holds go into a second one."""
+    x, y = float(LEFT), HEIGHT - (18 if len(methods) <= 5 else 28)
+    for method in methods:
+        if x + 60 + draw.textlength(method, font_size=13) > WIDTH:
+            x, y = float(LEFT), y + 18
+        draw.line([(x, y), (x + 22, y)], fill=COLOURS.get(method, "black"), width=3)
+        draw.text((x + 28, y), method, fill="black", anchor="lm", font_size=13)
+        x += max(120, 48 + draw.textlength(method, font_size=13))
 
 
 def ticks(low: float, high: float) -> list[float]:
