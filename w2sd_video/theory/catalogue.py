@@ -28,6 +28,21 @@ class Entry:
 
 
 ENTRIES: dict[str, Entry] = {
+    "theorem-1": Entry(
+        "Theorem 1",
+        "A reflection moves a latent by sigma^2t dt times the weak-to-strong gap, for small steps.",
+        "theorems:theorem_1",
+    ),
+    "theorem-2": Entry(
+        "Theorem 2",
+        "The weak-to-strong gap differs from the strong-to-ideal one by at most C(x) epsilon times the latter.",
+        "theorems:theorem_2",
+    ),
+    "figure-3": Entry(
+        "Figure 3, Theorems 2 and 3",
+        "A small epsilon (weak model of about twice the strong one's bias) makes the one gap a stand-in for the other.",
+        "theorems:figure_3",
+    ),
     "figure-4": Entry(
         "Figure 4",
         "On two modes W2SD shifts the samples towards the one that the strong model lacks.",
@@ -38,25 +53,95 @@ ENTRIES: dict[str, Entry] = {
         "Reflections draw the paths of samples closer to the mode that both models neglect.",
         "one_dimension:figure_5",
     ),
+    "figure-6": Entry(
+        "Figure 6",
+        "In the plane W2SD boosts the bottom-left mode and brings the samples closer to the real data.",
+        "plane:figure_6",
+    ),
     "figure-12": Entry(
         "Figures 12 and 13",
         "A positive gap gives gains, none gives plain sampling, a negative one losses.",
         "magnitude:figure_12",
+    ),
+    "figure-14": Entry(
+        "Figure 14",
+        "At equal evaluations, with half the steps and half of those reflected, W2SD beats standard sampling throughout.",
+        "cost:figure_14",
+    ),
+    "table-16": Entry(
+        "Table 16, App. E.5",
+        "Reflection reaches more than auto-guidance with weight 1, its interpolation in latents.",
+        "cost:table_16",
     ),
     "figure-21": Entry(
         "Figure 21",
         "Paths of 5 steps are less smooth, and W2SD still steers them well, as it does at 20.",
         "one_dimension:figure_21",
     ),
+    "figure-22": Entry(
+        "Figure 22",
+        "Failure 1, conflict: with opposed biases the gap contradicts the direction that is wanted.",
+        "failures:figure_22",
+    ),
+    "figure-23": Entry(
+        "Figure 23",
+        "Failure 2, over-similarity: with a bias ratio near 1 gains are weak and inconsistent.",
+        "failures:figure_23",
+    ),
     "figure-25": Entry(
         "Figure 25",
         "W2SD corrects the paths of other pairs on a line too.",
         "one_dimension:figure_25",
     ),
+    "figure-27": Entry(
+        "Figure 27",
+        "The angle between the two gaps stays within 90 degrees, and W2SD points closer to the ideal direction.",
+        "plane:figure_27",
+    ),
+    "figure-28": Entry(
+        "Figure 28, Table 15",
+        "Re-Sampling does better where its noise agrees with W2SD's move, and Algorithm 4 makes use of that.",
+        "iteration:figure_28",
+    ),
+    "algorithm-2": Entry(
+        "Algorithm 2, Table 13",
+        "Letting a reward pick the strong side at each step beats both models and both fixed choices.",
+        "iteration:algorithm_2",
+    ),
     "zero-gap": Entry(
         "App. E.3",
         "With a small step the error of inversion is about zero, so equal models leave a latent as it is.",
         "zero_gap:zero_gap",
+    ),
+    "noise": Entry(
+        "Table 14, setting noise",
+        "A larger error of inversion costs more of the gain; at k .01 all of it, and more.",
+        "approximations:noise",
+    ),
+    "strength": Entry(
+        "setting strength (ours)",
+        "A factor above 1 makes up for a weak model that is too little worse; too much overshoots.",
+        "refinements:strength",
+    ),
+    "thinning": Entry(
+        "settings every and window (ours)",
+        "Early reflections do the work; fewer of them can be made up for by strength.",
+        "refinements:thinning",
+    ),
+    "fixed-point": Entry(
+        "setting fixed_point (ours)",
+        "Two iterations take the error out of the inversion from about 20 steps on, and may do harm below.",
+        "refinements:fixed_point",
+    ),
+    "cap": Entry(
+        "setting cap (ours)",
+        "Keeps a weak model that has lost a mode from throwing samples beyond it.",
+        "approximations:cap",
+    ),
+    "lag": Entry(
+        "setting lag (ours)",
+        "A third fewer evaluations for about the same result.",
+        "approximations:lag",
     ),
 }
 

@@ -51,17 +51,18 @@ def strength_numbers() -> dict[str, Any]:
 
 
 def thinning_numbers() -> dict[str, Any]:
-    """Every k-th reflection, and reflections in one quarter of the steps only; a weak model of exactly twice the bias."""
+    """Every k-th reflection, also k times as strong, and reflections in one quarter of the steps; exact ratio of 2."""
     found: dict[str, Any] = {"every": list(EVERY), "windows": [list(window) for window in WINDOWS], "steps": STEPS}
     for name in SCHEDULES:
         bed = ratio_bed(name)
 
-        def outcome(refinements: Refinements, bed: Bed = bed) -> dict[str, float]:
-            return measured(bed, "w2sd", STEPS, Settings(refinements=refinements))
+        def outcome(refinements: Refinements, strength: float = 1.0, bed: Bed = bed) -> dict[str, float]:
+            return measured(bed, "w2sd", STEPS, Settings(refinements=refinements, strength=strength))
 
         found[name] = {
             "strong": measured(bed, "strong", STEPS),
             "every": [outcome(Refinements(every=k)) for k in EVERY],
+            "every, strength k": [outcome(Refinements(every=k), k) for k in EVERY],
             "windows": [outcome(Refinements(window=window)) for window in WINDOWS],
         }
     return found

@@ -71,9 +71,10 @@ def figure_22() -> Made:
     left = {name: numbers[name]["line"] for name in SCHEDULES}
     measured = (
         "Of two models that know one style each, W2SD makes both styles in "
-        f"{100 * goal['ddpm']['W2SD, Disney strong']:.1f} and {100 * goal['ddpm']['W2SD, ink strong']:.1f} % of the samples, "
-        f"by whichever is the strong one, where the models alone do in {100 * goal['ddpm']['Disney model']:.1f} %. With opposed biases the left share falls from "
-        f"{left['ddpm']['strong']['left']:.2f} to {left['ddpm']['w2sd']['left']:.2f} (ideal .5)."
+        f"{100 * goal['ddpm']['W2SD, Disney strong']:.1f} and {100 * goal['ddpm']['W2SD, ink strong']:.1f} % of the "
+        "samples, by whichever is the strong one, where the models alone do "
+        f"in {100 * goal['ddpm']['Disney model']:.1f} %. With opposed biases the left share falls "
+        f"from {left['ddpm']['strong']['left']:.2f} to {left['ddpm']['w2sd']['left']:.2f} (ideal .5)."
     )
     holds = [
         max(goal[name]["W2SD, Disney strong"], goal[name]["W2SD, ink strong"])

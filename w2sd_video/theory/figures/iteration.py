@@ -82,9 +82,10 @@ def figure_28() -> Made:
     measured = (
         f"Among plain Re-Sampling runs the left share rises from {line[0]:.2f} in the fifth whose noise agrees least "
         f"with W2SD's move to {line[-1]:.2f} in the fifth that agrees most. As a whole Re-Sampling keeps the strong "
-        f"model's share ({last['resample']:.2f}); choosing the noise overshoots ({last['resample-aligned']:.2f} aligned, "
-        f"{last['resample-opposed']:.2f} opposed after 19 reflections, {early:.2f} after one; W2SD {last['w2sd']:.2f}, "
-        "ideal .5), since the push is the noise's whatever the gap."
+        f"model's share ({last['resample']:.2f}); choosing the noise overshoots "
+        f"({last['resample-aligned']:.2f} aligned, {last['resample-opposed']:.2f} opposed after 19 reflections; "
+        f"aligned {early:.2f} after one; W2SD {last['w2sd']:.2f}, ideal .5), since the push is the noise's whatever the "
+        "gap."
     )
     nearer = abs(last["resample-aligned"] - 0.5) < abs(last["resample"] - 0.5)
     title = "Figure 28: Re-Sampling does better where its noise agrees with W2SD; choosing the noise overshoots"
@@ -124,11 +125,11 @@ def algorithm_2() -> Made:
     measured = (
         "On the noise path the reward goes from "
         f"{same['model 1']['reward']:.2f} to {same['auto']['reward']:.2f} where both models have one bias, from "
-        f"{other['model 1']['reward']:.2f} to {other['auto']['reward']:.2f} where they complement each other; those come "
-        f"out balanced ({other['auto']['left']:.2f}; fixed roles {other['W2SD, 1 strong']['left']:.2f} and "
-        f"{other['W2SD, 2 strong']['left']:.2f}). Of two models with one bias it takes the more peaked "
-        f"one, so the left share falls from {same['model 1']['left']:.2f} to {same['auto']['left']:.2f}: it maximises the reward, not "
-        "the likeness to the data."
+        f"{other['model 1']['reward']:.2f} to {other['auto']['reward']:.2f} where they complement each other; "
+        f"those come out balanced ({other['auto']['left']:.2f}; fixed roles {other['W2SD, 1 strong']['left']:.2f} and "
+        f"{other['W2SD, 2 strong']['left']:.2f}). Of two models with one bias it takes the more peaked one, so the "
+        f"left share falls from {same['model 1']['left']:.2f} to {same['auto']['left']:.2f}: it maximises the reward, "
+        "not the likeness to the data."
     )
     raised = [
         mine["auto"]["reward"] > max(mine["model 1"]["reward"], mine["model 2"]["reward"])

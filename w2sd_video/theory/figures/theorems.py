@@ -170,7 +170,20 @@ def theorem_2() -> Made:
                 Axis("|weak-to-strong gap - strong-to-ideal gap|", 1e-6, 1e2, log=True),
                 [
                     Dots(mine["bound"], mine["error"], colour, f"random models, {key}", 2.2, 0.4),
-                    *([Dots(*zip(*above, strict=True), COLOURS["w2sd"], "above the bound", 2.6, 0.9)] if above else []),
+                    *(
+                        [
+                            Dots(
+                                [b for b, _ in above],
+                                [e for _, e in above],
+                                COLOURS["w2sd"],
+                                "above the bound",
+                                2.6,
+                                0.9,
+                            )
+                        ]
+                        if above
+                        else []
+                    ),
                     Line([1e-6, 1e3], [1e-6, 1e3], COLOURS["w2sd"], "error = bound", 1.6, dashed=True),
                 ],
             )

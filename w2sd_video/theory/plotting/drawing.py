@@ -151,7 +151,7 @@ def _legend(picture: Image.Image, pen: ImageDraw.ImageDraw, keys: Sequence[Mark]
         else:
             ends = [(x, y), (x + 26, y)]
             dashed = getattr(mark, "dashed", False)
-            for a, b in ((0, 10), (16, 26)) if dashed else ((0, 26),):
+            for a, b in ((0, 8), (18, 26)) if dashed else ((0, 26),):
                 pen.line(_scaled([(x + a, y), (x + b, y)]), fill=mark.colour, width=round(2.6 * SCALE))
             if getattr(mark, "dots", False):
                 pen.circle((x * SCALE + 13 * SCALE, y * SCALE), 3.6 * SCALE, fill=mark.colour)
