@@ -42,7 +42,7 @@ Request = TypeVar("Request", bound=MethodRequest)
 
 
 def users_of(field: str) -> tuple[str, ...]:
-    """Returns the methods that look at a field of a request, one of REFINEMENTS and REWARD."""
+    """Returns the methods that look at a setting of a reflection, or at a field of REWARD."""
     if field in REWARD:
         return (SELECTING,)
     return tuple(name for name in METHODS if name not in ALONE and field in SETTINGS[hosted_name(name)])

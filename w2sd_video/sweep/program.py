@@ -23,6 +23,7 @@ from w2sd_video.images import program as image_program
 from w2sd_video.images.planning import plan_images
 from w2sd_video.images.running import run_images
 from w2sd_video.images.videos import needs_whole_pipelines, whole_pipelines
+from w2sd_video.method_settings import check_used
 from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
 from w2sd_video.request import GenerationRequest
 from w2sd_video.sweep.page import sweep_text
@@ -32,6 +33,7 @@ from w2sd_video.sweep.settings import SETTINGS, Axis, Request, read_axis
 
 PROGRAM = "sweep.py"
 METHODS = ("strong", "w2sd")
+SELECTED = ("strong", "w2sd-auto")  # where what is swept is a setting of the latter
 OWN = ("--output", "--format", "--quiet", "--dry-run")  # flags that are the sweep's, not the command's
 MAKERS = {
     "pictures": Maker("picture", plan_images, lambda p, told, words: run_images(p, progress=told, command=words)),
@@ -42,6 +44,7 @@ EPILOG = """\
 examples:
   sweep.py --setting lambda --values 0:10:5 --videos -- --num-videos 2    the bundled videos, read by the oracle
   sweep.py --setting strength --values 0.5,1,2 -- --guidance 1 --strong-guidance 1 --weak-guidance 0   and pictures
+  sweep.py --setting every --values 1:4:1 --videos -- --methods strong,w2sd,zero-gap,resample
   sweep.py --setting weak-guidance --values=-10:15:5 --scorer my_scores:hps -- \\
       --preset guidance-sdxl --prompts prompts.txt
   sweep.py --setting weak-lora --values=-3.5:3.5:0.5 --scorer my_scores:hps -- \\
@@ -149,7 +152,8 @@ def _request(inner: list[str], videos: bool, progress: Progress) -> Request:
 
 def _stops(axis: Axis, request: Request, output: str | None, maker: Maker) -> tuple[list[Stop], Path]:
     """The runs, and their folder: of the request as it is but for the setting, so that values can be added."""
-    methods = request.methods or METHODS
+    methods = request.methods or (SELECTED if axis.setting == "reward-threshold" else METHODS)
+    check_used(axis.at(request, axis.values[0]), methods)
     unset = repr(replace(request, output=None, methods=None))
     folder = run_folder(output, f"sweep-{axis.label}", [axis.label, list(methods), unset])
     return stops_of(axis, request, methods, folder, maker), folder

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from w2sd_video.file_names import clean_stem
+from w2sd_video.method_settings import without_unused
 from w2sd_video.pair import gap
 from w2sd_video.progress import Progress
 from w2sd_video.runs import Summary
@@ -77,11 +78,15 @@ def stops_of(axis: Axis, request: Request, methods: Sequence[str], folder: Path,
 
 
 def _stop(value: Value | None, request: Request, methods: Sequence[str], folder: Path, maker: Maker) -> Stop:
-    control = maker.plan(replace(request, methods=("zero-gap",), output=folder))
+    control = maker.plan(_of(request, ("zero-gap",), folder))
     none = not gap(control.pair.strong, control.pair.weak) and not control.raw_prompts
     made = {method: "zero-gap" if none and method in ("w2sd", "swapped") else method for method in methods}
-    plan = maker.plan(replace(request, methods=tuple(dict.fromkeys(made.values())), output=folder))
-    return Stop(value, plan, made)
+    return Stop(value, maker.plan(_of(request, tuple(dict.fromkeys(made.values())), folder)), made)
+
+
+def _of(request: Request, methods: tuple[str, ...], folder: Path) -> Request:
+    """The request for these methods alone, without what is of others."""
+    return replace(without_unused(request, methods), methods=methods, output=folder)
 
 
 def run_sweep(

@@ -10,8 +10,10 @@ from w2sd_video.checked_values import one_of, unknown
 from w2sd_video.errors import UserError
 from w2sd_video.images.request import ImageRequest
 from w2sd_video.lora_flags import LoraFlag
+from w2sd_video.method_settings import AS_THEY_SAMPLE, GAPPED, REFLECTING, users_of
 from w2sd_video.pair import MODES
 from w2sd_video.request import GenerationRequest
+from w2sd_video.tasks import METHODS
 
 Value = int | float | str
 Request = GenerationRequest | ImageRequest
@@ -20,7 +22,7 @@ MAX_VALUES = 1000
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its field in a request, the kind of its values, and the methods beside W2SD that it changes."""
+    """One setting: its field in a request, the kind of its values, and the methods that it changes."""
 
     field: str
     kind: type
@@ -28,13 +30,26 @@ class Setting:
     changes: tuple[str, ...]
 
 
+_BY_THE_GAP = (*GAPPED, *AS_THEY_SAMPLE)
 SETTINGS = {
-    "lambda": Setting("reflections", int, "how many steps are reflected (Figures 19, 20)", ("zero-gap",)),
-    "T": Setting("steps", int, "sampling steps (Figure 14)", ("weak", "strong", "zero-gap")),
-    "weak-guidance": Setting("weak_guidance", float, "guidance of the weak side (Figure 12, right)", ("weak",)),
-    "weak-lora": Setting("weak_loras", float, "LoRA scale of the weak side (Figure 12, left)", ("weak",)),
-    "strength": Setting("strength", float, "how much of each reflection's move is made", ("zero-gap",)),
-    "mode": Setting("mode", str, f"{', '.join(MODES)}", ("zero-gap",)),
+    "lambda": Setting("reflections", int, "how many steps are reflected (Figures 19, 20)", REFLECTING),
+    "T": Setting("steps", int, "sampling steps (Figure 14)", tuple(METHODS)),
+    "weak-guidance": Setting(
+        "weak_guidance", float, "guidance of the weak side (Figure 12, right)", ("weak", *_BY_THE_GAP)
+    ),
+    "weak-lora": Setting("weak_loras", float, "LoRA scale of the weak side (Figure 12, left)", ("weak", *_BY_THE_GAP)),
+    "strength": Setting("strength", float, "how much of each reflection's move is made", users_of("strength")),
+    "mode": Setting("mode", str, f"{', '.join(MODES)}", users_of("mode")),
+    "every": Setting("every", int, "reflect each k-th of these steps only", users_of("every")),
+    "window-end": Setting(
+        "window", float, "where in the steps reflections end: 0.5 is the noisier half", users_of("window")
+    ),
+    "fixed-point": Setting("fixed_point", int, "iterations that refine an inversion, 0 to 2", users_of("fixed_point")),
+    "noise": Setting("noise", float, "standard deviation of an error of inversion (Table 14)", users_of("noise")),
+    "cap": Setting("cap", float, "the most a reflection may move the latent", users_of("cap")),
+    "reward-threshold": Setting(
+        "reward_threshold", float, "rewards no further apart are a tie", users_of("reward_threshold")
+    ),
 }
 
 
@@ -52,14 +67,19 @@ class Axis:
 
     def changes(self, method: str) -> bool:
         """Whether what a method makes depends on the setting; if not it is made once."""
-        return method in ("w2sd", "swapped", *SETTINGS[self.setting].changes)
+        return method in SETTINGS[self.setting].changes
 
     def given(self, request: Request) -> Value | None:
         """Returns the value that the request has for the setting itself, which the grid's take the place of."""
+        if self.setting == "window-end":
+            return None if request.window is None else request.window[1]
         return None if self.setting == "weak-lora" else getattr(request, SETTINGS[self.setting].field)
 
     def at(self, request: Request, value: Value) -> Request:
         """Returns the request with the setting at a value."""
+        if self.setting == "window-end":
+            assert isinstance(value, float)
+            return replace(request, window=(request.window[0] if request.window else 0.0, value))
         if self.setting != "weak-lora":
             return replace(request, **{SETTINGS[self.setting].field: value})  # type: ignore[arg-type]
         assert isinstance(value, float)
