@@ -25,6 +25,7 @@ from w2sd_video.core import (
 from w2sd_video.theory.mixtures import IDEAL, PATHS, STRONG, Mixture, logit_weak, ratio_weak, schedule
 
 SCHEDULES = ("ddpm", "sdxl", "flow")
+BOTH = ("ddpm", "flow")  # one of each path, where a third adds nothing
 SAMPLED = ("weak", "strong", "ideal")
 METHODS = (*SAMPLED, "w2sd", "swapped", "autoguided", "resample", "resample-aligned", "resample-opposed")
 

@@ -65,7 +65,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "figure-14": Entry(
         "Figure 14",
-        "At equal evaluations, with half the steps and half of those reflected, W2SD beats standard sampling throughout.",
+        "At equal evaluations (half the steps, half of those reflected) W2SD beats standard sampling throughout.",
         "cost:figure_14",
     ),
     "table-16": Entry(

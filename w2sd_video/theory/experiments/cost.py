@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from w2sd_video.theory.bed import SCHEDULES, Settings, logit_bed, ratio_bed
@@ -18,13 +19,13 @@ METHODS = {  # label: method, mode
 WEAK = {"exact": ratio_bed, "mixture": logit_bed}
 
 
-def matched_numbers() -> dict[str, Any]:
+def matched_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Equal evaluations as the paper matches them: T = floor(T_std / 2), lambda = floor(T / 2).
 
     For T_std 50 that is 25 + 2 * 12 = 49; the paper writes 24 + 24 = 48. Auto-guidance takes 2 T.
     """
     found: dict[str, Any] = {"standard_steps": list(STANDARD_STEPS)}
-    for name in SCHEDULES:
+    for name in schedules:
         bed = ratio_bed(name)
         rows: dict[str, list[dict[str, float]]] = {label: [] for label in METHODS}
         for standard in STANDARD_STEPS:
@@ -35,7 +36,7 @@ def matched_numbers() -> dict[str, Any]:
     return found
 
 
-def per_evaluation_numbers() -> dict[str, Any]:
+def per_evaluation_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """The distance to the ideal over evaluations, all steps but the last reflected; both kinds of weak model."""
     return {
         "steps": list(STEPS),
@@ -47,6 +48,6 @@ def per_evaluation_numbers() -> dict[str, Any]:
                 }
                 for weak, make in WEAK.items()
             }
-            for name in SCHEDULES
+            for name in schedules
         },
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from w2sd_video.theory.bed import (
+    BOTH,
     SCHEDULES,
     Settings,
     divergence,
@@ -26,7 +28,7 @@ from w2sd_video.theory.mixtures import Mixture, normal_quantiles
 STYLES = ("neither", "Disney", "ink", "both")
 DISNEY = Mixture(plane.MEANS, (0.1, 0.7, 0.1, 0.1))
 INK = Mixture(plane.MEANS, (0.1, 0.1, 0.7, 0.1))
-BOTH = Mixture(plane.MEANS, (0.01, 0.01, 0.01, 0.97))
+GOAL = Mixture(plane.MEANS, (0.01, 0.01, 0.01, 0.97))
 OPPOSED = -1.0  # the weak model's bias over the strong one's: as large, the other way
 
 RATIOS = (1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
@@ -35,12 +37,12 @@ SPREADS = (0.03, 0.1, 0.3, 1.0)
 PAIRS, PAIR_SAMPLES, PAIR_STEPS = 40, 400, 10
 
 
-def conflict_numbers() -> dict[str, Any]:
+def conflict_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Shares of the styles for both models and for W2SD with either as the strong one; and opposed biases on a line."""
     found: dict[str, Any] = {"styles": list(STYLES), "opposed_ratio": OPPOSED}
-    for name in SCHEDULES:
+    for name in schedules:
         x = noise(2000, 2)
-        first, second = mixtures_bed(name, BOTH, DISNEY, INK), mixtures_bed(name, BOTH, INK, DISNEY)
+        first, second = mixtures_bed(name, GOAL, DISNEY, INK), mixtures_bed(name, GOAL, INK, DISNEY)
         shares = {
             "Disney model": run(first, "strong", x, STEPS),
             "ink model": run(second, "strong", x, STEPS),
@@ -79,14 +81,14 @@ def random_pair(spread: float, seed: int) -> Mixture:
     return Mixture(plane.MEANS, tuple(weights.tolist()))
 
 
-def similarity_numbers() -> dict[str, Any]:
+def similarity_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
     """What little a similar weak model gives: along the ideal direction, and in random ones.
 
     Random ones: how the divergence of the modes' shares from the ideal changes from the strong model to W2SD, for
     pairs whose weights differ at random; the same 400 starting points for all.
     """
     found: dict[str, Any] = {"ratios": list(RATIOS), "steps": STEPS, "spreads": list(SPREADS), "pairs": PAIRS}
-    for name in ("ddpm", "flow"):
+    for name in schedules:
         found[name] = {
             "strong": measured(ratio_bed(name), "strong", STEPS),
             **{

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from w2sd_video.core import Level, Selector, resample, sample, w2sd_auto
-from w2sd_video.theory.bed import Bed, Settings, drawing, logit_bed, mixtures_bed, mode_shares, noise, run
+from w2sd_video.theory.bed import BOTH, Bed, Settings, drawing, logit_bed, mixtures_bed, mode_shares, noise, run
 from w2sd_video.theory.experiments import plane
 from w2sd_video.theory.experiments.plane import cosines
 from w2sd_video.theory.mixtures import IDEAL, STRONG, Mixture, left_mass, two_modes, wasserstein
@@ -53,10 +54,10 @@ def alignment_numbers(bed: Bed, dimensions: int) -> dict[str, list[float]]:
     }
 
 
-def resampling_numbers() -> dict[str, Any]:
+def resampling_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
     """Figure 28's claim within Alg. 3, and what Alg. 3 and 4, its control and W2SD make of lambda reflections."""
     found: dict[str, Any] = {"steps": STEPS, "samples": SAMPLES, "reflections": list(REFLECTIONS)}
-    for name in ("ddpm", "flow"):
+    for name in schedules:
         line = logit_bed(name)
         found[name] = {
             "aligned": {"line": alignment_numbers(line, 1), "plane": alignment_numbers(plane.bed(name), 2)},
@@ -77,14 +78,14 @@ def reward(x: Tensor) -> Tensor:
     return IDEAL.log_density(x, CLEAN)
 
 
-def auto_numbers() -> dict[str, Any]:
+def auto_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
     """Algorithm 2 with the log density as reward, beside each model alone and both fixed choices of roles.
 
     For two pairs: both models lack the left mode; or each lacks another one. `second` is the share of choices that took
     the second model as the strong one.
     """
     found: dict[str, Any] = {"steps": STEPS, "samples": SAMPLES}
-    for name in ("ddpm", "flow"):
+    for name in schedules:
         found[name] = {label: _auto(name, *pair) for label, pair in PAIRS.items()}
     return found
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from w2sd_video.theory.bed import Bed, Settings, logit_bed, ratio_bed, run
+from w2sd_video.theory.bed import BOTH, Bed, Settings, logit_bed, ratio_bed, run
 from w2sd_video.theory.mixtures import IDEAL, left_mass, normal_quantiles, wasserstein
 
 RATIOS = (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -27,7 +28,7 @@ def measured(bed: Bed, method: str, num_steps: int, settings: Settings | None = 
     }
 
 
-def magnitude_numbers(schedules: tuple[str, ...] = ("ddpm", "flow")) -> dict[str, Any]:
+def magnitude_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
     """The left mass and the distance to the ideal over the gap, ratio - 1: the weak model's bias less the strong's.
 
     The gap is in units of the strong model's bias: 0 is equal models, 1 is Theorem 2's epsilon 0, below 0 the weak

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,17 +89,17 @@ def outcome(bed: Bed, method: str, num_steps: int, mode: str = "fused") -> dict[
     }
 
 
-def balance_numbers() -> dict[str, Any]:
+def balance_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Weak, strong, W2SD and ideal on two modes, the weak model a real mixture (left mass .1), T 50."""
     methods = ("weak", "strong", "w2sd", "swapped", "ideal")
     return {
         "steps": STEPS,
         "data": {"ideal": 0.5, "strong": 0.25, "weak": WEAK.weights[0]},
-        **{name: {method: outcome(logit_bed(name), method, STEPS) for method in methods} for name in SCHEDULES},
+        **{name: {method: outcome(logit_bed(name), method, STEPS) for method in methods} for name in schedules},
     }
 
 
-def budget_numbers() -> dict[str, Any]:
+def budget_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """The same pair at 5 and at 20 steps; W2SD as printed and fused."""
     runs = (("weak", "fused"), ("strong", "fused"), ("w2sd", "paper"), ("w2sd", "fused"))
     return {
@@ -109,16 +110,16 @@ def budget_numbers() -> dict[str, Any]:
             }
             for steps in FEW_AND_MANY
         }
-        for name in SCHEDULES
+        for name in schedules
     }
 
 
-def case_numbers() -> dict[str, Any]:
+def case_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Weak, strong and W2SD in each of `CASES`, T 50."""
     return {
         name: {
             label: {method: outcome(case.bed(name), method, STEPS) for method in ("weak", "strong", "w2sd")}
             for label, case in CASES.items()
         }
-        for name in SCHEDULES
+        for name in schedules
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,10 +60,10 @@ def sampled(name: str, method: str, count: int = SAMPLES) -> Tensor:
     return run(bed(name), method, noise(count, 2), STEPS).final
 
 
-def plane_numbers() -> dict[str, Any]:
+def plane_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Shares of the modes and their divergence from the ideal's, by schedule and method, T 20, 4000 samples."""
     found: dict[str, Any] = {"steps": STEPS, "samples": SAMPLES, "means": [list(mean) for mean in MEANS]}
-    for name in SCHEDULES:
+    for name in schedules:
         shares = {method: mode_shares(sampled(name, method), MEANS) for method in METHODS}
         found[name] = {
             method: {"shares": share, "divergence": divergence(share, IDEAL.weights)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from w2sd_video.core import Refinements
 from w2sd_video.theory.bed import (
+    BOTH,
     SCHEDULES,
     Bed,
     Settings,
@@ -34,7 +36,7 @@ LAG_STEPS = (5, 8, 12, 20, 35, 50)
 LOST = two_modes(0.0)  # a weak model that has lost the left mode altogether: its score there has no bound
 
 
-def strength_numbers() -> dict[str, Any]:
+def strength_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """The left mass and the distance over the strength, for a real mixture and for an exact ratio of 2; fused."""
     beds = {"mixture": logit_bed, "exact": ratio_bed}
     return {
@@ -45,15 +47,15 @@ def strength_numbers() -> dict[str, Any]:
                 weak: [measured(make(name), "w2sd", STEPS, Settings(strength=strength)) for strength in STRENGTHS]
                 for weak, make in beds.items()
             }
-            for name in SCHEDULES
+            for name in schedules
         },
     }
 
 
-def thinning_numbers() -> dict[str, Any]:
+def thinning_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Every k-th reflection, also k times as strong, and reflections in one quarter of the steps; exact ratio of 2."""
     found: dict[str, Any] = {"every": list(EVERY), "windows": [list(window) for window in WINDOWS], "steps": STEPS}
-    for name in SCHEDULES:
+    for name in schedules:
         bed = ratio_bed(name)
 
         def outcome(refinements: Refinements, strength: float = 1.0, bed: Bed = bed) -> dict[str, float]:
@@ -68,7 +70,7 @@ def thinning_numbers() -> dict[str, Any]:
     return found
 
 
-def fixed_point_numbers() -> dict[str, Any]:
+def fixed_point_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """The distance over the steps for each number of fixed-point iterations, mode "paper"; exact ratio of 2."""
     return {
         "steps": list(FIXED_STEPS),
@@ -88,16 +90,16 @@ def fixed_point_numbers() -> dict[str, Any]:
                 },
                 "fused": [measured(ratio_bed(name), "w2sd", steps) for steps in FIXED_STEPS],
             }
-            for name in SCHEDULES
+            for name in schedules
         },
     }
 
 
-def noise_numbers(count: int = 4000) -> dict[str, Any]:
+def noise_numbers(count: int = 4000, schedules: Sequence[str] = BOTH) -> dict[str, Any]:
     """Table 14 in miniature: distance and spread over k, the standard deviation of noise added to each x~ (T 50)."""
     found: dict[str, Any] = {"noises": list(NOISES), "steps": 50, "samples": count}
     x = noise(count, 1)
-    for name in ("ddpm", "flow"):
+    for name in schedules:
         bed = ratio_bed(name)
         finals = [run(bed, "w2sd", x, 50, Settings(refinements=Refinements(noise=k))).final for k in NOISES]
         found[name] = {
@@ -113,14 +115,14 @@ def lost_bed(name: str) -> Bed:
     return mixtures_bed(name, IDEAL, STRONG, LOST)
 
 
-def cap_numbers() -> dict[str, Any]:
+def cap_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """A weak model without the left mode: where the samples go, by cap (None: no cap), fused, T 50.
 
     "beyond" is the share of samples below -7, three standard deviations past the left mode; the ideal has .0007.
     """
     found: dict[str, Any] = {"caps": list(CAPS), "steps": 50}
     x = normal_quantiles()
-    for name in SCHEDULES:
+    for name in schedules:
         bed = lost_bed(name)
         finals = [run(bed, "w2sd", x, 50, Settings(refinements=Refinements(cap=cap))).final for cap in CAPS]
         found[name] = {
@@ -132,12 +134,12 @@ def cap_numbers() -> dict[str, Any]:
     return found
 
 
-def lag_numbers() -> dict[str, Any]:
+def lag_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Lagging beside plain W2SD over its own evaluations, and what either does where there is no gap (T 50)."""
     settings = {"fused": Settings(), "paper": Settings(mode="paper")}
     found: dict[str, Any] = {"steps": list(LAG_STEPS)}
     x = normal_quantiles()
-    for name in SCHEDULES:
+    for name in schedules:
         bed, same = ratio_bed(name), ratio_bed(name, 1.0)
         plain = run(same, "strong", x, 50).final
         found[name] = {}

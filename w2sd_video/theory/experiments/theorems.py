@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from w2sd_video.core import Level, NoisePath, invert, reflect, reflect_fused
-from w2sd_video.theory.bed import ratio_bed
+from w2sd_video.theory.bed import SCHEDULES, ratio_bed
 from w2sd_video.theory.experiments.magnitude import measured
 from w2sd_video.theory.gaps import Triple, fisher_ratio, terms
 from w2sd_video.theory.mixtures import IDEAL, PATHS, STRONG, continuous_level, logit_weak, normal_quantiles
@@ -117,7 +118,7 @@ def line_numbers() -> dict[str, Any]:
     }
 
 
-def proxy_numbers() -> dict[str, Any]:
+def proxy_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """How good a stand-in Delta_1 is for Delta_2, and what becomes of samples, over the weak model's bias ratio."""
     errors = []
     x = torch.linspace(-8, 8, 401, dtype=torch.float64)[:, None]
@@ -136,6 +137,6 @@ def proxy_numbers() -> dict[str, Any]:
                 "strong": measured(ratio_bed(name), "strong", 50)["distance"],
                 "w2sd": [measured(ratio_bed(name, ratio), "w2sd", 50)["distance"] for ratio in RATIOS],
             }
-            for name in ("ddpm", "sdxl", "flow")
+            for name in schedules
         },
     }

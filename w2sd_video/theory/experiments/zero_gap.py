@@ -79,13 +79,13 @@ def kept_std(name: str, num_steps: int, kind: str, variances: Sequence[float]) -
     return (mirrored / plain).flatten().tolist()
 
 
-def zero_gap_numbers() -> dict[str, Any]:
+def zero_gap_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Errors per step over T and the spread of the samples over the variance of the data, by schedule and reflection.
 
     A flow has no levels whose coefficients the release could get wrong, so "release" is "paper" there and left out.
     """
     found: dict[str, Any] = {"steps": list(STEPS), "variances": list(VARIANCES), "spread_steps": 50}
-    for name in SCHEDULES:
+    for name in schedules:
         kinds = [kind for kind in REFLECTIONS if (name, kind) != ("flow", "release")]
         errors = {kind: [step_errors(name, steps, kind) for steps in STEPS] for kind in kinds}
         found[name] = {

@@ -84,8 +84,8 @@ def figure_28() -> Made:
         f"with W2SD's move to {line[-1]:.2f} in the fifth that agrees most. As a whole Re-Sampling keeps the strong "
         f"model's share ({last['resample']:.2f}); choosing the noise overshoots "
         f"({last['resample-aligned']:.2f} aligned, {last['resample-opposed']:.2f} opposed after 19 reflections; "
-        f"aligned {early:.2f} after one; W2SD {last['w2sd']:.2f}, ideal .5), since the push is the noise's whatever the "
-        "gap."
+        f"aligned {early:.2f} after one; W2SD {last['w2sd']:.2f}, ideal .5), since the push is the noise's "
+        "whatever the gap."
     )
     nearer = abs(last["resample-aligned"] - 0.5) < abs(last["resample"] - 0.5)
     title = "Figure 28: Re-Sampling does better where its noise agrees with W2SD; choosing the noise overshoots"
