@@ -106,7 +106,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{neighbours.table(near)}\n\nthe judge on held-out pictures:")
     print("\n".join(f"  {kind}: {share.text()}" for kind, share in facts.items()))
     for name, share in read.items():
-        print(f"the judge agrees with the nearest training picture on {share.text()} of {name} samples")
+        if share is not None:
+            print(f"the judge agrees with the nearest training picture on {share.text()} of {name} samples")
     print(f"theory: {json.dumps(theory)}")
     results = {
         "path": options.path,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from w2sd_video.dataset_gap import expectation
 from w2sd_video.dataset_gap.cosines import Cosines, on_pictures, on_trajectories
-from w2sd_video.dataset_gap.judge import MAJORITY, MINORITY, Judge, verdicts
+from w2sd_video.dataset_gap.judge import MAJORITY, MINORITY, NEITHER, Judge, verdicts
 from w2sd_video.dataset_gap.methods import METHODS, STEPS
 from w2sd_video.dataset_gap.networks import sampling_levels, sampling_path
 from w2sd_video.dataset_gap.pictures import Pictures, Split
@@ -72,10 +72,15 @@ def judge_facts(judge: Judge, split: Split) -> dict[str, Interval]:
     return {kind: wilson(*counts) for kind, counts in [*right.items(), ("all", tuple(total))]}
 
 
-def agreement(score: Score, split: Split) -> Interval:
-    """How often the class the judge sees is that of the nearest seen picture, where it sees one of the two classes."""
+def agreement(score: Score, split: Split) -> Interval | None:
+    """How often the class the judge sees is that of the nearest seen picture, where it sees one of the two classes.
+
+    None where it sees neither in any sample.
+    """
     pictures = score.pictures.float() / 127.5 - 1
-    known = ~score.of_class(2)
+    known = ~score.of_class(NEITHER)
+    if not known.any():
+        return None
     distances = torch.cdist(pictures[known].flatten(1), split.seen.both.flatten(1))
     nearest_is_rare = distances.argmin(dim=1) >= len(split.seen.majority)
     seen_as = score.reading.classes[known]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from diffusers import UNet2DModel
+from torch import nn
 
 from w2sd_video.dataset_gap.judge import Judge, save_judge, verdicts
 from w2sd_video.dataset_gap.pictures import Pictures
@@ -22,4 +22,4 @@ def export_judge(output: Path, recipe: Recipe, judge: Judge, unseen: Pictures) -
 
 def export_network(output: Path, path: str, side: str, network: UNet2DModel) -> None:
     """Save a network to `output/<path>/<side>`."""
-    network.to(torch.float16).save_pretrained(output / path / side)
+    nn.Module.half(network).save_pretrained(output / path / side)
