@@ -96,7 +96,7 @@ def resample_aligned(
 
     Noise is accepted whose cosine with x~ - x is "above" zero or, as the control of Table 15, "below". Half of all
     draws are, sign for sign, so the printed rejection loop is a sign flip: same distribution, one draw. The push is
-    that of the noise, about sigma * sqrt(2 / pi) along the move, whatever the size of the gap.
+    that of the noise, sqrt(2 / pi) times its standard deviation (`renoised`) along the move, whatever the size of the gap.
 
     Args:
         x, levels, strong, path, main_step, on_step: as for `sample`.
