@@ -95,8 +95,8 @@ def resample_aligned(
     """The latent at the last level by Re-Sampling whose noise agrees with W2SD's move (Alg. 4). T + 2 lambda.
 
     Noise is accepted whose cosine with x~ - x is "above" zero or, as the control of Table 15, "below". Half of all
-    draws are, sign for sign, so the printed rejection loop is a sign flip: same distribution, one draw. The push is
-    that of the noise, sqrt(2 / pi) times its standard deviation (`renoised`) along the move, whatever the size of the gap.
+    draws are, sign for sign, so the printed rejection loop is a sign flip: same distribution, one draw. The push along
+    the move is sqrt(2 / pi) standard deviations of the noise (`renoised`), whatever the size of the gap.
 
     Args:
         x, levels, strong, path, main_step, on_step: as for `sample`.
