@@ -355,7 +355,7 @@ def test_an_interrupt_or_a_lack_of_memory_ends_with_what_to_do(
     code: int,
     said: str,
 ) -> None:
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(rendering, "render", stop)
@@ -365,7 +365,7 @@ def test_an_interrupt_or_a_lack_of_memory_ends_with_what_to_do(
 
 
 def test_a_programming_error_is_not_swallowed(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(rendering, "render", broken)

@@ -158,7 +158,7 @@ def test_a_network_of_the_evaluation_gives_the_mean_of_its_frames_scores(tmp_pat
 def test_planning_a_reward_loads_no_network() -> None:
     program = (
         "import sys; from w2sd_video.rewards import plan_reward; from w2sd_video.images.request import ImageRequest\n"
-        "try: plan_reward(ImageRequest(reward='aes'), ('w2sd-auto',), preset='', prompts=(), size=(8, 8), video=False)\n"
+        "try: plan_reward(ImageRequest(reward='aes'), ('w2sd-auto',), preset='', prompts=(), size=(8, 8), video=0)\n"
         "except ValueError: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
