@@ -132,6 +132,9 @@ def run(options: argparse.Namespace) -> int:
         "strength": figures.strength_figure(found, expected, options.path),
         "cosine": figures.cosine_figure(curves, options.path),
     }
+    if all(picture is not None for picture in drawn.values()):
+        few = figures.samples_figure(scores, found, recipe, side=5, columns=6)
+        drawn["overview"] = figures.overview(few, [drawn["strength"], drawn["cosine"]])
     for name, picture in drawn.items():
         if picture is not None:
             picture.save(output / f"{name}.png", optimize=True)

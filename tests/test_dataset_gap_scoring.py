@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from PIL import Image
 
 from scripts import score_dataset_gap
 from w2sd_video.core import Level, NoisePath
-from w2sd_video.dataset_gap import WEIGHTS, comparison, cosines, figures, neighbours, scoring
+from w2sd_video.dataset_gap import WEIGHTS, comparison, cosines, figures, neighbours, report, scoring
 from w2sd_video.dataset_gap.export import export_judge, export_network
 from w2sd_video.dataset_gap.judge import MINORITY, Judge, Reading, verdicts
 from w2sd_video.dataset_gap.methods import METHODS, STRENGTHS, sweep_name
 from w2sd_video.dataset_gap.networks import build_network
 from w2sd_video.dataset_gap.pictures import Pictures, load_digits
 from w2sd_video.dataset_gap.recipe import DIGITS, PATHS, SIDES
-from w2sd_video.dataset_gap.statistics import Interval
+from w2sd_video.dataset_gap.statistics import Interval, frechet_interval
 from w2sd_video.errors import UserError
 
 TINY = replace(DIGITS, network=dict(DIGITS.network) | {"block_out_channels": (8, 8), "norm_num_groups": 4})
@@ -77,9 +78,10 @@ def weights(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """All methods at T 3 with two reflections at most."""
+    """All methods at T 3 with two reflections at most, few draws, few samples beside the methods'."""
     for name, method in METHODS.items():
         monkeypatch.setitem(METHODS, name, replace(method, steps=3, num_reflections=min(2, method.num_reflections)))
+    monkeypatch.setattr(report, "frechet_interval", partial(frechet_interval, draws=20))
     for name, number in (("NUM_EXACT", 20), ("NUM_COSINES", 6), ("STEPS", 3)):
         monkeypatch.setattr(comparison, name, number)
 
@@ -94,7 +96,7 @@ def test_the_command_scores_all_methods_once_and_draws_every_figure(
     first = (tmp_path / "out" / "results.json").read_bytes()
     table = capsys.readouterr().out
     assert all(f"| {method.label} |" in table for method in METHODS.values())
-    for name in ("samples", "features", "strength", "cosine"):
+    for name in ("samples", "features", "strength", "cosine", "overview"):
         picture = Image.open(tmp_path / "out" / f"{name}.png").convert("RGB")
         assert len(picture.getcolors(1 << 24)) > 4, "more than paper"
     results = json.loads(first)

@@ -21,7 +21,7 @@ TINY = replace(
     network=dict(DIGITS.network) | {"block_out_channels": (8, 8), "norm_num_groups": 4},
     judge_width=8,
     judge_phase=Phase(1, steps=40, batch=24, learning_rate=5e-3, ema=0.9),
-    network_phase=Phase(2, steps=24, batch=16, learning_rate=4e-3, ema=0.9),
+    network_phase=Phase(2, steps=16, batch=16, learning_rate=4e-3, ema=0.9),
 )
 
 

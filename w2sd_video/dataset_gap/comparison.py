@@ -22,7 +22,7 @@ from w2sd_video.dataset_gap.recipe import STRIDES, Recipe
 from w2sd_video.dataset_gap.scoring import Score, World, noises
 from w2sd_video.dataset_gap.statistics import Interval, wilson
 
-NUM_EXACT = 2000  # samples of exact models
+NUM_EXACT = 1000  # samples of exact models
 NUM_COSINES = 500  # samples that cosines are taken of
 
 

@@ -56,7 +56,7 @@ def class_key(draw: ImageDraw.ImageDraw, at: tuple[float, float], recipe: Recipe
 
 
 def samples_figure(
-    scores: Mapping[str, Score], found: Mapping[str, Row], recipe: Recipe, side: int = 8
+    scores: Mapping[str, Score], found: Mapping[str, Row], recipe: Recipe, *, side: int = 8, columns: int = 3
 ) -> Image.Image | None:
     """Figure 7: a grid of samples for each method, from the same noises, with the minority's share."""
     names = [name for name in GRID if name in scores]
@@ -64,7 +64,7 @@ def samples_figure(
         return None
     tile = recipe.size * max(1, 32 // recipe.size) * 3 // 4 if recipe.size < 32 else recipe.size
     width = side * (tile + 6) + 16
-    columns = min(3, len(names))
+    columns = min(columns, len(names))
     down = -(-len(names) // columns)
     picture = Image.new("RGB", (columns * width, down * (width + 34) + 30), "white")
     draw = ImageDraw.Draw(picture)
@@ -155,11 +155,13 @@ def cosine_figure(curves: Mapping[str, Cosines], path: str) -> Image.Image:
     return panel(title, "timestep (noisiest first)", lines, low=-0.8, high=1, flip=True)
 
 
-def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures in a row, as high as the highest."""
-    row = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
+def overview(samples: Image.Image, charts: Sequence[Image.Image]) -> Image.Image:
+    """Samples above a row of charts, in a palette of 128 colours, so that the file is small."""
+    size = (max(samples.width, sum(p.width for p in charts)), samples.height + max(p.height for p in charts))
+    whole = Image.new("RGB", size, "white")
+    whole.paste(samples, ((size[0] - samples.width) // 2, 0))
     left = 0
-    for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width
-    return row
+    for chart in charts:
+        whole.paste(chart, (left, samples.height))
+        left += chart.width
+    return whole.quantize(128, dither=Image.Dither.NONE)
