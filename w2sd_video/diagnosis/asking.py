@@ -159,6 +159,14 @@ def planned(question: Question, progress: Progress) -> Plan | ImagePlan:
     return _few(plan(request))
 
 
+def steps_of_run(question: Question) -> int:
+    """Returns the sampling steps that a run of the pair would have: the preset's, or those of pairs of one's own."""
+    arguments = question.arguments
+    if arguments.preset is not None or arguments.strong is None:
+        return get_preset(arguments.preset or "demo").steps
+    return get_preset("juggernaut-vs-sdxl" if question.videos else "guidance-sdxl").steps
+
+
 def _few(done: Any) -> Any:
     """With few of the preset's own prompts, where none were asked for."""
     return done if len(done.prompts) <= PROMPTS else replace(done, prompts=done.prompts[:PROMPTS])

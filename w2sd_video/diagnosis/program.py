@@ -16,7 +16,7 @@ from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, run_command
 from w2sd_video.diagnosis.arguments import build_parser
 from w2sd_video.diagnosis.asking import question_of, verdict_on
 from w2sd_video.diagnosis.next_steps import Check, next_step
-from w2sd_video.diagnosis.reporting import describe_files, files_text, next_text
+from w2sd_video.diagnosis.reporting import describe_files, describe_step, files_text, next_text
 from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
 
 ROOM = "Try fewer --steps, a smaller --height and --width, or --memory weak-offload."
@@ -73,18 +73,34 @@ def _run(arguments: argparse.Namespace, check_bridge: Check | None) -> tuple[int
             check=lambda words: check_command(words, check_bridge),
         )
 
-    report = describe_files(verdict, question.strong, question.weak, step_of())
+    report = {"status": "done", **describe_files(verdict, question.strong, question.weak, step_of())}
     text = [files_text(report)]
-    text.append(next_text(report["next"]))
-    _keep(arguments.output, report)
     code = EXIT_FAILED if verdict.name == "refuse" else EXIT_DONE
-    report = {"status": "done", **report}
+    if verdict.reflects_directly and not arguments.files_only:
+        from w2sd_video.diagnosis.treating import treat
+
+        treated = treat(question, progress)
+        code = EXIT_DONE if treated.finished else EXIT_FAILED
+        report["measured"] = treated.report
+        report["next"] = describe_step(step_of(treated.flags))
+        text.append(treated.text)
+        keep(arguments.output, report, treated.picture)
+    else:
+        keep(arguments.output, report)
+    text.append(next_text(report["next"]))
+    if arguments.output is not None:
+        text.append(f"kept in {arguments.output}")
     return code, report if arguments.format == "json" else {"text": "\n\n".join(part for part in text if part)}
 
 
-def _keep(folder: str | None, report: dict[str, Any]) -> None:
+def keep(folder: str | None, report: dict[str, Any], picture: Any = None) -> None:
+    """Writes the report, and the plot where there is one, into a folder."""
     if folder is None:
         return
     place = Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)
     (place / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if picture is not None:
+        from w2sd_video.diagnosis.plotting import save
+
+        save(picture, place / PLOT)

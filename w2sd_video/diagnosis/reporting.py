@@ -26,8 +26,13 @@ def describe_files(verdict: Verdict, strong: str, weak: str | None, step: NextSt
         ],
         "remarks": list(verdict.remarks),
         "weights_apart": verdict.distance,
-        "next": None if step is None else {"command": step.line, "problem": step.problem},
+        "next": describe_step(step),
     }
+
+
+def describe_step(step: NextStep | None) -> dict[str, Any] | None:
+    """Returns a command as JSON data."""
+    return None if step is None else {"command": step.line, "problem": step.problem}
 
 
 def files_text(report: Mapping[str, Any]) -> str:

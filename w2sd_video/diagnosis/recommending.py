@@ -1,0 +1,71 @@
+"""One setting to begin with, from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from w2sd_video.diagnosis.measuring import Measured
+from w2sd_video.diagnosis.thresholds import calibration
+
+LEAST = 0.25  # of the largest gap: levels with less are not worth two evaluations
+SIZEABLE = 0.25  # of the moves: more error of the inversion than this, and the fused mode is the better
+MOST_STRENGTH, LEAST_STRENGTH = 2.0, 0.25
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Flags of the commands, and why each."""
+
+    steps: int
+    reflections: int
+    mode: str
+    strength: float
+    why: tuple[str, ...]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return (
+            *("--steps", str(self.steps), "--reflections", str(self.reflections)),
+            *("--mode", self.mode, "--strength", f"{self.strength:g}"),
+        )
+
+
+def recommend(measured: Measured, failing: Sequence[str], *, steps: int) -> Recommendation:
+    """Returns the setting for a run of `steps` sampling steps.
+
+    Lambda ends where the gap between the clean estimates falls under a quarter of its largest. The mode is fused where
+    the inversion's error is over a quarter of the moves, else Algorithm 1 as printed. The strength brings the gap to
+    the share of a sample's size that served healthy analytic pairs best, from 1 to 2; below 1 only in conflict.
+    """
+    count = measured.move.shape[1] + 1
+    gaps = measured.clean_gap.mean(0)
+    below = np.flatnonzero(gaps < LEAST * gaps.max())
+    past = below[below > int(gaps.argmax())]
+    levels = int(past[0]) if len(past) else count - 1
+    reflections = min(max(1, round(levels / count * steps)), max(1, steps - 1))
+    moves, errors = (float(part[:, :levels].mean(0).sum()) for part in (measured.move, measured.error))
+    share = errors / moves if moves > 0 else float("inf")
+    fused = not share <= SIZEABLE  # also where no inversion can be made
+    gap, target = float(gaps.mean()), float(calibration()["strength"]["target"])
+    conflict = "conflict" in failing
+    strength = target / gap if gap > 0 else MOST_STRENGTH
+    strength = min(max(strength, LEAST_STRENGTH if conflict else 1.0), 1.0 if conflict else MOST_STRENGTH)
+    strength = round(strength * 4) / 4
+    why = [
+        f"lambda {reflections} of {steps}: below that level the gap is under {LEAST:.0%} of its largest, and "
+        "reflections cost evaluations without moving much"
+    ]
+    if not np.isfinite(share):
+        why.append("fused: no inversion can be made at this schedule's pure noise")
+    elif fused:
+        why.append(f"fused: the error of the inversion is {share:.2g} times the gap's own moves, and fused has none")
+    else:
+        why.append(f"Algorithm 1 as printed: the error of the inversion is only {share:.0%} of the gap's moves")
+    told = f"strength {strength:g}: the gap is {gap:.2g} of a sample's size, and {target:g} served healthy pairs best"
+    if strength == MOST_STRENGTH:
+        told += f" (at most {MOST_STRENGTH:g})"
+    why.append(told + ("; in conflict less is safer, and another pair is better" if conflict else ""))
+    return Recommendation(steps, reflections, "fused" if fused else "paper", strength, tuple(why))
