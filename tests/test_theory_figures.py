@@ -15,7 +15,7 @@ from PIL import Image, ImageColor
 
 from w2sd_video.errors import UserError
 from w2sd_video.theory import making
-from w2sd_video.theory.catalogue import ENTRIES, Entry, chosen
+from w2sd_video.theory.catalogue import ENTRIES, SLIPS, Entry, chosen
 from w2sd_video.theory.made import Made, verdict
 from w2sd_video.theory.plotting import Arrows, Axis, Bars, Dots, Fan, Line, Mark, Note, Panel, Rule, Sheet, draw
 from w2sd_video.theory.plotting.contours import contour
@@ -96,6 +96,7 @@ def test_the_catalogue_has_what_the_paper_shows_and_each_setting() -> None:
     for entry in ENTRIES.values():
         module, _, function = entry.maker.partition(":")
         assert callable(getattr(importlib.import_module(f"w2sd_video.theory.figures.{module}"), function))
+    assert {name for *_, name in SLIPS} <= set(ENTRIES)
     assert list(chosen(["zero-gap", "figure-3"])) == ["figure-3", "zero-gap"], "in the catalogue's order"
     with pytest.raises(UserError, match="figure-0"):
         chosen(["figure-0"])

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from w2sd_video.theory.catalogue import SLIPS
+
 STYLE = (
     "body{font:16px/1.5 sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#1a1a1a}img{max-width:100%}"
     "td,th{padding:.3em .7em;text-align:left;vertical-align:top;border-top:1px solid #ddd}"
@@ -28,12 +30,19 @@ def page(report: Mapping[str, Any]) -> str:
         f"<p>Measured: {escape(figure['measured'])}</p><p>Agrees: {_verdict(figure['agrees'])}</p></section>"
         for name, figure in figures.items()
     )
+    slips = "".join(
+        f"<tr><td>{escape(place)}</td><td>{escape(printed)}</td><td>{escape(holds)}</td>"
+        f'<td><a href="#{escape(name)}">{escape(name)}</a></td></tr>'
+        for place, printed, holds, name in SLIPS
+    )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>The theory, executable</title>'
         f"<style>{STYLE}</style><h1>The theory, executable</h1>"
         "<p>Every model here is an exact Gaussian mixture: nothing is trained, nothing is estimated, so what is seen "
         'is what the algorithm does. All numbers are in <a href="theory.json">theory.json</a>.</p>'
-        f"<table><tr><th>of</th><th>claimed</th><th>measured here</th><th>agrees</th></tr>{rows}</table>{sections}"
+        f"<table><tr><th>of</th><th>claimed</th><th>measured here</th><th>agrees</th></tr>{rows}</table>"
+        "<h2>Where the printed text does not hold as it stands</h2>"
+        f"<table><tr><th>where</th><th>printed</th><th>holds</th><th>seen in</th></tr>{slips}</table>{sections}"
         f"<p><code>{escape(report['command'])}</code></p></html>\n"
     )
 

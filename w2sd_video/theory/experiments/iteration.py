@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2sd_video.core import Level, Selector, resample, sample, w2sd_auto
+from w2sd_video.core import Level, Selector, resample, sample, sample_reflected, w2sd_auto
 from w2sd_video.theory.bed import BOTH, Bed, Settings, drawing, logit_bed, mixtures_bed, mode_shares, noise, run
 from w2sd_video.theory.experiments import plane
 from w2sd_video.theory.experiments.plane import cosines
@@ -69,6 +69,37 @@ def resampling_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
                 ]
                 for method in METHODS
             },
+        }
+    return found
+
+
+def literal_resampling(bed: Bed, x: Tensor, num_steps: int) -> Tensor:
+    """Alg. 3 as printed: what Add_Noise gets is x_t, which holds its noise already."""
+    levels, draw = bed.levels(num_steps), drawing(0)
+    return sample_reflected(
+        x,
+        levels,
+        bed.strong,
+        lambda i, x: bed.path.renoise(x, draw(x), levels[i]),
+        bed.path,
+        num_reflections=num_steps - 1,
+    )
+
+
+def misprint_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
+    """Spread and distance to the strong model's data: Alg. 3 noising x_{t-1} back, and as printed."""
+    x = noise(SAMPLES, 1)
+    found: dict[str, Any] = {"steps": STEPS, "samples": SAMPLES}
+    for name in schedules:
+        bed = logit_bed(name)
+        finals = {
+            "sampled once": sample(x, bed.levels(STEPS), bed.strong, bed.path),
+            "noised back": run(bed, "resample", x, STEPS).final,
+            "as printed": literal_resampling(bed, x, STEPS),
+        }
+        found[name] = {
+            label: {"std": final.std().item(), "distance": wasserstein(final, STRONG, 2)}
+            for label, final in finals.items()
         }
     return found
 

@@ -11,6 +11,7 @@ from w2sd_video.theory.mixtures import IDEAL, STRONG, normal_quantiles
 from w2sd_video.theory.plotting import Area, Arrows, Axis, Fan, Line, Mark, Note, Panel, Sheet
 
 AWAY = "#b5b5b5"  # paths that end elsewhere
+TOLD = {"weak": "weak", "strong": "strong", "w2sd": "W2SD", "swapped": "with swapped roles"}
 NOUNS = {"weak": "weak model", "strong": "strong model", "w2sd": "W2SD", "ideal": "ideal model"}
 
 
@@ -60,7 +61,7 @@ def figure_5() -> Made:
 def _balance(numbers: dict) -> tuple[str, str]:
     noise, flow = numbers["ddpm"], numbers["flow"]
     shares = {
-        name: ", ".join(f"{method} {mine[method]['left']:.3f}" for method in ("weak", "strong", "w2sd", "swapped"))
+        name: ", ".join(f"{words} {mine[method]['left']:.3f}" for method, words in TOLD.items())
         for name, mine in (("noise", noise), ("flow", flow))
     }
     words = (
