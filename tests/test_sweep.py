@@ -10,7 +10,7 @@ import disk_pairs
 import numpy as np
 import pytest
 import tiny_loras
-from PIL import Image
+from PIL import Image, ImageColor
 
 from scripts.sweep import Bootstrap, proxy
 from scripts.sweep import main as sweep
@@ -19,9 +19,10 @@ from w2sd_video.images import making
 from w2sd_video.images.request import ImageRequest
 from w2sd_video.lora_flags import LoraFlag
 from w2sd_video.picture_io import read_picture, write_picture
-from w2sd_video.sweep.curve import LEFT, RIGHT, Point, draw_curve, ticks
+from w2sd_video.sweep.curve import COLOURS, LEFT, RIGHT, Point, draw_curve, ticks
 from w2sd_video.sweep.scorers import find_scorer, oracle_score
 from w2sd_video.sweep.settings import read_axis
+from w2sd_video.tasks import METHODS
 
 SCORER = "def brightness(frames, prompt):\n    'Mean of the pixels.'\n    return frames.mean() + len(prompt)\n"
 QUICK = ["--steps", "3", "--reflections", "2", "--height", "16", "--width", "16", "--device", "cpu", "--guidance", "3"]
@@ -117,6 +118,8 @@ def test_a_file_that_changed_is_scored_again_and_a_torn_line_is_no_score(disk: P
         ("T", "2,3", ("--weak-guidance", "0", "--reflections", "1")),
         ("mode", "paper,fused", ("--weak-guidance", "0")),
         ("strength", "0.5:1.5:0.5", ("--weak-guidance", "0")),
+        ("every", "1,2", ("--weak-guidance", "0")),
+        ("window-end", "0.3,1", ("--weak-guidance", "0", "--window", "0:0.4")),
     ],
 )
 def test_every_setting_moves_what_w2sd_makes(
@@ -176,6 +179,27 @@ def test_ticks_are_round_and_within_and_points_are_drawn_in_their_order() -> Non
     red = np.argwhere((picture == (0xC2, 0x3B, 0x22)).all(axis=-1) & (np.arange(len(picture)) < 380)[:, None])
     left, right = red[red[:, 1] < LEFT + 60], red[red[:, 1] > RIGHT - 60]
     assert left[:, 0].mean() > right[:, 0].mean() + 100, "the larger value is higher up"
+
+
+def test_a_threshold_of_the_reward_is_swept_for_the_method_that_has_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--setting", "reward-threshold", "--values", "0,1", "--dry-run", "--format", "json"]
+    assert sweep([*words, "--", "--num-pictures", "1", "--prompt", "a red ring"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [list(run["methods"]) for run in report["runs"]] == [["strong"], ["w2sd-auto"], ["w2sd-auto"]]
+    assert [run["evaluations"] for run in report["runs"]] == [20, 50, 50], "T 20, and T + 3 lambda"
+    assert sweep([*words, "--", "--methods", "w2sd"]) == 2
+    assert "--reward-threshold is given, and none of the methods" in capsys.readouterr().err
+
+
+def test_methods_have_colours_of_their_own_and_ten_names_fit_the_picture() -> None:
+    assert METHODS.keys() <= COLOURS.keys() and len(set(COLOURS.values())) == len(COLOURS)
+    picture = np.asarray(draw_curve("title", "x", [0, 1], {name: [Point(0.0), Point(1.0)] for name in METHODS}))
+    assert (picture[:, -2:] == 255).all(), "no name runs out on the right"
+    below = picture[396:]
+    named = [name for name in METHODS if (below == ImageColor.getrgb(COLOURS[name])).all(axis=-1).any()]
+    assert named == list(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,9 @@ def without_unused(request: Request, methods: Sequence[str]) -> Request:
 
 
 def _unused(request: MethodRequest, methods: Iterable[str]) -> list[str]:
-    given = [name for name in (*REFINEMENTS, *REWARD) if getattr(request, name) not in (None, False, ())]
-    return [name for name in given if not set(methods) & set(users_of(name))]
+    given = {name: getattr(request, name) for name in (*REFINEMENTS, *REWARD)}
+    blank = [name for name, value in given.items() if value is None or value is False or value == ()]  # 0 is a value
+    return [name for name in given if name not in blank and not set(methods) & set(users_of(name))]
 
 
 def plan_reflection(
