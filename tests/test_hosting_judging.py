@@ -105,8 +105,9 @@ def test_only_the_frames_that_are_judged_are_decoded():
         return decode(latents, *args, **kwargs)
 
     pipe.vae.decode = counting
-    judged(pipe, Judge(), ["a cat", "a dog"], frames=3, **{**tiny.ANIMATEDIFF_CALL, "num_frames": 8})
+    run = judged(pipe, Judge(), ["a cat", "a dog"], frames=3, **{**tiny.ANIMATEDIFF_CALL, "num_frames": 8})
     assert sum(decoded) == 2 * 2 * 3  # of two sides, two videos, three frames
+    assert run.num_decodes == 2 and run.num_encodes == 0
 
 
 def test_frames_are_the_middles_of_equal_parts():

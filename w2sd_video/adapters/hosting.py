@@ -207,7 +207,7 @@ class _Host:
         """The sampler of a call with these arguments, whose latents are like `sample`."""
         selector, selection = None, self._selection
         if selection is not None and not self._method.plain:
-            judge = Judge(selection, self._pipe, self._kind, arguments, sample.shape)
+            judge = Judge(selection, self._pipe, self._kind, arguments, sample.shape, run=self._run)
             selector = Selector(judge, selection.threshold)
             self._run._choices = selector.choices
         return Sampling(self._method, schedule, drawn_by(arguments.get("generator")), selector)

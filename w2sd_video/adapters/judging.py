@@ -12,6 +12,7 @@ from torch import Tensor
 
 from w2sd_video.adapters.codecs import Codec, codec_of
 from w2sd_video.adapters.layouts import picture_size
+from w2sd_video.adapters.run import Run
 from w2sd_video.adapters.settings import call_signature
 from w2sd_video.adapters.vaes import factor_of
 from w2sd_video.errors import UserError
@@ -29,6 +30,7 @@ class Judge:
         kind: the pipeline's class.
         arguments: of the call: prompts, and the size of packed latents.
         latents_shape: of the call.
+        run: whose `num_decodes` counts.
 
     Raises:
         UserError: latents that no image VAE decodes.
@@ -41,9 +43,11 @@ class Judge:
         kind: type,
         arguments: Mapping[str, Any],
         latents_shape: Sequence[int],
+        *,
+        run: Run,
     ) -> None:
         check_pictures(pipe)
-        self._selection = selection
+        self._selection, self._run = selection, run
         self._prompts = prompts_of(arguments, latents_shape[0])
         parameters = call_signature(kind).parameters
         given = {name: arguments.get(name, parameter.default) for name, parameter in parameters.items()}
@@ -68,6 +72,7 @@ class Judge:
         if self._frames is not None:
             clean = clean[:, :, torch.tensor(self._frames, device=clean.device)]
         pixels = self._codec.decode(self._codec.layout.grid(clean))
+        self._run.num_decodes += 1
         if not bool(pixels.isfinite().all()):
             raise UserError(
                 "a clean estimate that the reward is to judge is not finite once decoded; try a lower guidance, or "

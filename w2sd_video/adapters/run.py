@@ -17,7 +17,8 @@ class Run:
         num_steps: steps made (fewer than asked for after an interrupt).
         num_reflections: reflections made.
         num_skipped: reflections left out because the weak model knows no level so noisy (only through pixels).
-        num_encodes, num_decodes: passes of a picture or a video through a VAE's halves inside reflections, likewise.
+        num_encodes, num_decodes: passes of pictures or videos through a VAE's halves inside reflections: through
+            pixels, and to be rewarded (two for each selection, of the frames that are rewarded).
         choices: of each selection of method "w2sd-auto", of each sample, whether the second (weak) side was taken as
             the strong one; reading it waits for the device.
         notes: what the user should know about how it was done.
