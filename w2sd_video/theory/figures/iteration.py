@@ -130,8 +130,8 @@ def algorithm_3() -> Made:
             )
         )
     told = "; ".join(
-        f"{mine['noised back']['distance']:.2f} when x_t-1 is noised back, {mine['as printed']['distance']:.2f} when x_t "
-        f"is given noise as printed, whose spread is {mine['as printed']['std']:.2f} and not "
+        f"{mine['noised back']['distance']:.2f} when x_t-1 is noised back, {mine['as printed']['distance']:.2f} when "
+        f"x_t is given noise as printed, whose spread is {mine['as printed']['std']:.2f} and not "
         f"{mine['sampled once']['std']:.2f} ({NAMES[name]})"
         for name, mine in numbers.items()
         if name in NAMES
