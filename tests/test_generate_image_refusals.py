@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "families": (["--strong", "SDXL", "--weak", "FLUX"], "different families.*bridge_image.py"),
     "sampling": (["--guidance", "0.5"], "sampling takes 1"),
     "weak by itself": (
-        ["--methods", "weak,w2sd"],
+        ["--methods", "weak,w2sd", "--weak-guidance", "0.5"],
         "by itself the weak side.* leave the method weak out",
     ),
     "steps too": (["--match-evaluations", "10", "--steps", "4"], "chooses --steps itself"),

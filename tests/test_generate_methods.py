@@ -173,6 +173,32 @@ def test_a_video_is_rewarded_by_at_most_so_many_frames(disk: Path, tmp_path: Pat
         assert made(request)[1][SELECTING]["status"] == "done"
 
 
+def test_a_weak_side_at_guidance_0_or_less_samples_with_the_prompts_exchanged(disk: Path, tmp_path: Path) -> None:
+    """Scale g of (cat over dog) is scale 1 - g of (dog over cat), which diffusers can sample from 1 on."""
+    for name, scale in (("a", 0.0), ("b", -1.5)):
+        turned = {"prompts": ("a cat",), "negative_prompt": "a dog", "weak": None, "strong_guidance": 2.0}
+        mine = asked(
+            disk, "pictures", tmp_path / name, methods=("weak", "swapped"), **turned | {"weak_guidance": scale}
+        )
+        other = asked(
+            disk,
+            "pictures",
+            tmp_path / f"{name} turned",
+            methods=("strong", "w2sd"),
+            prompts=("a dog",),
+            negative_prompt="a cat",
+            weak=None,
+            guidance=1 - scale,
+            strong_guidance=1 - scale,
+            weak_guidance=-1.0,
+        )
+        plan, found = made(mine)
+        theirs = made(other)[1]
+        for method, same in (("weak", "strong"), ("swapped", "w2sd")):
+            assert np.array_equal(frames(mine, found[method]), frames(other, theirs[same]))
+            assert plan.rows(method) == found[method]["num_rows"] == theirs[same]["num_rows"]
+
+
 # -- as a command ---------------------------------------------------------------------------------------------------
 
 

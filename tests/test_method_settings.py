@@ -140,7 +140,6 @@ def test_settings_that_do_not_go_together_are_refused(case: str) -> None:
 
 
 def test_pictures_are_refused_alike() -> None:
-    # The bundled pair samples at 1 over 0, which only the methods that sample the weak side alone cannot do.
     for changes, said in (
         ({"lag": True, "strong_guidance": 2.0}, "give --strong-guidance 1"),
         ({"methods": ("strong",), "noise": 0.1}, "--noise is given"),
@@ -148,7 +147,7 @@ def test_pictures_are_refused_alike() -> None:
             {"guidance": 3.0, "strong_guidance": 5.0, "weak_guidance": 3.0, "methods": ("autoguided",)},
             "there both have",
         ),
-        ({"methods": ("weak", "autoguided")}, "leave the method weak out"),
+        ({"methods": ("weak", "w2sd"), "weak_guidance": 0.5}, "leave the method weak out"),
     ):
         with pytest.raises(UserError, match=said):
             plan_images(ImageRequest(**changes))

@@ -59,11 +59,12 @@ def _check_sampling(done: ImagePlan) -> None:
             "--strong-guidance and --weak-guidance may be any number"
         )
     alone = done.sampling_guidance("weak")
-    for method in {"weak", "swapped"} & set(done.methods):
-        if alone < 1:
+    for method in [name for name in ("weak", "swapped") if name in done.methods]:
+        if 0 < alone < 1 or (alone <= 0 and done.ip_adapter is not None):
             raise UserError(
                 f"weak guidance is {alone:g} and all that differs; inside the reflection it may be any number, but by "
-                f"itself the weak side samples with 1 (unguided) or more: leave the method {method} out, or raise it"
+                "itself the weak side samples with 1 (unguided) or more, or without an IP-Adapter with 0 or less: "
+                f"leave the method {method} out, or give another --weak-guidance"
             )
 
 

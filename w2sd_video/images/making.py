@@ -73,7 +73,7 @@ class LoadedImages:
     def _settings(self, task: Task, own: str) -> dict[str, Any]:
         """What `reflected` is told of a method that samples the side `own`."""
         plan, method = self.plan, task.method
-        reflector = ModelSpec(guidance=self._side(own).guidance)
+        reflector = ModelSpec(guidance=self._scale(own, self._side(own).guidance))
         settings: dict[str, Any] = {
             "method": hosted_name(method),
             "config": config_of(method, plan.reflection, reflector),
@@ -83,7 +83,8 @@ class LoadedImages:
         elif method not in (*ALONE, "resample"):
             other = "weak" if own == "strong" else "strong"
             alone = plan.sampling_guidance(other) if method in AS_THEY_SAMPLE else None
-            weak, inputs = self._other(other, task.prompt, alone)
+            scale = self._side(other).guidance if alone is None else alone
+            weak, inputs = self._other(other, task.prompt, self._scale(own, scale))
             settings |= {"weak": weak, "weak_inputs": inputs or None}
         if method == SELECTING:
             assert plan.reward is not None and self.reward is not None
@@ -95,6 +96,10 @@ class LoadedImages:
         own = self.plan.pair.weak.negative_prompt if role == "weak" else None
         return self.plan.negative_prompt if own is None else own
 
+    def _scale(self, sampled: str, guidance: float | None) -> float | None:
+        """A scale of either side as it has to be said where the sampled side's halves are exchanged, or not."""
+        return 1 - guidance if guidance is not None and self.plan.exchanged(sampled) else guidance
+
     def _side(self, role: str) -> ModelSpec:
         return self.plan.pair.weak if role == "weak" else self.plan.pair.strong
 
@@ -105,9 +110,7 @@ class LoadedImages:
         return self.plan.raw_prompts.get(prompt, prompt) if role == "weak" else prompt
 
     def _other(self, role: str, prompt: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
-        """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs; with
-        this guidance, None for what it has inside the reflection.
-        """
+        """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs."""
         side, plan = self._side(role), self.plan
         pipe = self._pipe(role)
         apart = self.weak is not None
@@ -115,7 +118,7 @@ class LoadedImages:
         plain = loras_alike and not (apart or plan.raw_prompts)
         told_alike = plain and self.negative("weak") == self.negative("strong")
         spec = ModelSpec(
-            guidance=side.guidance if guidance is None else guidance,
+            guidance=guidance,
             loras=self.plan.loras_of(role),
             control=side.control,
             ip_adapter=side.ip_adapter,
@@ -141,14 +144,14 @@ class LoadedImages:
 
     def _call(self, pipe: Any, role: str, task: Task, steps: int) -> Any:
         """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture."""
-        plan, side = self.plan, self._side(role)
+        plan, side, text = self.plan, self._side(role), self._text(role, task.prompt)
         arguments: dict[str, Any] = {
-            **self._text(role, task.prompt),
+            **(_exchanged(text) if plan.exchanged(role) else text),
             **self.extra,
             "height": plan.height,
             "width": plan.width,
             "num_inference_steps": steps,
-            "guidance_scale": plan.sampling_guidance(role),
+            "guidance_scale": self._scale(role, plan.sampling_guidance(role)),
             "generator": torch.Generator("cpu").manual_seed(task.seed),
             "output_type": "np",
         }
@@ -168,3 +171,12 @@ class LoadedImages:
         given = {"prompt": prompt, "negative_prompt": self.negative(role), "max_sequence_length": length}
         taken = call_signature(type(pipe)).parameters
         return {name: value for name, value in given.items() if value is not None and name in taken}
+
+
+def _exchanged(text: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with the prompt and the negative prompt in each other's place."""
+    told = {"negative_prompt": "", **text} if "prompt" in text else text
+    both = [name for name in told if f"negative_{name}" in told]
+    assert both, "the negative half has nothing to stand for it"
+    turned = {name: told[f"negative_{name}"] for name in both} | {f"negative_{name}": told[name] for name in both}
+    return {**told, **turned}

@@ -164,6 +164,12 @@ class ImagePlan:
         alone = role == "weak" and self.only_guidance_differs
         return self.weak_guidance if alone else self.guidance
 
+    def exchanged(self, role: str) -> bool:
+        """Whether a side samples by itself with the halves of its guidance exchanged: diffusers takes scales from 1 on,
+        and a scale g of 0 or less is 1 - g with the prompt and the negative one in each other's place.
+        """
+        return not self.embedded and self.sampling_guidance(role) <= 0
+
     @property
     def only_guidance_differs(self) -> bool:
         """Whether the pair is one network at two guidances and nothing else."""
