@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-image demo-bridge demo-digits demo-vbench test test-slow bench score score-bridge score-digits score-gaps format clean
+.PHONY: demo demo-image demo-bridge demo-digits demo-vbench theory diagnose test test-slow bench \
+    score score-methods score-bridge score-digits score-gaps score-dataset-gap format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -29,6 +30,12 @@ demo-vbench: .venv/ready
 	$(BIN)/python scripts/evaluate_vbench.py compare $(VBENCH)/scores/strong_report.json \
 	    $(VBENCH)/scores/weak_report.json $(VBENCH)/scores/w2sd_report.json --output $(VBENCH)/comparison
 
+theory: .venv/ready
+	$(BIN)/python scripts/theory.py
+
+diagnose: .venv/ready
+	$(BIN)/python scripts/diagnose.py --output outputs/diagnosis
+
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,6 +55,9 @@ bench: .venv/ready
 score: .venv/ready
 	$(BIN)/python scripts/score_demo.py
 
+score-methods: .venv/ready
+	$(BIN)/python scripts/score_methods.py
+
 score-bridge: .venv/ready
 	$(BIN)/python scripts/score_bridge.py
 
@@ -56,6 +66,9 @@ score-digits: .venv/ready
 
 score-gaps: .venv/ready
 	$(BIN)/python scripts/score_gaps.py
+
+score-dataset-gap: .venv/ready
+	$(BIN)/python scripts/score_dataset_gap.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
