@@ -97,7 +97,9 @@ def run(options: argparse.Namespace) -> int:
     expected = comparison.exact_shares(recipe, split, options.path, output / "exact.json") if exact else {}
     reference = world.judge.read(split.unseen.halves().both.to(world.device)).features
     found = report.rows(scores, reference)
-    curves = comparison.cosine_curves(world, recipe, split, exact=exact)
+    curves = comparison.cosine_curves(
+        world, recipe, split, output / "cosines.json", weights=print_of_weights, exact=exact
+    )
     near = neighbours.of_sides(scores, split)
     facts = comparison.judge_facts(world.judge, split)
     read = {name: comparison.agreement(scores[name], split) for name in ("ideal", "w2sd") if name in scores}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,46 @@ NUM_COSINES = 500  # samples that cosines are taken of
 
 def exact_shares(recipe: Recipe, split: Split, path: str, file: Path) -> dict[str, float]:
     """The minority's share of each method with exact models, kept in `file`."""
-    settings = repr((recipe, path, NUM_EXACT, [method.settings() for method in METHODS.values()]))
+
+    def make() -> dict[str, float]:
+        noise = noises(0, NUM_EXACT, (recipe.channels, recipe.size, recipe.size))
+        return expectation.expected_shares(split.seen, recipe.augmentation, path, METHODS, noise)
+
+    return kept(file, repr((recipe, path, NUM_EXACT, [method.settings() for method in METHODS.values()])), make)
+
+
+def kept(file: Path, settings: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns, plain data; it is not called again while `file` has it by the same settings."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["settings"] == settings:
-            return kept["shares"]
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record["settings"] == settings:
+            return record["made"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not made yet, or by other settings
-    noise = noises(0, NUM_EXACT, (recipe.channels, recipe.size, recipe.size))
-    shares = expectation.expected_shares(split.seen, recipe.augmentation, path, METHODS, noise)
-    file.write_text(json.dumps({"settings": settings, "shares": shares}), encoding="utf-8")
-    return shares
+        pass  # not made yet, or damaged
+    made = make()
+    file.write_text(json.dumps({"settings": settings, "made": made}), encoding="utf-8")
+    return made
 
 
-def cosine_curves(world: World, recipe: Recipe, split: Split, *, exact: bool) -> dict[str, Cosines]:
-    """Figure 26's curves: on strong trajectories, at unseen pictures with noise, and with exact models if asked for."""
+def cosine_curves(
+    world: World, recipe: Recipe, split: Split, file: Path, *, weights: str, exact: bool
+) -> dict[str, Cosines]:
+    """Figure 26's curves, kept in `file`: on strong trajectories, at unseen pictures with noise, and of exact models.
+
+    Args:
+        weights: a fingerprint of the networks.
+        exact: whether there are exact models to compare with.
+    """
+
+    def make() -> dict[str, Any]:
+        return {name: asdict(curve) for name, curve in measured_curves(world, recipe, split, exact=exact).items()}
+
+    made = kept(file, repr((recipe, world.path, NUM_COSINES, STEPS, weights, exact)), make)
+    return {name: Cosines(**{**one, "means": [Interval(*mean) for mean in one["means"]]}) for name, one in made.items()}
+
+
+def measured_curves(world: World, recipe: Recipe, split: Split, *, exact: bool) -> dict[str, Cosines]:
+    """The curves of `cosine_curves`."""
     path, levels = sampling_path(world.path), sampling_levels(world.path, STEPS)
     noise = noises(0, NUM_COSINES, world.shape)
     pictures = repeated(split.unseen, NUM_COSINES)
