@@ -1,11 +1,11 @@
-"""Score every algorithm, mode and setting on the bundled pair: python scripts/score_methods.py [--count 240]
+"""Score every algorithm, mode and setting on the bundled pair: python scripts/score_methods.py [--count 120]
 
 Prints a table of the algorithms (Algorithms 1 to 4, auto-guidance, swapped roles, the modes) and one of the settings of
 a reflection, each beside its controls (the strong side alone, at equal evaluations, and the same without a gap) with
-paired 95 percent bootstrap intervals, then the curves over lambda, strength and the size of the gap, which are also
-drawn into --output. An oracle reads the videos. Unguided, T 20, lambda 10 unless said; about two hours on one CPU core
-for everything. Ways that are finished are kept in --output and not made again; several processes may share the work
-(--part 1/2 and --part 2/2).
+paired 95 percent bootstrap intervals, then the curves over lambda and strength, which are also drawn into --output. An
+oracle reads the videos. Unguided, T 20, lambda 10 unless said; about an hour and a half on one CPU core for everything.
+Ways that are finished are kept in --output and not made again; several processes may share the work (--part 1/2 and
+--part 2/2).
 """
 
 import argparse
@@ -23,7 +23,7 @@ from w2sd_video.progress import calm_libraries
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=120, help="videos per way (default 120: each caption once)")
-    parser.add_argument("--only", help="comma-separated: algorithms, settings, lambda, strength, gap (default: all)")
+    parser.add_argument("--only", help="comma-separated: algorithms, settings, lambda, strength (default: all)")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="make every N-th way, from the K-th on")
     parser.add_argument("--weights", type=Path, help="a pair made by train_demo.py (default: the bundled one)")
     parser.add_argument("--output", type=Path, default=Path("outputs/method-scores"), help="where results are kept")
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from w2sd_video.demo import WEIGHTS, method_report, method_scoring
     from w2sd_video.demo.method_ways import ALGORITHMS, CURVES, SETTINGS, Way, groups
     from w2sd_video.demo.report import finished, from_json, to_json
-    from w2sd_video.demo.scoring import fingerprint
+    from w2sd_video.demo.scoring import fingerprint, load
 
     found = groups()
     names = list(found) if options.only is None else [name.strip() for name in options.only.split(",")]
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     for key, way in list(wanted.items())[part - 1 :: parts]:
         if record_of(way):
             continue
-        sides = sides or method_scoring.Sides(weights)
+        sides = sides or load(weights)
         with tqdm(total=options.count, desc=key, disable=options.quiet or not sys.stderr.isatty()) as bar:
             score, said = method_scoring.score(sides, way, options.count, progress=bar.update)
         made = {"settings": settings, "way": repr(way), "said": dict(said)}

@@ -11,7 +11,7 @@ import torch
 
 from scripts import score_methods
 from w2sd_video.adapters.method import method_of
-from w2sd_video.demo import WEIGHTS, method_report, method_scoring, world
+from w2sd_video.demo import WEIGHTS, method_report, method_scoring, scoring, world
 from w2sd_video.demo.captions import parse_caption
 from w2sd_video.demo.method_ways import ALGORITHMS, CURVES, SETTINGS, Way, groups
 from w2sd_video.demo.scoring import Score, fingerprint
@@ -22,7 +22,7 @@ CAPTION = "a red ring moving up"
 
 @pytest.fixture(scope="module")
 def sides():
-    return method_scoring.Sides(WEIGHTS)
+    return scoring.load(WEIGHTS)
 
 
 def shortened(way: Way) -> Way:
@@ -30,10 +30,6 @@ def shortened(way: Way) -> Way:
     lam = way.config.num_reflections
     few = {} if lam is None else {"num_reflections": min(lam, 2)}
     return dataclasses.replace(way, steps=3, settings={**way.settings, **few})
-
-
-def made(sides, way: Way) -> torch.Tensor:
-    return method_scoring.generate(sides, shortened(way), [CAPTION], [1])[0]
 
 
 def score_of(right: list[int], evaluations: int = 20) -> Score:
@@ -53,17 +49,6 @@ def test_ways_differ_wherever_their_keys_do_and_are_made_once_where_they_do_not(
     _, values, lines = CURVES["lambda"]
     assert lines["w2sd"][values.index(10)] == SETTINGS["W2SD, paper mode"]
     assert all(line[values.index(0)].key == Way().key for line in lines.values())
-
-
-def test_no_gap_between_the_weights_is_the_zero_gap_and_one_is_the_weak_model(sides):
-    none = dataclasses.replace(SETTINGS["W2SD, fused"], gap=0.0)
-    assert torch.equal(made(sides, none), made(sides, Way()))
-    whole = sides.pipe("weak", 1.0).unet.state_dict()
-    strong = sides.pipe("strong", 1.0).unet.state_dict()
-    beyond = sides.pipe("weak", -1.0).unet.state_dict()
-    name = max(whole, key=lambda key: (whole[key] - strong[key]).abs().max().item())
-    torch.testing.assert_close(beyond[name] - strong[name], strong[name] - whole[name])
-    assert torch.equal(sides.pipe("weak", 1.0).unet.state_dict()[name], whole[name])
 
 
 def test_the_reward_counts_the_attributes_that_are_right():
@@ -108,7 +93,7 @@ def test_the_table_has_paired_differences_and_the_curve_its_intervals():
     assert curve[5].startswith("| 10 | 0.500 [") and curve[5].endswith("| - | - |")
     assert method_report.curve_picture("lambda", scores) is None
     whole = {key: score_of([1, 0, 1]) for key in EVERY}
-    assert method_report.curve_picture("gap", whole) is not None
+    assert method_report.curve_picture("strength", whole) is not None
 
 
 def test_finished_ways_are_read_and_not_made_again(tmp_path, monkeypatch, capsys):
@@ -117,18 +102,18 @@ def test_finished_ways_are_read_and_not_made_again(tmp_path, monkeypatch, capsys
         record = {"settings": settings, "way": "", "said": {"second": 0.25}, "correct": [[1, 1, 1]] * 4}
         record |= {"num_evaluations": 20, "num_rows": 20, "seconds": 1.0}
         (tmp_path / f"{key}.json").write_text(json.dumps(record))
-    monkeypatch.setattr(method_scoring, "Sides", lambda weights: pytest.fail("the pair was loaded"))
+    monkeypatch.setattr(scoring, "load", lambda weights: pytest.fail("the pair was loaded"))
     assert score_methods.main(["--count", "4", "--output", str(tmp_path), "--quiet"]) == 0
     printed = capsys.readouterr().out
     assert "| strong | 20 | 1.000 | 1.000 | 1.000 | 1.000 | - | - | - |" in printed
     assert "25.0% of selections" in printed
-    assert {path.name for path in tmp_path.glob("*.png")} == {"lambda.png", "strength.png", "gap.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"lambda.png", "strength.png"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--only", "lamda"], "--only has 'lamda'; choose from algorithms, settings, lambda, strength, gap"),
+        (["--only", "lamda"], "--only has 'lamda'; choose from algorithms, settings, lambda, strength"),
         (["--part", "3/2"], "--part is '3/2'; give K/N"),
         (["--part", "half"], "--part is 'half'; give K/N"),
         (["--count", "0"], "--count is 0; it must be at least 1"),

@@ -24,7 +24,7 @@ def zero_gap_of(way: Way) -> Way | None:
     reflects = way.algorithm in ("w2sd", "w2sd-auto") and way.partner == "weak" and way.sampled == "strong"
     if not reflects:
         return None
-    return dataclasses.replace(way, partner="zero-gap", algorithm="w2sd", reward=None, gap=1.0)
+    return dataclasses.replace(way, partner="zero-gap", algorithm="w2sd", reward=None)
 
 
 def equal_of(way: Way, scores: Scores) -> Score | None:

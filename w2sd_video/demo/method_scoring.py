@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import random
 import time
@@ -19,7 +18,7 @@ from w2sd_video.adapters.method import method_of
 from w2sd_video.demo import oracle, world
 from w2sd_video.demo.captions import parse_caption
 from w2sd_video.demo.method_ways import Way
-from w2sd_video.demo.scoring import Score, load, prompts_and_seeds
+from w2sd_video.demo.scoring import Score, prompts_and_seeds
 from w2sd_video.pair import Selection
 
 BATCH = 24
@@ -41,38 +40,13 @@ def reward_called(name: str) -> Reward:
     return functools.partial(attributes_right, first={"oracle": 3, "colour": 1}[name])
 
 
-class Sides:
-    """The pair's pipelines; a weak side at any distance from the strong one is made when it is first asked for."""
-
-    def __init__(self, weights: Any) -> None:
-        self._pipes = load(weights)
-        self._at: tuple[float, Any] = (1.0, self._pipes["weak"])
-
-    def pipe(self, side: str, gap: float) -> Any:
-        """The pipeline of "strong", or of "weak" with its weights at `gap` times their distance."""
-        if side == "strong":
-            return self._pipes["strong"]
-        if self._at[0] != gap:
-            self._at = gap, self._moved(gap)
-        return self._at[1]
-
-    def _moved(self, gap: float) -> Any:
-        strong, weak = self._pipes["strong"], self._pipes["weak"]
-        if gap == 1.0:
-            return weak
-        unet = copy.deepcopy(weak.unet)
-        ours = strong.unet.state_dict()
-        unet.load_state_dict({name: torch.lerp(ours[name], tensor, gap) for name, tensor in unet.state_dict().items()})
-        return type(weak)(**{**weak.components, "unet": unet})
-
-
-def generate(sides: Sides, way: Way, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Any]:
+def generate(sides: Mapping[str, Any], way: Way, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Any]:
     """Frames [B, F, 3, H, W] in [0, 1] and the run that made them, for one batch of prompts and noise seeds."""
-    pipe = sides.pipe(way.sampled, way.gap)
+    pipe = sides[way.sampled]
     pipe.set_progress_bar_config(disable=True)
     weak: Any = way.partner
     if way.partner in ("strong", "weak"):
-        weak = sides.pipe(way.partner, way.gap).unet
+        weak = sides[way.partner].unet
     selection = None
     if way.reward is not None:
         selection = Selection(reward_called(way.reward), frames=world.NUM_FRAMES)
@@ -91,7 +65,7 @@ def generate(sides: Sides, way: Way, prompts: Sequence[str], seeds: Sequence[int
 
 
 def score(
-    sides: Sides, way: Way, count: int, progress: Callable[[int], object] = lambda finished: None
+    sides: Mapping[str, Any], way: Way, count: int, progress: Callable[[int], object] = lambda finished: None
 ) -> tuple[Score, Mapping[str, float]]:
     """Generate `count` videos in one way and read them; also what else the runs say, by name.
 

@@ -24,8 +24,6 @@ class Way:
         algorithm: the `method` of `reflected`.
         settings: of `ReflectionConfig`, where not the paper's with lambda 10.
         steps: T.
-        gap: how far the weak side's weights are from the strong side's, in multiples of the true distance: 1 is the
-            weak model, 0 the strong one, and below 0 a model beyond the strong one.
         reward: of "w2sd-auto", a name in `method_scoring.REWARDS`.
     """
 
@@ -34,7 +32,6 @@ class Way:
     algorithm: str = "w2sd"
     settings: Mapping[str, Any] = field(default_factory=dict)
     steps: int = STEPS
-    gap: float = 1.0
     reward: str | None = None
 
     @property
@@ -116,7 +113,6 @@ SETTINGS: Mapping[str, Way] = {
 
 LAMBDAS = (0, 2, 5, 10, 15, 19)
 STRENGTHS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
-GAPS = (-1.0, 0.0, 0.5, 1.0, 2.0, 3.0)
 
 
 def _lambdas(way: Way) -> tuple[Way, ...]:
@@ -125,10 +121,6 @@ def _lambdas(way: Way) -> tuple[Way, ...]:
 
 def _strengths(way: Way) -> tuple[Way, ...]:
     return tuple(_with(way, strength=strength) if strength else Way() for strength in STRENGTHS)
-
-
-def _gaps(way: Way, none: Way) -> tuple[Way, ...]:
-    return tuple(dataclasses.replace(way, gap=gap) if gap else none for gap in GAPS)
 
 
 def _with(way: Way, **settings: Any) -> Way:
@@ -149,15 +141,6 @@ CURVES: Mapping[str, Curve] = {
         "strength: multiplies the move of each reflection",
         STRENGTHS,
         {"w2sd": _strengths(_paper()), "w2sd, fused": _strengths(_fused())},
-    ),
-    "gap": (
-        "gap: distance of the weak side's weights from the strong side's, 1 is the weak model's",
-        GAPS,
-        {
-            "w2sd": _gaps(_paper(), _zero()),
-            "w2sd, fused": _gaps(_fused(), Way()),
-            "weak": _gaps(Way(sampled="weak"), Way()),
-        },
     ),
 }
 
