@@ -143,6 +143,7 @@ class _Pictures:
         self._known: dict[Any, Any] = {}
 
     def measured(self, name: str) -> dict[str, Any]:
+        from w2sd_video.adapters.lora_files import use_loras
         from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, gap_scoring
         from w2sd_video.demo.gap_methods import Setting
         from w2sd_video.diagnosis.measuring import baseline, measure
@@ -160,6 +161,7 @@ class _Pictures:
         if strong not in self._known:
             self._known[strong] = baseline(pair)
         if network is not None:
+            use_loras(self._pipe, ())  # which a copy would take along
             pair.network = _network(self._pipe.unet, network)
         return _numbers(measure(pair, self._known[strong]))
 
@@ -211,7 +213,9 @@ class _BundledGap:
             ).images
 
     def grid(self) -> Any:
-        return _grid(self.pipe)
+        from w2sd_video.diagnosis.in_memory import grid_of
+
+        return grid_of(self.pipe)
 
 
 class _Videos:
@@ -265,15 +269,9 @@ class _BundledVideos:
             ).frames
 
     def grid(self) -> Any:
-        return _grid(self.pipe)
+        from w2sd_video.diagnosis.in_memory import grid_of
 
-
-def _grid(pipe: Any) -> Any:
-    from w2sd_video.adapters.schedules import read_schedule
-    from w2sd_video.diagnosis.measuring import Grid
-
-    schedule = read_schedule(pipe.scheduler, first_order=True)
-    return Grid(schedule.levels, schedule.path)
+        return grid_of(self.pipe)
 
 
 def _network(own: Any, name: str) -> Any:

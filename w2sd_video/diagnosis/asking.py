@@ -152,11 +152,11 @@ def planned(question: Question, progress: Progress) -> Plan | ImagePlan:
         }
         given.pop("num_frames", None)
         given.pop("motion_adapter", None)
-        return _few(plan_images(ImageRequest(**{**given, **extra})))
+        done: Plan | ImagePlan = plan_images(ImageRequest(**{**given, **extra}))
+        return done if given["prompts"] else _few(done)
     request = GenerationRequest(**{name: value for name, value in given.items() if name in _fields(GenerationRequest)})
-    if needs_whole_pipelines(request):
-        return _few(plan_images(whole_pipelines(request)))
-    return _few(plan(request))
+    done = plan_images(whole_pipelines(request)) if needs_whole_pipelines(request) else plan(request)
+    return done if given["prompts"] else _few(done)
 
 
 def steps_of_run(question: Question) -> int:
@@ -168,8 +168,8 @@ def steps_of_run(question: Question) -> int:
 
 
 def _few(done: Any) -> Any:
-    """With few of the preset's own prompts, where none were asked for."""
-    return done if len(done.prompts) <= PROMPTS else replace(done, prompts=done.prompts[:PROMPTS])
+    """With few of the preset's own prompts."""
+    return replace(done, prompts=done.prompts[:PROMPTS], stems=done.stems[:PROMPTS])
 
 
 def _fields(kind: type) -> set[str]:

@@ -64,8 +64,13 @@ class SampledPair:
         return made.detach()
 
     def grid(self) -> Grid:
-        schedule = read_schedule(self.pipe.scheduler, first_order=True)
-        return Grid(schedule.levels, schedule.path)
+        return grid_of(self.pipe)
+
+
+def grid_of(pipe: Any) -> Grid:
+    """The levels of a pipeline's last call."""
+    schedule = read_schedule(pipe.scheduler, first_order=True)
+    return Grid(schedule.levels, schedule.path)
 
 
 def loaded(plan: Plan | ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
@@ -84,7 +89,7 @@ def _pictures(plan: ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple
     held = load_images(plan, plan.methods, plan.prompts, note=progress.note, quiet=not progress.bars)
     strong = plan.pair.strong
     for prompt in plan.prompts:
-        weak, inputs = held._other("weak", prompt, None)
+        weak, inputs = held._other("weak", prompt, plan.pair.weak.guidance)
         own = {
             **held._text("strong", prompt),
             **held.extra,
