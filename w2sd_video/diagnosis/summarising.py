@@ -96,6 +96,10 @@ def measured_text(report: Mapping[str, Any]) -> str:
         lines += paragraph(f"{name}: {'YES' if failing['found'] else 'no'} ({told})")
         lines += paragraph(failing["means"], "  ") if failing["found"] else []
         lines += paragraph(f"this alarm: {_rates(report['rates'], name)}", "  ")
+    lines += paragraph(
+        f"not told by any gap: which side is the better one{_opposed(report['rates'])}; --methods "
+        "strong,w2sd,zero-gap,swapped shows it"
+    )
     advice = report["recommendation"]
     lines += ["", f"recommended: {' '.join(advice['flags'])}"]
     for why in advice["why"]:
@@ -128,6 +132,11 @@ def _rates(rates: Mapping[str, Any], name: str) -> str:
                 f"{hit['share']:.0%} [{hit['low']:.0%}, {hit['high']:.0%}]"
             )
     return "; ".join(told)
+
+
+def _opposed(rates: Mapping[str, Any]) -> str:
+    found = rates.get("analytic", {}).get("opposed biases detected")
+    return "" if found is None else f" (opposed biases raise the alarm of conflict in {found['share']:.0%})"
 
 
 def _spread(values: Array) -> dict[str, float] | None:
