@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from w2sd_video.dataset_gap.statistics import Interval
 
-WIDTH, HEIGHT = 560, 400
-LEFT, RIGHT, TOP, BOTTOM = 62, WIDTH - 16, 44, HEIGHT - 96
+WIDTH = 560
+LEFT, RIGHT, TOP, BOTTOM = 62, WIDTH - 16, 44, 304
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def panel(
             high - low
         )
 
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    picture = Image.new("RGB", (WIDTH, BOTTOM + 52 + 18 * -(-len(lines) // 2)), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((WIDTH / 2, 20), title, fill="black", anchor="mm", font_size=15)
     draw.text(((LEFT + RIGHT) / 2, BOTTOM + 36), x_label, fill="black", anchor="mm", font_size=13)

@@ -119,7 +119,7 @@ def theory(shares: Mapping[str, Interval]) -> dict[str, Any]:
     `strength_for_balance` is that at which the densities' odds become 1:1.
     """
 
-    def of(strong: float, weak: float) -> dict[str, float]:
+    def of(strong: float, weak: float) -> dict[str, float | None]:
         odds = [math.log(share / (1 - share)) for share in (strong, weak)]
         gap = odds[0] - odds[1]
         return {
@@ -127,7 +127,7 @@ def theory(shares: Mapping[str, Interval]) -> dict[str, Any]:
             "weak_log_odds": odds[1],
             "gap": gap,
             "static_share": expectation.static_share(strong, weak),
-            "strength_for_balance": -odds[0] / gap if gap else math.nan,
+            "strength_for_balance": -odds[0] / gap if gap else None,
         }
 
     found = {"of_training_sets": of(1 / (1 + STRIDES["strong"]), 1 / (1 + STRIDES["weak"]))}

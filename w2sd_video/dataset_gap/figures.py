@@ -14,6 +14,7 @@ from w2sd_video.dataset_gap.methods import STRENGTHS, sweep_name
 from w2sd_video.dataset_gap.recipe import Recipe
 from w2sd_video.dataset_gap.report import Row
 from w2sd_video.dataset_gap.scoring import Score
+from w2sd_video.dataset_gap.statistics import Interval
 from w2sd_video.errors import UserError
 
 COLOURS = ("#1f5fa8", "#e07b00", "#9a9a9a")  # majority, minority, neither
@@ -66,14 +67,15 @@ def samples_figure(
     width = side * (tile + 6) + 16
     columns = min(columns, len(names))
     down = -(-len(names) // columns)
-    picture = Image.new("RGB", (columns * width, down * (width + 34) + 30), "white")
+    picture = Image.new("RGB", (columns * width, down * (width + 44) + 30), "white")
     draw = ImageDraw.Draw(picture)
     for n, name in enumerate(names):
-        left, top = (n % columns) * width + 8, (n // columns) * (width + 34)
+        left, top = (n % columns) * width + 8, (n // columns) * (width + 44)
         share = found[name].minority
-        text = f"{SHORT[name]}: {100 * share.value:.1f}% [{100 * share.low:.1f}, {100 * share.high:.1f}]"
-        draw.text((left + width / 2 - 8, top + 20), text, fill="black", anchor="mm", font_size=15)
-        picture.paste(sample_grid(scores[name], side, tile), (left, top + 36))
+        text = f"{100 * share.value:.1f}% [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+        for row, line in enumerate((SHORT[name], text)):
+            draw.text((left + width / 2 - 8, top + 14 + 18 * row), line, fill="black", anchor="mm", font_size=15)
+        picture.paste(sample_grid(scores[name], side, tile), (left, top + 46))
     class_key(draw, (12, picture.height - 16), recipe)
     return picture
 
@@ -125,22 +127,32 @@ def features_figure(
 
 
 def strength_figure(found: Mapping[str, Row], expected: Mapping[str, float], path: str) -> Image.Image | None:
-    """The minority's share over strength, measured and with exact models; None before the sweep is finished."""
+    """The minority's share of both classes over strength, measured and with exact models, and the share of neither.
+
+    None before the sweep is finished.
+    """
     xs = sorted([0.0, 1.0, *STRENGTHS])
-    lines = []
+    lines, neither = [], []
     for mode, colour in (("paper", "#c23b22"), ("fused", "#7b3fb0")):
         names = [sweep_name("weak", mode, x) for x in xs]
         if any(name not in found for name in names):
             return None
-        lines.append(Line(f"W2SD, {mode}", colour, xs, [found[name].minority for name in names]))
+        lines.append(Line(f"W2SD, {mode}", colour, xs, [balance(found[name]) for name in names]))
+        grey = "#9a9a9a" if mode == "paper" else "#cfa9e0"
+        neither.append(Line(f"neither class, {mode}", grey, xs, [found[name].neither for name in names]))
         if all(name in expected for name in names):
             shares = [exact(expected[name]) for name in names]
             lines.append(Line(f"{mode}, exact Gaussian classes", colour, xs, shares, dashed=True))
     for name, colour in (("strong", "#1f4e9c"), ("weak", "#2e8b57"), ("ideal", "#000000")):
         if name in found:
-            lines.append(Line(SHORT[name], colour, xs, [found[name].minority], dashed=name == "ideal"))
-    title = f"share of the minority over strength ({path} path)"
-    return panel(title, "strength of the reflection (1 is W2SD)", lines, low=0, high=1)
+            lines.append(Line(SHORT[name], colour, xs, [balance(found[name])], dashed=name == "ideal"))
+    title = f"the minority's share of both classes ({path} path)"
+    return panel(title, "strength of the reflection (1 is W2SD)", [*lines, *neither], low=0, high=1)
+
+
+def balance(row: Row) -> Interval:
+    """The minority's share of the samples that show either class; anything where none does."""
+    return row.balance or Interval(0.5, 0.0, 1.0)
 
 
 def cosine_figure(curves: Mapping[str, Cosines], path: str) -> Image.Image:

@@ -67,9 +67,9 @@ def rows(scores: Mapping[str, Score], reference: Tensor) -> dict[str, Row]:
 def table(scores: Mapping[str, Score], found: Mapping[str, Row], expected: Mapping[str, float]) -> str:
     """A Markdown table, one row per finished method; `expected` is the minority's share with exact models."""
     lines = [
-        "| method | evaluations | n | minority share | exact models | minus strong | minus zero-gap | neither "
-        "| Frechet distance | minus strong |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| method | evaluations | n | minority share | minus strong | minus zero-gap | neither "
+        "| minority of both classes | exact models | Frechet distance | minus strong |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, score in scores.items():
         row = found[name]
@@ -78,9 +78,10 @@ def table(scores: Mapping[str, Score], found: Mapping[str, Row], expected: Mappi
             str(score.num_evaluations),
             str(len(score.pictures)),
             row.minority.text(),
-            f"{expected[name]:.3f}" if name in expected else "-",
             *(row.gains[against][0].text(signed=True) if against in row.gains else "-" for against in AGAINST),
             row.neither.text(),
+            "-" if row.balance is None else row.balance.text(),
+            f"{expected[name]:.3f}" if name in expected else "-",
             row.frechet.text(2),
             "-" if row.nearer is None else row.nearer.text(2, signed=True),
         ]
