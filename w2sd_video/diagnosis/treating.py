@@ -60,7 +60,8 @@ def treat(question: Question, progress: Progress) -> Treated:
     advice = recommend(measured, failing, steps=steps_of_run(question))
     asked = {"samples": count, "prompts": len(plan.prompts), "steps": plan.steps, "prompt_texts": list(plan.prompts)}
     report = describe_measured(measured, failing, limits, calibration(), advice, asked)
-    picture = draw_gap(
-        measured, f"{plan.pair.name}: the gap by level", advice.reflections / advice.steps, limits.similar_below
-    )
+    picture = None
+    if question.arguments.output is not None:
+        share = advice.reflections / advice.steps
+        picture = draw_gap(measured, f"{plan.pair.name}: the gap by level", share, limits.similar_below)
     return Treated(report, measured_text(report), advice.flags, picture)
