@@ -2,9 +2,9 @@
 
 Without --cifar-dir: two classes of scikit-learn's handwritten digits (twos and eights), on the noise path and the flow
 path three small networks each, with 140 twos and 14 (weak), 70 (strong) or 140 (ideal) eights, and a judge that counts
-them; about a quarter of an hour of one CPU core. With --cifar-dir, a folder of CIFAR-10's Python batches: the paper's setting,
-5000 horses and 500, 2500 or 5000 cars, and a network of 30 million parameters, which wants --device cuda. Each phase is
-resumable at any moment (the same command continues). The recipes are w2sd_video/dataset_gap/recipe.py.
+them; about a quarter of an hour of one CPU core. With --cifar-dir, a folder of CIFAR-10's Python batches: the paper's
+setting, 5000 horses and 500, 2500 or 5000 cars, and a network that wants --device cuda. Each phase is resumable at any
+moment (the same command continues). The recipes are w2sd_video/dataset_gap/recipe.py.
 """
 
 import argparse
