@@ -25,7 +25,10 @@ def bright(frames, prompt):
     return frames.mean()
 def word(frames, prompt): return "good"
 def many(frames, prompt): return frames
+def digit(frames, prompt): return "7"
 def broken(frames, prompt): return 1 / 0
+def wordy(frames, prompt): raise RuntimeError("first\\nsecond " + "and so on " * 99)
+def ends(frames, prompt): raise SystemExit(3)
 """
 
 
@@ -128,12 +131,21 @@ def test_a_function_of_the_users_gets_the_frames_and_the_prompt_of_the_task(own:
 
 @pytest.mark.parametrize(
     ("function", "said"),
-    [("word", "returned 'good'"), ("many", "must return a finite"), ("broken", "ZeroDivisionError")],
+    [
+        ("word", "returned 'good'"),
+        ("digit", "returned '7'; it must return a finite number"),
+        ("many", "must return a finite"),
+        ("broken", "ZeroDivisionError"),
+        ("wordy", "RuntimeError: first second and so on"),
+        ("ends", "SystemExit: 3"),
+    ],
 )
-def test_a_reward_that_fails_or_is_no_number_says_so(own: str, function: str, said: str) -> None:
+def test_a_reward_that_fails_or_is_no_number_says_so_in_a_line(own: str, function: str, said: str) -> None:
     score = load_reward(RewardSettings(f"{own}:{function}"), device="cpu")
-    with pytest.raises(RewardFailedError, match=said):
-        score(np.zeros((1, 8, 8, 3), np.uint8), "a")
+    with pytest.raises(RewardFailedError, match=said) as raised:
+        score(np.zeros((1, 64, 64, 3), np.uint8), "a")
+    text = str(raised.value)
+    assert "\n" not in text and len(text) < len(own) + 300
 
 
 def test_a_lack_of_memory_is_no_failure_of_the_reward(tmp_path: Path) -> None:

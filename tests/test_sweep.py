@@ -253,9 +253,13 @@ def test_what_cannot_be_swept_is_refused(case: str, capsys: pytest.CaptureFixtur
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_scorer_must_return_a_number(tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text("def bad(frames, prompt):\n    return 'good'\n")
-    with pytest.raises(UserError, match="returned 'good'"):
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("return 'good'", "returned 'good'"), ("return 1 / 0", "failed: ZeroDivisionError"), ("exit(3)", "SystemExit")],
+)
+def test_a_scorer_must_return_a_number(body: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(f"def bad(frames, prompt):\n    {body}\n")
+    with pytest.raises(UserError, match=said):
         find_scorer(f"{tmp_path / 'bad.py'}:bad", {})(np.zeros((1, 8, 8, 3), np.uint8), "a")
 
 

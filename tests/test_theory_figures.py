@@ -121,8 +121,9 @@ def test_an_earlier_figure_stays_in_the_report_while_its_picture_is_there(
     (tmp_path / "one.png").unlink()
     (tmp_path / "theory.json").write_text((tmp_path / "theory.json").read_text())
     assert list(making.make_figures({"two": entries["two"]}, tmp_path, command="c")["figures"]) == ["two"]
-    (tmp_path / "theory.json").write_text("{")
-    assert list(making.make_figures({"one": entries["one"]}, tmp_path, command="c")["figures"]) == ["one"]
+    for damaged in ("{", "[]", '{"figures": {"two": 3}}', '{"figures": {"two": {"source": "a"}}}'):
+        (tmp_path / "theory.json").write_text(damaged)
+        assert list(making.make_figures({"one": entries["one"]}, tmp_path, command="c")["figures"]) == ["one"]
 
 
 def test_a_verdict_is_yes_only_if_all_holds() -> None:

@@ -6,7 +6,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from w2sd_video.checked_values import finite, unknown, whole
 from w2sd_video.errors import UserError
 from w2sd_video.pair import Selection
 from w2sd_video.tasks import SELECTING
-from w2sd_video.user_functions import FORMS, find_function, is_named, located_name
+from w2sd_video.user_functions import FORMS, FunctionFailedError, answer, find_function, is_named, located_name
 
 Reward = Callable[[NDArray[np.uint8], str], float]
 """A number, higher is better, of frames [F, H, W, 3] uint8 RGB (one frame is a picture) and the prompt."""
@@ -151,18 +150,11 @@ def load_reward(settings: RewardSettings, *, device: str, allow_pickle: bool = F
 
     def checked(frames: NDArray[np.uint8], prompt: str) -> float:
         try:
-            given = own(frames, prompt)
-        except Exception as error:
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-                raise
-            raise RewardFailedError(f"the reward {settings.name} failed: {type(error).__name__}: {error}") from error
-        try:
-            number = float(given)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise RewardFailedError(f"the reward {settings.name} returned {given!r}; it must return a finite number")
-        return number
+            return answer(own, frames, prompt)
+        except FunctionFailedError as error:
+            raise RewardFailedError(f"the reward {settings.name} {error}") from error
+        except UserError as error:
+            raise RewardFailedError(f"the reward {settings.name} failed: {error}") from error
 
     return checked
 

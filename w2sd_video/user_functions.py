@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,11 @@ from typing import Any
 from w2sd_video.errors import UserError
 
 FORMS = "MODULE:FUNCTION or FILE.py:FUNCTION"
+MOST_SAID = 200  # characters of what a function returned or raised
+
+
+class FunctionFailedError(Exception):
+    """A function raised, or gave no finite number; the message, one line, follows its name ("failed: ...")."""
 
 
 def is_named(given: str) -> bool:
@@ -49,6 +55,28 @@ def described(given: str, function: Callable[..., Any]) -> str:
     return lines[0] if lines else given.rpartition(":")[2]
 
 
+def answer(function: Callable[..., Any], frames: Any, prompt: str) -> float:
+    """Returns the finite number that a function gives for frames and a prompt.
+
+    Raises:
+        FunctionFailedError: it raises (or would end the program), or returns something else, text included.
+        UserError, or a lack of memory: as it is.
+    """
+    try:
+        value = function(frames, prompt)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise FunctionFailedError(f"failed: {type(error).__name__}: {_shortened(str(error))}") from error
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers
+        number = math.nan
+    if not math.isfinite(number):
+        raise FunctionFailedError(f"returned {_shortened(repr(value))}; it must return a finite number")
+    return number
+
+
 def located_name(given: str) -> str:
     """Returns the name with the path of a FILE.py made absolute, so that it means the same from anywhere."""
     module, _, function = given.rpartition(":")
@@ -77,3 +105,8 @@ def _from_file(path: Path, _changed: int) -> Any:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MOST_SAID else f"{line[: MOST_SAID - 3]}..."

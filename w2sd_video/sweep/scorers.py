@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from w2sd_video.errors import UserError
 from w2sd_video.rewards import oracle_share
-from w2sd_video.user_functions import described, find_function, is_named
+from w2sd_video.user_functions import FunctionFailedError, answer, described, find_function, is_named
 
 Score = Callable[[NDArray[np.uint8], str], float]
 """The score of frames [F, H, W, 3] uint8 RGB (one frame is a picture) made for a prompt."""
@@ -29,16 +28,12 @@ class Scorer:
         """Returns the score.
 
         Raises:
-            UserError: it is no finite number.
+            UserError: it fails, or is no finite number.
         """
-        value = self.score(frames, prompt)
         try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise UserError(f"the scorer {self.name} returned {value!r} for {prompt!r}; it must return a finite number")
-        return number
+            return answer(self.score, frames, prompt)
+        except FunctionFailedError as error:
+            raise UserError(f"the scorer {self.name} {error}; that was for {prompt!r}") from error
 
 
 def find_scorer(given: str, named: Mapping[str, Scorer]) -> Scorer:

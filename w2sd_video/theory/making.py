@@ -38,7 +38,7 @@ def make_figures(
             told(name)
             start = time.perf_counter()
             made = entry.make()
-            _write(folder / f"{name}.png", _png(draw(made.sheet)))
+            _write(_picture(folder, name), _png(draw(made.sheet)))
             figures[name] = {
                 "source": entry.source,
                 "title": made.sheet.title,
@@ -59,9 +59,18 @@ def make_figures(
 def _earlier(folder: Path) -> dict[str, Any]:
     try:
         figures = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["figures"]
-        return {name: figure for name, figure in figures.items() if (folder / f"{name}.png").is_file()}
+        return {name: figure for name, figure in figures.items() if _whole(figure) and _picture(folder, name).is_file()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
+
+
+def _whole(figure: Any) -> bool:
+    """Whether an entry has what the page says of a figure."""
+    return all(isinstance(figure[key], str) for key in ("source", "title", "claim", "measured", "agrees"))
+
+
+def _picture(folder: Path, name: str) -> Path:
+    return folder / f"{name}.png"
 
 
 def _png(picture: Image) -> bytes:
