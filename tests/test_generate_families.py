@@ -135,6 +135,15 @@ def test_what_whole_pipelines_do_not_have_is_refused(
     assert re.search(said, capsys.readouterr().err) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("pair", [("--strong", "@wan-1", "--weak", "@wan-2"), ("--preset", "wan21-size")])
+def test_a_reward_of_what_cannot_be_decoded_frame_by_frame_is_refused_before_anything_is_loaded(
+    pair: tuple[str, ...], disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, *pair, "--prompt", "a", "--methods", "strong,w2sd-auto", "--output", str(tmp_path / "out")]
+    assert main([word.replace("@", f"{disk}/") for word in words]) == 2
+    assert "w2sd-auto shows the reward single frames" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_the_bundled_pair_is_not_exchanged_for_pictures_where_an_ip_adapter_is_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from w2sd_video.adapters.control_images import read_control_image, read_rgb
-from w2sd_video.adapters.pipeline_files import PipelineFiles
+from w2sd_video.adapters.pipeline_files import VIDEO_VAES, PipelineFiles
 from w2sd_video.checked_values import MAX_SEED
 from w2sd_video.errors import UserError
 from w2sd_video.images.request import ImagePlan, ImageRequest
@@ -13,6 +13,7 @@ from w2sd_video.method_settings import GAPPED, check_lag, check_reflection, chec
 from w2sd_video.pair import gap
 from w2sd_video.presets import get_preset
 from w2sd_video.prompt_pairs import check_gap
+from w2sd_video.tasks import SELECTING
 
 SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
 
@@ -20,6 +21,8 @@ SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's conf
 def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles, theirs: PipelineFiles | None) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
     check_reflection(done.reflection, done.methods, done.steps)
+    if SELECTING in done.methods:
+        _check_decoded(done, ours)
     if set(GAPPED) & set(done.methods):
         in_prompts = "--prompt-pairs FILE" in get_preset(done.preset).needs
         if in_prompts and not done.raw_prompts and not gap(done.pair.strong, done.pair.weak):
@@ -50,6 +53,16 @@ def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles
         read_control_image(place, done.width, done.height, resize=bool(done.resize_control))
     if done.ip_adapter_image is not None:
         read_rgb(Path(done.ip_adapter_image).expanduser(), "picture for the IP-Adapter")
+
+
+def _check_decoded(done: ImagePlan, ours: PipelineFiles) -> None:
+    """What a reward is shown must be decoded frame by frame; of files that are not here the preset says what it is."""
+    own = str((ours.part("vae") or {}).get("_class_name"))
+    if own in VIDEO_VAES or (ours.class_name is None and get_preset(done.preset).family == "Wan"):
+        raise UserError(
+            f"{SELECTING} shows the reward single frames of clean estimates, and the VAE of Wan mixes several frames "
+            "in each latent; leave the method out"
+        )
 
 
 def _check_sampling(done: ImagePlan) -> None:
