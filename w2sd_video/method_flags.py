@@ -36,7 +36,8 @@ def add_refinements(how: argparse._ArgumentGroup) -> None:
         "--fixed-point",
         type=int,
         metavar="N",
-        help="0, 1 or 2 iterations that make the inversion of mode paper exact, an evaluation each (default: 0)",
+        help="0, 1 or 2 iterations that bring the inversion of mode paper nearer to exact, an evaluation each; for 20 "
+        "steps or more (default: 0)",
     )
     how.add_argument(
         "--noise",

@@ -138,7 +138,8 @@ class ReflectionConfig:
             samples at 5.5).
         every: reflect each k-th of the steps that would be reflected, from the noisiest on.
         window: the part of the sampling steps that may be reflected, as fractions from the noisiest (0) to the end (1).
-        fixed_point: iterations, 0 to 2, that make an inversion of mode "paper" exact, an evaluation each.
+        fixed_point: iterations, 0 to 2, that bring an inversion of mode "paper" nearer to exact, an evaluation
+            each; below about 20 steps they may do harm.
         noise: standard deviation, in latent units, of noise added to each reflected latent (k of Eq. 35, absolute).
         cap: the most that a reflection may move a sample, as a root mean square in latent units; None for no cap.
         lag: in each reflection the strong prediction of the main step before stands in for the strong model's own: an

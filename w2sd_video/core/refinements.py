@@ -29,9 +29,9 @@ class Refinements:
             evaluations a step left out.
         window: the part of the sampling steps, as fractions from the noisiest step (0) to the end (1), outside which
             none is reflected; step i of T counts as i / T. Early reflections decide what a sample becomes.
-        fixed_point: iterations, 0 to 2, that make an inversion in mode "paper" exact instead of first order: an
-            evaluation of the weak model each. The iterate with the least residual is kept, sample by sample. No
-            iteration where none converges: from pure noise, and from clean data.
+        fixed_point: iterations, 0 to 2, that bring an inversion in mode "paper" nearer to exact: an evaluation of the
+            weak model each. The iterate with the least known residual is kept, sample by sample. No iteration where
+            none converges: from pure noise, and from clean data. May do harm below about 20 steps.
         noise: k of Eq. 35 as the standard deviation, in latent units, of noise added to each x~; a study of what
             errors of inversion cost (Table 14). Eq. 35 puts k inside a coefficient so small that the k of Table 14
             could not matter; here it is absolute.
