@@ -3,7 +3,7 @@
 On pairs whose truth is known: Gaussian mixtures (healthy, too similar, in conflict) on three schedules, and the bundled
 networks with gaps that help, gaps of next to nothing, and partners that have nothing to do with the strong side.
 Finished families are kept in --output and not measured again; from all of them thresholds and rates are written to the
-file that diagnose.py reads. About 15 minutes on one idle CPU core.
+file that diagnose.py reads. About 3 minutes on one idle CPU core.
 """
 
 import argparse
