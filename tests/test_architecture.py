@@ -102,6 +102,19 @@ def test_core_imports_torch_and_itself_only() -> None:
     assert strangers == []
 
 
+def test_theory_knows_core_only_and_of_the_library_the_doctor_alone_knows_it() -> None:
+    room = "w2sd_video.theory"
+    assert wrong("w2sd_video", (room,), but=(room, "w2sd_video.diagnosis")) == []
+    strangers = [
+        str(found)
+        for found in IMPORTS
+        if within(found.importer, room)
+        and found.root in ROOMS
+        and not any(within(found.target, own) for own in (room, "w2sd_video.core", "w2sd_video.errors"))
+    ]
+    assert strangers == []
+
+
 def test_nothing_imports_scripts_or_tests() -> None:
     tests = {file.stem for file in (ROOT / "tests").glob("*.py")}
     assert [str(f) for f in IMPORTS if f.root in {"scripts", "tests"} or (f.root in tests)] == []
@@ -188,6 +201,7 @@ def loads(module: str, seen: set[str] | None = None) -> set[str]:
 LIGHT = (
     *("w2sd_video", "w2sd_video.pair", "w2sd_video.presets", "w2sd_video.prompts", "w2sd_video.cli"),
     *("w2sd_video.images.program", "w2sd_video.sweep.program"),
+    *("w2sd_video.diagnosis.program", "w2sd_video.theory.catalogue"),
     *("bridges.command.program", "bridges.dit_moe.command.program"),
     *("vbench_eval", "vbench_eval.commands", "vbench_eval.settings", "vbench_eval.scoring", "vbench_eval.comparing"),
     *("vbench_eval.dimensions", "vbench_eval.proxies", "vbench_eval.images", "vbench_eval.backbones.registry"),
