@@ -131,7 +131,7 @@ def test_without_reflections_every_method_is_its_side_alone(noun: str, disk: Pat
     for method, record in records.items():
         alone = "weak" if method in ("weak", "swapped") else "strong"
         assert frames(request, record).tobytes() == frames(request, records[alone]).tobytes(), method
-    assert records[SELECTING]["choices"] == ""
+    assert records[SELECTING]["choices"] == "" and not (tmp_path / "choices.png").exists()
 
 
 def test_the_noise_of_a_method_comes_from_its_seed_alone(disk: Path, tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ def test_a_damaged_line_that_is_not_the_last_is_refused_by_its_number(tmp_path: 
         pass
 
 
+@pytest.mark.parametrize("choices", ["sx", 3, None])
+def test_choices_that_are_no_sides_are_a_damaged_line(tmp_path: Path, choices: object) -> None:
+    with Journal(tmp_path, RUN) as journal:
+        journal.append(record(tmp_path, choices="sw"))
+    (tmp_path / "results.jsonl").write_text(json.dumps({**lines(tmp_path)[0], "choices": choices}) + "\n", "utf-8")
+    with pytest.raises(UserError, match="line 1 is damaged .choices are"), Journal(tmp_path, RUN):
+        pass
+
+
 def test_a_video_that_went_missing_and_one_that_failed_are_made_again(tmp_path: Path) -> None:
     with Journal(tmp_path, RUN) as journal:
         for index in range(3):

@@ -31,6 +31,12 @@ def as_text(choices: Sequence[Sequence[bool]]) -> str:
     return "".join(WEAK if chosen[0] else STRONG for chosen in choices)
 
 
+def check_text(text: object) -> None:
+    """Raises ValueError for what is not made of such letters."""
+    if not isinstance(text, str) or not set(text) <= {STRONG, WEAK}:
+        raise ValueError(f"choices are {text!r}, not letters {STRONG} and {WEAK}")
+
+
 def share_weak(texts: Sequence[str]) -> float:
     """Returns the share of selections, 0 to 1, in which the weak side was taken as the strong one."""
     letters = "".join(texts)

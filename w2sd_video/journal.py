@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from w2sd_video.choices import check_text
 from w2sd_video.errors import UserError
 from w2sd_video.video_io import sync_folder, write_bytes
 
@@ -205,6 +206,7 @@ def read_results(data: bytes, path: Path, noun: str) -> Iterable[Record]:
             record = json.loads(line.decode("utf-8")) if line.strip() else None
             if record is not None:
                 key_of(record), record["status"], record["path"]
+                check_text(record.get("choices", ""))
         except (ValueError, KeyError, TypeError) as error:
             if number == len(
                 lines

@@ -261,7 +261,7 @@ def _write_choices(plan: RunPlan, journal: Journal) -> None:
         for task in plan.tasks()
         if journal.finished(task.key) and "choices" in journal.records[task.key]
     }
-    if rows:
+    if any(rows.values()):  # without reflections nothing is chosen
         write_choices(plan.output / CHOICES, rows, plan.reflected_steps, noun=plan.medium.noun)
 
 
