@@ -71,7 +71,7 @@ def test_choices_that_are_no_sides_are_a_damaged_line(tmp_path: Path, choices: o
     with Journal(tmp_path, RUN) as journal:
         journal.append(record(tmp_path, choices="sw"))
     (tmp_path / "results.jsonl").write_text(json.dumps({**lines(tmp_path)[0], "choices": choices}) + "\n", "utf-8")
-    with pytest.raises(UserError, match="line 1 is damaged .choices are"), Journal(tmp_path, RUN):
+    with pytest.raises(UserError, match=r"line 1 is damaged \(choices are"), Journal(tmp_path, RUN):
         pass
 
 
