@@ -60,7 +60,6 @@ def test_a_method_takes_its_own_settings_and_refuses_each_other_one_by_name(meth
     [
         ({"strength": "2"}, "strength is '2'; it must be a finite number"),
         ({"strength": float("inf")}, "strength is inf"),
-        ({"reflector": 1.0}, "reflector is 1.0; give a ModelSpec"),
         ({"every": 0}, "every is 0; it must be a whole number of steps"),
         ({"every": 1.5}, "every is 1.5"),
         ({"window": (0.5, 0.5)}, "window is .*; it must be two fractions"),

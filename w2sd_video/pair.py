@@ -165,8 +165,6 @@ class ReflectionConfig:
             raise UserError(f"mode is {self.mode!r}; choose one of {', '.join(MODES)}")
         if not _is_finite(self.strength):
             raise UserError(f"strength is {self.strength!r}; it must be a finite number (1 is the paper's)")
-        if not isinstance(self.reflector, ModelSpec | None):
-            raise UserError(f"reflector is {self.reflector!r}; give a ModelSpec of what differs, or None")
         lam = self.num_reflections
         if lam is not None and not (_is_whole(lam) and lam >= 0):
             raise UserError(f"num_reflections is {lam!r}; it must be a whole number from 0 to the number of steps - 1")
