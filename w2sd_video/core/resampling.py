@@ -63,15 +63,7 @@ def resample(
         return renoised(path.step(x, inner(x, start), start, end), end, start, draw(x))
 
     return sample_reflected(
-        x,
-        levels,
-        strong,
-        reflection,
-        path,
-        num_reflections=len(levels) - 1,
-        main_step=main_step,
-        on_step=on_step,
-        on_reflect=on_reflect,
+        x, levels, strong, reflection, path, main_step=main_step, on_step=on_step, on_reflect=on_reflect
     )
 
 
@@ -138,15 +130,7 @@ def resample_aligned(
         return renoised(lower, end, start, noise * signs.reshape(-1, *[1] * (x.dim() - 1)))
 
     return sample_reflected(
-        x,
-        levels,
-        strong,
-        reflection,
-        path,
-        num_reflections=len(levels) - 1,
-        main_step=main_step,
-        on_step=on_step,
-        on_reflect=on_reflect,
+        x, levels, strong, reflection, path, main_step=main_step, on_step=on_step, on_reflect=on_reflect
     )
 
 

@@ -150,15 +150,7 @@ def w2sd(
         )
 
     return sample_reflected(
-        x,
-        levels,
-        strong,
-        reflection,
-        path,
-        num_reflections=len(levels) - 1,
-        main_step=main_step,
-        on_step=on_step,
-        on_reflect=on_reflect,
+        x, levels, strong, reflection, path, main_step=main_step, on_step=on_step, on_reflect=on_reflect
     )
 
 
@@ -169,7 +161,7 @@ def sample_reflected(
     reflection: Reflection,
     path: Path,
     *,
-    num_reflections: int,
+    num_reflections: int | None = None,
     main_step: MainStep | None = None,
     on_step: OnStep | None = None,
     on_reflect: OnReflect | None = None,
@@ -179,7 +171,7 @@ def sample_reflected(
     Args:
         x, levels, strong, path, main_step, on_step: as for `sample`.
         reflection: see `Reflection`.
-        num_reflections: lambda, counted from the noisiest step, 0 to T.
+        num_reflections: lambda, counted from the noisiest step, 0 to T; None is T, so that ``reflection`` decides.
         on_reflect: see `OnReflect`; not called for a step left unreflected.
 
     Returns:
@@ -189,12 +181,13 @@ def sample_reflected(
         ValueError: as for `sample`, or for a lambda that cannot be had.
     """
     check_chain(levels)
-    if not 0 <= num_reflections < len(levels):
+    lam = len(levels) - 1 if num_reflections is None else num_reflections
+    if not 0 <= lam < len(levels):
         raise ValueError(f"num_reflections must be from 0 to {len(levels) - 1}, got {num_reflections}")
     step = path.step if main_step is None else main_step
 
     def advance(i: int, x: Tensor) -> Tensor:
-        tilde = reflection(i, x) if i < num_reflections else None
+        tilde = reflection(i, x) if i < lam else None
         if tilde is not None:
             if on_reflect is not None:
                 on_reflect(i, x, tilde)

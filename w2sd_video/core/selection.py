@@ -142,15 +142,7 @@ def w2sd_auto(
         )
 
     return sample_reflected(
-        x,
-        levels,
-        strong,
-        reflection,
-        path,
-        num_reflections=len(levels) - 1,
-        main_step=main_step,
-        on_step=on_step,
-        on_reflect=on_reflect,
+        x, levels, strong, reflection, path, main_step=main_step, on_step=on_step, on_reflect=on_reflect
     )
 
 
