@@ -18,10 +18,10 @@ def check_bridge(flags: Sequence[str]) -> None:
     """Raises UserError where bridge_image.py would refuse these flags before it loads a model."""
     from bridges.command.arguments import build_parser
     from bridges.command.planning import plan_bridge
-    from bridges.command.program import _request
+    from bridges.command.program import request_of
     from w2sd_video.progress import TerminalProgress
 
-    plan_bridge(_request(build_parser().parse_args(list(flags)), TerminalProgress(quiet=True)))
+    plan_bridge(request_of(build_parser().parse_args(list(flags)), TerminalProgress(quiet=True)))
 
 
 if __name__ == "__main__":

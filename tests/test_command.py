@@ -100,7 +100,7 @@ def test_a_missing_accelerator_is_refused_before_a_model_is_loaded(
 
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    monkeypatch.setattr(generate_module, "_load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
     for device in ("cuda", "cuda:3", "toaster"):
         assert main([*pair, "--prompt", "x", "--device", device, "--output", str(tmp_path / "run")]) == 2
         assert f"device {device!r} cannot be used" in capsys.readouterr().err
@@ -110,7 +110,7 @@ def test_a_missing_accelerator_is_refused_before_a_model_is_loaded(
 def test_a_place_that_cannot_be_written_is_refused(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate_module, "_load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "file").write_text("")
     places = [tmp_path / "file" / "run", Path("/proc/run")]
     if os.geteuid() != 0:  # root may write anywhere
@@ -125,7 +125,7 @@ def test_a_place_that_cannot_be_written_is_refused(
 def test_a_dry_run_prints_costs_and_files_and_touches_nothing(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate_module, "_load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
     words = [*pair, "--prompt", "a", "--prompt", "b/c", "--num-videos", "2", "--methods", "strong,w2sd"]
     words += ["--output", str(tmp_path / "run"), "--dry-run"]
     assert main([*words, "--format", "json"]) == 0

@@ -246,7 +246,7 @@ def test_a_finished_run_is_left_as_it_is_and_loads_no_model(
     pair: Path, full_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(full_run), lines(full_run)
-    monkeypatch.setattr(generate_module, "_load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
     again = request(pair, full_run, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7)
     summary = generate(again)
     assert (summary.made, summary.kept, summary.complete) == ([], 30, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -224,7 +225,8 @@ def test_a_method_with_a_reward_may_be_added_and_another_reward_is_refused(
     assert "reward" not in json.loads((out / "run.json").read_text())
     assert pictures(words(disk, out, "strong,w2sd,w2sd-auto", *own(disk, "light"))) == 0
     assert [line["method"] for line in lines(out)] == ["strong", "w2sd", "w2sd-auto"]
-    told = {"name": f"{disk / 'rewards.py'}:light", "threshold": 0.0}
+    source = hashlib.sha256((disk / "rewards.py").read_bytes()).hexdigest()[:12]
+    told = {"name": f"{disk / 'rewards.py'}:light", "source": source, "threshold": 0.0}
     assert json.loads((out / "run.json").read_text())["reward"] == told
     assert read_picture(out / "w2sd-auto" / "a cat-0.png").metadata["reward"] == told
     assert "reward" not in read_picture(out / "w2sd" / "a cat-0.png").metadata
@@ -233,6 +235,20 @@ def test_a_method_with_a_reward_may_be_added_and_another_reward_is_refused(
     assert "reward.name" in capsys.readouterr().err
     assert pictures(words(disk, out, "strong,w2sd,w2sd-auto", *own(disk, "light"), "--every", "2")) == 2
     assert "settings.every: null -> 2" in capsys.readouterr().err
+
+
+def test_an_edited_reward_is_said_and_does_not_hinder_finishing_a_run(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def score(frames, prompt):\n    return 1 / 0\n")
+    asking = words(disk, tmp_path / "out", "w2sd-auto", "--reward", f"{mine}:score")
+    assert pictures(asking) == 1
+    mine.write_text("def score(frames, prompt):\n    return frames.mean()\n")
+    capsys.readouterr()
+    assert pictures(asking) == 0
+    assert "the file was edited since the run was started" in capsys.readouterr().err
+    assert [line["status"] for line in lines(tmp_path / "out")] == ["done"]
 
 
 def test_a_stopped_run_keeps_its_choices_and_draws_them_all(disk: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,9 @@ def test_an_oracle_for_prompts_it_cannot_read_is_refused() -> None:
 
 def test_a_function_of_the_users_gets_the_frames_and_the_prompt_of_the_task(own: str) -> None:
     settings = planned(reward=f"{own}:bright")
-    assert settings is not None and settings.record() == {"name": f"{own}:bright", "threshold": 0.0}
+    assert settings is not None
+    source = hashlib.sha256(Path(own).read_bytes()).hexdigest()[:12]
+    assert settings.record() == {"name": f"{own}:bright", "source": source, "threshold": 0.0}
     frames = np.full((1, 8, 8, 3), 7, np.uint8)
     assert load_reward(settings, device="cpu")(frames, "a") == 7
     told: list[str] = []

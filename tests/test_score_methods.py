@@ -76,7 +76,7 @@ def test_the_controls_are_the_same_reflections_without_a_gap_and_no_more_evaluat
     assert method_report.zero_gap_of(paper) == method_report.zero_gap_of(auto) == zero
     assert method_report.zero_gap_of(zero) is None
     assert method_report.zero_gap_of(SETTINGS["paper, fixed point 1"]) == SETTINGS["zero-gap, fixed point 1"]
-    assert method_report.zero_gap_of(ALGORITHMS["swapped roles (S2WD), fused"]) is None
+    assert method_report.zero_gap_of(ALGORITHMS["swapped roles (the weak side samples), fused"]) is None
     scores = {Way(steps=n).key: score_of([1, 0], n) for n in (20, 30, 40)} | {paper.key: score_of([1, 1], 39)}
     assert method_report.equal_of(paper, scores) is scores[Way(steps=30).key]
     assert method_report.equal_of(Way(steps=40), scores) is None

@@ -273,3 +273,13 @@ def test_the_plan_of_a_sweep_says_what_it_costs(capsys: pytest.CaptureFixture[st
     prompts = report["runs"][0]["videos"]
     assert [run["evaluations"] for run in report["runs"]] == [20 * prompts, 20 * prompts, 40 * prompts]
     assert report["evaluations"] == 80 * prompts
+
+
+def test_a_scorer_of_the_users_own_is_known_by_its_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def score(frames, prompt):\n    return 1\n")
+    before = find_scorer(f"{mine}:score", {}).source
+    assert find_scorer(f"{mine}:score", {}).source == before != ""
+    mine.write_text("def score(frames, prompt):\n    return 2\n")
+    assert find_scorer(f"{mine}:score", {}).source != before, "scores of the old file are not taken for its own"
+    assert find_scorer("oracle", {}).source == ""

@@ -45,7 +45,7 @@ def generate(request: GenerationRequest | Plan, *, progress: Progress | None = N
         reward = None
         if done.reward is not None and any(task.method == SELECTING for task in pending):
             reward = load_reward(done.reward, device=done.device, allow_pickle=done.allow_pickle)
-        pair = _load(done, pending, progress)
+        pair = load_planned(done, pending, progress)
         return lambda task, report: _make(task, done, pair, report, reward)
 
     return perform(run_plan(done, command, device_name), load, progress=progress)
@@ -101,8 +101,8 @@ def on_device(done: Plan) -> tuple[Plan, str]:
     return replace(done, device=device, dtype=dtype), name
 
 
-def _load(done: Plan, pending: Sequence[Task], progress: Progress) -> LoadedPair:
-    """The pair, with all prompts encoded and the text encoders freed."""
+def load_planned(done: Plan, pending: Sequence[Task], progress: Progress) -> LoadedPair:
+    """Returns the pair of a plan, with the prompts of `pending` encoded and the text encoders freed."""
     from w2sd_video.adapters.loading import load_pair
     from w2sd_video.rendering import compile_networks
 
@@ -135,7 +135,7 @@ def _load(done: Plan, pending: Sequence[Task], progress: Progress) -> LoadedPair
             progress.note(f"LoRA {', '.join(loras.with_text)} acts on the text encoders, whose prompts both sides have")
         use_loras(pair.pipe, done.loras_of("strong"))
     for task in pending:
-        _encoded(pair, done, task.prompt)
+        encoded_prompt(pair, done, task.prompt)
     pair.free_text_encoders()
     if weak := {name: done.lora_sources[name] for name, _ in done.loras_of("weak")}:
         pair.load_weak_loras(weak, done.loras_of("weak"))
@@ -144,7 +144,7 @@ def _load(done: Plan, pending: Sequence[Task], progress: Progress) -> LoadedPair
     return pair
 
 
-def _encoded(pair: LoadedPair, done: Plan, prompt: str) -> PromptInputs:
+def encoded_prompt(pair: LoadedPair, done: Plan, prompt: str) -> PromptInputs:
     return pair.encode(
         prompt,
         done.negative_prompt,
@@ -158,7 +158,7 @@ def _make(task: Task, done: Plan, pair: LoadedPair, report: Report, reward: Rewa
     from w2sd_video.adapters.finite import NonFiniteLatentError
     from w2sd_video.rendering import render
 
-    inputs = _encoded(pair, done, task.prompt)
+    inputs = encoded_prompt(pair, done, task.prompt)
     selection = done.reward.selection(reward, task.prompt) if done.reward is not None and reward is not None else None
     try:
         rendered = render(pair, done, task.method, inputs, task.seed, report, selection=selection)

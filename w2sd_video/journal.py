@@ -18,6 +18,7 @@ RESULTS_FILE = "results.jsonl"
 # What must be the same for the contents of one folder to belong together. Library versions are recorded and only warned
 # about.
 COMPARED = ("preset", "pair", "settings", "prompts", "seeds", "device", "dtype")
+SOURCE = "source"  # within one of those: a hash of the user's own file
 OF_A_METHOD = ("reward",)  # compared where both runs have it: a method that needs it may be added later
 JOINED = ("methods", "command", "versions", "later_versions")  # what a run that is taken up again may bring anew
 
@@ -151,7 +152,9 @@ def joined(
     """
     differing = [line for name in COMPARED for line in differences(old.get(name), new.get(name), name)]
     both = [name for name in OF_A_METHOD if name in old and name in new]
-    differing += [line for name in both for line in differences(old[name], new[name], name)]
+    changes = [line for name in both for line in differences(old[name], new[name], name)]
+    edited = [line for line in changes if line.partition(":")[0].endswith(f".{SOURCE}")]
+    differing += [line for line in changes if line not in edited]
     if missing := [method for method in old.get("methods", ()) if method not in new["methods"]]:
         differing.append(f"methods: without {', '.join(missing)}, which the folder has")
     if differing:
@@ -161,6 +164,8 @@ def joined(
         )
     brought = {name: new[name] for name in OF_A_METHOD if name in new}
     run = {**old, **brought, "methods": list(new["methods"]), "command": new.get("command", old.get("command"))}
+    if edited:  # refusing would be in the way of mending it
+        warn(f"the file was edited since the run was started; what is finished stays as it is: {'; '.join(edited)}")
     changed = differences(old.get("versions"), new.get("versions"), "versions")
     if changed:
         warn(

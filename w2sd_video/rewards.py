@@ -18,7 +18,15 @@ from w2sd_video.checked_values import finite, unknown, whole
 from w2sd_video.errors import UserError
 from w2sd_video.pair import Selection
 from w2sd_video.tasks import SELECTING
-from w2sd_video.user_functions import FORMS, FunctionFailedError, answer, find_function, is_named, located_name
+from w2sd_video.user_functions import (
+    FORMS,
+    FunctionFailedError,
+    answer,
+    find_function,
+    is_named,
+    located_name,
+    source_of,
+)
 
 Reward = Callable[[NDArray[np.uint8], str], float]
 """A number, higher is better, of frames [F, H, W, 3] uint8 RGB (one frame is a picture) and the prompt."""
@@ -48,11 +56,12 @@ class RewardSettings:
     frames: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """Returns the settings as JSON data, paths absolute."""
+        """Returns the settings as JSON data, paths absolute, with a hash of a user's file."""
         weights = {name: str(Path(path).expanduser().resolve()) for name, path in self.weights}
         named = located_name(self.name) if is_named(self.name) else self.name
         return {
             "name": named,
+            **({"source": source_of(self.name)} if is_named(self.name) else {}),
             **({"weights": weights} if weights else {}),
             "threshold": self.threshold,
             **({} if self.frames is None else {"frames": self.frames}),
@@ -95,7 +104,7 @@ def plan_reward(
     """
     if SELECTING not in methods:
         return None
-    chosen = request.reward or ("oracle" if preset in BUNDLED else None)
+    chosen = request.reward if request.reward is not None else ("oracle" if preset in BUNDLED else None)
     if chosen is None:
         raise UserError(
             f"the method {SELECTING} needs to know what is better; give --reward NAME ({', '.join(NAMES)}), {FORMS}, "
@@ -132,7 +141,9 @@ def identity_of(settings: RewardSettings | None) -> list[dict[str, Any]]:
     a folder, else all of it, as another reward makes other files.
     """
     plain = (RewardSettings("oracle"), RewardSettings("oracle", frames=FRAMES))
-    return [] if settings is None or settings in plain else [settings.record()]
+    if settings is None or settings in plain:
+        return []
+    return [{name: value for name, value in settings.record().items() if name != "source"}]  # edits keep the folder
 
 
 def load_reward(settings: RewardSettings, *, device: str, allow_pickle: bool = False) -> Reward:

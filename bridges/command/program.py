@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
     progress = TerminalProgress(quiet=arguments.quiet, noun="video" if arguments.video else "picture")
     calm_libraries(bars=progress.bars)
-    plan = plan_bridge(_request(arguments, progress))
+    plan = plan_bridge(request_of(arguments, progress))
     as_json = arguments.format == "json"
     from bridges.command.running import on_device, run
 
@@ -58,7 +58,7 @@ def _fit(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
     target, pictures = _target(arguments.output), arguments.pictures
     if pictures is not None and not Path(pictures).is_dir():
         raise UserError(f"there is no folder {pictures}; give one with pictures, or leave --pictures out")
-    plan = _fit_plan(_request(arguments, progress), pictures)
+    plan = _fit_plan(request_of(arguments, progress), pictures)
     if arguments.dry_run:
         report = {"status": "planned", "output": str(target), "pair": plan.pair_record(), "pictures": pictures}
         text = f"a noise map of {plan.strong} and {plan.weak} into {target}, fitted to "
@@ -88,7 +88,7 @@ def _target(output: str | None) -> Path:
     return target
 
 
-def _request(arguments: argparse.Namespace, progress: TerminalProgress) -> BridgeRequest:
+def request_of(arguments: argparse.Namespace, progress: TerminalProgress) -> BridgeRequest:
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     given = {name: value for name, value in given.items() if name not in NOT_OF_THE_REQUEST}
     given["prompts"] = gathered_prompts(arguments, progress)

@@ -89,9 +89,9 @@ def _pictures(plan: ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple
     held = load_images(plan, plan.methods, plan.prompts, note=progress.note, quiet=not progress.bars)
     strong = plan.pair.strong
     for prompt in plan.prompts:
-        weak, inputs = held._other("weak", prompt, plan.pair.weak.guidance)
+        weak, inputs = held.other_side("weak", prompt, plan.pair.weak.guidance)
         own = {
-            **held._text("strong", prompt),
+            **held.text("strong", prompt),
             **held.extra,
             "height": plan.height,
             "width": plan.width,
@@ -104,17 +104,17 @@ def _pictures(plan: ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple
             own["controlnet_conditioning_scale"] = strong.control["scale"]
         for seed in range(plan.seed, plan.seed + seeds):
             reflector = ModelSpec(guidance=strong.guidance)
-            standing = lambda: held._standing("strong")  # noqa: E731
+            standing = lambda: held.standing("strong")  # noqa: E731
             yield prompt, seed, SampledPair(held.strong, own, seed, weak, inputs or None, reflector, progress, standing)
 
 
 def _videos(plan: Plan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
-    from w2sd_video.generate import _encoded, _load, on_device
+    from w2sd_video.generate import encoded_prompt, load_planned, on_device
 
     plan = on_device(plan)[0]
-    held = _load(plan, plan.tasks(), progress)
+    held = load_planned(plan, plan.tasks(), progress)
     for prompt in plan.prompts:
-        inputs = _encoded(held, plan, prompt)
+        inputs = encoded_prompt(held, plan, prompt)
         own = {
             **inputs.strong,
             "num_frames": plan.num_frames,

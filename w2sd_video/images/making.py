@@ -58,7 +58,7 @@ class LoadedImages:
         hosted = reflected(pipe, **self._settings(task, own), progress=report)
         steps = plan.steps_of(task.method)
         try:
-            with self._standing(own):
+            with self.standing(own):
                 made, run = measured(
                     hosted,
                     lambda: self._call(pipe, own, task, steps),
@@ -84,7 +84,7 @@ class LoadedImages:
             other = "weak" if own == "strong" else "strong"
             alone = plan.sampling_guidance(other) if method in AS_THEY_SAMPLE else None
             scale = self._side(other).guidance if alone is None else alone
-            weak, inputs = self._other(other, task.prompt, self._scale(own, scale))
+            weak, inputs = self.other_side(other, task.prompt, self._scale(own, scale))
             settings |= {"weak": weak, "weak_inputs": inputs or None}
         if method == SELECTING:
             assert plan.reward is not None and self.reward is not None
@@ -109,7 +109,7 @@ class LoadedImages:
     def _prompt(self, role: str, prompt: str) -> str:
         return self.plan.raw_prompts.get(prompt, prompt) if role == "weak" else prompt
 
-    def _other(self, role: str, prompt: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
+    def other_side(self, role: str, prompt: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
         """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs."""
         side, plan = self._side(role), self.plan
         pipe = self._pipe(role)
@@ -123,11 +123,11 @@ class LoadedImages:
             control=side.control,
             ip_adapter=side.ip_adapter,
         )
-        inputs = {} if told_alike else self._text(role, prompt)
+        inputs = {} if told_alike else self.text(role, prompt)
         return (pipe, spec) if apart else spec, inputs
 
     @contextmanager
-    def _standing(self, role: str) -> Iterator[None]:
+    def standing(self, role: str) -> Iterator[None]:
         """Inside, the networks of a side's pipeline are as that side samples."""
         side, loras = self._side(role), self.plan.loras_of(role)
         with ExitStack() as stack:
@@ -144,7 +144,7 @@ class LoadedImages:
 
     def _call(self, pipe: Any, role: str, task: Task, steps: int) -> Any:
         """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture."""
-        plan, side, text = self.plan, self._side(role), self._text(role, task.prompt)
+        plan, side, text = self.plan, self._side(role), self.text(role, task.prompt)
         arguments: dict[str, Any] = {
             **(_exchanged(text) if plan.exchanged(role) else text),
             **self.extra,
@@ -162,7 +162,7 @@ class LoadedImages:
         pipe.set_progress_bar_config(disable=True)
         return frames_of(pipe(**arguments))
 
-    def _text(self, role: str, prompt: str) -> dict[str, Any]:
+    def text(self, role: str, prompt: str) -> dict[str, Any]:
         """The call arguments that stand for a side's prompt."""
         texts, pipe, prompt = self.texts.get(role), self._pipe(role), self._prompt(role, prompt)
         if texts is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from w2sd_video.errors import UserError
 from w2sd_video.rewards import oracle_share
-from w2sd_video.user_functions import FunctionFailedError, answer, described, find_function, is_named
+from w2sd_video.user_functions import FunctionFailedError, answer, described, find_function, is_named, source_of
 
 Score = Callable[[NDArray[np.uint8], str], float]
 """The score of frames [F, H, W, 3] uint8 RGB (one frame is a picture) made for a prompt."""
@@ -18,11 +18,12 @@ Score = Callable[[NDArray[np.uint8], str], float]
 
 @dataclass(frozen=True)
 class Scorer:
-    """A score by name, with the word for what it measures."""
+    """A score by name, with the word for what it measures; `source` is a hash of the user's file, where it is one."""
 
     name: str
     about: str
     score: Score
+    source: str = ""
 
     def __call__(self, frames: NDArray[np.uint8], prompt: str) -> float:
         """Returns the score.
@@ -49,7 +50,7 @@ def find_scorer(given: str, named: Mapping[str, Scorer]) -> Scorer:
     if not is_named(given):
         raise UserError(f"there is no scorer {given!r}; choose from {', '.join(known)}, or give MODULE:FUNCTION")
     found = find_function(given, "scorer")
-    return Scorer(given, described(given, found), found)
+    return Scorer(given, described(given, found), found, source_of(given))
 
 
 def oracle_score(frames: NDArray[np.uint8], prompt: str) -> float:

@@ -28,19 +28,20 @@ Scores = Mapping[str, Mapping[Key, float]]
 def scored(summary: Summary, scorer: Scorer) -> Scores:
     """Returns the scores of what a run has finished, making those that its folder does not hold yet.
 
-    A score is of a file as it is: where that has changed, it is made again. Raises UserError for a file that cannot be
-    read, and what the scorer raises.
+    A score is of a file as it is, by a scorer as it is: where either has changed, it is made again. Raises UserError
+    for a file that cannot be read, and what the scorer raises.
     """
     plan, path = summary.plan, summary.folder / SCORES
     known = _read(path)
     found: dict[str, dict[Key, float]] = {}
+    name = f"{scorer.name}@{scorer.source}" if scorer.source else scorer.name
     with path.open("a", encoding="utf-8") as journal:
         for task in plan.tasks():
             file = plan.output / task.path
             if not file.exists():  # failed
                 continue
             stat = file.stat()
-            place = (scorer.name, task.path, stat.st_mtime_ns, stat.st_size)
+            place = (name, task.path, stat.st_mtime_ns, stat.st_size)
             if place not in known:
                 known[place] = scorer(plan.medium.read(file), task.prompt)
                 line = dict(zip(("scorer", "path", "mtime", "size"), place, strict=True))
