@@ -51,14 +51,15 @@ def test_ways_differ_wherever_their_keys_do_and_are_made_once_where_they_do_not(
     assert all(line[values.index(0)].key == Way().key for line in lines.values())
 
 
-def test_the_reward_counts_the_attributes_that_are_right():
+def test_the_rewards_count_all_attributes_or_the_colour_alone():
     wanted = torch.tensor([parse_caption(CAPTION)])
     clip = world.render(wanted, world.random_starts(1, torch.Generator().manual_seed(0))).frames[0]
     frames = (clip.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    assert method_scoring.attributes_right(frames, CAPTION) == 1.0
-    assert method_scoring.attributes_right(frames, "a green ring moving up") == pytest.approx(2 / 3)
-    assert method_scoring.attributes_right(frames, "a green ring moving up", first=1) == 0.0
-    assert method_scoring.attributes_right(np.zeros_like(frames), CAPTION) == 0.0
+    oracle, colour = method_scoring.reward_called("oracle"), method_scoring.reward_called("colour")
+    assert oracle(frames, CAPTION) == colour(frames, CAPTION) == 1.0
+    assert oracle(frames, "a green ring moving up") == pytest.approx(2 / 3)
+    assert colour(frames, "a green ring moving up") == 0.0 and colour(frames, "a red cross moving down") == 1.0
+    assert oracle(np.zeros_like(frames), CAPTION) == 0.0
 
 
 def test_a_random_reward_chooses_the_weak_side_about_as_often_as_the_strong_one(sides):

@@ -170,10 +170,10 @@ def load_reward(settings: RewardSettings, *, device: str, allow_pickle: bool = F
     return checked
 
 
-def oracle_share(frames: NDArray[np.uint8], prompt: str) -> float:
+def oracle_share(frames: NDArray[np.uint8], prompt: str, *, first: int = 3) -> float:
     """The share, 0 to 1, of what a prompt of the toy world says that frames show: its colour, its shape, its motion.
 
-    One frame shows no motion, so of it only colour and shape count.
+    Of these the first so many count; one frame shows no motion, so of it only colour and shape.
 
     Raises:
         UserError: the prompt is not a caption of the toy world, or the frames are not of its size.
@@ -185,7 +185,7 @@ def oracle_share(frames: NDArray[np.uint8], prompt: str) -> float:
     wanted = _wanted(prompt)
     _check_size(frames.shape[1:3])
     clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None] / 255
-    count = min(len(wanted), 2 if len(frames) == 1 else 3)
+    count = min(len(wanted), first, 2 if len(frames) == 1 else 3)
     return float((oracle.read(clip)[0, :count] == torch.tensor(wanted[:count])).double().mean())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +19,10 @@ from w2sd_video.demo.captions import parse_caption
 from w2sd_video.demo.method_ways import Way
 from w2sd_video.demo.scoring import Score, prompts_and_seeds
 from w2sd_video.pair import Selection
+from w2sd_video.rewards import oracle_share
 
 BATCH = 24
 Reward = Callable[[NDArray[np.uint8], str | None], float]
-
-
-def attributes_right(frames: NDArray[np.uint8], prompt: str | None, *, first: int = 3) -> float:
-    """The share of the first attributes (colour, shape, motion) that the oracle reads as the prompt has them."""
-    clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None] / 255  # [1, F, 3, H, W]
-    right = oracle.accuracy(clip, torch.tensor([parse_caption(prompt or "")]))
-    return float(right[0, :first].float().mean())
 
 
 def reward_called(name: str) -> Reward:
@@ -37,7 +30,8 @@ def reward_called(name: str) -> Reward:
     if name == "random":
         numbers = random.Random(0)
         return lambda frames, prompt: numbers.random()
-    return functools.partial(attributes_right, first={"oracle": 3, "colour": 1}[name])
+    first = {"oracle": 3, "colour": 1}[name]
+    return lambda frames, prompt: oracle_share(frames, prompt or "", first=first)
 
 
 def generate(sides: Mapping[str, Any], way: Way, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Any]:
