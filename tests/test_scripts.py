@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.request import METHODS
+from w2sd_video.tasks import METHODS
 from w2sd_video.video_io import read_video, write_video
 
 ROOT = Path(__file__).resolve().parent.parent
