@@ -99,7 +99,7 @@ def test_a_missing_accelerator_is_refused_before_a_model_is_loaded(
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("this machine has one")
+        pytest.skip("this machine has a CUDA device, so it is not missing")
     monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
     for device in ("cuda", "cuda:3", "toaster"):
         assert main([*pair, "--prompt", "x", "--device", device, "--output", str(tmp_path / "run")]) == 2

@@ -7,22 +7,11 @@ from typing import Any
 import pytest
 
 from tests import tiny
+from tests.written_out import OTHER_SETTINGS
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
 from w2sd_video.adapters.method import METHODS, SETTINGS, method_of
 
 UNGUIDED = ModelSpec(guidance=1.0)
-OTHERS: dict[str, Any] = {
-    "num_reflections": 2,
-    "mode": "fused",
-    "strength": 0.5,
-    "reflector": ModelSpec(guidance=1.5),
-    "every": 2,
-    "window": (0.2, 1.0),
-    "fixed_point": 2,
-    "noise": 0.1,
-    "cap": 0.02,
-    "lag": True,
-}
 
 
 def reward(frames: Any, prompt: str | None) -> float:
@@ -45,7 +34,7 @@ def configured(**settings: Any) -> ReflectionConfig:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_takes_its_own_settings_and_refuses_each_other_one_by_name(method):
-    for setting, value in OTHERS.items():
+    for setting, value in OTHER_SETTINGS.items():
         config = configured(**{setting: value})
         if setting in SETTINGS[method]:
             made = method_of(method, config)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from tests.written_out import OTHER_SETTINGS
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, reflected
 from w2sd_video.adapters.method import METHODS, SETTINGS, Method, method_of
 from w2sd_video.core import Refinements, num_evaluations
@@ -275,18 +276,7 @@ def test_aligned_noise_moves_along_the_gap_and_opposed_noise_against_it():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_setting_a_method_says_it_has_changes_what_it_makes(method):
     pipe, weak = tiny.sdxl(), tiny.sdxl_unet(2)
-    values: dict[str, Any] = {
-        "num_reflections": 1,
-        "mode": "fused",
-        "strength": 0.5,
-        "reflector": ModelSpec(guidance=1.5),
-        "every": 2,
-        "window": (0.2, 1.0),
-        "fixed_point": 2,
-        "noise": 0.1,
-        "cap": 0.02,
-        "lag": True,
-    }
+    values = {**OTHER_SETTINGS, "num_reflections": 1}
     with reflected(pipe, weak, **asked(method)):
         usual = call(pipe, num_inference_steps=3)
     for setting in SETTINGS[method]:

@@ -17,11 +17,24 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from w2sd_video import ModelSpec
 
 PROMPTS, NEGATIVE = ["a red cat", "two dogs"], ["blurry", "dark"]
 STEPS, LAMBDA = 4, 3
 CALL: dict[str, Any] = {"num_inference_steps": STEPS, "height": 16, "width": 16, "output_type": "latent"}
 FRAMES = 3
+OTHER_SETTINGS: dict[str, Any] = {
+    "num_reflections": 2,
+    "mode": "fused",
+    "strength": 0.5,
+    "reflector": ModelSpec(guidance=1.5),
+    "every": 2,
+    "window": (0.2, 1.0),
+    "fixed_point": 2,
+    "noise": 0.1,
+    "cap": 0.02,
+    "lag": True,
+}  # of `ReflectionConfig`, none at its default
 Evaluate = Callable[[Tensor, int, int], Tensor]  # of a latent, the step's index and the half: 0 negative, 1 prompt
 Predict = Callable[[Tensor, int], Tensor]  # a guided prediction in float64, for a latent and the step's index
 

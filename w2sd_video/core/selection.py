@@ -37,7 +37,8 @@ class Selector:
         threshold: eps_r of Alg. 2, in the reward's own units, 0 or more.
 
     Attributes:
-        choices: of each selection so far, whether the second model is the stronger one, [B] booleans.
+        choices: of each selection so far, whether the second model is the stronger one, [B] booleans on
+            the host.
 
     Raises:
         ValueError: a negative threshold; in a selection, rewards that are not one finite number per sample.
@@ -58,7 +59,7 @@ class Selector:
         return self.choices[-1]
 
     def _rewards(self, clean: Tensor) -> Tensor:
-        rewards = torch.as_tensor(self._reward(clean)).to(clean.device, torch.float64)
+        rewards = torch.as_tensor(self._reward(clean)).cpu().double()  # some accelerators have no float64
         if rewards.shape != (len(clean),):
             raise ValueError(
                 f"the reward returned shape {tuple(rewards.shape)} for {len(clean)} samples; it must return one number "
@@ -157,4 +158,4 @@ def _picked(second_is: Tensor, first: Denoiser, second: Denoiser, x: Tensor, lev
 
 
 def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(chosen.reshape(-1, *[1] * (one.dim() - 1)), one, other)
+    return torch.where(chosen.to(one.device).reshape(-1, *[1] * (one.dim() - 1)), one, other)
