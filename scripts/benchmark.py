@@ -22,14 +22,15 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
+from experiments.benchmarking import Row, at_most, claim, equal, report
+from experiments.measuring import Meter, cpu_seconds, paired_ratio, recorded_calls
+
 from w2sd_video import ModelSpec, reflected
-from w2sd_video.adapters.animatediff import assemble_motion_unet
-from w2sd_video.adapters.loading import load_pair
-from w2sd_video.adapters.memory import unique_bytes
-from w2sd_video.adapters.sources import progress_bars
-from w2sd_video.benchmarking import Row, at_most, claim, equal, report
 from w2sd_video.demo import components
-from w2sd_video.measuring import Meter, cpu_seconds, paired_ratio, recorded_calls
+from w2sd_video.loading.animatediff import assemble_motion_unet
+from w2sd_video.loading.loading import load_pair
+from w2sd_video.loading.memory import unique_bytes
+from w2sd_video.loading.sources import progress_bars
 
 
 @dataclass(frozen=True)

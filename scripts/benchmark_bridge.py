@@ -21,7 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from bridges.measured import (
+from experiments.benchmarking import Row, at_most, claim, equal, report
+from experiments.measuring import paired_ratio
+
+from bridges.pixel.measured import (
     FULL,
     PARTS,
     SIGMAS,
@@ -37,8 +40,6 @@ from bridges.measured import (
     timed_parts,
     tiny_vaes,
 )
-from w2sd_video.benchmarking import Row, at_most, claim, equal, report
-from w2sd_video.measuring import paired_ratio
 
 STEPS = len(SIGMAS)
 

@@ -22,8 +22,9 @@ from torch._dynamo.testing import CompileCounter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.adapters.switches import SwitchBoard
-from w2sd_video.benchmarking import Row, at_most, claim, equal, report
+from experiments.benchmarking import Row, at_most, claim, equal, report
+
+from w2sd_video.gaps.switches import SwitchBoard
 from w2sd_video.pair import ModelSpec
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]

@@ -24,11 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
+from experiments.benchmarking import Row, at_most, claim, equal, report
+from experiments.measuring import paired_ratio
+
 from bridges.dit_moe import DiTMoE, named
 from bridges.dit_moe.experts import MixtureOfExperts, swiglu
 from bridges.dit_moe.routing import plan_routing
-from w2sd_video.benchmarking import Row, at_most, claim, equal, report
-from w2sd_video.measuring import paired_ratio
 from w2sd_video.pair import Routing
 
 TOKENS = 256  # of one row: 32 x 32 latents in patches of 2

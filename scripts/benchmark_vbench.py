@@ -22,6 +22,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
+from experiments.benchmarking import Row, at_most, claim, equal, report
+from experiments.measuring import cpu_seconds, paired_ratio
+
 from vbench_eval.dimensions import Dimension
 from vbench_eval.one_pass import measure
 from vbench_eval.proxies.flow import HornSchunck
@@ -29,8 +32,6 @@ from vbench_eval.selection import select
 from vbench_eval.settings import ScoringSettings
 from vbench_eval.video_files import VideoFile
 from vbench_eval.videos import CHUNK_BYTES, open_video
-from w2sd_video.benchmarking import Row, at_most, claim, equal, report
-from w2sd_video.measuring import cpu_seconds, paired_ratio
 
 FRAMES, FPS = 16, 8
 MOST_TIME = 0.5  # of a decode per measure: twice the videos per second

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 STEPS = 12
 SCHEDULES = ("ddpm", "sdxl", "flow")
@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     import torch
+    from experiments.diagnosis.analytic import FAMILIES
+    from experiments.diagnosis.calibrating import calibration, table
 
-    from w2sd_video.diagnosis.analytic import FAMILIES
-    from w2sd_video.diagnosis.calibrating import calibration, table
     from w2sd_video.diagnosis.thresholds import CALIBRATION
 
     for name in ("pairs", "pictures", "videos"):
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _strength(options: argparse.Namespace) -> dict[str, Any]:
     """The rule for the strength; its pairs' rows are kept like the families."""
-    from w2sd_video.diagnosis.strengths import healthy, measured_pair, strength_rule
+    from experiments.diagnosis.strengths import healthy, measured_pair, strength_rule
 
     path = options.output / "strengths.json"
     if not path.is_file():
@@ -116,7 +116,8 @@ def _strength(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _analytic(name: str, schedule: str, count: int) -> dict[str, Any]:
-    from w2sd_video.diagnosis.analytic import pair_of
+    from experiments.diagnosis.analytic import pair_of
+
     from w2sd_video.diagnosis.measuring import measure, together
 
     pairs = [pair_of(name, seed, schedule, STEPS) for seed in range(count)]
@@ -143,10 +144,12 @@ class _Pictures:
         self._known: dict[Any, Any] = {}
 
     def measured(self, name: str) -> dict[str, Any]:
-        from w2sd_video.adapters.lora_files import use_loras
-        from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, gap_scoring
-        from w2sd_video.demo.gap_methods import Setting
+        from experiments.demo import gap_scoring
+        from experiments.demo.gap_methods import Setting
+
+        from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS
         from w2sd_video.diagnosis.measuring import baseline, measure
+        from w2sd_video.loading.lora_files import use_loras
 
         self._pipe = self._pipe or gap_scoring.load(PICTURE_WEIGHTS / "weak", LORA_WEIGHTS)
         _, ours, theirs = GAPS[name]
@@ -170,7 +173,7 @@ class _BundledGap:
     """A gap of the bundled pictures as something to measure, in one batch."""
 
     def __init__(self, pipe: Any, strong: Any, weak: Any, count: int, other: bool) -> None:
-        from w2sd_video.demo.gap_scoring import prompts_and_seeds
+        from experiments.demo.gap_scoring import prompts_and_seeds
 
         self.pipe, self.strong, self.weak, self.network = pipe, strong, weak, None
         self.captions, self.seeds = prompts_and_seeds(count)
@@ -179,11 +182,11 @@ class _BundledGap:
 
     def sample(self, partner: str | None, mode: str, num_reflections: int | None, watch: Any) -> Any:
         import torch
+        from experiments.demo.gap_methods import ADAPTER
 
-        from w2sd_video.adapters.hosting import reflected
-        from w2sd_video.adapters.lora_files import use_loras
         from w2sd_video.demo import world
-        from w2sd_video.demo.gap_methods import ADAPTER
+        from w2sd_video.hosting.hosting import reflected
+        from w2sd_video.loading.lora_files import use_loras
         from w2sd_video.pair import ModelSpec
 
         strong, weak = self.strong, self.weak
@@ -227,7 +230,9 @@ class _Videos:
         self._known: Any = None
 
     def measured(self, share: float) -> dict[str, Any]:
-        from w2sd_video.demo import WEIGHTS, scoring
+        from experiments.demo import scoring
+
+        from w2sd_video.demo import WEIGHTS
         from w2sd_video.diagnosis.measuring import baseline, measure
 
         self._sides = self._sides or scoring.load(WEIGHTS)
@@ -241,7 +246,7 @@ class _Videos:
 
 class _BundledVideos:
     def __init__(self, pipe: Any, partner: Any, count: int) -> None:
-        from w2sd_video.demo.scoring import prompts_and_seeds
+        from experiments.demo.scoring import prompts_and_seeds
 
         self.pipe, self.partner = pipe, partner
         prompts, seeds = prompts_and_seeds(120)
@@ -251,8 +256,8 @@ class _BundledVideos:
     def sample(self, partner: str | None, mode: str, num_reflections: int | None, watch: Any) -> Any:
         import torch
 
-        from w2sd_video.adapters.hosting import reflected
         from w2sd_video.demo import world
+        from w2sd_video.hosting.hosting import reflected
 
         self.pipe.set_progress_bar_config(disable=True)
         weak = self.partner if partner == "weak" else partner

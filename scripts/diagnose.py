@@ -16,10 +16,10 @@ from w2sd_video.diagnosis.program import main
 
 def check_bridge(flags: Sequence[str]) -> None:
     """Raises UserError where bridge_image.py would refuse these flags before it loads a model."""
-    from bridges.command.arguments import build_parser
-    from bridges.command.planning import plan_bridge
-    from bridges.command.program import request_of
-    from w2sd_video.progress import TerminalProgress
+    from bridges.pixel.command.arguments import build_parser
+    from bridges.pixel.command.planning import plan_bridge
+    from bridges.pixel.command.program import request_of
+    from w2sd_video.runs.progress import TerminalProgress
 
     plan_bridge(request_of(build_parser().parse_args(list(flags)), TerminalProgress(quiet=True)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.cli import main
+from w2sd_video.commands.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.picture_io import read_picture, write_picture
-from w2sd_video.tasks import METHODS
-from w2sd_video.video_io import read_video, write_video
+from w2sd_video.runs.picture_io import read_picture, write_picture
+from w2sd_video.runs.tasks import METHODS
+from w2sd_video.runs.video_io import read_video, write_video
 
 CELL, GAP, MARGIN, BAND = 96, 6, 168, 30  # pixels
 GROUND, TEXT = (22, 24, 29), (236, 238, 242)

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -41,12 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     import torch
+    from experiments.bridge import report, scoring
+    from experiments.demo.report import finished, verdicts
+    from experiments.demo.scoring import fingerprint
     from tqdm import tqdm
 
-    from bridges.demo import report, scoring
     from w2sd_video.demo import PICTURE_WEIGHTS
-    from w2sd_video.demo.report import finished, verdicts
-    from w2sd_video.demo.scoring import fingerprint
 
     possible = [
         name

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def check(options: argparse.Namespace) -> list[str]:
     """The methods asked for; UserError for what cannot be."""
-    from w2sd_video.dataset_gap.methods import METHODS
-    from w2sd_video.dataset_gap.recipe import PATHS
+    from experiments.dataset_gap.methods import METHODS
+    from experiments.dataset_gap.recipe import PATHS
 
     for word in ("count", "batch", "threads"):
         number = getattr(options, word)
@@ -63,11 +63,10 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     names = check(options)
     import torch
+    from experiments.dataset_gap import WEIGHTS, comparison, figures, neighbours, report, scoring
+    from experiments.dataset_gap.methods import METHODS
+    from experiments.dataset_gap.sources import load_source
     from tqdm import tqdm
-
-    from w2sd_video.dataset_gap import WEIGHTS, comparison, figures, neighbours, report, scoring
-    from w2sd_video.dataset_gap.methods import METHODS
-    from w2sd_video.dataset_gap.sources import load_source
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(folder: Path) -> int:
-    from w2sd_video.demo import reading
+    from experiments.demo import reading
 
     print(reading.describe(reading.read_run(folder)))
     print("a few videos show, they do not prove: the table over 240 is in README.md, and `make score` remakes it")
@@ -45,9 +45,10 @@ def read(folder: Path) -> int:
 
 def run(options: argparse.Namespace) -> int:
     import torch
+    from experiments.demo import report, scoring
     from tqdm import tqdm
 
-    from w2sd_video.demo import WEIGHTS, report, scoring
+    from w2sd_video.demo import WEIGHTS
 
     names = list(scoring.METHODS) if options.methods is None else [name.strip() for name in options.methods.split(",")]
     unknown = [name for name in names if name not in scoring.METHODS]

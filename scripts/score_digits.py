@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -47,12 +47,13 @@ def check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> int:
     check(options)
     import torch
+    from experiments.demo.scoring import fingerprint
+    from experiments.digits import gaps, report, scoring
+    from experiments.digits.export import JUDGE
+    from experiments.digits.judge import load_judge
     from tqdm import tqdm
 
-    from bridges.dit_moe.demo import WEIGHTS, digits, gaps, report, scoring
-    from bridges.dit_moe.demo.export import JUDGE
-    from bridges.dit_moe.demo.judge import load_judge
-    from w2sd_video.demo.scoring import fingerprint
+    from bridges.dit_moe.demo import WEIGHTS, digits
 
     known = scoring.METHODS
     names = list(known) if options.methods is None else [name.strip() for name in options.methods.split(",")]

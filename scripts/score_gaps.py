@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,12 +46,13 @@ def run(options: argparse.Namespace) -> int:
         if number < 1:
             raise UserError(f"{word} is {number}; it must be at least 1")
     import torch
+    from experiments.demo import gap_report, gap_scoring
+    from experiments.demo.gap_methods import CURVES, GAPS, Sampling
+    from experiments.demo.report import finished, from_json, to_json
+    from experiments.demo.scoring import fingerprint
     from tqdm import tqdm
 
-    from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, gap_report, gap_scoring
-    from w2sd_video.demo.gap_methods import CURVES, GAPS, Sampling
-    from w2sd_video.demo.report import finished, from_json, to_json
-    from w2sd_video.demo.scoring import fingerprint
+    from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS
 
     names = list(GAPS) if options.gaps is None else [name.strip() for name in options.gaps.split(",")]
     unknown = [name for name in names if name not in GAPS]

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,12 +44,13 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--{word} is {number}; it must be at least 1")
     part, parts = _part(options.part)
     import torch
+    from experiments.demo import method_report, method_scoring
+    from experiments.demo.method_ways import ALGORITHMS, CURVES, SETTINGS, Way, groups
+    from experiments.demo.report import finished, from_json, to_json
+    from experiments.demo.scoring import fingerprint, load
     from tqdm import tqdm
 
-    from w2sd_video.demo import WEIGHTS, method_report, method_scoring
-    from w2sd_video.demo.method_ways import ALGORITHMS, CURVES, SETTINGS, Way, groups
-    from w2sd_video.demo.report import finished, from_json, to_json
-    from w2sd_video.demo.scoring import fingerprint, load
+    from w2sd_video.demo import WEIGHTS
 
     found = groups()
     names = list(found) if options.only is None else [name.strip() for name in options.only.split(",")]

@@ -13,8 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.command_line import EXIT_DONE, Parser, run_command
-from w2sd_video.theory.catalogue import chosen
+from experiments.theory.catalogue import chosen
+
+from w2sd_video.commands.command_line import EXIT_DONE, Parser, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,8 +36,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str,
         listed = {name: {"source": entry.source, "claim": entry.claim} for name, entry in entries.items()}
         lines = [f"{name:14s} {entry.source}: {entry.claim}" for name, entry in entries.items()]
         return EXIT_DONE, {"figures": listed} if arguments.format == "json" else {"text": "\n".join(lines)}
-    from w2sd_video.theory.making import make_figures
-    from w2sd_video.theory.page import text
+    from experiments.theory.making import make_figures
+    from experiments.theory.page import text
 
     def told(name: str) -> None:
         if not arguments.quiet:

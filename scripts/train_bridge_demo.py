@@ -3,7 +3,7 @@
 The strong side is a small FluxPipeline, the weak side a small StableDiffusionXLPipeline, each with a VAE of its own,
 trained side by side with one thread each; every phase is resumable at any moment (the same command continues). The
 bundled weights took 46 minutes on two CPU cores that did other work as well; --control takes 6 more. The recipe is
-w2sd_video/demo/picture_recipe.py.
+scripts/experiments/demo/picture_recipe.py.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     import torch
+    from experiments.bridge import scoring
+    from experiments.demo.picture_recipe import Recipe, make_picture_pair
 
-    from bridges.command.presets import NOISE_MAP
-    from bridges.demo import scoring
-    from w2sd_video.demo.picture_recipe import Recipe, make_picture_pair
+    from bridges.pixel.command.presets import NOISE_MAP
 
     for folder in (options.work, options.output):  # what cannot be written is refused now, not after an hour
         folder.mkdir(parents=True, exist_ok=True)

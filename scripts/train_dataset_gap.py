@@ -4,7 +4,7 @@ Without --cifar-dir: two classes of scikit-learn's handwritten digits (twos and 
 path three small networks each, with 140 twos and 14 (weak), 70 (strong) or 140 (ideal) eights, and a judge that counts
 them; about a quarter of an hour of one CPU core. With --cifar-dir, a folder of CIFAR-10's Python batches: the paper's
 setting, 5000 horses and 500, 2500 or 5000 cars, and a network that wants --device cuda. Each phase is resumable at any
-moment (the same command continues). The recipes are w2sd_video/dataset_gap/recipe.py.
+moment (the same command continues). The recipes are scripts/experiments/dataset_gap/recipe.py.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,9 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if options.threads < 1:
         raise UserError(f"--threads is {options.threads}; it must be at least 1")
     import torch
-
-    from w2sd_video.dataset_gap import export, recipe, training
-    from w2sd_video.dataset_gap.sources import load_source
+    from experiments.dataset_gap import export, recipe, training
+    from experiments.dataset_gap.sources import load_source
 
     paths = [name.strip() for name in options.paths.split(",")]
     unknown = [name for name in paths if name not in recipe.PATHS]

@@ -2,7 +2,7 @@
 
 Phases, each resumable at any moment (the same command continues): text encoders, VAE, a 2-D UNet on single frames,
 motion on clips, then the strong and the weak side from there, side by side with one thread each. The bundled weights
-took 57 minutes on two CPU cores that did other work as well. The recipe is w2sd_video/demo/recipe.py.
+took 57 minutes on two CPU cores that did other work as well. The recipe is scripts/experiments/demo/recipe.py.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if options.threads < 1:
         raise UserError(f"--threads is {options.threads}; it must be at least 1")
     import torch
-
-    from w2sd_video.demo.recipe import Recipe, make_pair
+    from experiments.demo.recipe import Recipe, make_pair
 
     for folder in (options.work, options.output):  # what cannot be written is refused now, not after an hour
         folder.mkdir(parents=True, exist_ok=True)

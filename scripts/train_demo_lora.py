@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,8 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     import torch
+    from experiments.demo import lora
 
-    from w2sd_video.demo import PICTURE_WEIGHTS, lora
+    from w2sd_video.demo import PICTURE_WEIGHTS
 
     for folder in (options.work, options.output):  # what cannot be written is refused now, not after the training
         folder.mkdir(parents=True, exist_ok=True)

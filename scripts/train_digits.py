@@ -2,7 +2,7 @@
 
 Phases, each resumable at any moment (the same command continues): the judge, the VAE, the network; all on the train
 part of scikit-learn's handwritten digits; about 15 minutes of one CPU core. The recipe is
-bridges/dit_moe/demo/training.py.
+scripts/experiments/digits/training.py.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from w2sd_video.errors import UserError, exit_code
-from w2sd_video.progress import calm_libraries
+from w2sd_video.runs.progress import calm_libraries
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,9 +35,10 @@ def run(options: argparse.Namespace) -> int:
     if options.threads < 1:
         raise UserError(f"--threads is {options.threads}; it must be at least 1")
     import torch
+    from experiments.digits import training
+    from experiments.digits.export import export
 
-    from bridges.dit_moe.demo import digits, training
-    from bridges.dit_moe.demo.export import export
+    from bridges.dit_moe.demo import digits
 
     for folder in (options.work, options.output):  # what cannot be written is refused now, not after training
         folder.mkdir(parents=True, exist_ok=True)

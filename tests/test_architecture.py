@@ -81,13 +81,49 @@ def wrong(importers: str, targets: tuple[str, ...], *, but: tuple[str, ...] = ()
 
 
 def test_the_reader_sees_imports_of_every_kind() -> None:
-    assert {"w2sd_video.core.paths", "w2sd_video.adapters", "w2sd_video.core"} <= FILES.keys()
+    assert {"w2sd_video.core.paths", "w2sd_video.hosting", "w2sd_video.core"} <= FILES.keys()
     targets = {(found.importer, found.target) for found in IMPORTS}
     assert ("w2sd_video.core.paths", "torch.Tensor") in targets
     assert ("w2sd_video.core.samplers", "w2sd_video.core.levels.Level") in targets
     lazily = {found.when for found in IMPORTS if found.importer == "w2sd_video"}
     assert {"call", "typing"} <= lazily
     assert wrong("w2sd_video.core", ("torch",)), "a rule that looks for torch in core finds it"
+
+
+FLOORS = (  # a room knows rooms on lower floors, and never one above it or beside it
+    ("errors",),
+    ("core", "pair"),
+    ("latents", "gaps"),
+    ("hosting",),
+    ("loading",),
+    ("presets", "demo", "report"),
+    ("runs",),
+    ("commands",),
+    ("diagnosis",),
+)
+FLOOR = {f"w2sd_video.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+STILL_UPWARD = {  # what is left of the old house, to be gone
+    ("gaps", "hosting"),
+    ("latents", "loading"),
+    ("report", "runs"),
+}
+
+
+def test_every_room_of_the_library_has_a_floor() -> None:
+    rooms = {".".join(module.split(".")[:2]) for module in FILES if module.startswith("w2sd_video.")}
+    assert rooms == FLOOR.keys()
+    assert len(rooms) <= 15
+
+
+def test_arrows_point_downwards_only() -> None:
+    upward = set()
+    for found in IMPORTS:
+        if found.importer == "w2sd_video":
+            continue
+        room, target = (".".join(name.split(".")[:2]) for name in (found.importer, found.target))
+        if room in FLOOR and target in FLOOR and room != target and FLOOR[target] >= FLOOR[room]:
+            upward.add((room.removeprefix("w2sd_video."), target.removeprefix("w2sd_video.")))
+    assert upward - STILL_UPWARD - {("pair", "core")} == set()
 
 
 def test_core_imports_torch_and_itself_only() -> None:
@@ -102,22 +138,15 @@ def test_core_imports_torch_and_itself_only() -> None:
     assert strangers == []
 
 
-def test_theory_knows_core_only_and_of_the_library_the_doctor_alone_knows_it() -> None:
-    room = "w2sd_video.theory"
-    assert wrong("w2sd_video", (room,), but=(room, "w2sd_video.diagnosis")) == []
-    strangers = [
-        str(found)
-        for found in IMPORTS
-        if within(found.importer, room)
-        and found.root in ROOMS
-        and not any(within(found.target, own) for own in (room, "w2sd_video.core", "w2sd_video.errors"))
-    ]
-    assert strangers == []
+def test_the_library_does_not_know_experiments() -> None:
+    assert [
+        str(found) for found in IMPORTS if found.root == "experiments" and not within(found.importer, "scripts")
+    ] == []
+    assert any(found.root == "experiments" for found in IMPORTS), "a rule that looks for experiments finds them"
 
 
 def test_nothing_imports_scripts_or_tests() -> None:
-    tests = {file.stem for file in (ROOT / "tests").glob("*.py")}
-    assert [str(f) for f in IMPORTS if f.root in {"scripts", "tests"} or (f.root in tests)] == []
+    assert [str(f) for f in IMPORTS if f.root in {"scripts", "tests"}] == []
 
 
 def test_vbench_eval_knows_only_folders_of_videos() -> None:
@@ -149,36 +178,16 @@ def test_of_the_bridges_one_command_asks_for_scores_of_pictures_only() -> None:
 
 
 def test_the_library_does_not_know_its_users() -> None:
-    rewards = "w2sd_video.rewards"  # networks of the evaluation, by name, as rewards of Algorithm 2
+    rewards = "w2sd_video.commands.rewards"  # networks of the evaluation, by name, as rewards of Algorithm 2
     assert wrong("w2sd_video", ("bridges", "vbench_eval", "scripts"), but=(rewards,)) == []
     asked = [found for found in IMPORTS if found.importer == rewards and found.root in ROOMS[1:]]
     assert asked and all(within(found.target, "vbench_eval.images") and found.when == "call" for found in asked)
 
 
-@pytest.mark.parametrize("room", ["w2sd_video.adapters", "bridges"])
-def test_of_our_own_adapters_and_bridges_know_core_pairs_and_errors_only(room: str) -> None:
-    allowed = [room, "w2sd_video.adapters", *(f"w2sd_video.{name}" for name in ("core", "pair", "errors"))]
-    # The bridges' commands make runs, as the library's own does: they alone may know whatever makes and writes them.
-    commands = ("bridges.command", "bridges.dit_moe.command")
-    strangers = [
-        str(found)
-        for found in IMPORTS
-        if within(found.importer, room)
-        and not any(within(found.importer, command) for command in commands)
-        and found.root in ROOMS
-        and not any(within(found.target, target) for target in allowed)
-        # A bridge's demo trains and scores as the other demo does.
-        and not ("demo" in found.importer.split(".") and within(found.target, "w2sd_video.demo"))
-    ]
-    assert strangers == []
-
-
 def test_only_the_rooms_that_must_know_diffusers_do() -> None:
-    # The demo and the dataset gap make and train networks of diffusers' classes; these benchmarks build random ones.
     libraries = ("diffusers", "peft", "transformers", "accelerate")
-    rooms = ("w2sd_video.adapters", "w2sd_video.demo", "w2sd_video.dataset_gap")
-    assert wrong("w2sd_video", libraries, but=rooms) == []
-    assert wrong("scripts", libraries, but=("scripts.benchmark", "scripts.benchmark_lora")) == []
+    rooms = ("gaps", "latents", "hosting", "loading", "demo")
+    assert wrong("w2sd_video", libraries, but=tuple(f"w2sd_video.{room}" for room in rooms)) == []
 
 
 def loads(module: str, seen: set[str] | None = None) -> set[str]:
@@ -199,10 +208,10 @@ def loads(module: str, seen: set[str] | None = None) -> set[str]:
 
 
 LIGHT = (
-    *("w2sd_video", "w2sd_video.pair", "w2sd_video.presets", "w2sd_video.prompts", "w2sd_video.cli"),
-    *("w2sd_video.images.program", "w2sd_video.sweep.program"),
-    *("w2sd_video.diagnosis.program", "w2sd_video.theory.catalogue"),
-    *("bridges.command.program", "bridges.dit_moe.command.program"),
+    *("w2sd_video", "w2sd_video.pair", "w2sd_video.presets", "w2sd_video.commands.prompts", "w2sd_video.commands.cli"),
+    *("w2sd_video.commands.pictures.program", "w2sd_video.commands.sweep.program"),
+    "w2sd_video.diagnosis.program",
+    *("bridges.pixel.command.program", "bridges.dit_moe.command.program"),
     *("vbench_eval", "vbench_eval.commands", "vbench_eval.settings", "vbench_eval.scoring", "vbench_eval.comparing"),
     *("vbench_eval.dimensions", "vbench_eval.proxies", "vbench_eval.images", "vbench_eval.backbones.registry"),
     *("vbench_eval.suite", "vbench_eval.manifest", "vbench_eval.results", "vbench_eval.inputs", "vbench_eval.videos"),
@@ -252,12 +261,12 @@ def test_files_have_telling_names_and_a_readable_length() -> None:
     for module, file in FILES.items():
         assert file.stem not in {"utils", "util", "helpers", "common", "misc"}, f"{module} needs a name that says what"
         lines = len(file.read_text(encoding="utf-8").splitlines())
-        assert lines <= 300, f"{module} has {lines} lines; 300 is the most: split it"
+        assert lines <= 500, f"{module} has {lines} lines; 500 is the most: is it one thought?"
 
 
 def test_the_architecture_page_names_only_files_that_exist() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"[\w/]+\.py\b", page))
     assert len(named) > 15
-    known = {str(file.relative_to(ROOT)) for file in [*FILES.values(), *(ROOT / "tests").glob("*.py")]}
+    known = {str(file.relative_to(ROOT)) for file in [*FILES.values(), *(ROOT / "tests").rglob("*.py")]}
     assert [name for name in sorted(named) if not any(("/" + path).endswith("/" + name) for path in known)] == []

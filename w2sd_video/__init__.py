@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from w2sd_video.adapters import reflected
     from w2sd_video.errors import UserError
+    from w2sd_video.hosting import reflected
     from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, Routing, Selection
 
 __version__ = "0.1.0"
 __all__ = ["ModelPair", "ModelSpec", "ReflectionConfig", "Routing", "Selection", "UserError", "reflected"]
 
 _HOMES = {
-    "reflected": "w2sd_video.adapters",
+    "reflected": "w2sd_video.hosting",
     "UserError": "w2sd_video.errors",
     "ModelPair": "w2sd_video.pair",
     "ModelSpec": "w2sd_video.pair",

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from bridges.dit_moe.labels import ids_of, names_of
 from bridges.dit_moe.network import DiTMoE
-from w2sd_video.adapters.schedules import is_flow
 from w2sd_video.errors import UserError
+from w2sd_video.latents.schedules import is_flow
 
 PATHS = ("noise", "flow")
 ClassLabels = int | str | Sequence[int | str]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 
 from w2sd_video import __version__
-from w2sd_video.command_flags import add_machine, add_prompts
-from w2sd_video.command_line import Parser
+from w2sd_video.commands.command_flags import add_machine, add_prompts
+from w2sd_video.commands.command_line import Parser
+from w2sd_video.commands.gap_flags import add_gaps, add_pipeline_gaps
+from w2sd_video.commands.request import SCHEDULERS
 from w2sd_video.diagnosis.verdicts import VERDICTS
-from w2sd_video.gap_flags import add_gaps, add_pipeline_gaps
 from w2sd_video.presets.listing import ListPresets
-from w2sd_video.request import SCHEDULERS
 
 PROGRAM = "diagnose.py"
 

@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.adapters.checkpoints import read_json
-from w2sd_video.adapters.specification import check_pair_specification
-from w2sd_video.command_flags import gathered_prompts
+from w2sd_video.commands.command_flags import gathered_prompts
+from w2sd_video.commands.gap_flags import gaps_given
+from w2sd_video.commands.pictures.planning import plan_images
+from w2sd_video.commands.pictures.request import ImagePlan, ImageRequest
+from w2sd_video.commands.pictures.videos import needs_whole_pipelines, whole_pipelines
+from w2sd_video.commands.planning import plan
+from w2sd_video.commands.request import GenerationRequest, Plan
 from w2sd_video.diagnosis.sides import VIDEO_KINDS, Side, read_side
 from w2sd_video.diagnosis.verdicts import Verdict, judge
 from w2sd_video.errors import UserError
-from w2sd_video.gap_flags import gaps_given
-from w2sd_video.images.planning import plan_images
-from w2sd_video.images.request import ImagePlan, ImageRequest
-from w2sd_video.images.videos import needs_whole_pipelines, whole_pipelines
-from w2sd_video.planning import plan
+from w2sd_video.loading.checkpoints import read_json
+from w2sd_video.loading.specification import check_pair_specification
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, get_preset
-from w2sd_video.progress import Progress
-from w2sd_video.request import GenerationRequest, Plan
+from w2sd_video.runs.progress import Progress
 
 STEPS, PROMPTS = 12, 4
 OWN = ("format", "quiet", "prompt", "files_only", "seeds", "output", "memory", "weak_config")

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from w2sd_video.adapters.checkpoints import read_safetensors_header
+from w2sd_video.loading.checkpoints import read_safetensors_header
 
 BLOCKS, BLOCK = 16, 4096  # of a tensor, values that are looked at: all of up to 65 536, else 16 runs of 4096
 KEPT = 64  # of these, values that are compared as numbers

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2sd_video.adapters import reflected
-from w2sd_video.adapters.schedules import read_schedule
+from w2sd_video.commands.pictures.request import ImagePlan
+from w2sd_video.commands.planned_runs import on_device as pictures_on_device
+from w2sd_video.commands.request import Plan
 from w2sd_video.core import OnReflect
 from w2sd_video.diagnosis.measuring import Grid, Pair
-from w2sd_video.images.request import ImagePlan
+from w2sd_video.hosting import reflected
+from w2sd_video.latents.schedules import read_schedule
 from w2sd_video.pair import ModelSpec
-from w2sd_video.planned_runs import on_device as pictures_on_device
-from w2sd_video.progress import Progress
-from w2sd_video.request import Plan
+from w2sd_video.runs.progress import Progress
 
 
 @dataclass
@@ -83,7 +83,7 @@ def loaded(plan: Plan | ImagePlan, seeds: int, progress: Progress) -> Iterator[t
 
 
 def _pictures(plan: ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
-    from w2sd_video.images.loading import load_images
+    from w2sd_video.commands.pictures.loading import load_images
 
     plan = pictures_on_device(plan)[0]
     held = load_images(plan, plan.methods, plan.prompts, note=progress.note, quiet=not progress.bars)
@@ -109,7 +109,7 @@ def _pictures(plan: ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple
 
 
 def _videos(plan: Plan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
-    from w2sd_video.generate import encoded_prompt, load_planned, on_device
+    from w2sd_video.commands.generate import encoded_prompt, load_planned, on_device
 
     plan = on_device(plan)[0]
     held = load_planned(plan, plan.tasks(), progress)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from w2sd_video.diagnosis.measuring import Array, Measured
-from w2sd_video.theory.plotting import Axis, Line, Mark, Panel, Rule, Sheet, draw
+from w2sd_video.report.plotting import Axis, Line, Mark, Panel, Rule, Sheet, draw
 
 GAP, ERROR, OTHER, LIMIT, MOVE = "#c23b22", "#7a7a7a", "#1f4e9c", "#2e8b57", "#b07d12"
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, run_command
+from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, run_command
 from w2sd_video.diagnosis.arguments import build_parser
 from w2sd_video.diagnosis.asking import question_of, verdict_on
 from w2sd_video.diagnosis.next_steps import Check, next_step
 from w2sd_video.diagnosis.reporting import describe_files, describe_step, files_text, next_text
-from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
+from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
 
 ROOM = "Try fewer --steps, a smaller --height and --width, or --memory weak-offload."
 REPORT, PLOT = "diagnosis.json", "gap.png"
@@ -37,17 +37,17 @@ def check_command(words: Sequence[str], check_bridge: Check | None = None) -> No
     """Raises `UserError` where a command (python, script, flags) would be refused before it loads a model."""
     script, flags = words[1], list(words[2:])
     if script.endswith("generate_image.py"):
-        from w2sd_video.images.arguments import build_parser as pictures
-        from w2sd_video.images.planning import plan_images
-        from w2sd_video.images.program import request_of as asked
+        from w2sd_video.commands.pictures.arguments import build_parser as pictures
+        from w2sd_video.commands.pictures.planning import plan_images
+        from w2sd_video.commands.pictures.program import request_of as asked
 
         plan_images(asked(pictures().parse_args(flags), Progress()))
     elif script.endswith("generate_video.py"):
-        from w2sd_video.cli import build_parser as videos
-        from w2sd_video.cli import request_of
-        from w2sd_video.images.planning import plan_images
-        from w2sd_video.images.videos import needs_whole_pipelines, whole_pipelines
-        from w2sd_video.planning import plan
+        from w2sd_video.commands.cli import build_parser as videos
+        from w2sd_video.commands.cli import request_of
+        from w2sd_video.commands.pictures.planning import plan_images
+        from w2sd_video.commands.pictures.videos import needs_whole_pipelines, whole_pipelines
+        from w2sd_video.commands.planning import plan
 
         request = request_of(videos().parse_args(flags), Progress())
         if needs_whole_pipelines(request):

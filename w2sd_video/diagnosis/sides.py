@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.adapters.checkpoints import (
+from w2sd_video.diagnosis.fingerprints import Fingerprint, Weights, fingerprint
+from w2sd_video.errors import UserError
+from w2sd_video.loading.checkpoints import (
     HUB_ID,
     LDM_UNET,
     LDM_VAE,
@@ -18,10 +20,8 @@ from w2sd_video.adapters.checkpoints import (
     read_safetensors_header,
     weight_files,
 )
-from w2sd_video.adapters.pipeline_files import WEIGHTED, PipelineFiles, describe_pipeline, named
-from w2sd_video.adapters.single_files import FAMILIES, TEXT, family_of, flux_prefix, missing_parts
-from w2sd_video.diagnosis.fingerprints import Fingerprint, Weights, fingerprint
-from w2sd_video.errors import UserError
+from w2sd_video.loading.pipeline_files import WEIGHTED, PipelineFiles, describe_pipeline, named
+from w2sd_video.loading.single_files import FAMILIES, TEXT, family_of, flux_prefix, missing_parts
 
 NETWORKS = ("unet", "transformer")
 VIDEO_KINDS = ("AnimateDiff", "Wan")

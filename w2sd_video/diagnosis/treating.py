@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from w2sd_video.adapters.finite import NonFiniteLatentError
 from w2sd_video.diagnosis.asking import Question, planned, steps_of_run
 from w2sd_video.diagnosis.failure_modes import failures, thresholds
 from w2sd_video.diagnosis.in_memory import loaded
@@ -15,7 +14,8 @@ from w2sd_video.diagnosis.recommending import recommend
 from w2sd_video.diagnosis.summarising import describe_measured, measured_text
 from w2sd_video.diagnosis.thresholds import calibration
 from w2sd_video.errors import UserError
-from w2sd_video.progress import Progress
+from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.runs.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from w2sd_video.adapters.pipeline_files import IMAGE_VAES
 from w2sd_video.diagnosis import noise_levels
 from w2sd_video.diagnosis.comparing import Comparison, Row, compare, scale_of
 from w2sd_video.diagnosis.sides import Side, borrowing
+from w2sd_video.loading.pipeline_files import IMAGE_VAES
 
 VERDICTS: Mapping[str, str] = {
     "share": "one latent space: reflect directly",

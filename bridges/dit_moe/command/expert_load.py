@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from bridges.dit_moe.command.request import SamplePlan, routing_text
 from bridges.dit_moe.command.sheets import BACKGROUND
-from w2sd_video.picture_io import write_picture
-from w2sd_video.video_io import write_bytes
+from w2sd_video.runs.picture_io import write_picture
+from w2sd_video.runs.video_io import write_bytes
 
 if TYPE_CHECKING:
     from bridges.dit_moe.command.making import Sampler

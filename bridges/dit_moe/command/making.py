@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from bridges.dit_moe.checkpoints import from_checkpoint
 from bridges.dit_moe.command.request import SamplePlan
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
-from w2sd_video.adapters import reflected
-from w2sd_video.adapters.finite import NonFiniteLatentError
-from w2sd_video.adapters.loading import DTYPES
-from w2sd_video.adapters.routing import routed
-from w2sd_video.adapters.sources import progress_bars
+from w2sd_video.commands.rendering import peak_memory
 from w2sd_video.errors import UserError
+from w2sd_video.gaps.routing import routed
+from w2sd_video.hosting import reflected
+from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.loading.loading import DTYPES
+from w2sd_video.loading.sources import progress_bars
 from w2sd_video.pair import ModelSpec
-from w2sd_video.rendering import peak_memory
-from w2sd_video.runs import Made, NotMadeError, Report
-from w2sd_video.tasks import Task
+from w2sd_video.runs.runs import Made, NotMadeError, Report
+from w2sd_video.runs.tasks import Task
 
 
 def load_pipeline(plan: SamplePlan, *, bars: bool = False) -> DiTMoEPipeline:

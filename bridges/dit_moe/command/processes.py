@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from w2sd_video.batched_runs import Worker
+from w2sd_video.runs.batched_runs import Worker
 
 PATIENCE = timedelta(days=7)  # shares may differ in cost by as much as a batch, and the first one may merge for long
 

@@ -19,11 +19,11 @@ from bridges.dit_moe.command.planning import plan_sampling
 from bridges.dit_moe.command.processes import process_number
 from bridges.dit_moe.command.reporting import describe_outcome, describe_sample_plan, sample_plan_text
 from bridges.dit_moe.command.request import SampleRequest
-from w2sd_video.checked_values import one_of, whole
-from w2sd_video.command_line import EXIT_DONE, EXIT_FAILED, run_command
-from w2sd_video.progress import Progress, TerminalProgress, calm_libraries
-from w2sd_video.reports import summary_text
-from w2sd_video.request import DTYPES
+from w2sd_video.commands.checked_values import one_of, whole
+from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, run_command
+from w2sd_video.commands.reports import summary_text
+from w2sd_video.commands.request import DTYPES
+from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
 
 ROOM = "Try a smaller --batch, or --dtype bfloat16."
 NOT_OF_THE_REQUEST = ("format", "quiet", "dry_run")

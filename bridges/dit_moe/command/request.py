@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.file_names import video_stems
+from w2sd_video.commands.request import located
 from w2sd_video.pair import Routing
-from w2sd_video.request import located
-from w2sd_video.tasks import W2SD_METHODS, Groups, Task
+from w2sd_video.runs.file_names import video_stems
+from w2sd_video.runs.tasks import W2SD_METHODS, Groups, Task
 
 PATHS = ("auto", "noise", "flow")
 STEPS, GUIDANCE = 50, 1.5  # the paper's for DiT-MoE (App. C.1)

@@ -12,13 +12,13 @@ from bridges.dit_moe.command.processes import join
 from bridges.dit_moe.command.request import SHOWN, SamplePlan
 from bridges.dit_moe.command.scores import write_scores
 from bridges.dit_moe.command.sheets import write_sheets
-from w2sd_video.adapters.loading import choose_device, choose_dtype
-from w2sd_video.batched_runs import Batch, MakeBatch, Worker, perform_batches
-from w2sd_video.journal import Journal
-from w2sd_video.picture_io import PICTURES
-from w2sd_video.progress import Progress
-from w2sd_video.runs import RunPlan, Summary, library_versions
-from w2sd_video.tasks import W2SD_METHODS
+from w2sd_video.loading.loading import choose_device, choose_dtype
+from w2sd_video.runs.batched_runs import Batch, MakeBatch, Worker, perform_batches
+from w2sd_video.runs.journal import Journal
+from w2sd_video.runs.picture_io import PICTURES
+from w2sd_video.runs.progress import Progress
+from w2sd_video.runs.runs import RunPlan, Summary, library_versions
+from w2sd_video.runs.tasks import W2SD_METHODS
 
 
 @dataclass

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import vbench_eval.errors
 from vbench_eval.images import frechet
 from vbench_eval.images.pictures import find_pictures
-from w2sd_video.checked_values import one_of
+from w2sd_video.commands.checked_values import one_of
 from w2sd_video.errors import UserError
-from w2sd_video.progress import Progress
-from w2sd_video.runs import RunPlan
-from w2sd_video.video_io import write_bytes
+from w2sd_video.runs.progress import Progress
+from w2sd_video.runs.runs import RunPlan
+from w2sd_video.runs.video_io import write_bytes
 
 if TYPE_CHECKING:
     from vbench_eval.images.inception import Inception

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from w2sd_video.comparison import Panel, side_by_side
-from w2sd_video.picture_io import read_picture, write_picture
-from w2sd_video.runs import RunPlan
-from w2sd_video.tasks import Task
+from w2sd_video.runs.comparison import Panel, side_by_side
+from w2sd_video.runs.picture_io import read_picture, write_picture
+from w2sd_video.runs.runs import RunPlan
+from w2sd_video.runs.tasks import Task
 
 COLUMNS, WIDEST, MOST = 8, 12, 64
 BACKGROUND = (22, 24, 29)  # the comparisons'

@@ -1,0 +1,1 @@
+"""Reflection through pixels, between models that share no latent space (App. E.5)."""

@@ -1,0 +1,149 @@
+"""Turning a diffusers pipeline call into a W2SD call whose weak model lives in another latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from bridges.pixel.noise_maps import NoiseMap
+from bridges.pixel.side import PixelSide
+from w2sd_video.errors import UserError
+from w2sd_video.hosting import Run, reflected
+from w2sd_video.hosting.hosting import HOSTED
+from w2sd_video.hosting.method import method_of
+from w2sd_video.hosting.refusals import check_foreign, check_pipelines
+from w2sd_video.hosting.settings import call_signature, check_spec
+from w2sd_video.latents.codecs import Codec, same_space
+from w2sd_video.latents.layouts import Layout
+from w2sd_video.pair import ModelSpec, ReflectionConfig
+
+
+@contextmanager
+def bridged(
+    pipe: Any,
+    weak: Any,
+    *,
+    num_reflections: int | None = None,
+    strength: float = 1.0,
+    reflector: ModelSpec | None = None,
+    config: ReflectionConfig | None = None,
+    noise_map: NoiseMap | str | None = None,
+    weak_inputs: Mapping[str, Any] | None = None,
+    vae: Any = None,
+    weak_vae: Any = None,
+    chunk: int | None = None,
+    tiled: bool = False,
+    force: bool = False,
+    seed: int = 0,
+    first_order: bool = False,
+    progress: bool | Callable[[int, int], None] | None = None,
+) -> Iterator[Run]:
+    """While active, every call of ``pipe`` is reflected with a weak pipeline of any architecture, through pixels.
+
+        with bridged(flux, (sdxl, ModelSpec(guidance=1.0)), num_reflections=10, noise_map=Mapped.load(path)) as run:
+            image = flux(prompt, num_inference_steps=28, guidance_scale=3.5, generator=g).images[0]
+        run.num_evaluations, run.num_skipped, run.num_encodes, run.num_decodes, run.gaps
+
+    A pair that shares its latent space (VAE weights equal by hash, scaling and shift too) needs no bridge: it is
+    reflected directly, in mode "fused", and ``run.notes`` says so.
+
+    Args:
+        pipe: the strong pipeline: images, or AnimateDiff's videos (the weak model then sees them frame by frame).
+        weak: an image pipeline; or (pipeline, ModelSpec of its guidance, prompt and negative prompt), where what is
+            left out is the pipeline's default guidance and the call's own prompts; or "zero-gap", the control whose
+            weak model is the strong one, through its own autoencoder.
+        num_reflections: lambda, from the noisiest step, 0 to T.
+        strength: multiplies the move of each reflection.
+        reflector: how the strong side differs inside the reflection.
+        config: these three in one, and every, window, noise and cap besides; give either it or them. A mode is not
+            asked for: both models are at the latent itself.
+        noise_map: a map fitted for the two autoencoders (`Mapped`); "identity", for one latent space; "fresh" or
+            "fixed", which shift samples even without a gap. None: identity where both share one latent space, else
+            "fresh", for at most T/2 reflections.
+        weak_inputs: call arguments of the weak pipeline in place of the strong call's: height and width of its own,
+            prompt_embeds computed before.
+        vae, weak_vae: autoencoders in place of the pipelines' own inside the reflection (AutoencoderTiny).
+        chunk: pictures that go through an autoencoder or the weak network at once; None is 4 megapixels' worth.
+        tiled: have the autoencoders work in tiles.
+        force: bridge a pair that shares its latent space too.
+        seed: of the "fresh" and "fixed" noise.
+        first_order, progress: as for `reflected`.
+
+    Raises:
+        UserError: on entry, or in the call before its first evaluation, for what cannot be bridged.
+    """
+    model, spec = weak if isinstance(weak, tuple) and len(weak) == 2 else (weak, ModelSpec())
+    zero_gap = isinstance(model, str) and model == "zero-gap"
+    _check_weak(pipe, model, spec, zero_gap)
+    chosen = _chosen(config, num_reflections, strength, reflector)
+    settings: dict[str, Any] = {"config": chosen, "first_order": first_order, "progress": progress}
+    resized = {"height", "width"} & set(weak_inputs or {})
+    if not (zero_gap or force or resized) and vae is weak_vae is None and needs_no_bridge(pipe, model):
+        with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
+            run.note("strong and weak share one latent space: reflected directly, no bridge is needed")
+            yield run
+        return
+    side = PixelSide(
+        weak=None if zero_gap else model,
+        spec=spec,
+        inputs=dict(weak_inputs or {}),
+        noise_map=noise_map,
+        vae=vae,
+        weak_vae=weak_vae,
+        chunk=chunk,
+        tiled=tiled,
+        seed=seed,
+        strength=chosen.strength,
+    )
+    with reflected(pipe, weak=side, **settings) as run:
+        yield run
+
+
+def _chosen(
+    config: ReflectionConfig | None, num_reflections: int | None, strength: float, reflector: ModelSpec | None
+) -> ReflectionConfig:
+    """The settings asked for, in the mode that a bridge has: both models at the latent itself."""
+    if config is None:
+        config = ReflectionConfig(num_reflections, "fused", strength, reflector)
+    elif (num_reflections, strength, reflector) != (None, 1.0, None):
+        raise UserError("give either config or num_reflections, strength and reflector, not both")
+    if config.num_reflections is None:
+        raise UserError("num_reflections is missing; say how many of the steps are reflected through pixels")
+    if config.mode == "release":
+        raise UserError('mode "release" repeats the published code, which has no bridge; leave mode out')
+    check_foreign(method_of("w2sd", config))
+    return replace(config, mode="fused")
+
+
+def _check_weak(pipe: Any, model: Any, spec: ModelSpec, zero_gap: bool) -> None:
+    check_spec(spec, "weak")
+    if not zero_gap and not (callable(model) and hasattr(model, "scheduler")):
+        raise UserError(
+            f'weak is a {type(model).__name__}; give a pipeline, (pipeline, ModelSpec) or the control "zero-gap"'
+        )
+    if hasattr(type(model), HOSTED):
+        raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
+    for role, each in (("strong", pipe), *(() if zero_gap else (("weak", model),))):
+        if getattr(each, "vae", None) is None:
+            raise UserError(f"the {role} {type(each).__name__} has no VAE, which a bridge through pixels needs")
+    if not zero_gap and "num_frames" in call_signature(type(model)).parameters:
+        raise UserError(
+            f"the weak {type(model).__name__} makes videos; through pixels the weak side must be an image pipeline, "
+            "which sees a video frame by frame"
+        )
+
+
+def needs_no_bridge(pipe: Any, weak: Any) -> bool:
+    """Whether the two pipelines share a latent space, a path and a kind of latents, so that no bridge is needed."""
+    if "num_frames" in call_signature(type(pipe)).parameters:
+        return False
+    if hasattr(type(pipe), "_pack_latents") != hasattr(type(weak), "_pack_latents"):
+        return False
+    try:
+        check_pipelines(pipe, weak)
+    except UserError:
+        return False
+    ours, theirs = (Codec(p.vae, Layout("image", p.vae.config.latent_channels, 1, 1)) for p in (pipe, weak))
+    return same_space(ours, theirs)

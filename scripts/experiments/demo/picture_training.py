@@ -1,0 +1,247 @@
+"""How the picture pair's networks are trained: each side's text encoders, the flow side's VAE, and the two networks.
+
+The two sides share nothing but the pictures: their latents, their paths and their architectures differ. As Theorem 2
+of the paper asks, the weak side's captions are wrong about twice as often (0.30 per attribute against 0.15).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments.demo.loop import Phase, generator_for, round_to_half, train
+from experiments.demo.training import (
+    CORRUPTION,
+    EMPTY_PROMPTS,
+    TIME_IDS,
+    TextEncoders,
+    latent_statistics,
+    probe_loss,
+    signal_rates,
+)
+from w2sd_video.demo import components, picture_components, world
+from w2sd_video.demo.captions import COLOURS, SHAPES
+from w2sd_video.demo.pictures import PICTURE_CAPTIONS, PICTURE_TOKENS, picture_attributes
+
+# --- text encoders ---------------------------------------------------------------------------------------------------
+
+
+class FlowTextEncoders(nn.Module):
+    """Flux's two text encoders; `forward` gives T5's hidden states [N, tokens, 32] and CLIP's pooled output [N, 32]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = components.build_tokenizer()
+        self.clip = components.build_text_encoder(self.tokenizer, with_projection=False)
+        nn.init.normal_(self.clip.get_input_embeddings().weight)
+        self.t5_tokenizer = picture_components.build_t5_tokenizer()
+        self.t5 = picture_components.build_t5(self.t5_tokenizer)
+
+    def forward(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        ids = self.tokenizer(texts, **settings).input_ids
+        t5_ids = self.t5_tokenizer(texts, max_length=PICTURE_TOKENS, **settings).input_ids
+        return self.t5(t5_ids)[0], self.clip(ids).pooler_output
+
+
+def train_text(
+    name: str, encoders: TextEncoders | FlowTextEncoders, folder: Path, seed: int, phase: Phase, quiet: bool
+) -> None:
+    """Train encoders, in place, until a linear probe reads colour and shape off both of their outputs."""
+    sizes = [len(COLOURS), len(SHAPES)]
+    with torch.no_grad():
+        widths = [output.shape[-1] for output in encoders(list(PICTURE_CAPTIONS))]
+    probes = nn.ModuleList([nn.Linear(width, sum(sizes)) for width in widths])
+    loss = probe_loss(encoders, probes, PICTURE_CAPTIONS, torch.tensor(picture_attributes()), sizes, phase.batch)
+    train(name, phase, nn.ModuleList([encoders, probes]), loss, folder, seed, quiet)
+    round_to_half(encoders)
+
+
+# --- VAEs ------------------------------------------------------------------------------------------------------------
+
+
+def small_pictures(pixels: Tensor) -> Tensor:
+    """Pictures [B, 3, 32, 32] as small as the latents, [B, 3, 8, 8]."""
+    return functional.avg_pool2d(pixels, 4)
+
+
+def blends(batch: int, generator: torch.Generator) -> Tensor:
+    """Shares [batch, batch], rows summing to 1, of the pictures of a batch: from one or two of them to all alike."""
+    sharpness = 6 * torch.rand(batch, 1, generator=generator)
+    return (sharpness * torch.randn(batch, batch, generator=generator)).softmax(dim=1)
+
+
+def vae_loss(vae: AutoencoderKL, batch: int, centre: float) -> Callable[[torch.Generator], Tensor]:
+    """The loss of a VAE that treats pictures as those of full size do, which were trained on pictures of all kinds.
+
+    Trained on 24 shapes alone, so small a VAE makes a shape of whatever it is given; but a denoiser's x0 estimates are
+    blends of many shapes, and they must cross from one space to the other as what they are. So half of the pictures
+    are blends, whose latents should be the blend of latents; and three channels hold a small picture, about as the
+    latents of full size do, the others what it lacks, in small numbers. `centre` is the mean of the latents.
+    """
+    frames = world.random_frames(2000, torch.Generator().manual_seed(0)).frames[:, 0] * 2 - 1
+    typical = small_pictures(frames)
+    mean, std = typical.mean(dim=(0, 2, 3), keepdim=True), typical.std()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        pure = world.random_frames(batch // 2, generator).frames[:, 0] * 2 - 1
+        shares = blends(len(pure), generator)
+        pixels = torch.cat([pure, torch.einsum("ba,achw->bchw", shares, pure)])
+        posterior = vae.encode(pixels).latent_dist
+        latents = posterior.mean
+        own, others = latents.chunk(2)
+        blended = torch.einsum("ba,achw->bchw", shares, own)
+        small = functional.mse_loss(latents[:, :3], (small_pictures(pixels) - mean) / std + centre)
+        rest = latents[:, 3:]
+        order = small + functional.mse_loss(others, blended) + (rest.mean(dim=(0, 2, 3)) - centre).square().mean()
+        noise = 0.1 * torch.randn(latents.shape, generator=generator)  # a decoder that forgives small errors
+        error = vae.decode(torch.cat([own, blended]) + noise).sample - pixels
+        size = (rest - centre).square().mean()
+        return (
+            error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean() + 0.1 * order + 0.003 * size
+        )
+
+    return loss
+
+
+def train_vae(name: str, vae: AutoencoderKL, folder: Path, seed: int, phase: Phase, quiet: bool) -> None:
+    """Train one side's VAE, in place; with its scale, and a flow side's shift, its latents have variance 1 overall."""
+    flow = not vae.config.use_quant_conv
+    train(name, phase, vae, vae_loss(vae, phase.batch, 0.1 if flow else 0.0), folder, seed, quiet)
+    round_to_half(vae)
+    mean, std = latent_statistics(vae, generator_for(seed, phase, phase.steps))
+    shift = mean.mean() if flow else torch.zeros(())
+    spread = (std.square() + (mean - shift).square()).mean().sqrt()
+    vae.register_to_config(scaling_factor=round(1 / spread.item(), 5))
+    if flow:
+        vae.register_to_config(shift_factor=round(shift.item(), 5))
+
+
+# --- the networks ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PictureBank:
+    """Encoded pictures [N, C, 8, 8] as their side's network sees them, attributes [N, 3], and embedded captions.
+
+    The last row of `hidden` and of `pooled` is the empty prompt.
+    """
+
+    latents: Tensor
+    attributes: Tensor
+    hidden: Tensor  # [25, tokens, W]
+    pooled: Tensor  # [25, P]
+
+    def draw(self, batch: int, corruption: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents [B, C, 8, 8] with the embeddings of captions that are wrong, or (one in ten) empty, at random."""
+        chosen = torch.randint(len(self.latents), (batch,), generator=generator)
+        named = world.corrupt(self.attributes[chosen], corruption, generator)
+        empty = torch.rand(batch, generator=generator) < EMPTY_PROMPTS
+        index = torch.where(empty, len(PICTURE_CAPTIONS), named[:, 0] * len(SHAPES) + named[:, 1])
+        return self.latents[chosen], self.hidden[index], self.pooled[index]
+
+
+@torch.no_grad()
+def make_picture_bank(
+    encoders: TextEncoders | FlowTextEncoders, vae: AutoencoderKL, seed: int, count: int = 16_384
+) -> PictureBank:
+    """`count` random pictures, encoded once; SDXL's empty prompt is zeros, Flux's is the encoded empty sentence."""
+    pictures = world.random_frames(count, torch.Generator().manual_seed(seed * 64 + 62))
+    encoded = [vae.encode(part[:, 0] * 2 - 1).latent_dist.mean for part in pictures.frames.split(128)]
+    latents = (torch.cat(encoded) - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    hidden, pooled = encoders([*PICTURE_CAPTIONS, ""])
+    if isinstance(encoders, TextEncoders):
+        hidden[-1], pooled[-1] = 0, 0
+    return PictureBank(latents, pictures.attributes, hidden, pooled)
+
+
+def stratified(batch: int, generator: torch.Generator) -> Tensor:
+    """Times in [0, 1), [batch], one in each of `batch` equal parts."""
+    return (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+
+
+def noise_loss(
+    unet: UNet2DConditionModel, bank: PictureBank, batch: int, corruption: float
+) -> Callable[[torch.Generator], Tensor]:
+    """The v-prediction loss of the noise side."""
+    alphas, sigmas = signal_rates()
+    time_ids = torch.tensor(TIME_IDS, dtype=torch.float32).expand(batch, 6)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        clean, hidden, pooled = bank.draw(batch, corruption, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        timestep = (stratified(batch, generator) * 1000).long().clamp_max(999)
+        alpha, sigma = (rate[timestep].reshape(-1, 1, 1, 1) for rate in (alphas, sigmas))
+        conditions = {"text_embeds": pooled, "time_ids": time_ids}
+        noisy = alpha * clean + sigma * noise
+        predicted = unet(noisy, timestep, encoder_hidden_states=hidden, added_cond_kwargs=conditions).sample
+        return functional.mse_loss(predicted, alpha * noise - sigma * clean)
+
+    return loss
+
+
+def flow_loss(
+    transformer: FluxTransformer2DModel, bank: PictureBank, batch: int, corruption: float
+) -> Callable[[torch.Generator], Tensor]:
+    """The flow-matching loss: at x = (1 - t) x0 + t noise the network predicts noise - x0."""
+    channels, height, width = bank.latents.shape[1:]
+    img_ids = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32)
+    txt_ids = torch.zeros(bank.hidden.shape[1], 3)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        latents, hidden, pooled = bank.draw(batch, corruption, generator)
+        clean = FluxPipeline._pack_latents(latents, batch, channels, height, width)
+        noise = torch.randn(clean.shape, generator=generator)
+        t = stratified(batch, generator)
+        predicted = transformer(
+            hidden_states=torch.lerp(clean, noise, t[:, None, None]),
+            timestep=t,
+            encoder_hidden_states=hidden,
+            pooled_projections=pooled,
+            img_ids=img_ids,
+            txt_ids=txt_ids,
+        ).sample
+        return functional.mse_loss(predicted, noise - clean)
+
+    return loss
+
+
+def still_transformer() -> FluxTransformer2DModel:
+    """A flow transformer whose blocks and output are zero at first, as diffusion transformers are best begun."""
+    transformer = picture_components.build_transformer()
+    for name, module in transformer.named_modules():
+        if name == "proj_out" or name.endswith(
+            ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
+        ):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return transformer
+
+
+def train_transformer(bank: PictureBank, folder: Path, seed: int, phase: Phase, quiet: bool) -> FluxTransformer2DModel:
+    """The strong side."""
+    torch.manual_seed(seed + 2)
+    transformer = still_transformer()
+    loss = flow_loss(transformer, bank, phase.batch, CORRUPTION["strong"])
+    train("flow", phase, transformer, loss, folder, seed, quiet)
+    return transformer
+
+
+def train_unet(bank: PictureBank, folder: Path, seed: int, phase: Phase, quiet: bool) -> UNet2DConditionModel:
+    """The weak side."""
+    torch.manual_seed(seed + 2)
+    unet = components.build_unet()
+    train("noise", phase, unet, noise_loss(unet, bank, phase.batch, CORRUPTION["weak"]), folder, seed, quiet)
+    return unet
+
+
+def train_control(
+    unet: UNet2DConditionModel, bank: PictureBank, folder: Path, seed: int, phase: Phase, quiet: bool
+) -> UNet2DConditionModel:
+    """The weak side taught with the strong side's captions, in place: equal bias, another architecture."""
+    train("control", phase, unet, noise_loss(unet, bank, phase.batch, CORRUPTION["strong"]), folder, seed, quiet)
+    return unet

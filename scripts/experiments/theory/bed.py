@@ -1,0 +1,185 @@
+"""A test bed: an ideal, a strong and a weak model of one path, and runs of every method on it, counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from experiments.theory.mixtures import IDEAL, PATHS, STRONG, Mixture, logit_weak, ratio_weak, schedule
+from w2sd_video.core import (
+    AS_PRINTED,
+    Denoiser,
+    Lagging,
+    Level,
+    Path,
+    Refinements,
+    autoguided,
+    resample,
+    resample_aligned,
+    sample,
+    w2sd,
+)
+
+SCHEDULES = ("ddpm", "sdxl", "flow")
+BOTH = ("ddpm", "flow")  # one of each path, where a third adds nothing
+SAMPLED = ("weak", "strong", "ideal")
+METHODS = (*SAMPLED, "w2sd", "swapped", "autoguided", "resample", "resample-aligned", "resample-opposed")
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Three models on one schedule; `target` is the ideal one as a mixture."""
+
+    schedule: str
+    target: Mixture
+    ideal: Denoiser
+    strong: Denoiser
+    weak: Denoiser
+
+    @property
+    def path(self) -> Path:
+        return PATHS[self.schedule]
+
+    def levels(self, num_steps: int) -> list[Level]:
+        return schedule(self.schedule, num_steps)
+
+
+def mixtures_bed(name: str, ideal: Mixture, strong: Mixture, weak: Mixture) -> Bed:
+    """A bed whose three models are mixtures."""
+    path = PATHS[name]
+    return Bed(name, ideal, ideal.denoiser(path), strong.denoiser(path), weak.denoiser(path))
+
+
+def ratio_bed(name: str, ratio: float = 2.0, ideal: Mixture = IDEAL, strong: Mixture = STRONG) -> Bed:
+    """A bed whose weak model has exactly `ratio` times the strong one's bias everywhere (epsilon |ratio - 2|)."""
+    bed = mixtures_bed(name, ideal, strong, strong)
+    return replace(bed, weak=ratio_weak(ratio, bed.strong, bed.ideal))
+
+
+def logit_bed(name: str, ratio: float = 2.0) -> Bed:
+    """A bed whose weak model is a genuine mixture of the same modes: ideal^(1 - ratio) * strong^ratio."""
+    return mixtures_bed(name, IDEAL, STRONG, logit_weak(ratio))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a method did: latents [T + 1, N, D], the latent and its reflection per reflected step, evaluations."""
+
+    latents: Tensor
+    moves: dict[int, tuple[Tensor, Tensor]]
+    evaluations: int
+
+    @property
+    def final(self) -> Tensor:
+        return self.latents[-1]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run; as for the samplers in `core`."""
+
+    num_reflections: int | None = None
+    mode: str = "fused"
+    strength: float = 1.0
+    refinements: Refinements = AS_PRINTED
+    lag: bool = False
+    seed: int = 0
+
+
+def run(bed: Bed, method: str, x: Tensor, num_steps: int, settings: Settings | None = None) -> Run:
+    """Samples from the noise x [N, D] by a method of `METHODS`; noise of its own is drawn with the settings' seed."""
+    settings = settings or Settings()
+    levels, path, calls = bed.levels(num_steps), bed.path, 0
+    latents: list[Tensor] = [x]
+    moves: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def counted(model: Denoiser) -> Denoiser:
+        def asked(x: Tensor, level: Level) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return model(x, level)
+
+        return asked
+
+    def kept(_: int, x: Tensor) -> None:
+        latents.append(x)
+
+    def moved(i: int, x: Tensor, tilde: Tensor) -> None:
+        moves[i] = (x, tilde)
+
+    ideal, strong, weak = counted(bed.ideal), counted(bed.strong), counted(bed.weak)
+    draw, lam = drawing(settings.seed), settings.num_reflections
+    if method in SAMPLED:
+        sample(x, levels, {"ideal": ideal, "strong": strong, "weak": weak}[method], path, on_step=kept)
+    elif method in ("w2sd", "swapped"):
+        w2sd(
+            x,
+            levels,
+            strong,
+            weak if method == "w2sd" else strong,
+            path,
+            num_reflections=lam,
+            mode=settings.mode,
+            reflector=weak if method == "swapped" else None,
+            strength=settings.strength,
+            refinements=settings.refinements,
+            lagging=Lagging() if settings.lag else None,
+            draw=draw,
+            on_step=kept,
+            on_reflect=moved,
+        )
+    elif method == "autoguided":
+        autoguided(x, levels, strong, weak, path, weight=settings.strength, on_step=kept)
+    elif method == "resample":
+        resample(x, levels, strong, path, num_reflections=lam, draw=draw, on_step=kept, on_reflect=moved)
+    elif method in ("resample-aligned", "resample-opposed"):
+        resample_aligned(
+            x,
+            levels,
+            strong,
+            weak,
+            path,
+            similarity="above" if method == "resample-aligned" else "below",
+            num_reflections=lam,
+            mode=settings.mode,
+            draw=draw,
+            on_step=kept,
+            on_reflect=moved,
+        )
+    else:
+        raise ValueError(f"unknown method {method!r}; it must be one of {', '.join(METHODS)}")
+    return Run(torch.stack(latents), moves, calls)
+
+
+def drawing(seed: int) -> Callable[[Tensor], Tensor]:
+    """Standard normal noise of a latent's shape, the same sequence for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
+def noise(count: int, dimensions: int, seed: int = 0) -> Tensor:
+    """Starting noise [count, dimensions], float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dimensions, generator=generator, dtype=torch.float64)
+
+
+def mode_shares(x: Tensor, means: tuple[tuple[float, ...], ...]) -> list[float]:
+    """The share of samples [N, D] nearest to each mean."""
+    nearest = torch.cdist(x, torch.tensor(means, dtype=x.dtype)).argmin(1)
+    return (torch.bincount(nearest, minlength=len(means)).double() / len(x)).tolist()
+
+
+def divergence(shares: list[float], target: tuple[float, ...]) -> float:
+    """The Kullback-Leibler divergence of the shares from the target's, in nats."""
+    return sum(p * math.log(p / q) for p, q in zip(shares, target, strict=True) if p > 0)
+
+
+def in_mode_std(x: Tensor, means: tuple[tuple[float, ...], ...]) -> float:
+    """The standard deviation of samples [N, D] about the average of their own mode, pooled over modes and axes."""
+    nearest = torch.cdist(x, torch.tensor(means, dtype=x.dtype)).argmin(1)
+    rests = [x[nearest == k] - x[nearest == k].mean(0) for k in range(len(means)) if bool((nearest == k).any())]
+    return torch.cat(rests).square().mean().sqrt().item()

@@ -1,0 +1,518 @@
+"""The picture command on tiny pairs saved to disk: what is made, written, resumed, fitted and refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, PNDMScheduler
+from PIL import Image
+
+from bridges.pixel.command import latent_spaces, loading, making, program
+from bridges.pixel.command.arguments import build_parser
+from bridges.pixel.command.planning import plan_bridge
+from bridges.pixel.command.presets import BRIDGE_PRESETS
+from bridges.pixel.command.program import main
+from bridges.pixel.command.request import BridgeRequest
+from bridges.pixel.mapped import Mapped
+from tests.support import disk_pairs, tiny
+from tests.support.ldm_layout import save_single_file
+from w2sd_video.commands.prompts import check_prompt
+from w2sd_video.errors import UserError
+from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.loading.pipelines import load_pipeline
+from w2sd_video.loading.placement import check_memory_plan, place_pipelines
+from w2sd_video.runs.picture_io import read_picture
+from w2sd_video.runs.tasks import Task
+from w2sd_video.runs.video_io import read_video
+
+QUICK = ("--height", "16", "--width", "16", "--steps", "4", "--reflections", "3", "--device", "cpu", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bridge")
+    tiny.flux(1).save_pretrained(root / "flux")
+    tiny.flux(2).save_pretrained(root / "flux-2")
+    weak = disk_pairs.sdxl(2)
+    weak.save_pretrained(root / "sdxl")
+    save_single_file(weak, root / "sdxl.safetensors")
+    tiny.sd15(1, scheduler=PNDMScheduler(skip_prk_steps=True)).save_pretrained(root / "sd15")
+    tiny.animatediff_sdxl(1).save_pretrained(root / "video")
+    for seed in (1, 2):
+        tiny_vae(seed).save_pretrained(root / f"tiny-{seed}")
+    (root / "pictures").mkdir()
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((50, 40)).save(root / "pictures" / f"{i}.png")
+    words = ["fit", *pair(root), "--pictures", str(root / "pictures"), "--height", "16", "--width", "16", "--quiet"]
+    assert main([*words, "--output", str(root / "map.safetensors")]) == 0
+    return root
+
+
+def tiny_vae(seed: int) -> AutoencoderTiny:
+    shape = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    blocks = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    return tiny.seeded(seed, lambda: AutoencoderTiny(latent_channels=4, **shape, **blocks)).eval()
+
+
+def pair(disk: Path, strong: str = "flux", weak: str = "sdxl") -> list[str]:
+    return ["--strong", str(disk / strong), "--weak", str(disk / weak)]
+
+
+def run(disk: Path, output: Path, *words: str, sides: tuple[str, str] = ("flux", "sdxl"), quick: bool = True) -> dict:
+    """The records of a run by (method, prompt, index); "" is run.json."""
+    known = ["--noise-map", str(disk / "map.safetensors")] if sides == ("flux", "sdxl") else []
+    known = [] if "--noise-map" in words else known
+    prompt = [] if "--prompt" in words else ["--prompt", "a cat"]
+    code = main([*pair(disk, *sides), *(QUICK if quick else ()), *known, *prompt, *words, "--output", str(output)])
+    assert code == 0
+    lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    records = {(line["method"], line["prompt"], line["index"]): line for line in lines}
+    return {**records, "": json.loads((output / "run.json").read_text())}
+
+
+def pixels(output: Path, record: dict[str, Any]) -> np.ndarray:
+    return read_picture(output / record["path"]).pixels
+
+
+# -- what is made ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_flux_over_a_single_file_writes_and_counts_everything(disk: Path, tmp_path: Path) -> None:
+    words = [
+        "--strong",
+        str(disk / "flux"),
+        "--weak",
+        str(disk / "sdxl.safetensors"),
+        "--weak-config",
+        str(disk / "sdxl"),
+    ]
+    words += [*QUICK, "--noise-map", str(disk / "map.safetensors"), "--prompt", "a/b", "--num-pictures", "2"]
+    out = tmp_path / "out"
+    assert main([*words, "--methods", "weak,strong,w2sd,zero-gap", "--output", str(out)]) == 0
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    by = {(record["method"], record["index"]): record for record in records}
+    assert len(by) == 8 and all(record["status"] == "done" and record["prompt"] == "a/b" for record in records)
+    strong, reflected = by["strong", 1], by["w2sd", 1]
+    assert strong["num_evaluations"] == 4 and strong["num_decodes"] == 0 and strong["seed"] == 1
+    made = reflected["num_reflections"]
+    assert made + reflected["num_skipped"] == 3 and made >= 1
+    assert reflected["num_evaluations"] == 4 + 2 * made
+    assert (reflected["num_decodes"], reflected["num_encodes"]) == (3 * made, 3 * made)
+    control = by["zero-gap", 1]
+    assert (control["num_evaluations"], control["num_decodes"], control["num_encodes"]) == (10, 9, 9)
+    for record in records:
+        assert pixels(out, record).shape == (16, 16, 3)
+    made_by = [pixels(out, record) for record in (strong, reflected, control)]
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations(made_by, 2))
+    assert not np.array_equal(pixels(out, strong), pixels(out, by["strong", 0]))
+    settings = read_picture(out / reflected["path"]).metadata
+    assert (settings["method"], settings["seed"], settings["prompt"]) == ("w2sd", 1, "a/b")
+    assert (out / "index.html").is_file() and len(list((out / "comparison").glob("*.png"))) == 2
+
+
+def test_run_json_says_what_the_bridge_was(disk: Path, tmp_path: Path) -> None:
+    told = run(
+        disk, tmp_path / "out", "--methods", "w2sd", "--weak-height", "32", "--weak-width", "32", "--noise-map", "fixed"
+    )
+    found = told[""]
+    assert found["pair"]["strong"] == str(disk / "flux") and found["preset"] == "own-pair"
+    assert (found["settings"]["height"], found["settings"]["weak_height"]) == (16, 32)
+    assert found["codecs"]["strong"]["class"] == "AutoencoderKL" and found["codecs"]["weak"]["height"] == 32
+    assert found["codecs"]["strong"]["fingerprint"] != found["codecs"]["weak"]["fingerprint"]
+    assert found["noise_map"]["name"] == "fixed"
+    assert any("resized between the sides, antialiased: 16x16 strong, 32x32 weak" in note for note in found["notes"])
+    assert any("shifts samples even without a gap" in note for note in found["notes"])
+
+
+def test_without_reflections_the_picture_is_the_stock_pipelines(disk: Path, tmp_path: Path) -> None:
+    records = run(disk, tmp_path / "out", "--methods", "w2sd,strong", "--reflections", "0", "--seed", "7")
+    pipe = load_pipeline(str(disk / "flux"), role="strong", dtype=torch.float32, quiet=True)
+    pipe.set_progress_bar_config(disable=True)
+    stock = pipe("a cat", height=16, width=16, num_inference_steps=4, generator=tiny.generator(7), output_type="np")
+    wanted = np.rint(stock.images[0] * 255).astype(np.uint8)
+    for method in ("w2sd", "strong"):
+        assert np.array_equal(pixels(tmp_path / "out", records[method, "a cat", 0]), wanted)
+
+
+def test_prompts_encoded_beforehand_make_the_same_pictures_as_in_each_call(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--methods", "weak,w2sd", "--negative-prompt", "bad", "--weak-guidance", "3")
+    once = run(disk, tmp_path / "once", *words)
+    monkeypatch.setattr(loading, "can_encode", lambda pipe: False)
+    each = run(disk, tmp_path / "each", *words)
+    for key in (("weak", "a cat", 0), ("w2sd", "a cat", 0)):
+        assert once[key]["num_rows"] == each[key]["num_rows"]
+        assert np.array_equal(pixels(tmp_path / "once", once[key]), pixels(tmp_path / "each", each[key]))
+
+
+def test_true_guidance_of_flux_takes_two_rows_and_changes_the_picture(disk: Path, tmp_path: Path) -> None:
+    embedded = run(disk, tmp_path / "embedded", "--methods", "strong", "--negative-prompt", "bad")
+    real = run(disk, tmp_path / "real", "--methods", "strong", "--negative-prompt", "bad", "--true-cfg", "3")
+    key = ("strong", "a cat", 0)
+    assert (embedded[key]["num_rows"], real[key]["num_rows"]) == (4, 8)
+    assert not np.array_equal(pixels(tmp_path / "embedded", embedded[key]), pixels(tmp_path / "real", real[key]))
+
+
+def test_one_latent_space_is_reflected_directly_unless_forced(disk: Path, tmp_path: Path) -> None:
+    key, sides = ("w2sd", "a cat", 0), ("flux", "flux-2")
+    direct = run(disk, tmp_path / "direct", "--methods", "strong,w2sd,zero-gap", sides=sides)
+    control, strong = direct["zero-gap", "a cat", 0], direct["strong", "a cat", 0]
+    assert control["num_evaluations"] == 10 and control["num_decodes"] == 0
+    assert np.array_equal(*(pixels(tmp_path / "direct", record) for record in (control, strong))), "no gap, no change"
+    assert direct[key]["num_evaluations"] == 10 and direct[key]["num_decodes"] == 0
+    assert any("no bridge is needed" in note for note in direct[""]["notes"])
+    assert direct[""]["noise_map"]["name"] == "identity"
+    forced = run(disk, tmp_path / "forced", "--methods", "w2sd", "--force-bridge", sides=sides)
+    assert forced[key]["num_decodes"] == 9 and not any("no bridge" in note for note in forced[""]["notes"])
+
+
+def test_tiny_vaes_take_the_place_of_the_full_ones(disk: Path, tmp_path: Path) -> None:
+    words = ["--codec", "tiny", "--strong-tiny-vae", str(disk / "tiny-1"), "--weak-tiny-vae", str(disk / "tiny-2")]
+    records = run(disk, tmp_path / "out", *words, "--methods", "w2sd", "--noise-map", "fixed")
+    assert {codec["class"] for codec in records[""]["codecs"].values()} == {"AutoencoderTiny"}
+    assert records["w2sd", "a cat", 0]["num_decodes"] > 0
+
+
+def test_a_scheduler_that_cannot_be_reflected_is_replaced_and_said(disk: Path, tmp_path: Path) -> None:
+    records = run(disk, tmp_path / "out", "--methods", "strong,w2sd", "--noise-map", "fixed", sides=("sd15", "flux"))
+    assert records["w2sd", "a cat", 0]["num_evaluations"] == 10
+    assert any("samples with DDIMScheduler: its own PNDMScheduler" in note for note in records[""]["notes"])
+
+
+def test_an_animatediff_strong_makes_videos_with_an_image_model_frame_by_frame(disk: Path, tmp_path: Path) -> None:
+    words = ("--video", "--num-frames", "2", "--noise-map", "fixed")
+    records = run(disk, tmp_path / "out", *words, sides=("video", "flux"))
+    assert {key[0] for key in records if key} == {"strong", "w2sd"}
+    record = records["w2sd", "a cat", 0]
+    assert record["path"].endswith(".mp4") and (record["frames"], record["fps"]) == (2, 8.0)
+    assert (record["num_evaluations"], record["num_decodes"]) == (10, 9)
+    assert read_video(tmp_path / "out" / record["path"]).frames.shape == (2, 16, 16, 3)
+
+
+def test_a_picture_that_is_not_finite_is_recorded_and_the_others_go_on(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Any, pipe: Any, side: str, prompt: str, seed: int) -> Any:
+        if prompt == "bad":
+            raise NonFiniteLatentError(1, 4, "the strong model", "float16 overflows")
+        return call(self, pipe, side, prompt, seed)
+
+    call = making.LoadedBridge._call
+    monkeypatch.setattr(making.LoadedBridge, "_call", fail)
+    words = [*pair(disk), *QUICK, "--prompt", "bad", "--prompt", "good", "--methods", "strong"]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 1
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [(line["prompt"], line["status"]) for line in lines] == [("bad", "failed"), ("good", "done")]
+
+
+def test_with_no_model_named_the_bundled_pair_is_run_with_the_map_that_comes_with_it(tmp_path: Path) -> None:
+    plan = plan_bridge(BridgeRequest())
+    assert plan.methods == ("weak", "strong", "w2sd", "zero-gap") and len(plan.prompts) == 8
+    words = ["--prompt", "a yellow cross", "--methods", "strong,w2sd", "--steps", "6", "--quiet", "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["preset"] == "demo" and found["noise_map"]["origin"] == "the preset's"
+    assert found["settings"]["reflections"] == 2 and not (tmp_path / latent_spaces.NOISE_MAP).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; finished pictures are kept"),
+        (MemoryError("no room"), 1, "out of memory (no room).\nFinished pictures are kept. Try --memory weak-offload"),
+        (OSError(28, "No space left on device", "out"), 2, "No space left on device: out\nFinished pictures are kept"),
+    ],
+)
+def test_whatever_ends_a_run_is_said_in_one_line_with_its_exit_code(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(program, "_make", fail)
+    assert main(["--format", "json"]) == code
+    shown = capsys.readouterr()
+    assert said in shown.err and json.loads(shown.out)["exit_code"] == code
+
+
+# -- the noise map ---------------------------------------------------------------------------------------------------
+
+
+def test_auto_fits_a_map_once_to_pictures_of_the_strong_model(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(latent_spaces, "CELLS", 5 * 64)
+    out = tmp_path / "out"
+    first = run(disk, out, "--methods", "w2sd", "--noise-map", "auto")
+    assert "making 5 pictures of the strong model to fit the noise map (20 evaluations)" in capsys.readouterr().err
+    said = first[""]["noise_map"]
+    assert (said["name"], said["num_pictures"], said["num_cells"]) == ("mapped", 5, 5 * 64)
+    assert 0 <= said["residual"] <= 1 and said["fingerprints"] == [
+        first[""]["codecs"][side]["fingerprint"] for side in ("strong", "weak")
+    ]
+    map_file, picture = out / latent_spaces.NOISE_MAP, out / first["w2sd", "a cat", 0]["path"]
+    before = (map_file.read_bytes(), picture.read_bytes())
+    picture.unlink()
+    monkeypatch.setattr(loading, "fitted_map", None)  # fitting again would fail
+    again = run(disk, out, "--methods", "w2sd", "--noise-map", "auto")
+    assert (map_file.read_bytes(), picture.read_bytes()) == before
+    assert again[""]["noise_map"] == said and again[""]["notes"] == first[""]["notes"]
+
+
+def test_the_pictures_a_map_is_fitted_to_are_none_of_the_runs(disk: Path) -> None:
+    plan = planned(disk, steps=2, prompts=("a cat", "a dog"))
+    bridge = loading.load_strong(plan, 3, lambda message: None, quiet=True)
+    fitted = torch.cat(list(bridge.pictures(3)))
+    assert fitted.shape == (3, 3, 16, 16) and fitted.min() < 0 and fitted.max() <= 1
+    own = bridge._call(bridge.strong, "strong", "a cat", plan.seed)
+    assert (fitted - (torch.from_numpy(own).permute(0, 3, 1, 2) * 2 - 1)).abs().amax(dim=(1, 2, 3)).min() > 0.01
+
+
+def test_a_presets_map_is_taken_where_it_fits_and_passed_over_where_not(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(disk)
+    monkeypatch.setattr(latent_spaces, "CELLS", 64)
+    for weak, wanted in (("sdxl", "the preset's"), ("sd15", None)):
+        spaces = loading.load_spaces(planned(disk, weak=str(disk / weak)))
+        known = latent_spaces.known_map(with_preset_map(plan, disk / "map.safetensors"), spaces)
+        assert (known and known.origin) == wanted
+
+
+def with_preset_map(plan: Any, path: Path) -> Any:
+    from dataclasses import replace
+
+    return replace(plan, preset_map=path, noise_map="auto")
+
+
+def test_what_a_map_draws_is_of_the_pictures_seed_and_not_of_the_runs(disk: Path) -> None:
+    found = Mapped(torch.eye(8)[:, :4], 1.0, seed=5)  # four of eight directions are drawn
+    bridge = making.LoadedBridge(planned(disk), None, None, chosen=latent_spaces.ChosenMap(found, "made here"))
+    noise, shape = torch.zeros(1, 4, 2, 2), torch.Size((1, 8, 2, 2))
+    first, again, other = (bridge._noise_map(seed)(noise, shape) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_map_can_be_fitted_to_what_the_strong_model_makes(disk: Path, tmp_path: Path) -> None:
+    target = tmp_path / "made.safetensors"
+    words = ["--height", "16", "--width", "16", "--steps", "2", "--num-pictures", "65", "--prompt", "a cat"]
+    assert main(["fit", *pair(disk), *words, "--device", "cpu", "--quiet", "--output", str(target)]) == 0
+    assert Mapped.load(target).num_pictures == 65
+
+
+def test_a_fitted_map_names_the_pictures_and_its_residual(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", *pair(disk), "--pictures", str(disk / "pictures"), "--height", "16", "--width", "16"]
+    assert main([*words, "--format", "json", "--output", str(tmp_path / "m.safetensors")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["noise_map"]["num_pictures"] == 8 and report["status"] == "done"
+    assert 0 <= report["noise_map"]["residual"] <= 1
+    assert main([*words, "--dry-run", "--output", str(tmp_path / "n.safetensors")]) == 0
+    assert "fitted to the pictures of" in capsys.readouterr().out and not (tmp_path / "n.safetensors").exists()
+
+
+# -- memory plans ----------------------------------------------------------------------------------------------------
+
+
+# The processor stands in for the accelerator: the same hooks move everything, onto the device it is on already.
+def test_a_weak_side_kept_on_the_host_makes_the_same_picture(disk: Path, tmp_path: Path) -> None:
+    frames = []
+    for memory in ("resident", "weak-offload"):
+        plan = planned(disk, steps=4, reflections=3, memory=memory, noise_map=str(disk / "map.safetensors"))
+        told: dict[str, Any] = {"note": lambda message: None, "tell": lambda message: None, "quiet": True}
+        bridge = loading.load_bridge(plan, ["w2sd"], ["a cat"], map_file=tmp_path / "map.safetensors", **told)
+        assert hasattr(bridge.weak.unet, "_hf_hook") == (memory == "weak-offload")
+        assert not hasattr(bridge.strong.transformer, "_hf_hook") and bridge.strong.text_encoder_2 is None
+        task = Task("w2sd", "a cat", 0, 0, "a cat-0", "w2sd/a cat-0.png")
+        frames.append([bridge.make(task, lambda count, total: None).frames for _ in range(2)])
+    assert np.array_equal(frames[0], frames[1])
+
+
+def test_sequential_offloading_reaches_every_network_of_both_sides(disk: Path) -> None:
+    sides = [tiny.flux(1), tiny.sdxl(1)]
+    place_pipelines(*sides, "cpu", "sequential")
+    networks = [part for pipe in sides for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert len(networks) == 8 and all(any(hasattr(m, "_hf_hook") for m in part.modules()) for part in networks)
+
+
+def test_a_plan_that_offloads_is_refused_where_there_is_nothing_to_offload_from() -> None:
+    check_memory_plan("resident", "cpu")
+    for plan in ("weak-offload", "sequential"):
+        with pytest.raises(UserError, match="the device is cpu"):
+            check_memory_plan(plan, "cpu")
+
+
+# -- plans and refusals, before any model is loaded ------------------------------------------------------------------
+
+
+def planned(disk: Path, **settings: Any) -> Any:
+    given = {"strong": str(disk / "flux"), "weak": str(disk / "sdxl"), "prompts": ("a cat",), "height": 16, "width": 16}
+    return plan_bridge(BridgeRequest(**{**given, "device": "cpu", "dtype": "float32", **settings}))
+
+
+def test_the_papers_pair_is_a_preset_with_its_numbers(tmp_path: Path) -> None:
+    plan = plan_bridge(BridgeRequest(preset="flux-vs-sdxl", prompts=("a lighthouse",)))
+    assert (plan.strong, plan.weak) == ("black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-xl-base-1.0")
+    assert (plan.steps, plan.reflections, plan.height, plan.width) == (28, 10, 1024, 1024)
+    assert plan.pair.strong.guidance == 3.5 and plan.evaluations("w2sd") == 48 and plan.vae_calls("w2sd") == 60
+    assert "74 %" in BRIDGE_PRESETS["flux-vs-sdxl"].paper
+
+
+def test_flags_override_the_preset_and_reflections_keep_its_share(disk: Path) -> None:
+    plan = plan_bridge(BridgeRequest(preset="flux-vs-sdxl", prompts=("x",), steps=14, guidance=2.0, height=512))
+    assert (plan.reflections, plan.pair.strong.guidance, plan.height, plan.weak_height, plan.width) == (
+        5,
+        2.0,
+        512,
+        512,
+        1024,
+    )
+    assert build_parser().parse_args([]).steps is None
+
+
+def test_a_dry_run_lists_costs_and_files_and_writes_nothing(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *pair(disk),
+        *QUICK,
+        "--prompt",
+        "a cat",
+        "--methods",
+        "strong,w2sd",
+        "--dry-run",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main([*words, "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["methods"]["w2sd"] == {"evaluations": 10, "vae_calls": 18}
+    assert {"strong/a cat-0.png", "w2sd/a cat-0.png", "comparison/a cat-0.png", "run.json"} <= set(report["files"])
+    assert main(words) == 0
+    assert "w2sd                 10         18" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def damaged(disk: Path) -> Path:
+    broken = disk / "broken.safetensors"
+    broken.write_bytes((disk / "map.safetensors").read_bytes()[:200])
+    return broken
+
+
+WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "noise map": (lambda d: ["--noise-map", "fesh"], "did you mean 'fresh'"),
+    "map missing": (lambda d: ["--noise-map", "no/map.safetensors"], "there is no noise map at"),
+    "map of another kind": (lambda d: ["--noise-map", str(d / "sdxl.safetensors")], "is no noise map"),
+    "map damaged": (lambda d: ["--noise-map", str(damaged(d))], "damaged or no safetensors file; fit it again"),
+    "identity": (lambda d: ["--noise-map", "identity"], "differ in scaling_factor, shift_factor"),
+    "sizes": (lambda d: ["--height", "20"], "height is 20; it must be a multiple of 8: use 16 or 24"),
+    "no size": (lambda d: ["--height", "0"], "height is 0; it must be a whole number from 8"),
+    "weak sizes": (lambda d: ["--weak-width", "20"], "weak width is 20; .*--weak-width"),
+    "ratio": (lambda d: ["--weak-width", "24"], "whole multiple of the other"),
+    "reflections": (lambda d: ["--reflections", "5"], "reflections is 5 with 4 steps"),
+    "true cfg alone": (lambda d: ["--true-cfg", "3"], "give --negative-prompt"),
+    "true cfg of one": (lambda d: ["--true-cfg", "1", "--negative-prompt", "x"], "takes more than 1"),
+    "strong missing": (lambda d: ["--strong", "no/such/thing"], "does not exist"),
+    "method": (lambda d: ["--methods", "strong,w2ds"], "did you mean 'w2sd'"),
+    "memory": (lambda d: ["--memory", "swap"], "unknown memory plan"),
+    "memory on a cpu": (lambda d: ["--memory", "sequential"], "the device is cpu; use --memory resident"),
+    "codec": (lambda d: ["--codec", "tiny"], "needs a tiny VAE for the strong side"),
+    "tiny without codec": (lambda d: ["--weak-tiny-vae", str(d / "tiny-1")], "is for --codec tiny"),
+    "tiny of another kind": (
+        lambda d: [
+            "--codec",
+            "tiny",
+            "--strong-tiny-vae",
+            str(d / "sdxl" / "vae"),
+            "--weak-tiny-vae",
+            str(d / "tiny-1"),
+        ],
+        "is a AutoencoderKL; allowed: AutoencoderTiny",
+    ),
+    "video of pictures": (lambda d: ["--video"], "for --video give AnimateDiff's"),
+    "frames of pictures": (lambda d: ["--num-frames", "4"], "--num-frames is for --video"),
+    "motion of pictures": (lambda d: ["--motion-adapter", str(d)], "give --video too"),
+    "weak unguided": (lambda d: ["--weak-guidance", "0"], "leave the method weak out"),
+    "preset": (lambda d: ["--preset", "flux-over-sdxl"], "did you mean 'flux-vs-sdxl'"),
+    "flag": (lambda d: ["--stepz", "4"], "--help shows every flag"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_bad_input_is_refused_with_code_2_and_nothing_loaded_or_written(
+    disk: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "load_reflectable", None)
+    monkeypatch.setattr(loading, "load_vae", None)
+    words, said = WORDS[case]
+    out = tmp_path / "out"
+    assert main([*pair(disk), *QUICK, "--prompt", "a cat", *words(disk), "--output", str(out)]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not out.exists()
+
+
+def test_a_pair_of_ones_own_needs_both_sides_prompts_and_known_sizes(disk: Path) -> None:
+    with pytest.raises(UserError, match="--weak must be given"):
+        plan_bridge(BridgeRequest(strong=str(disk / "flux")))
+    with pytest.raises(UserError, match="give --prompt TEXT"):
+        planned(disk, prompts=())
+    with pytest.raises(UserError, match="give --height and --width, such as 1024"):
+        planned(disk, strong="owner/name", height=None)
+    assert planned(disk, height=None).height == 256  # a Flux pipeline's 128 cells of 2 pixels
+    with pytest.raises(UserError, match="the prompt is empty"):
+        check_prompt(" ", "prompt 1")
+    with pytest.raises(UserError, match=r"guidance is 0\.5; a StableDiffusionXLPipeline samples with 1"):
+        planned(disk, strong=str(disk / "sdxl"), guidance=0.5)
+    with pytest.raises(UserError, match="--true-cfg is for Flux"):
+        planned(disk, strong=str(disk / "sdxl"), true_cfg=2.0, negative_prompt="x")
+    with pytest.raises(UserError, match="leave the method weak out"):
+        planned(disk, strong=str(disk / "video"), video=True, methods=("weak",))
+
+
+def test_a_map_of_other_vaes_is_refused_before_the_networks_are_loaded(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "load_reflectable", None)
+    words = [*pair(disk, "sd15", "sdxl"), *QUICK, "--prompt", "a cat", "--noise-map", str(disk / "map.safetensors")]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "the noise map was fitted for other VAEs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "map.pt"], "give the noise map's file, such as"),
+        ([], "--output is missing; give the noise map's file, such as"),
+        (["--pictures", "no/folder", "--output", "m.safetensors"], "there is no folder no/folder"),
+        (["--output", "m.safetensors"], "give --prompt TEXT"),
+    ],
+)
+def test_fit_refuses_bad_input(disk: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *pair(disk), "--height", "16", "--width", "16", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_fit_refuses_a_folder_for_its_file_before_it_fits(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "map.safetensors"
+    folder.mkdir()
+    assert main(["fit", *pair(disk), "--pictures", str(disk / "pictures"), "--output", str(folder), "--dry-run"]) == 2
+    assert "is a folder; give the noise map's file" in capsys.readouterr().err
+
+
+def test_one_space_needs_no_map_to_be_fitted(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--height", "16", "--width", "16", "--pictures", str(disk / "pictures"), "--output", "m.safetensors"]
+    assert main(["fit", *pair(disk, "flux", "flux-2"), *words]) == 2
+    assert "share one latent space, so no noise map is needed" in capsys.readouterr().err

@@ -1,0 +1,401 @@
+"""Whole runs of a tiny saved pair: what each method is, what is written, and how a run is taken up again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.support import tiny
+from tests.support.saved_pairs import quick_arguments, save_pair
+from w2sd_video.commands import generate as generate_module
+from w2sd_video.commands import rendering
+from w2sd_video.commands.cli import main
+from w2sd_video.commands.generate import GenerationRequest, generate
+from w2sd_video.errors import UserError
+from w2sd_video.runs.tasks import W2SD_METHODS as METHODS
+from w2sd_video.runs.video_io import read_video
+
+PROMPTS = ("a ring", "A ring", "up/down\0")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    save_pair(folder)
+    return folder
+
+
+def request(pair: Path, output: Path, **changes: Any) -> GenerationRequest:
+    settings: dict[str, Any] = {
+        "strong": str(pair / "strong"),
+        "weak": str(pair / "weak"),
+        "prompts": ("a ring",),
+        "steps": 3,
+        "num_frames": 2,
+        "height": 16,
+        "width": 16,
+        "guidance": 2.0,
+        "device": "cpu",
+        "output": output,
+    }
+    return GenerationRequest(**{**settings, **changes})
+
+
+def made(request: GenerationRequest) -> dict[str, NDArray[np.uint8]]:
+    """Runs the request with lossless files; returns each method's only video."""
+    from dataclasses import replace
+
+    summary = generate(replace(request, video_format="png"))
+    assert summary.complete
+    return {record["method"]: read_video(summary.folder / record["path"]).frames for record in summary.made}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text("utf-8").splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every video of a run folder by its path."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.mp4"))}
+
+
+@pytest.fixture(scope="module")
+def full_run(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "full"
+    summary = generate(
+        request(pair, output, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7), command="x"
+    )
+    assert summary.complete and summary.total == len(PROMPTS) * 2 * len(METHODS)
+    return output
+
+
+# -- what is written ------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_exactly_what_the_contract_says(full_run: Path) -> None:
+    assert {entry.name for entry in full_run.iterdir()} == {
+        "run.json",
+        "results.jsonl",
+        "index.html",
+        "comparison",
+        *METHODS,
+    }
+    names = {file.name for file in (full_run / "weak").iterdir()}
+    assert {"a ring-0.mp4", "a ring-1.mp4"} <= names and len(names) == 6
+    assert len({name.casefold() for name in names}) == 6
+    for folder in (*METHODS, "comparison"):
+        assert {file.name for file in (full_run / folder).iterdir()} == names
+
+
+def test_each_line_of_results_tells_a_video_and_its_cost(full_run: Path) -> None:
+    records = lines(full_run)
+    assert {(r["method"], r["prompt"], r["index"]) for r in records} == {
+        (method, prompt, index) for method in METHODS for prompt in PROMPTS for index in (0, 1)
+    }
+    for record in records:
+        reflects = METHODS[record["method"]].reflects
+        assert record["num_evaluations"] == 3 + 2 * 2 * reflects, "T + 2 lambda with T 3, lambda 2"
+        assert record["seed"] == 7 + record["index"]
+        assert (record["frames"], record["fps"], record["status"]) == (2, 8, "done")
+        assert record["seconds"] > 0 and record["peak_memory_mb"] > 0
+        assert (full_run / record["path"]).is_file()
+    rows = {record["method"]: (record["num_forwards"], record["num_rows"]) for record in records}
+    # Guidance 2 is two rows of one call; the weak side reflects at 1: one row.
+    assert rows == {"weak": (3, 6), "strong": (3, 6), "w2sd": (7, 12), "zero-gap": (7, 14), "swapped": (7, 12)}
+
+
+def test_the_plan_counts_what_the_run_counts(full_run: Path, pair: Path) -> None:
+    from w2sd_video.commands.planning import plan
+
+    done = plan(request(pair, full_run))
+    for record in lines(full_run):
+        assert done.rows(record["method"]) == record["num_rows"]
+        assert done.evaluations(record["method"]) == record["num_evaluations"]
+
+
+def test_a_video_carries_its_true_prompt_and_settings(full_run: Path) -> None:
+    for record in lines(full_run):
+        video = read_video(full_run / record["path"])
+        assert video.frames.shape == (2, 16, 16, 3)
+        assert video.fps == 8
+        for name in ("method", "prompt", "index", "seed"):
+            assert video.metadata[name] == record[name]
+        assert (video.metadata["steps"], video.metadata["guidance"]) == (3, 2.0)
+
+
+def test_run_json_repeats_the_run(full_run: Path, pair: Path) -> None:
+    run = json.loads((full_run / "run.json").read_text("utf-8"))
+    assert run["pair"]["strong"] == str((pair / "strong").resolve())
+    assert run["prompts"] == list(PROMPTS)
+    assert (run["seeds"], run["methods"]) == ([7, 8], list(METHODS))
+    assert (run["device"], run["dtype"]) == ("cpu", "float32")
+    assert run["settings"]["reflections"] == 2
+    assert run["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_the_page_and_the_comparison_show_every_method(full_run: Path) -> None:
+    page = (full_run / "index.html").read_text("utf-8")
+    assert page.count("<video") == len(PROMPTS) * 2 * len(METHODS)
+    video = read_video(full_run / "comparison" / "a ring-0.mp4")
+    assert len(video.frames) == 2 and video.frames.shape[2] > len(METHODS) * 256
+
+
+@pytest.mark.parametrize("video_format", ["gif", "webp", "png"])
+def test_other_formats_hold_the_same_video(pair: Path, tmp_path: Path, video_format: str) -> None:
+    summary = generate(request(pair, tmp_path / "run", methods=("strong",), video_format=video_format))
+    (record,) = summary.made
+    video = read_video(tmp_path / "run" / record["path"])
+    assert video.frames.shape == (2, 16, 16, 3) and video.fps == 8
+    assert video.metadata["prompt"] == "a ring"
+    assert not (tmp_path / "run" / "comparison").exists(), "one method has nothing to stand beside"
+
+
+# -- what the methods are -------------------------------------------------------------------------------------------
+
+
+def stock(pair: Path, network: Any = None) -> NDArray[np.uint8]:
+    """The stock pipeline's own frames, float64 rounding aside: [F, H, W, 3] uint8."""
+    from w2sd_video.loading.loading import load_pair
+
+    pipe = load_pair(str(pair / "strong"), str(pair / "weak"), device="cpu").pipe
+    if network is not None:
+        pipe.unet = network
+    pipe.set_progress_bar_config(disable=True)
+    settings: dict[str, Any] = {
+        "num_frames": 2,
+        "height": 16,
+        "width": 16,
+        "num_inference_steps": 3,
+        "guidance_scale": 2.0,
+    }
+    frames = pipe("a ring", generator=tiny.generator(0), output_type="np", **settings).frames[0]
+    return np.rint(frames * 255).astype(np.uint8)
+
+
+def test_strong_and_weak_are_the_stock_pipeline_with_either_network(pair: Path, tmp_path: Path) -> None:
+    videos = made(request(pair, tmp_path, methods=("strong", "weak")))
+    # Hosting agrees with the stock loop to 5e-7 of 1, so a level may differ by one where it lies between two.
+    for frames, network in ((videos["strong"], None), (videos["weak"], tiny.motion_unet(5))):
+        assert np.abs(frames.astype(int) - stock(pair, network)).max() <= 1
+    assert np.abs(videos["strong"].astype(int) - videos["weak"]).max() > 10, "the two networks do differ"
+
+
+def test_without_a_gap_the_fused_mode_is_strong_and_with_one_it_is_not(pair: Path, tmp_path: Path) -> None:
+    videos = made(request(pair, tmp_path, methods=("strong", "zero-gap", "w2sd"), mode="fused"))
+    assert np.array_equal(videos["strong"], videos["zero-gap"])
+    assert not np.array_equal(videos["strong"], videos["w2sd"])
+
+
+def test_swapped_is_w2sd_of_the_pair_given_the_other_way_round(pair: Path, tmp_path: Path) -> None:
+    guidance = {"strong_guidance": 3.0, "weak_guidance": 0.0}
+    swapped = made(request(pair, tmp_path / "a", methods=("swapped",), **guidance))["swapped"]
+    other = request(
+        pair,
+        tmp_path / "b",
+        methods=("w2sd",),
+        strong=str(pair / "weak"),
+        weak=str(pair / "strong"),
+        strong_guidance=0.0,
+        weak_guidance=3.0,
+    )
+    assert np.array_equal(swapped, made(other)["w2sd"])
+
+
+def test_methods_of_a_pair_with_two_sets_of_text_encoders(pair: Path, tmp_path: Path) -> None:
+    """Each side is told the prompt by its own encoders, also when the roles are exchanged."""
+    other = tiny.animatediff_sdxl(5)
+    other.register_modules(text_encoder=tiny.clip_text_encoder(40))
+    other.save_pretrained(tmp_path / "other")
+    methods = ("weak", "strong", "w2sd", "zero-gap", "swapped")
+    ours = request(pair, tmp_path / "a", weak=str(tmp_path / "other"), methods=methods, strong_guidance=3.0)
+    theirs = request(
+        pair,
+        tmp_path / "b",
+        strong=str(tmp_path / "other"),
+        weak=str(pair / "strong"),
+        methods=methods,
+        strong_guidance=1.0,
+        weak_guidance=3.0,
+    )
+    first, second = made(ours), made(theirs)
+    for mine, yours in (("weak", "strong"), ("strong", "weak"), ("w2sd", "swapped"), ("swapped", "w2sd")):
+        assert np.array_equal(first[mine], second[yours]), f"{mine} is {yours} of the pair the other way round"
+    plain = made(request(pair, tmp_path / "c", methods=("weak", "w2sd"), strong_guidance=3.0))
+    for method in plain:
+        assert not np.array_equal(plain[method], first[method]), "the other encoder does say something else"
+
+
+def test_each_video_starts_from_its_own_seed_whatever_else_is_made(pair: Path, tmp_path: Path, full_run: Path) -> None:
+    generate(request(pair, tmp_path / "alone", seed=8, methods=("w2sd",)))
+    alone = read_video(tmp_path / "alone" / "w2sd" / "a ring-0.mp4").frames
+    assert np.array_equal(alone, read_video(full_run / "w2sd" / "a ring-1.mp4").frames), "seed 8 is seed 7 + index 1"
+    assert not np.array_equal(alone, read_video(full_run / "w2sd" / "a ring-0.mp4").frames)
+
+
+# -- taking a run up again ------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_left_as_it_is_and_loads_no_model(
+    pair: Path, full_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(full_run), lines(full_run)
+    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
+    again = request(pair, full_run, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7)
+    summary = generate(again)
+    assert (summary.made, summary.kept, summary.complete) == ([], 30, True)
+    assert (contents(full_run), lines(full_run)) == before
+
+
+def test_a_missing_video_is_made_again_byte_for_byte(pair: Path, full_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(full_run, tmp_path / "run")
+    gone = folder / "w2sd" / "a ring-1.mp4"
+    gone.unlink()
+    summary = generate(request(pair, folder, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
+    assert [record["path"] for record in summary.made] == ["w2sd/a ring-1.mp4"]
+    assert contents(folder) == contents(full_run)
+
+
+def test_a_damaged_video_is_refused_by_name_with_what_to_do(pair: Path, full_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(full_run, tmp_path / "run")
+    damaged = tmp_path / "run" / "w2sd" / "a ring-0.mp4"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"w2sd/a ring-0.mp4 cannot be read.*delete it and the same command"):
+        generate(request(pair, tmp_path / "run", prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
+
+
+def test_other_settings_are_refused_and_a_control_may_be_added(pair: Path, tmp_path: Path) -> None:
+    base = {"methods": ("strong", "w2sd")}
+    generate(request(pair, tmp_path, **base))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"settings\.steps: 3 -> 4"):
+        generate(request(pair, tmp_path, steps=4, **base))
+    assert contents(tmp_path) == before
+    summary = generate(request(pair, tmp_path, methods=("strong", "w2sd", "zero-gap")))
+    assert [record["method"] for record in summary.made] == ["zero-gap"]
+    after = contents(tmp_path)
+    assert {path: after[path] for path in before if not path.startswith("comparison")} == {
+        path: data for path, data in before.items() if not path.startswith("comparison")
+    }
+    assert after["comparison/a ring-0.mp4"] != before["comparison/a ring-0.mp4"], "made anew with the third method"
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def arguments(pair: Path, output: Path, *more: str) -> list[str]:
+    return [*quick_arguments(pair), "--output", str(output), "--prompt", "ring", "--quiet", *more]
+
+
+def test_a_non_finite_video_is_recorded_with_its_step_and_the_others_go_on(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tiny.motion_unet(5)
+    with torch.no_grad():
+        broken.conv_out.bias.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "broken" / "unet")
+    output = tmp_path / "run"
+    words = arguments(pair, output, "--weak", str(tmp_path / "broken"), "--format", "json")
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert (report["status"], report["exit_code"]) == ("failed", 1)
+    assert {r["method"]: r["status"] for r in lines(output)} == {"weak": "failed", "strong": "done", "w2sd": "failed"}
+    failed = next(record for record in lines(output) if record["method"] == "weak")
+    assert "step 1 of 3" in failed["reason"] and failed["path"] is None
+    assert "FAILED weak" in captured.err and "Traceback" not in captured.err
+    assert "step 1 of 3" in (output / "index.html").read_text("utf-8")
+    assert sorted(path.name for path in output.rglob("*.mp4")) == ["ring-0.mp4", "ring-0.mp4"], "strong, comparison"
+
+
+def test_a_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(
+    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(pair, tmp_path / "whole")) == 0
+    real, count = generate_module.write_video, 0
+
+    def full(path: Path, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, *args)
+
+    monkeypatch.setattr(generate_module, "write_video", full)
+    assert main(arguments(pair, tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "same command again" in error and "Traceback" not in error
+    assert [record["method"] for record in lines(tmp_path / "run")] == ["weak"]
+    monkeypatch.undo()
+    assert main(arguments(pair, tmp_path / "run")) == 0
+    whole, resumed = contents(tmp_path / "whole"), contents(tmp_path / "run")
+    assert whole == resumed
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "same command again"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "--offload model"),
+        (MemoryError(), 1, "out of memory"),
+    ],
+)
+def test_an_interrupt_or_a_lack_of_memory_ends_with_what_to_do(
+    pair: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(rendering, "render", stop)
+    assert main(arguments(pair, tmp_path / "run")) == code
+    captured = capsys.readouterr().err
+    assert said in captured and "Traceback" not in captured
+
+
+def test_a_programming_error_is_not_swallowed(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(rendering, "render", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(arguments(pair, tmp_path / "run"))
+
+
+def test_more_frames_than_the_motion_modules_know_are_refused_before_loading(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(pair, tmp_path / "run", "--num-frames", "17")) == 2
+    assert "at most 16" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_reflecting_the_last_step_is_refused_before_loading_where_it_can_never_be_inverted(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(pair, tmp_path / "run", "--reflections", "3", "--mode", "release")) == 2
+    assert "from 0 to 2 " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corrupt_checkpoint_is_refused_by_name(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weak = shutil.copytree(pair / "weak", tmp_path / "weak")
+    file = next((weak / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    assert main(arguments(pair, tmp_path / "run", "--weak", str(weak))) == 2
+    error = capsys.readouterr().err
+    assert file.name in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,166 @@
+"""What every method takes of a plan's settings and what it costs, against formulas written out; what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from w2sd_video.commands.method_settings import (
+    SideRows,
+    config_of,
+    hosted_method,
+    num_rows,
+    reflected_steps,
+    reflection_record,
+    without_unused,
+)
+from w2sd_video.commands.pictures.planning import plan_images
+from w2sd_video.commands.pictures.request import ImageRequest
+from w2sd_video.commands.planning import plan
+from w2sd_video.commands.request import GenerationRequest
+from w2sd_video.errors import UserError
+from w2sd_video.pair import ModelSpec, ReflectionConfig
+from w2sd_video.runs.tasks import METHODS
+
+T, LAM = 20, 10
+INSIDE = ModelSpec(guidance=1.0)
+
+
+def costs(**settings: Any) -> dict[str, int]:
+    config = ReflectionConfig(**{"num_reflections": LAM, **settings})
+    return {method: hosted_method(method, config).evaluations(T) for method in METHODS}
+
+
+def test_every_method_costs_what_its_algorithm_says() -> None:
+    assert costs() == {
+        "weak": T,
+        "strong": T,
+        "w2sd": T + 2 * LAM,
+        "zero-gap": T + 2 * LAM,
+        "swapped": T + 2 * LAM,
+        "w2sd-auto": T + 3 * LAM,  # of the four of the printed algorithm one serves twice
+        "resample": T + LAM,
+        "resample-aligned": T + 2 * LAM,
+        "resample-opposed": T + 2 * LAM,
+        "autoguided": 2 * T,
+    }
+    assert costs(mode="fused")["w2sd-auto"] == T + 2 * LAM
+    assert costs(lag=True)["w2sd"] == T + LAM + 1, "the first reflection has no prediction before it"
+    assert costs(fixed_point=2)["w2sd"] == T + 4 * LAM and costs(fixed_point=2)["resample-aligned"] == T + 2 * LAM
+    assert costs(every=3, window=(0.1, 1.0))["w2sd"] == T + 2 * 3, "of steps 2 to 9: 2, 5, 8"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_reflections_a_method_is_plain_sampling(method: str) -> None:
+    sides = SideRows(2, 2, 1, 1)
+    none = ReflectionConfig(0)
+    twice = 1 + (method == "autoguided")
+    assert hosted_method(method, none).evaluations(T) == twice * T
+    assert num_rows(method, none, T, sides) == twice * T * 2
+
+
+def test_rows_are_two_for_a_guided_evaluation_of_either_side() -> None:
+    sides = SideRows(strong=2, weak=1, strong_inside=2, weak_inside=1)
+    rows = {method: num_rows(method, ReflectionConfig(LAM), T, sides) for method in METHODS}
+    assert rows == {
+        "weak": T,
+        "strong": 2 * T,
+        "w2sd": 2 * T + 3 * LAM,
+        "zero-gap": 2 * T + 4 * LAM,
+        "swapped": T + 3 * LAM,
+        "w2sd-auto": 2 * T + 3 * LAM + 2 * LAM,  # the inverting side, and the main steps', may be either: at most
+        "resample": 2 * T + 2 * LAM,
+        "resample-aligned": 2 * T + 3 * LAM,
+        "resample-opposed": 2 * T + 3 * LAM,
+        "autoguided": 3 * T,
+    }
+    together = SideRows(2, 1, 2, 1, together=True)
+    fused = ReflectionConfig(LAM, mode="fused")
+    assert num_rows("w2sd", fused, T, together) == 2 * T + 2 * LAM
+    assert num_rows("w2sd-auto", fused, T, together) == 2 * T + 2 * LAM
+    assert num_rows("autoguided", fused, T, together) == 2 * T
+    assert num_rows("w2sd", ReflectionConfig(LAM, lag=True), T, sides) == 2 * T + 2 + LAM
+    assert num_rows("w2sd", ReflectionConfig(LAM, fixed_point=1), T, sides) == 2 * T + 4 * LAM
+
+
+def test_a_method_takes_only_the_settings_that_it_has() -> None:
+    every = ReflectionConfig(LAM, "paper", 0.5, every=2, window=(0.0, 0.5), fixed_point=1, noise=0.1, cap=0.3)
+    taken = {method: config_of(method, every, INSIDE) for method in METHODS}
+    assert taken["strong"] == taken["weak"] == ReflectionConfig(0)
+    assert taken["autoguided"] == ReflectionConfig(strength=0.5)
+    steps = ReflectionConfig(LAM, reflector=INSIDE, every=2, window=(0.0, 0.5))
+    assert taken["resample"] == taken["resample-aligned"] == steps
+    assert taken["w2sd"].reflector == INSIDE and taken["w2sd"].cap == 0.3
+    assert taken["w2sd-auto"].reflector is None and taken["w2sd-auto"].cap == 0.3
+    assert config_of("w2sd", ReflectionConfig(LAM, lag=True), INSIDE).reflector is None
+
+
+def test_only_settings_that_are_not_the_papers_are_recorded() -> None:
+    assert reflection_record(ReflectionConfig(LAM, "fused", 0.5)) == {}
+    changed = ReflectionConfig(LAM, every=2, window=(0.0, 0.5), noise=0.1, lag=True)
+    assert reflection_record(changed) == {"every": 2, "window": [0.0, 0.5], "noise": 0.1, "lag": True}
+    assert reflected_steps(changed, T) == (0, 2, 4, 6, 8)
+
+
+def test_a_sweep_drops_what_a_method_has_no_use_for() -> None:
+    request = ImageRequest(every=2, fixed_point=1, lag=True, reward="oracle", reward_weights=("x",))
+    assert without_unused(request, ("strong",)) == ImageRequest()
+    assert without_unused(request, ("strong", "resample")) == ImageRequest(every=2)
+    assert without_unused(request, ("w2sd", "w2sd-auto")) == request
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "every": ({"every": 0}, "every is 0"),
+    "window order": ({"window": (0.5, 0.2)}, "window is .*two fractions"),
+    "window of no step": ({"window": (0.9, 1.0)}, "holds none of the first 10 of 20 steps"),
+    "fixed point": ({"fixed_point": 3}, "fixed_point is 3; it must be 0, 1 or 2"),
+    "fixed point fused": ({"fixed_point": 1, "mode": "fused"}, "--fixed-point 1 is given with --mode fused"),
+    "noise": ({"noise": -1.0}, "noise is -1"),
+    "cap": ({"cap": 0.0}, "cap is 0"),
+    "lag": ({"lag": True, "strong_guidance": 2.0}, "--lag takes .* give --strong-guidance 1, or leave out --lag"),
+    "lag swapped": (
+        {"lag": True, "weak_guidance": 2.0, "methods": ("swapped",)},
+        "the weak side of swapped has 2; give --weak-guidance 1",
+    ),
+    "unused": ({"cap": 1.0, "methods": ("strong", "resample")}, r"--cap is given, and none of .*strong, resample"),
+    "lag of others": ({"lag": True, "methods": ("w2sd-auto",)}, "--lag is given, and none of the methods"),
+    "reward unused": ({"reward": "oracle"}, "--reward is given, and none .*add one that does .w2sd-auto"),
+    "threshold unused": ({"reward_threshold": 0.1}, "--reward-threshold is given"),
+    "release auto": ({"mode": "release", "methods": ("w2sd-auto",)}, "published code, which has no w2sd-auto"),
+    "release aligned": ({"mode": "release", "methods": ("resample-aligned",)}, "which has no resample-aligned"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_settings_that_do_not_go_together_are_refused(case: str) -> None:
+    changes, said = REFUSED[case]
+    with pytest.raises(UserError, match=said):
+        plan(GenerationRequest(**changes))
+
+
+def test_pictures_are_refused_alike() -> None:
+    for changes, said in (
+        ({"lag": True, "strong_guidance": 2.0}, "give --strong-guidance 1"),
+        ({"methods": ("strong",), "noise": 0.1}, "--noise is given"),
+        (
+            {"guidance": 3.0, "strong_guidance": 5.0, "weak_guidance": 3.0, "methods": ("autoguided",)},
+            "there both have",
+        ),
+        ({"methods": ("weak", "w2sd"), "weak_guidance": 0.5}, "leave the method weak out"),
+    ):
+        with pytest.raises(UserError, match=said):
+            plan_images(ImageRequest(**changes))
+    assert plan_images(ImageRequest(methods=("w2sd-auto", "autoguided"))).at_most("w2sd-auto") is False
+
+
+def test_a_guidance_gap_of_videos_alone_is_no_gap_for_what_asks_sides_as_they_sample() -> None:
+    same = "RunDiffusion/Juggernaut-XL-v9"
+    request = GenerationRequest(preset="juggernaut-vs-sdxl", weak=same, prompts=("a corgi",), methods=("autoguided",))
+    with pytest.raises(UserError, match=r"autoguided ask both sides as they sample by themselves.*guidance 3"):
+        plan(request)
+
+
+def test_of_a_matched_cost_only_methods_of_one_model_make_all_the_steps() -> None:
+    done = plan(GenerationRequest(match_evaluations=20, methods=("strong", "w2sd", "autoguided")))
+    assert [done.evaluations(method) for method in done.methods] == [20, 20, 20], "T 10 and lambda 5; 2 T"

@@ -1,0 +1,284 @@
+"""Sweeps of one setting: the values, what is made for each, the scores, the curve, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from scripts.sweep import Bootstrap, proxy
+from scripts.sweep import main as sweep
+from tests.support import disk_pairs, tiny_loras
+from w2sd_video.commands.lora_flags import LoraFlag
+from w2sd_video.commands.pictures import making
+from w2sd_video.commands.pictures.request import ImageRequest
+from w2sd_video.commands.sweep.curve import COLOURS, LEFT, RIGHT, Point, draw_curve, ticks
+from w2sd_video.commands.sweep.scorers import find_scorer, oracle_score
+from w2sd_video.commands.sweep.settings import read_axis
+from w2sd_video.errors import UserError
+from w2sd_video.runs.picture_io import read_picture, write_picture
+from w2sd_video.runs.tasks import METHODS
+
+SCORER = "def brightness(frames, prompt):\n    'Mean of the pixels.'\n    return frames.mean() + len(prompt)\n"
+QUICK = ["--steps", "3", "--reflections", "2", "--height", "16", "--width", "16", "--device", "cpu", "--guidance", "3"]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sweep")
+    pipe = disk_pairs.sdxl(1)
+    pipe.save_pretrained(root / "sdxl")
+    modules = [name for name, _ in pipe.unet.named_modules() if name.endswith(("to_q", "to_v"))]
+    tiny_loras.kohya_file(root / "lora.safetensors", pipe.unet, modules, alpha=40.0)
+    (root / "bright.py").write_text(SCORER)
+    return root
+
+
+def run(disk: Path, output: Path, own: list[str], *inner: str, code: int = 0) -> dict[str, Any]:
+    """The report of a sweep of two prompts, read back from its folder."""
+    scorer = ["--scorer", f"{disk / 'bright.py'}:brightness", "--quiet", "--output", str(output)]
+    words = [*QUICK, "--strong", str(disk / "sdxl"), "--prompt", "a cat", "--prompt", "a dog!"]
+    assert sweep([*own, *scorer, "--", *words, *inner]) == code
+    return json.loads((output / "sweep.json").read_text())
+
+
+@pytest.mark.parametrize(("inner", "said"), ((["--reflections", "3"], True), (["--steps", "4"], False)))
+def test_a_value_of_the_swept_setting_is_said_to_be_unused(
+    inner: list[str], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(["--setting", "lambda", "--values", "0,1", "--dry-run", "--", *inner]) == 0
+    assert ("lambda is swept, so the 3 that stands after the -- is not used" in capsys.readouterr().err) == said
+
+
+def means(report: dict[str, Any], method: str) -> list[float]:
+    return [row["mean"]["value"] for row in report["methods"][method]]
+
+
+def test_a_sweep_has_a_run_for_each_value_and_one_for_what_the_setting_does_not_change(
+    disk: Path, tmp_path: Path
+) -> None:
+    report = run(disk, tmp_path / "out", ["--setting", "weak-guidance", "--values=-10,0,3"])
+    assert [row["value"] for row in report["methods"]["w2sd"]] == [-10, 0, 3]
+    assert [row["value"] for row in report["methods"]["strong"]] == [None]
+    for method, rows in report["methods"].items():
+        for row in rows:
+            folder = tmp_path / "out" / report["folders"][str(row["value"])]
+            made = "zero-gap" if (method, row["value"]) == ("w2sd", 3) else method
+            scores = [
+                read_picture(folder / made / f"{prompt}-0.png").pixels.mean() + len(prompt)
+                for prompt in ("a cat", "a dog!")
+            ]
+            assert row["mean"]["value"] == pytest.approx(np.mean(scores)) and row["count"] == 2
+            assert row["mean"]["low"] <= row["mean"]["value"] <= row["mean"]["high"]
+    (strong,) = means(report, "strong")
+    differences = [row["over_strong"]["value"] for row in report["methods"]["w2sd"]]
+    assert differences == pytest.approx([value - strong for value in means(report, "w2sd")])
+    assert len(set(means(report, "w2sd"))) == 3
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "curve.png" in page and "weak-guidance%20-10/index.html" in page
+    assert Image.open(tmp_path / "out" / "curve.png").size[0] > 300
+
+
+def test_a_stopped_sweep_goes_on_and_values_may_be_added(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ["--setting", "lambda", "--values", "0,2"]
+    first = run(disk, tmp_path / "out", own, "--weak-guidance", "0")
+    assert means(first, "w2sd")[0] == means(first, "strong")[0], "without reflections W2SD is the strong side"
+    calls: list[str] = []
+    make = making.LoadedImages.make
+    monkeypatch.setattr(
+        making.LoadedImages, "make", lambda self, task, say: calls.append(task.path) or make(self, task, say)
+    )
+    assert run(disk, tmp_path / "out", own, "--weak-guidance", "0")["methods"] == first["methods"] and calls == []
+    more = run(disk, tmp_path / "out", ["--setting", "lambda", "--values", "0,1,2"], "--weak-guidance", "0")
+    assert len(calls) == 2 and [means(more, "w2sd")[k] for k in (0, 2)] == means(first, "w2sd")
+
+
+def test_a_file_that_changed_is_scored_again_and_a_torn_line_is_no_score(disk: Path, tmp_path: Path) -> None:
+    own = ["--setting", "strength", "--values", "1"]
+    run(disk, tmp_path / "out", own, "--weak-guidance", "0")
+    folder = tmp_path / "out" / "strength 1"
+    write_picture(folder / "w2sd" / "a cat-0.png", np.zeros((16, 16, 3), np.uint8))
+    with (folder / "scores.jsonl").open("a") as file:
+        file.write('{"scorer": "or')
+    report = run(disk, tmp_path / "out", own, "--weak-guidance", "0")
+    other = read_picture(folder / "w2sd" / "a dog!-0.png").pixels.mean() + 6
+    assert means(report, "w2sd") == pytest.approx([(5 + other) / 2])
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "inner"),
+    [
+        ("T", "2,3", ("--weak-guidance", "0", "--reflections", "1")),
+        ("mode", "paper,fused", ("--weak-guidance", "0")),
+        ("strength", "0.5:1.5:0.5", ("--weak-guidance", "0")),
+        ("every", "1,2", ("--weak-guidance", "0")),
+        ("window-end", "0.3,1", ("--weak-guidance", "0", "--window", "0:0.4")),
+    ],
+)
+def test_every_setting_moves_what_w2sd_makes(
+    setting: str, values: str, inner: tuple[str, ...], disk: Path, tmp_path: Path
+) -> None:
+    report = run(disk, tmp_path / "out", ["--setting", setting, "--values", values], *inner)
+    assert len(set(means(report, "w2sd"))) == len(report["values"]) >= 2
+    assert len(report["methods"]["strong"]) == (2 if setting == "T" else 1)
+
+
+def test_a_lora_sweep_passes_through_no_gap_where_w2sd_is_its_own_control(disk: Path, tmp_path: Path) -> None:
+    words = ("--lora", f"a={disk / 'lora.safetensors'}:0.8", "--methods", "w2sd,zero-gap")
+    report = run(disk, tmp_path / "out", ["--setting", "weak-lora", "--values=-1.5,0.8"], *words)
+    assert means(report, "w2sd")[1] == means(report, "zero-gap")[0] != means(report, "w2sd")[0]
+
+
+def test_the_oracle_counts_pictures_that_show_what_their_prompt_says() -> None:
+    import torch
+
+    from w2sd_video.demo import PICTURE_CAPTIONS, parse_picture_caption, world
+
+    made = world.random_frames(40, torch.Generator().manual_seed(1))
+    frames = (made.frames[:, :1] * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    right = [
+        PICTURE_CAPTIONS[[parse_picture_caption(c) for c in PICTURE_CAPTIONS].index((int(a), int(b)))]
+        for a, b, *_ in made.attributes
+    ]
+    assert np.mean([oracle_score(f, text) for f, text in zip(frames, right, strict=True)]) > 0.95
+    wrong = [PICTURE_CAPTIONS[(PICTURE_CAPTIONS.index(text) + 5) % 24] for text in right]  # another colour and shape
+    assert np.mean([oracle_score(f, text) for f, text in zip(frames, wrong, strict=True)]) < 0.05
+    with pytest.raises(UserError, match="the toy world only"):
+        oracle_score(frames[0], "a corgi")
+
+
+def test_proxies_of_the_evaluation_are_scorers_by_name() -> None:
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    assert proxy("contrast")(frames, "black") == 0
+    frames[:, :, :8] = 255
+    assert proxy("contrast")(frames, "half") == pytest.approx(0.5), "standard deviation of two halves, 0 and 1"
+
+
+def test_intervals_treat_the_prompt_as_the_unit() -> None:
+    values, prompts = [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b", "c", "c", "d", "d"]
+    clustered, alone = Bootstrap().mean(values, prompts), Bootstrap().mean(values, list("abcdefgh"))
+    assert clustered.value == alone.value == 0.5
+    assert clustered.high - clustered.low > alone.high - alone.low  # type: ignore[operator]
+    same = Bootstrap().difference(values, values, prompts)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_ticks_are_round_and_within_and_points_are_drawn_in_their_order() -> None:
+    for low, high in ((0.0, 1.0), (-10.0, 15.0), (0.93, 0.951), (-3.5, 3.5), (0.0, 8000.0)):
+        found = ticks(low, high)
+        assert 3 <= len(found) <= 11 and low <= found[0] and found[-1] <= high
+        assert np.allclose(np.diff(found), found[1] - found[0])
+    picture = np.asarray(draw_curve("title", "x", [0, 10], {"w2sd": [Point(0.0), Point(1.0, 0.9, 1.1)]}))
+    red = np.argwhere((picture == (0xC2, 0x3B, 0x22)).all(axis=-1) & (np.arange(len(picture)) < 380)[:, None])
+    left, right = red[red[:, 1] < LEFT + 60], red[red[:, 1] > RIGHT - 60]
+    assert left[:, 0].mean() > right[:, 0].mean() + 100, "the larger value is higher up"
+
+
+def test_a_threshold_of_the_reward_is_swept_for_the_method_that_has_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--setting", "reward-threshold", "--values", "0,1", "--dry-run", "--format", "json"]
+    assert sweep([*words, "--", "--num-pictures", "1", "--prompt", "a red ring"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [list(run["methods"]) for run in report["runs"]] == [["strong"], ["w2sd-auto"], ["w2sd-auto"]]
+    assert [run["evaluations"] for run in report["runs"]] == [20, 50, 50], "T 20, and T + 3 lambda"
+    assert sweep([*words, "--", "--methods", "w2sd"]) == 2
+    assert "--reward-threshold is given, and none of the methods" in capsys.readouterr().err
+
+
+def test_methods_have_colours_of_their_own_and_ten_names_fit_the_picture() -> None:
+    assert METHODS.keys() <= COLOURS.keys() and len(set(COLOURS.values())) == len(COLOURS)
+    picture = np.asarray(draw_curve("title", "x", [0, 1], {name: [Point(0.0), Point(1.0)] for name in METHODS}))
+    assert (picture[:, -2:] == 255).all(), "no name runs out on the right"
+    below = picture[396:]
+    named = [name for name in METHODS if (below == ImageColor.getrgb(COLOURS[name])).all(axis=-1).any()]
+    assert named == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "found"),
+    [
+        ("lambda", "0:10:5", (0, 5, 10)),
+        ("lambda", "3,1,3", (3, 1)),
+        ("weak-guidance", "-1:0:0.1", tuple(round(-1 + 0.1 * k, 12) for k in range(11))),
+        ("weak-guidance", "2:-2:-2", (2.0, 0.0, -2.0)),
+        ("mode", "fused, paper", ("fused", "paper")),
+        ("weak-lora:style", "-1.5", (-1.5,)),
+    ],
+)
+def test_grids_have_both_ends_and_no_value_twice(setting: str, values: str, found: tuple[Any, ...]) -> None:
+    axis = read_axis(setting, values)
+    assert axis.values == found and axis.label == setting.replace(":", " ")
+
+
+def test_a_swept_lora_keeps_its_file_and_the_other_loras() -> None:
+    request = ImageRequest(weak_loras=(LoraFlag("a", "file", 1.0), LoraFlag("b", None, 2.0)))
+    swept = read_axis("weak-lora:a", "-3").at(request, -3.0)
+    assert set(swept.weak_loras) == {LoraFlag("a", "file", -3.0), LoraFlag("b", None, 2.0)}
+    with pytest.raises(UserError, match=r"2 LoRAs .*weak-lora:NAME"):
+        read_axis("weak-lora", "-3").at(request, -3.0)
+    preset = read_axis("weak-lora", "-3").at(ImageRequest(preset="lora-sdxl"), -3.0)
+    assert preset.weak_loras == (LoraFlag("xlMoreArtFullV1", None, -3.0),)
+
+
+REFUSED = {
+    "setting": (["--setting", "lamda", "--values", "1"], "did you mean 'lambda'"),
+    "part of another": (["--setting", "lambda:x", "--values", "1"], "unknown setting"),
+    "whole": (["--setting", "lambda", "--values", "0.5"], "give whole numbers"),
+    "number": (["--setting", "T", "--values", "x"], "is no value of T"),
+    "direction": (["--setting", "T", "--values", "5:1:1"], "leads from one to the other"),
+    "none": (["--setting", "T", "--values", ","], "no value of T"),
+    "mode": (["--setting", "mode", "--values", "fusde"], "did you mean 'fused'"),
+    "too many": (["--setting", "strength", "--values", "0:1:0.0001"], "at most 1000"),
+    "beyond": (["--setting", "lambda", "--values", "99"], "from 0 to"),
+    "scorer": (["--setting", "T", "--values", "2", "--scorer", "oracel"], "there is no scorer 'oracel'"),
+    "function": (["--setting", "T", "--values", "2", "--scorer", "math:nothing"], "cannot be loaded"),
+    "no function": (["--setting", "T", "--values", "2", "--scorer", "math:pi"], "is no function"),
+    "output inside": (["--setting", "T", "--values", "2", "--", "--output", "x"], "stands after the --"),
+    "nothing": ([], "required"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_swept_is_refused(case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words, said = REFUSED[case]
+    assert sweep(["--output", str(tmp_path / "out"), *words]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("return 'good'", "returned 'good'"), ("return 1 / 0", "failed: ZeroDivisionError"), ("exit(3)", "SystemExit")],
+)
+def test_a_scorer_must_return_a_number(body: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(f"def bad(frames, prompt):\n    {body}\n")
+    with pytest.raises(UserError, match=said):
+        find_scorer(f"{tmp_path / 'bad.py'}:bad", {})(np.zeros((1, 8, 8, 3), np.uint8), "a")
+
+
+def test_the_plan_of_a_sweep_says_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--setting", "lambda", "--values", "0,10", "--dry-run", "--format", "json", "--videos"]
+    assert sweep([*words, "--", "--preset", "wan21-guidance", "--prompt", "a fox"]) == 0
+    wan = json.loads(capsys.readouterr().out)
+    assert [run["evaluations"] for run in wan["runs"]] == [28, 28, 48] and wan["runs"][0]["videos"] == 1
+    assert sweep(words) == 0
+    report = json.loads(capsys.readouterr().out)
+    prompts = report["runs"][0]["videos"]
+    assert [run["evaluations"] for run in report["runs"]] == [20 * prompts, 20 * prompts, 40 * prompts]
+    assert report["evaluations"] == 80 * prompts
+
+
+def test_a_scorer_of_the_users_own_is_known_by_its_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def score(frames, prompt):\n    return 1\n")
+    before = find_scorer(f"{mine}:score", {}).source
+    assert find_scorer(f"{mine}:score", {}).source == before != ""
+    mine.write_text("def score(frames, prompt):\n    return 2\n")
+    assert find_scorer(f"{mine}:score", {}).source != before, "scores of the old file are not taken for its own"
+    assert find_scorer("oracle", {}).source == ""

@@ -1,0 +1,299 @@
+"""Pairs written to disk as folders and single files, and loaded back."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AnimateDiffSDXLPipeline, UNetMotionModel
+
+from tests.support import tiny
+from tests.support.disk_pairs import assert_holds, sdxl, weights_of, write_checkpoints
+from w2sd_video.errors import UserError
+from w2sd_video.loading import sources
+from w2sd_video.loading.animatediff import tensors_of
+from w2sd_video.loading.loading import load_pair
+from w2sd_video.loading.memory import unique_bytes
+from w2sd_video.loading.specification import check_pair_specification
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+def pointers(module: torch.nn.Module) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in tensors_of(module).items()}
+
+
+def assert_motion_shared(pair: Any) -> None:
+    ours, theirs = pointers(pair.pipe.unet), pointers(pair.weak_unet)
+    assert {name for name in ours if ours[name] == theirs[name]} >= {name for name in ours if "motion_modules" in name}
+    motion = sum(tensor.nbytes for name, tensor in tensors_of(pair.weak_unet).items() if "motion_modules" in name)
+    both = unique_bytes(pair.pipe.unet, pair.weak_unet)
+    assert pair.report.shared_bytes == unique_bytes(pair.pipe.unet) + unique_bytes(pair.weak_unet) - both >= motion > 0
+    assert unique_bytes(pair.pipe.unet, pair.pipe.motion_adapter) == unique_bytes(pair.pipe.unet)
+
+
+@pytest.mark.parametrize("strong", ["strong", "strong.safetensors"])
+@pytest.mark.parametrize("weak", ["weak", "weak.safetensors"])
+def test_folders_and_single_files_load_to_the_same_weights_and_share_the_motion_modules(
+    disk: dict[str, str], strong: str, weak: str
+) -> None:
+    config = disk["config"] if strong == "strong.safetensors" and weak == "weak.safetensors" else None
+    pair = load_pair(disk[strong], disk[weak], disk["motion"], config=config, device="cpu")
+    assert_holds(pair.pipe.unet, weights_of(1))
+    assert isinstance(pair.weak, UNetMotionModel)  # the text encoders are equal, so a bare network is enough
+    assert_holds(pair.weak, weights_of(2))
+    assert_holds(pair.pipe.vae, tensors_of(tiny.vae()))
+    assert_holds(pair.pipe.text_encoder, tensors_of(tiny.clip_text_encoder(10, hidden=12)))
+    assert_holds(pair.pipe.text_encoder_2, tensors_of(tiny.clip_text_encoder(13, hidden=20, projection=True)))
+    assert_motion_shared(pair)
+
+
+@pytest.mark.parametrize(
+    "saved", [{"variant": "fp16"}, {"max_shard_size": "100KB"}, {"variant": "fp16", "max_shard_size": "100KB"}]
+)
+def test_half_size_variants_and_shards_are_found(disk: dict[str, str], tmp_path: Path, saved: dict[str, str]) -> None:
+    sdxl(2).save_pretrained(tmp_path / "weak", **saved)
+    files = [file.name for file in (tmp_path / "weak" / "unet").glob("*.safetensors")]
+    assert all((".fp16" in name) == ("variant" in saved) for name in files)
+    assert (len(files) > 1) == ("max_shard_size" in saved)
+    given = (disk["strong"], str(tmp_path / "weak"), disk["motion"])
+    assert_holds(load_pair(*given, device="cpu").weak_unet, weights_of(2))
+    if len(files) > 1:
+        (tmp_path / "weak" / "unet" / files[0]).unlink()
+        with pytest.raises(UserError, match=f"index.* names {files[0]}, which is not there"):
+            check_pair_specification(*given)
+
+
+def test_the_same_checkpoint_on_both_sides_takes_no_second_storage(disk: dict[str, str]) -> None:
+    pair = load_pair(disk["strong"], disk["strong.safetensors"], disk["motion"], device="cpu")
+    assert unique_bytes(pair.pipe.unet, pair.weak_unet) == unique_bytes(pair.pipe.unet)
+    assert pair.report.shared_bytes == unique_bytes(pair.pipe.unet)
+
+
+def test_nothing_loaded_only_to_be_compared_or_taken_apart_stays_in_memory(
+    disk: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load = sources.FolderSource.load
+
+    def remember(self: Any, *args: Any, **settings: Any) -> Any:
+        module = load(self, *args, **settings)
+        loaded.append(weakref.ref(module))
+        return module
+
+    monkeypatch.setattr(sources.FolderSource, "load", remember)
+    pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
+    gc.collect()
+    alive = [reference() for reference in loaded if reference() is not None]
+    # Of the two 2-D UNets, the adapter, two VAEs and four text encoders loaded, one VAE and two encoders remain.
+    assert len(loaded) == 9
+    assert {id(part) for part in alive} == {
+        id(part) for part in (pair.pipe.vae, pair.pipe.text_encoder, pair.pipe.text_encoder_2)
+    }
+
+
+def test_a_saved_video_pipeline_and_a_folder_with_one_network_load_as_the_bundled_demo_does(
+    disk: dict[str, str],
+) -> None:
+    pair = load_pair(disk["video"], disk["network"], device="cpu", num_frames=16)
+    assert_holds(pair.pipe.unet, weights_of(1))
+    assert_holds(pair.weak_unet, weights_of(2))
+    assert_motion_shared(pair)
+    assert dict(pair.pipe.scheduler.config)["beta_schedule"] == "scaled_linear"  # the pipeline's own, as it was saved
+    frames = pair.pipe("a ring", num_inference_steps=1, output_type="np", **tiny.ANIMATEDIFF_CALL).frames
+    assert frames.shape == (1, 2, 16, 16, 3)
+
+
+def test_a_strong_side_that_is_one_network_takes_every_other_part_from_the_weak_one(disk: dict[str, str]) -> None:
+    pair = load_pair(disk["network"], disk["video"], device="cpu")
+    assert_holds(pair.pipe.unet, weights_of(2))
+    assert_holds(pair.weak_unet, weights_of(1))
+    assert_holds(pair.pipe.vae, tensors_of(tiny.vae()))
+    assert dict(pair.pipe.scheduler.config)["beta_schedule"] == "scaled_linear"
+    assert any("holds no VAE" in note for note in pair.report.notes)
+    with pytest.raises(UserError, match="two text encoders"):
+        check_pair_specification(disk["network"], disk["network"], disk["motion"])
+
+
+def test_sides_with_motion_modules_of_their_own_keep_them_and_it_is_noted(disk: dict[str, str], tmp_path: Path) -> None:
+    tiny.motion_unet(2, adapter_seed=9).save_pretrained(tmp_path)
+    pair = load_pair(disk["video"], str(tmp_path), device="cpu")
+    assert_holds(pair.weak_unet, tensors_of(tiny.motion_unet(2, adapter_seed=9)))
+    assert any("motion modules of their own" in note for note in pair.report.notes)
+
+
+def test_an_image_checkpoint_gets_the_schedule_of_the_motion_modules_and_keeps_its_prediction_type(
+    disk: dict[str, str],
+) -> None:
+    pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu", scheduler={"beta_end": 0.02})
+    config = dict(pair.pipe.scheduler.config)
+    assert (config["beta_schedule"], config["beta_end"], config["prediction_type"]) == ("linear", 0.02, "epsilon")
+
+
+def test_a_weak_motion_unet_brings_the_motion_modules_for_an_image_checkpoint(
+    disk: dict[str, str], tmp_path: Path
+) -> None:
+    tiny.motion_unet(2).save_pretrained(tmp_path / "unet")
+    pair = load_pair(disk["strong"], str(tmp_path), device="cpu")
+    assert_holds(pair.pipe.unet, weights_of(1))
+    assert_motion_shared(pair)
+
+
+def test_loading_twice_gives_equal_videos_in_half_precision_although_the_vae_overflows_there(
+    disk: dict[str, str],
+) -> None:
+    # The stock pipeline cannot decode at all here: it widens only part of a VAE with force_upcast.
+    videos = []
+    for _ in range(2):
+        pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu", dtype="float16")
+        assert (pair.pipe.unet.dtype, pair.weak_unet.dtype, pair.pipe.vae.dtype) == (
+            torch.float16,
+            torch.float16,
+            torch.float32,
+        )
+        call = {"num_inference_steps": 1, "output_type": "np", "generator": tiny.generator(3)}
+        videos.append(torch.from_numpy(pair.pipe("a ring", **call, **tiny.ANIMATEDIFF_CALL).frames))
+    assert videos[0].isfinite().all()
+    assert torch.equal(*videos)
+
+
+# -- text -----------------------------------------------------------------------------------------------------------
+
+
+def test_sides_with_other_text_encoders_encode_each_with_its_own(disk: dict[str, str], tmp_path: Path) -> None:
+    sdxl(2, text_seed=40).save_pretrained(tmp_path)
+    pair = load_pair(disk["strong"], str(tmp_path), disk["motion"], device="cpu")
+    assert isinstance(pair.weak, AnimateDiffSDXLPipeline)
+    inputs = pair.encode("a ring", "blue")
+    assert inputs.weak is not None
+    for side, pipe in ((inputs.strong, pair.pipe), (inputs.weak, pair.weak)):
+        stock = pipe.encode_prompt("a ring", negative_prompt="blue")
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        for name, wanted in zip(names, stock, strict=True):
+            assert torch.equal(side[name], wanted)
+    assert not torch.equal(inputs.strong["prompt_embeds"], inputs.weak["prompt_embeds"])
+    assert pair.weak.vae is pair.pipe.vae
+    assert_motion_shared(pair)
+
+
+def test_each_distinct_text_is_encoded_once_and_stays_when_the_encoders_are_freed(disk: dict[str, str]) -> None:
+    pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
+    calls = []
+    pair.pipe.text_encoder.register_forward_hook(lambda *_: calls.append(1))
+    first = pair.encode("a ring", "blue")
+    pair.encode("a square", "blue")
+    again = pair.encode("a ring", "blue")
+    unprompted = pair.encode("a ring")
+    assert len(calls) == 3  # a ring, a square, blue
+    assert first.weak is None
+    assert not unprompted.strong["negative_prompt_embeds"].any()  # SDXL's zeros for no negative prompt
+    stock = pair.pipe("a ring", negative_prompt="blue", **quick(5)).frames
+    encoder_bytes = unique_bytes(pair.pipe.text_encoder, pair.pipe.text_encoder_2)
+    before = unique_bytes(*modules(pair.pipe))
+    pair.free_text_encoders()
+    assert unique_bytes(*modules(pair.pipe)) == before - encoder_bytes
+    assert all(torch.equal(first.strong[name], again.strong[name]) for name in first.strong)
+    assert torch.equal(torch.from_numpy(stock), torch.from_numpy(pair.pipe(**first.strong, **quick(5)).frames))
+    assert torch.equal(pair.encode("a ring").strong["prompt_embeds"], first.strong["prompt_embeds"])
+    with pytest.raises(UserError, match="'a cross' was not encoded before"):
+        pair.encode("a cross")
+
+
+def quick(seed: int) -> dict[str, Any]:
+    call = {"guidance_scale": 3.0, "num_inference_steps": 1, "output_type": "np", "generator": tiny.generator(seed)}
+    return {**call, **tiny.ANIMATEDIFF_CALL}
+
+
+def modules(pipe: Any) -> list[torch.nn.Module]:
+    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+
+
+def test_a_single_file_without_text_encoders_uses_the_other_sides_and_says_so(disk: dict[str, str]) -> None:
+    pair = load_pair(disk["strong"], disk["weak-no-text.safetensors"], disk["motion"], device="cpu")
+    assert isinstance(pair.weak, UNetMotionModel)
+    assert any("holds no text encoders" in note for note in pair.report.notes)
+    pair = load_pair(disk["weak-no-text.safetensors"], disk["strong.safetensors"], disk["motion"], device="cpu",
+                     config=disk["config"])  # fmt: skip
+    assert_holds(pair.pipe.text_encoder, tensors_of(tiny.clip_text_encoder(10, hidden=12)))
+    both = disk["weak-no-text.safetensors"]
+    with pytest.raises(UserError, match="holds SDXL's two text encoders; give one side as a whole"):
+        check_pair_specification(both, both, disk["motion"], config=disk["config"])
+
+
+# -- the VAE --------------------------------------------------------------------------------------------------------
+
+
+def test_another_vae_of_the_same_scaling_is_noted_and_the_strong_one_decodes(
+    disk: dict[str, str], tmp_path: Path
+) -> None:
+    sdxl(2, vae_seed=50).save_pretrained(tmp_path)
+    pair = load_pair(disk["strong"], str(tmp_path), disk["motion"], device="cpu")
+    assert_holds(pair.pipe.vae, tensors_of(tiny.vae()))
+    assert any("VAEs differ" in note for note in pair.report.notes)
+
+
+def test_another_scaling_of_the_latents_is_refused_before_loading(disk: dict[str, str], tmp_path: Path) -> None:
+    sdxl(2, scaling_factor=0.5).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"VAE scaling_factor is 0\.13025 in .* and 0\.5 in"):
+        check_pair_specification(disk["strong"], str(tmp_path), disk["motion"])
+
+
+def test_progress_bars_are_silenced_on_request_and_come_back(
+    disk: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu", quiet=True)
+    assert "%" not in capfd.readouterr().err
+    load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
+    assert "100%" in capfd.readouterr().err
+
+
+# A hub id resolves through the hub's cache folder, which stands in for the hub: in a process of its own, because the
+# libraries read its place when they are imported.
+FROM_THE_HUB = """
+import sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+from tests.support.disk_pairs import assert_holds, weights_of
+from w2sd_video.loading.loading import load_pair
+for weak in ("owner/weak", {file!r}):
+    given = ("owner/strong", weak, "owner/motion")
+    pair = load_pair(*given, device="cpu", dtype="bfloat16", num_frames=16, quiet=True)
+    wanted = {{name: t.to(torch.bfloat16) for name, t in weights_of(2).items()}}
+    assert_holds(pair.weak_unet, wanted)
+    assert pair.report.shared_bytes >= sum(t.nbytes for name, t in wanted.items() if "motion_modules" in name)
+    try:
+        load_pair(*given, device="cpu", num_frames=17)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_hub_ids_load_from_the_hubs_cache_and_are_checked_before_their_weights_are_read(
+    disk: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("strong", "weak", "motion"):
+        repository = tmp_path / f"models--owner--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(disk[name], repository / "snapshots" / ("0" * 40))
+    root = Path(__file__).resolve().parents[1]
+    program = FROM_THE_HUB.format(path=[str(root.parent), str(root)], file=disk["weak.safetensors"])
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    refusal = "17 frames asked for; the motion modules of the motion adapter allow at most 16"
+    assert result.stdout.splitlines() == [refusal] * 2

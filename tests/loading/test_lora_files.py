@@ -1,0 +1,257 @@
+"""LoRA files of both formats, written to disk and loaded into pipelines: what they then do, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.support import tiny
+from tests.support.tiny_loras import ATTENTION, CONVOLUTIONS, add_lora, kohya_file
+from w2sd_video import ModelSpec, reflected
+from w2sd_video.errors import UserError
+from w2sd_video.loading.lora_files import load_loras, use_loras
+
+FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "sd15": (tiny.sd15, {**tiny.IMAGE_CALL, "guidance_scale": 3.0}),
+    "sdxl": (tiny.sdxl, {**tiny.IMAGE_CALL, "guidance_scale": 3.0}),
+    "animatediff": (tiny.animatediff_sdxl, {**tiny.ANIMATEDIFF_CALL, "guidance_scale": 3.0}),
+    "flux": (tiny.flux, {**tiny.FLUX_CALL, "guidance_scale": 2.0}),
+    "wan": (tiny.wan, {**tiny.WAN_CALL, "guidance_scale": 3.0}),
+}
+
+
+def call(pipe: Any, settings: dict[str, Any]) -> Tensor:
+    return pipe("a cat", **settings, num_inference_steps=2, output_type="latent", generator=tiny.generator())[0]
+
+
+def network_of(pipe: Any) -> Any:
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
+def diffusers_file(folder: Path, pipe: Any, seed: int = 5, **config: Any) -> Path:
+    """Writes a LoRA of rank 4 and alpha 6 by the pipeline's own save_lora_weights; `pipe` keeps it, as "made"."""
+    network = network_of(pipe)
+    add_lora(network, "made", seed, **config)
+    part = "unet" if hasattr(pipe, "unet") else "transformer"
+    layers = {f"{part}_lora_layers": get_peft_model_state_dict(network, adapter_name="made")}
+    type(pipe).save_lora_weights(
+        folder, **layers, **{f"{part}_lora_adapter_metadata": network.peft_config["made"].to_dict()}
+    )
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+def added(network: Any, files: dict[str, Tensor], modules: list[str], scale: float) -> None:
+    """The reference: kohya's LoRA added to the weights themselves, W + scale * alpha / rank * up down."""
+    for name in modules:
+        key = "lora_unet_" + name.replace(".", "_")
+        up, down = files[f"{key}.lora_up.weight"], files[f"{key}.lora_down.weight"]
+        change = (up.flatten(1) @ down.flatten(1)).view(*up.shape[:1], *down.shape[1:])
+        with torch.no_grad():
+            network.get_submodule(name).weight += scale * float(files[f"{key}.alpha"]) / len(down) * change
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_file_in_diffusers_format_does_what_the_saved_adapter_did(family, tmp_path):
+    build, settings = FAMILIES[family]
+    source, pipe = build(), build()
+    path = diffusers_file(tmp_path, source)
+    stock = call(pipe, settings)
+    source.set_adapters(["made"], [-1.5])
+    loaded = load_loras(pipe, {"style": path})
+    assert torch.equal(call(pipe, settings), stock), "a LoRA acts when its name is given a scale"
+    use_loras(pipe, (("style", -1.5),))
+    expected = call(source, settings)
+    assert torch.equal(call(pipe, settings), expected)
+    assert (expected - stock).abs().max() > 1e-3
+    use_loras(pipe, ())
+    assert torch.equal(call(pipe, settings), stock)
+    layers = [key for key in get_peft_model_state_dict(network_of(source), adapter_name="made") if "lora_A" in key]
+    assert dict(loaded.layers) == {"style": len(layers)} and loaded.with_text == ()
+
+
+KOHYA = ["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.attentions.0.proj_in"]
+KOHYA += ["mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj", "down_blocks.0.resnets.0.conv1"]
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "animatediff"])
+def test_a_file_in_kohyas_format_adds_alpha_over_rank_times_up_down(family, tmp_path):
+    """Float64 throughout but for the weights' own rounding: the two ways differ by the order of their sums."""
+    build, settings = FAMILIES[family]
+    pipe, reference = build(), build()
+    path = kohya_file(tmp_path / "style.safetensors", network_of(pipe), KOHYA)
+    added(network_of(reference), load_file(path), KOHYA, 0.8)
+    assert load_loras(pipe, [("style", str(path))]).layers == {"style": len(KOHYA)}
+    use_loras(pipe, (("style", 0.8),))
+    ours, theirs = call(pipe, settings), call(reference, settings)
+    # 2 guided steps through some 30 layers in float32; measured 1e-6 and less, a wrong alpha or rank moves it by 0.1
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    assert (ours - call(build(), settings)).abs().max() > 1e-2
+
+
+def test_a_flux_file_in_kohyas_format_is_loaded(tmp_path):
+    pipe, reference = tiny.flux(), tiny.flux()
+    tensors: dict[str, Tensor] = {}
+    generator = tiny.generator(3)
+    width = reference.transformer.inner_dim
+    for kohya, out in (("double_blocks_0_img_attn_proj", width), ("double_blocks_0_img_attn_qkv", 3 * width)):
+        key = f"lora_unet_{kohya}"
+        tensors[f"{key}.lora_down.weight"] = torch.randn(4, width, generator=generator) * 0.4
+        tensors[f"{key}.lora_up.weight"] = torch.randn(out, 4, generator=generator) * 0.4
+        tensors[f"{key}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, tmp_path / "flux.safetensors")
+    assert load_loras(pipe, {"f": tmp_path / "flux.safetensors"}).layers == {"f": 4}  # q, k and v are layers apart
+    attention = reference.transformer.transformer_blocks[0].attn
+    with torch.no_grad():
+        for kohya, modules in (
+            ("attn_proj", [attention.to_out[0]]),
+            ("attn_qkv", [attention.to_q, attention.to_k, attention.to_v]),
+        ):
+            key = f"lora_unet_double_blocks_0_img_{kohya}"
+            change = 0.3 * 2 / 4 * tensors[f"{key}.lora_up.weight"] @ tensors[f"{key}.lora_down.weight"]
+            for module, part in zip(modules, change.chunk(len(modules)), strict=True):
+                module.weight += part
+    use_loras(pipe, (("f", 0.3),))
+    ours, theirs = (call(p, FAMILIES["flux"][1]) for p in (pipe, reference))
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    assert (ours - call(tiny.flux(), FAMILIES["flux"][1])).abs().max() > 1e-3
+
+
+def test_several_files_are_loaded_and_each_has_its_scale(tmp_path):
+    pipe, source = tiny.sdxl(), tiny.sdxl()
+    settings = FAMILIES["sdxl"][1]
+    first = diffusers_file(tmp_path / "one", source)
+    second = kohya_file(tmp_path / "two.safetensors", pipe.unet, KOHYA)
+    load_loras(pipe, {"one": tmp_path / "one"})
+    use_loras(pipe, (("one", 0.5),))
+    alone = call(pipe, settings)
+    load_loras(pipe, {"two": second, "again": first})
+    assert torch.equal(call(pipe, settings), alone), "loading more changes nothing"
+    use_loras(pipe, (("one", 0.5), ("two", -1.0)))
+    both = call(pipe, settings)
+    use_loras(pipe, (("two", -1.0), ("again", 0.5)))
+    assert (both - call(pipe, settings)).abs().max() <= 1e-4 * both.abs().max()
+    assert (both - alone).abs().max() > 1e-2
+    pipe.disable_lora()
+    use_loras(pipe, (("one", 0.5),))
+    assert (call(pipe, settings) - alone).abs().max() <= 1e-5 * alone.abs().max()
+
+
+def text_lora(path: Path, pipe: Any) -> Path:
+    """A file with layers of the UNet and of the first text encoder."""
+    kohya_file(path, pipe.unet, KOHYA[:1])
+    tensors = load_file(path)
+    generator = tiny.generator(4)
+    for part in ("q_proj", "out_proj"):
+        key = f"lora_te1_text_model_encoder_layers_0_self_attn_{part}"
+        tensors[f"{key}.lora_down.weight"] = torch.randn(4, 16, generator=generator)
+        tensors[f"{key}.lora_up.weight"] = torch.randn(16, 4, generator=generator)
+        tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    save_file(tensors, path)
+    return path
+
+
+def test_text_encoders_get_their_part_where_there_are_any_and_only_the_network_switches(tmp_path):
+    settings = FAMILIES["sdxl"][1]
+    pipe = tiny.sdxl()
+    path = text_lora(tmp_path / "text.safetensors", pipe)
+    assert load_loras(pipe, {"t": path}).with_text == ("t",)
+    embeds = pipe.encode_prompt("a cat", device="cpu")[0]
+    use_loras(pipe, (("t", 0.8),))
+    assert (pipe.encode_prompt("a cat", device="cpu")[0] - embeds).abs().max() > 1e-3
+    seen: list[Tensor] = []
+    pipe.unet.register_forward_pre_hook(lambda m, a, k: seen.append(k["encoder_hidden_states"]), with_kwargs=True)
+    with reflected(pipe, ModelSpec(loras=(("t", -1.5),)), num_reflections=1) as run:
+        call(pipe, settings)
+    assert run.gaps[0] > 1e-3 and all(torch.equal(text, seen[0]) for text in seen)
+
+    bare = tiny.sdxl()
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    given = dict(zip(names, bare.encode_prompt("a cat", device="cpu", negative_prompt=""), strict=True))
+    bare.text_encoder = bare.text_encoder_2 = None
+    assert load_loras(bare, {"t": path}).with_text == ()
+    assert "load_lora_into_text_encoder" not in vars(bare)
+    use_loras(bare, (("t", 0.8),))
+    bare(**settings, **given, num_inference_steps=2, output_type="latent")
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_do_not_fit_are_refused_by_what_is_in_them_and_nothing_is_loaded(tmp_path):
+    pipe = tiny.sdxl()
+    good = kohya_file(tmp_path / "good.safetensors", pipe.unet, KOHYA)
+    wide = tiny.sd15()  # its text is 16 wide, SDXL's 32
+    narrow = diffusers_file(tmp_path / "narrow", wide)
+    for path, message in (
+        (narrow, r"narrow.* does not fit UNet2DConditionModel: .*of \d+ tensors without their place: .*attn2.*\(for"),
+        (kohya_file(tmp_path / "deep.safetensors", tiny.flux().transformer, ["proj_out"]), "deep.*does not fit|deep"),
+        (
+            diffusers_file(tmp_path / "flux", tiny.flux()),
+            "flux.* does not fit UNet2DConditionModel: it has nothing for it",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_loras(pipe, {"good": good, "bad": path})
+        assert not hasattr(pipe.unet, "peft_config")
+    missing = {key: value for key, value in load_file(narrow).items() if "down_blocks" in key}
+    save_file(
+        {key.replace("down_blocks", "nowhere"): value for key, value in missing.items()}, tmp_path / "no.safetensors"
+    )
+    with pytest.raises(UserError, match=r"unet\.nowhere|nowhere.*\(no such layer\)"):
+        load_loras(pipe, {"bad": tmp_path / "no.safetensors"})
+
+
+def test_files_that_are_no_lora_and_names_that_are_none_are_refused(tmp_path):
+    pipe = tiny.sdxl()
+    good = kohya_file(tmp_path / "good.safetensors", pipe.unet, KOHYA)
+    save_file({"conv_in.weight": torch.zeros(1)}, tmp_path / "unet.safetensors")
+    save_file({"lora_unet_x.dora_scale": torch.zeros(1)}, tmp_path / "dora.safetensors")
+    (tmp_path / "style.pt").write_bytes(b"")
+    (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "empty").mkdir()
+    for files, message in (
+        ([("a", good), ("a", good)], "two LoRAs are to be called 'a'"),
+        ({"": good}, "to be called ''"),
+        ({"a.b": good}, "to be called 'a.b'.*no dot"),
+        ({"a": tmp_path / "nowhere.safetensors"}, "nowhere.safetensors' does not exist; give a .safetensors file"),
+        ({"a": tmp_path / "unet.safetensors"}, "is no LoRA: it holds 1 tensors such as conv_in.weight"),
+        ({"a": tmp_path / "dora.safetensors"}, "is a DoRA"),
+        ({"a": tmp_path / "style.pt"}, "is a pickle"),
+        ({"a": tmp_path / "cut.safetensors"}, "cut.safetensors"),
+        ({"a": tmp_path / "empty"}, "holds no .safetensors file"),
+        ({"a": tmp_path}, "holds .*good.safetensors.*name the one file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_loras(pipe, files)
+    load_loras(pipe, {"a": good})
+    with pytest.raises(UserError, match="two LoRAs are to be called 'a'"):
+        load_loras(pipe, {"a": good})
+    with pytest.raises(UserError, match="has no LoRA adapter 'b'; it has a: load it first"):
+        use_loras(pipe, (("b", 1.0),))
+    with pytest.raises(UserError, match="one per sample"):
+        use_loras(pipe, (("a", (1.0, 2.0)),))
+
+
+def test_a_wan_with_two_transformers_has_the_file_in_both(tmp_path):
+    path = diffusers_file(tmp_path, tiny.wan())
+    pipe = tiny.wan22()
+    load_loras(pipe, {"w": path})
+    assert all("w" in network.peft_config for network in (pipe.transformer, pipe.transformer_2))
+
+
+def test_a_lora_of_convolutions_and_of_uneven_rank_is_loaded_as_it_was_saved(tmp_path):
+    settings = FAMILIES["sdxl"][1]
+    source, pipe = tiny.sdxl(), tiny.sdxl()
+    config = {"rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_k": 9}, "use_rslora": True}
+    path = diffusers_file(tmp_path, source, targets=[*ATTENTION, *CONVOLUTIONS], **config)
+    load_loras(pipe, {"c": path})
+    use_loras(pipe, (("c", 0.7),))
+    source.set_adapters(["made"], [0.7])
+    assert torch.equal(call(pipe, settings), call(source, settings))

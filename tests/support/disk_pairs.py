@@ -1,0 +1,51 @@
+"""Weak and strong checkpoints written to disk in every form they are passed around in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from tests.support import tiny
+from tests.support.ldm_layout import save_single_file
+from w2sd_video.loading.animatediff import tensors_of
+
+
+def sdxl(seed: int, text_seed: int = 10, vae_seed: int = 12, **vae: Any) -> StableDiffusionXLPipeline:
+    """As `tiny.sdxl`, with text encoders of two widths, as SDXL's are: single files are told apart by them."""
+    pipe = tiny.sdxl(seed)
+    pipe.register_modules(
+        vae=tiny.vae(vae_seed, **vae),
+        text_encoder=tiny.clip_text_encoder(text_seed, hidden=12),
+        text_encoder_2=tiny.clip_text_encoder(text_seed + 3, hidden=20, projection=True),
+    )
+    return pipe
+
+
+def write_checkpoints(root: Path) -> dict[str, str]:
+    """Write seeds 1 (strong) and 2 (weak), with what goes beside them, and return the paths by name."""
+    strong, weak = sdxl(1), sdxl(2)
+    strong.save_pretrained(root / "strong")
+    weak.save_pretrained(root / "weak")
+    tiny.motion_adapter().save_pretrained(root / "motion")
+    save_single_file(strong, root / "strong.safetensors")
+    save_single_file(weak, root / "weak.safetensors")
+    save_single_file(weak, root / "weak-no-text.safetensors", text=False)
+    tiny.animatediff_sdxl(1).save_pretrained(root / "video")
+    tiny.sdxl_unet(2).save_pretrained(root / "network" / "unet")
+    config = root / "config"
+    shutil.copytree(root / "strong", config, ignore=shutil.ignore_patterns("*.safetensors"))
+    return {path.name: str(path) for path in root.iterdir()}
+
+
+def weights_of(seed: int) -> dict[str, torch.Tensor]:
+    return tensors_of(tiny.motion_unet(seed))
+
+
+def assert_holds(module: torch.nn.Module, wanted: dict[str, torch.Tensor]) -> None:
+    found = tensors_of(module)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []

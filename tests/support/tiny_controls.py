@@ -1,0 +1,131 @@
+"""Tiny pipelines with ControlNets whose outputs are not zero, as trained ones' are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    AnimateDiffControlNetPipeline,
+    ControlNetModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    MotionAdapter,
+    SD3ControlNetModel,
+    SD3Transformer2DModel,
+    StableDiffusion3ControlNetPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+    UNetMotionModel,
+)
+
+from tests.support import tiny
+
+
+def _trained(seed: int, net: Any) -> Any:
+    """The ControlNet with random weights where a new one has zeros."""
+    with torch.no_grad():
+        for name, weights in net.named_parameters():
+            if not weights.any():
+                noise = torch.randn(weights.shape, generator=tiny.generator(seed + len(name)))
+                weights.copy_(0.3 * noise)
+    return net.eval()
+
+
+def controlnet(unet: Any, seed: int = 3) -> ControlNetModel:
+    """A ControlNet for a 2-D UNet; its picture is twice as large as the latent, as with the tiny autoencoder."""
+    net = tiny.seeded(
+        seed,
+        lambda: ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=(8, 16), load_weights_from_unet=False
+        ),
+    )
+    return _trained(seed, net)
+
+
+def sd15(count: int = 1, *, seed: int = 1) -> StableDiffusionControlNetPipeline:
+    pipe = tiny.sd15(seed)
+    nets = [controlnet(pipe.unet, 3 + k) for k in range(count)]
+    parts = {**pipe.components, "controlnet": nets[0] if count == 1 else nets}
+    return tiny._quiet(StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False))
+
+
+def sdxl(count: int = 1, *, seed: int = 1) -> StableDiffusionXLControlNetPipeline:
+    pipe = tiny.sdxl(seed)
+    nets = [controlnet(pipe.unet, 3 + k) for k in range(count)]
+    parts = {**pipe.components, "controlnet": nets[0] if count == 1 else nets}
+    return tiny._quiet(StableDiffusionXLControlNetPipeline(**parts, add_watermarker=False))
+
+
+def flux(count: int = 1, *, seed: int = 1) -> FluxControlNetPipeline:
+    pipe = tiny.flux(seed)
+    nets = [
+        _trained(3 + k, tiny.seeded(3 + k, lambda: FluxControlNetModel.from_config(pipe.transformer.config)))
+        for k in range(count)
+    ]
+    return tiny._quiet(FluxControlNetPipeline(**pipe.components, controlnet=nets[0] if count == 1 else nets))
+
+
+def sd3() -> StableDiffusion3ControlNetPipeline:
+    settings: dict[str, Any] = {
+        "sample_size": 8,
+        "patch_size": 2,
+        "in_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "caption_projection_dim": 16,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 32,
+        "pos_embed_max_size": 8,
+    }
+    transformer = tiny.seeded(1, lambda: SD3Transformer2DModel(**settings, out_channels=4)).eval()
+    net = tiny.seeded(3, lambda: SD3ControlNetModel(**{**settings, "num_layers": 1}, out_channels=4))
+    return tiny._quiet(
+        StableDiffusion3ControlNetPipeline(
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=tiny.vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609, scaling_factor=1.5035),
+            text_encoder=tiny.clip_text_encoder(10, projection=True),
+            tokenizer=tiny.clip_tokenizer(),
+            text_encoder_2=tiny.clip_text_encoder(13, projection=True),
+            tokenizer_2=tiny.clip_tokenizer(),
+            text_encoder_3=tiny.t5_encoder(),
+            tokenizer_3=tiny.t5_tokenizer(),
+            controlnet=_trained(3, net),
+        )
+    )
+
+
+def animatediff() -> AnimateDiffControlNetPipeline:
+    """AnimateDiff on SD1.5, whose ControlNet sees the frames as so many pictures."""
+    still = tiny.sd15()
+    adapter = tiny.seeded(
+        2,
+        lambda: MotionAdapter(
+            block_out_channels=(8, 16),
+            motion_layers_per_block=1,
+            motion_norm_num_groups=4,
+            motion_num_attention_heads=2,
+            motion_max_seq_length=16,
+            use_motion_mid_block=False,
+        ),
+    )
+    unet = tiny.seeded(0, lambda: UNetMotionModel.from_unet2d(still.unet, adapter)).eval()
+    return tiny._quiet(
+        AnimateDiffControlNetPipeline(
+            vae=still.vae,
+            text_encoder=still.text_encoder,
+            tokenizer=still.tokenizer,
+            unet=unet,
+            motion_adapter=adapter,
+            controlnet=controlnet(still.unet),
+            scheduler=tiny.ddim(),
+        )
+    )
+
+
+def picture(seed: int = 7, *, count: int = 1) -> torch.Tensor:
+    """Control pictures [count, 3, 16, 16] from 0 to 1."""
+    return torch.rand(count, 3, 16, 16, generator=tiny.generator(seed))

@@ -1,0 +1,294 @@
+"""The command w2sd-vbench: what each verb prints, writes and refuses, and how it ends."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import vbench_stand_ins
+from tests.support.vbench_files import patterned, write_video
+from vbench_eval.commands import VERBS, build_parser, main
+from vbench_eval.progress import TerminalProgress
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "evaluate_vbench.py"
+NAMES = ("prompts", "score", "compare", "images", "doctor", "fetch")
+FLICKERING = ("--dimensions", "temporal_flickering", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_weights_and_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    for name in ("HF_HUB_CACHE", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """Folders of two methods, two videos each."""
+    for seed, method in enumerate(("strong", "w2sd")):
+        (tmp_path / "videos" / method).mkdir(parents=True)
+        for number, prompt in enumerate(("a cat", "a dog")):
+            write_video(tmp_path / "videos" / method / f"{prompt}-0.mp4", patterned(5, 32, 48, 2 * number + seed))
+    return tmp_path
+
+
+def score(made: Path, method: str = "w2sd", *words: str) -> int:
+    places = ("score", str(made / "videos" / method), "--output", str(made / "scores"))
+    return main([*places, *FLICKERING, *words])
+
+
+def report_of(made: Path, name: str = "w2sd") -> dict[str, Any]:
+    return json.loads((made / "scores" / f"{name}_report.json").read_text("utf-8"))
+
+
+def test_every_verb_has_a_help_with_examples_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [verb.__name__.rpartition(".")[2] for verb in VERBS] == list(NAMES)
+    for name in NAMES:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        said = capsys.readouterr().out
+        assert ended.value.code == 0
+        assert f"examples:\n  w2sd-vbench {name}" in said
+        assert max(map(len, said.splitlines())) <= 120
+
+
+def test_the_top_help_shows_the_whole_way_in_its_order(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    steps = ["w2sd-vbench prompts", "w2sd-video --prompts", "w2sd-vbench score", "w2sd-vbench compare"]
+    places = [said.index(step) for step in steps]
+    assert places == sorted(places)
+    assert "exit codes:" in said
+
+
+def test_every_example_in_a_help_is_one_that_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    taken = 0
+    for words in ([], *([name] for name in NAMES)):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        said = capsys.readouterr().out.replace("\\\n", " ")
+        for line in re.findall(r"^  w2sd-vbench (.*)$", said, re.MULTILINE):
+            example = re.split(r" {4,}(?!-)", line)[0]  # what follows is a remark
+            arguments = build_parser().parse_args(shlex.split(example))
+            assert callable(arguments.run), example
+            taken += 1
+    assert taken >= 20
+
+
+def test_the_makefile_runs_the_way_that_the_help_shows() -> None:
+    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ndemo-vbench: ")[2].partition("\n\n")[0]
+    steps = ["evaluate_vbench.py prompts", "generate_video.py --prompts", "evaluate_vbench.py score", "py compare"]
+    places = [recipe.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+REFUSED = {
+    "score": "no folder of videos is given",
+    "score nowhere": "nowhere",
+    "score empty": "holds no videos",
+    "score videos/w2sd --dimensions beauty": "'beauty'",
+    "score videos/w2sd --dimensions ,": "no dimension is named",
+    "score videos/w2sd --profile best": "--profile",
+    "score videos/w2sd --device gpu": "device is 'gpu'",
+    "score videos/w2sd --dtype float8": "float8",
+    "score videos/w2sd --workers 0": "at least 1",
+    "score videos/w2sd --backbone dino": "dimension=choice",
+    "score videos/w2sd --backbone temporal_flickering=dino": "only subject_consistency",
+    "score videos/w2sd --dimensions contrast --backbone subject_consistency=dino": "not scored",
+    "score videos/w2sd --manifest nowhere.json": "nowhere.json",
+    "score videos/w2sd --manifest videos/w2sd": "cannot be read",
+    "score videos/w2sd --prompt cat": "single video",
+    "score videos/w2sd --videos_path videos/w2sd": "given twice",
+    "score videos/w2sd --name a/b": "name",
+    "score videos/w2sd --imaging-mode widest": "imaging mode",
+    "score videos/w2sd --mode vbench_standard --suite nowhere": "nowhere",
+    "score videos/w2sd --best": "--best",
+    "compare nowhere": "two or more",
+    "compare nowhere nowhere": "nowhere",
+    "compare nowhere nowhere --level 2": "--level",
+    "prompts --suite nowhere": "nowhere",
+    "prompts --suite sample --num-prompts 13": "13",
+    "prompts --suite sample --dimensions contrast": "contrast",
+    "fetch mona_lisa --offline": "mona_lisa",
+    "": "VERB",
+    "dance": "dance",
+}
+
+
+def test_bad_input_is_refused_by_one_line_with_code_2_before_torch_is_loaded(made: Path) -> None:
+    (made / "empty").mkdir()
+    program = (
+        "import contextlib, io, json, shlex, sys\n"
+        "from vbench_eval.commands import main\n"
+        "answers = []\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    out, said = io.StringIO(), io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):\n"
+        "        code = main(shlex.split(words))\n"
+        "    answers.append((words, code, out.getvalue(), said.getvalue()))\n"
+        "print(json.dumps([answers, sorted({'torch', 'transformers', 'av'} & sys.modules.keys())]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(list(REFUSED))],
+        cwd=made,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers, loaded = json.loads(done.stdout)
+    assert loaded == []
+    for words, code, out, said in answers:
+        assert code == 2, words
+        assert said.startswith("error: ") and said.count("\n") == 1, words
+        assert REFUSED[words] in said, words
+        assert out == "", words
+    assert {path.name for path in made.iterdir()} == {"videos", "empty"}, "nothing was written"
+
+
+def test_json_is_one_object_on_standard_output_also_for_a_refusal(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(made, "w2sd", "--format", "json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["status"] == "done" and summary["exit_code"] == 0 and summary["videos"] == 2
+    assert summary["dimensions"]["temporal_flickering"]["aggregate"] == pytest.approx(
+        report_of(made)["dimensions"]["temporal_flickering"]["aggregate"]
+    )
+    assert all(Path(file).is_file() for file in summary["files"])
+    for words in (["score", "nowhere", "--format", "json"], ["score", "--format=json", "--best"]):
+        assert main(words) == 2
+        refusal = json.loads(capsys.readouterr().out)
+        assert refusal["status"] == "refused" and refusal["exit_code"] == 2 and refusal["error"]
+
+
+def test_code_1_says_that_the_report_lacks_something(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(made) == 0
+    (made / "videos" / "w2sd" / "broken-0.mp4").write_bytes(b"")
+    assert score(made) == 1
+    assert "incomplete: 1 of 3 videos could not be read" in capsys.readouterr().out
+    assert report_of(made)["dimensions"]["temporal_flickering"]["videos"] == 2
+    write_video(made / "videos" / "strong" / "a still-0.mp4", patterned(1, 32, 48))
+    assert score(made, "strong") == 1
+    assert "temporal_flickering has no value for 1 of 3 videos" in capsys.readouterr().out
+    only_unavailable = ("--dimensions", "subject_consistency", "--no-proxies", "--name", "bare")
+    assert score(made, "strong", *only_unavailable) == 1
+    assert "no dimension could be measured" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_is_there_and_writes_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(made, "w2sd", "--dry-run") == 0
+    assert "  2 videos of 48x32, 5 frames at 8 fps (0.625 s)\n" in capsys.readouterr().out
+    copy = made / "videos" / "w2sd" / "a copy-0.mp4"
+    copy.write_bytes((made / "videos" / "w2sd" / "a cat-0.mp4").read_bytes())
+    (made / "videos" / "w2sd" / "broken-0.mp4").write_bytes(b"")
+    assert score(made, "w2sd", "--dry-run", "--format", "json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["videos"] == 4 and report["formats"][0]["videos"] == 3
+    assert any("same content" in note for note in report["notes"])
+    assert any("cannot be read" in note and "broken-0.mp4" in note for note in report["notes"])
+    assert not (made / "scores").exists()
+
+
+def test_the_whole_way_from_prompts_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "demo"
+    sampled = ["prompts", "--suite", "sample", "--num-prompts", "3", "--samples", "1", "--output", str(home)]
+    assert main(sampled) == 0
+    prompts = (home / "prompts.txt").read_text("utf-8").splitlines()
+    assert len(prompts) == 3
+    for seed, method in enumerate(("strong", "w2sd")):
+        (home / "videos" / method).mkdir(parents=True)
+        for number, prompt in enumerate(prompts):
+            frames = patterned(5, 32, 48, 2 * number + seed)
+            write_video(home / "videos" / method / f"{prompt}-0.mp4", frames)
+        words = ["--manifest", str(home / "manifest.json"), "--output", str(home / "scores"), *FLICKERING]
+        assert main(["score", str(home / "videos" / method), *words]) == 0
+    capsys.readouterr()
+    reports = [str(home / "scores" / f"{method}_report.json") for method in ("strong", "w2sd")]
+    compared = ["compare", *reports, "--labels", "strong", "W2SD", "--draws", "100", "--output", str(home / "page")]
+    assert main([*compared, "--format", "json"]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert {"index.html", "table.md", "table.csv", "table.tex"} <= {Path(file).name for file in files.values()}
+    page = (home / "page" / "index.html").read_text("utf-8")
+    assert all(prompt in page for prompt in prompts) and "W2SD" in page
+
+
+def test_vbenchs_own_spellings_do_the_same(made: Path) -> None:
+    assert score(made) == 0
+    ours = report_of(made)
+    theirs = ["evaluate", "--videos_path", str(made / "videos" / "w2sd"), "--dimension", "temporal_flickering"]
+    rest = ["--output_path", str(made / "theirs"), "--mode", "custom_input", "--load_ckpt_from_local", "True"]
+    assert (
+        main([*theirs, *rest, "--ngpus", "1", "--imaging_quality_preprocessing_mode", "longer", "--device", "cpu"]) == 0
+    )
+    report = json.loads((made / "theirs" / "w2sd_report.json").read_text("utf-8"))
+    assert report["dimensions"] == ours["dimensions"]
+
+
+def test_a_prompt_may_be_told_for_a_video_or_for_each(made: Path) -> None:
+    video = made / "videos" / "w2sd" / "a cat-0.mp4"
+    words = ["--output", str(made / "scores"), *FLICKERING]
+    assert main(["score", str(video), "--prompt", 'a "cat", purring', "--name", "one", *words]) == 0
+    assert [one["prompt"] for one in report_of(made, "one")["videos"]] == ['a "cat", purring']
+    (made / "prompts.json").write_text(json.dumps({"a cat-0.mp4": "cats", "a dog-0.mp4": "dogs"}))
+    assert score(made, "w2sd", "--prompt_file", str(made / "prompts.json"), "--name", "each") == 0
+    assert [one["prompt"] for one in report_of(made, "each")["videos"]] == ["cats", "dogs"]
+
+
+def test_backbones_may_be_given_by_name(made: Path) -> None:
+    words = [word for name, choice in vbench_stand_ins.ALL.items() for word in ("--backbone", f"{name}={choice}")]
+    assert score(made, "w2sd", "--dimensions", "table12", *words) == 0
+    found = report_of(made)["dimensions"]
+    assert all(found[name]["status"] == "measured" for name in vbench_stand_ins.ALL)
+    assert found["dynamic_degree"]["backbone"]["id"] == "stand-in GreyDifference"
+
+
+def test_a_backbone_that_is_named_and_not_to_be_had_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--dimensions", "subject_consistency", "--offline")
+    assert score(made, "w2sd", *words) == 0, "its own weights may be missing"
+    assert score(made, "w2sd", *words, "--backbone", "subject_consistency=some/vit") == 2
+    assert "--backbone subject_consistency=some/vit" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "score", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()  # as `| head -0` does, before a word is written
+    complained = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    assert complained == b""
+
+
+def test_progress_is_quiet_but_for_failures_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet, expected in ((False, "note: look\nSKIPPED b.mp4: torn\n"), (True, "SKIPPED b.mp4: torn\n")):
+        progress = TerminalProgress(quiet=quiet)
+        progress.note("look")
+        progress.started(2, 0)
+        progress.finished("a.mp4", None)
+        progress.finished("b.mp4", "torn")
+        progress.close()
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == ("", expected)
+
+
+def test_a_terminal_sees_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = TerminalProgress()
+    progress.started(2, 1)
+    progress.finished("a.mp4", None)
+    progress.close()
+    said = capsys.readouterr().err
+    assert "in the journal already: 1; to go: 2" in said
+    assert "1/2" in said and "<" in said, "done, all, and the time left"

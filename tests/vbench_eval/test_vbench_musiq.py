@@ -1,0 +1,204 @@
+"""MUSIQ's module against the published names, and against a computation in plain loops with the mask it drops."""
+
+import math
+
+import pytest
+import torch
+
+from tests.support.musiq_by_hand import musiq_by_hand
+from vbench_eval.backbones.musiq import Musiq, MusiqSizes
+from vbench_eval.backbones.musiq_patches import hashed_positions, pad_same, same_padding, tokens
+from vbench_eval.backbones.musiq_scoring import MusiqScorer, load_musiq
+from vbench_eval.errors import UserError
+
+SMALL = MusiqSizes(hidden=24, mlp=48, heads=2, layers=2, longer_sides=(64, 160))
+# Numbers of order 1; sums may be taken in another order where tensors lie otherwise in memory.
+ROUNDING = 100 * torch.finfo(torch.float32).eps
+ORIGIN = {"id": "musiq", "licence": "none"}
+
+
+def published_names() -> dict[str, tuple[int, ...]]:
+    """The names and shapes of musiq_spaq_ckpt-358bb6af.pth, written down from the description of the network."""
+    names: dict[str, tuple[int, ...]] = {"conv_root.weight": (64, 3, 7, 7)}
+    for conv, norm, outputs, inputs, size in (
+        ("conv1", "gn1", 64, 64, 1),
+        ("conv2", "gn2", 64, 64, 3),
+        ("conv3", "gn3", 256, 64, 1),
+        ("conv_proj", "gn_proj", 256, 64, 1),
+    ):
+        names[f"block1.{conv}.weight"] = (outputs, inputs, size, size)
+        names |= {f"block1.{norm}.{kind}": (outputs,) for kind in ("weight", "bias")}
+    names |= {f"gn_root.{kind}": (64,) for kind in ("weight", "bias")}
+
+    def linear(name: str, outputs: int, inputs: int) -> None:
+        names[f"{name}.weight"], names[f"{name}.bias"] = (outputs, inputs), (outputs,)
+
+    linear("embedding", 384, 16384)
+    linear("head", 1, 384)
+    at = "transformer_encoder"
+    names[f"{at}.posembed_input.position_emb"] = (1, 100, 384)
+    names[f"{at}.scaleembed_input.scale_emb"] = (3, 384)
+    names[f"{at}.cls"] = (1, 1, 384)
+    names |= {f"{at}.encoder_norm.{kind}": (384,) for kind in ("weight", "bias")}
+    for i in range(14):
+        block = f"{at}.transformer.encoderblock_{i}"
+        names |= {f"{block}.{norm}.{kind}": (384,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+        for part in ("query", "key", "value", "out"):
+            linear(f"{block}.attention.{part}", 384, 384)
+        linear(f"{block}.mlp.fc1", 1152, 384)
+        linear(f"{block}.mlp.fc2", 384, 1152)
+    return names
+
+
+def small(seed: int = 0) -> Musiq:
+    network, generator = Musiq(SMALL), torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        value = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() > 1 and "emb" not in name.rpartition(".")[2] and not name.endswith("cls"):
+            value /= math.prod(parameter.shape[1:]) ** 0.5
+        elif name.endswith("weight"):
+            value = 1 + 0.2 * value
+        parameter.data = value
+    return network.eval().requires_grad_(False)
+
+
+def video(frames: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (frames, height, width, 3), generator=generator, dtype=torch.uint8)
+
+
+def test_the_published_file_has_the_names_and_shapes_of_the_module() -> None:
+    with torch.device("meta"):
+        module = Musiq()
+    assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == published_names()
+    assert 27.0e6 < sum(parameter.numel() for parameter in module.parameters()) < 27.5e6  # "27M", a file of 109 MB
+
+
+@pytest.mark.parametrize("wrapping", [None, "params", "state_dict"])
+def test_a_file_with_published_names_loads_and_gives_the_modules_ratings(tmp_path, wrapping) -> None:
+    network, path = small(), tmp_path / "musiq.pth"
+    torch.save({wrapping: network.state_dict()} if wrapping else network.state_dict(), path)
+    scorer = load_musiq(path, antialias=False, sizes=SMALL)
+    frames = video(2, 40, 40)
+    expected = network(frames.permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(scorer.score(frames), expected, rtol=0, atol=ROUNDING)
+    assert (scorer.low, scorer.high) == (0, 100)
+    found = scorer.provenance()
+    assert found["id"] == "musiq_spaq" and found["mode"] == "longer" and found["commercial_ok"] is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "renamed", "extra", "shape"])
+def test_a_file_of_another_network_is_refused_by_the_names_of_its_keys(tmp_path, damage) -> None:
+    state = dict(small().state_dict())
+    if damage == "missing":
+        del state["head.bias"]
+    elif damage == "renamed":
+        state["head.0.bias"] = state.pop("head.bias")  # as in the AVA file, whose head rates in ten steps
+    elif damage == "extra":
+        state["head.scale"] = torch.zeros(1)
+    else:
+        state["head.weight"] = torch.zeros(10, 24)
+    path = tmp_path / "musiq.pth"
+    torch.save(state, path)
+    with pytest.raises(UserError) as error:
+        load_musiq(path, antialias=False, sizes=SMALL)
+    told = {
+        "missing": ["missing: head.bias"],
+        "renamed": ["missing: head.bias", "not known: head.0.bias"],
+        "extra": ["not known: head.scale"],
+        "shape": ["head.weight is [10, 24], not [1, 24]"],
+    }[damage]
+    assert all(part in str(error.value) for part in told), error.value
+
+
+@pytest.fixture(scope="module")
+def rated() -> tuple[Musiq, torch.Tensor, float]:
+    # Oblong and odd: 40x91 becomes 28x64 (1x2 of 4 patches) and 70x160 (3x5 of 25), and itself is 2x3 patches.
+    network = small(seed=3)
+    frame = video(1, 40, 91, seed=7)[0].permute(2, 0, 1).double() / 255
+    return network, frame, musiq_by_hand(network, frame)
+
+
+def test_rating_equals_the_step_by_step_computation_with_the_published_mask(rated) -> None:
+    network, frame, expected = rated
+    found = float(network.double()(frame[None]))
+    network.float()
+    # In double precision both differ by roundings alone; the positions, whole numbers, are exact.
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert abs(expected) > 0.1
+
+
+def test_scorer_rates_frames_one_by_one_as_in_batches_and_repeats_bit_for_bit() -> None:
+    scorer = MusiqScorer(small(), provenance=ORIGIN, antialias=False)
+    frames = video(5, 48, 33)
+    together = scorer.score(frames)
+    assert together.shape == (5,) and together.dtype == torch.float32 and together.std() > 0
+    assert torch.equal(together, scorer.score(frames))
+    alone = torch.cat([scorer.score(frame[None]) for frame in frames])
+    # One matrix product over more rows may be summed in another order: roundings of float32 numbers of order 1
+    torch.testing.assert_close(together, alone, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads"), [(32, 7, 2, (2, 3)), (16, 3, 2, (0, 1)), (8, 3, 1, (1, 1))]
+)
+def test_same_padding_puts_the_odd_pixel_after(size, kernel, stride, pads) -> None:
+    assert same_padding(size, kernel, stride) == pads
+    assert pad_same(torch.ones(1, size, size), kernel, stride).shape[-1] == size + sum(pads)
+
+
+def test_positions_are_the_cells_of_a_grid_of_ten_stretched_over_the_patches() -> None:
+    for rows in range(1, 17):  # 512 pixels are 16 patches
+        for columns in range(1, 17):
+            expected = [
+                row * 10 // rows * 10 + column * 10 // columns for row in range(rows) for column in range(columns)
+            ]
+            assert hashed_positions(rows, columns).tolist() == expected
+
+
+def test_tokens_of_three_scales_in_order_without_padding() -> None:
+    patches, positions, scales = tokens(torch.zeros(2, 3, 288, 512))
+    # 126x224, 216x384, 288x512: 4x7, 7x12 and 9x16 patches
+    assert patches.shape == (2, 28 + 84 + 144, 3, 32, 32)
+    assert scales.tolist() == [0] * 28 + [1] * 84 + [2] * 144
+    assert len(positions) == len(scales)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("longer", (288, 512)), ("shorter", (512, 910)), ("shorter_centercrop", (512, 512)), ("None", (720, 1280))],
+)
+def test_preparing_takes_vbenchs_sizes(mode, expected) -> None:
+    scorer = MusiqScorer(small(), provenance=ORIGIN, antialias=False, mode=mode)
+    assert scorer.prepare(torch.zeros(1, 720, 1280, 3, dtype=torch.uint8)).shape[-2:] == expected
+
+
+def test_small_frames_are_prepared_by_division_alone() -> None:
+    frames = video(1, 100, 90)
+    scorer = MusiqScorer(small(), provenance=ORIGIN, antialias=False)
+    assert torch.equal(scorer.prepare(frames), frames.permute(0, 3, 1, 2).float() / 255)
+
+
+def test_antialiasing_is_what_the_profile_says() -> None:
+    frames = torch.zeros(1, 1024, 1024, 3, dtype=torch.uint8)
+    frames[:, :, 1::4] = frames[:, :, 2::4] = 255  # columns 0 255 255 0: the two taps of every second pixel say 127.5
+    plain, filtered = (MusiqScorer(small(), provenance=ORIGIN, antialias=way).prepare(frames) for way in (False, True))
+    torch.testing.assert_close(plain, torch.full_like(plain, 0.5), rtol=0, atol=1e-6)
+    assert plain.shape == filtered.shape and not torch.equal(plain, filtered)
+
+
+def test_an_unknown_mode_is_refused_by_the_modes_there_are() -> None:
+    with pytest.raises(UserError, match=r"longest.*longer, shorter, shorter_centercrop, None"):
+        MusiqScorer(small(), provenance=ORIGIN, antialias=False, mode="longest")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_rates_nearly_as_float32(tmp_path, dtype) -> None:
+    path = tmp_path / "musiq.pth"
+    torch.save(small().state_dict(), path)
+    frames = video(2, 32, 32)
+    full, half = (
+        load_musiq(path, antialias=False, sizes=SMALL, dtype=number).score(frames) for number in (None, dtype)
+    )
+    assert half.dtype == torch.float32
+    assert (half - full).abs().max() < 8 * torch.finfo(getattr(torch, dtype)).eps

@@ -1,0 +1,271 @@
+"""The result files are VBench's, key by key."""
+
+import json
+import math
+import os
+import random
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from tests.support.written_results import CUT, STAMP, load, measured, records, write
+from vbench_eval.dimensions import Measured
+from vbench_eval.errors import UserError
+from vbench_eval.manifest import sample
+from vbench_eval.results import (
+    VideoRecord,
+    check_name,
+    default_name,
+    read_report,
+)
+from vbench_eval.strict_json import cleaned, write_json, write_text
+from vbench_eval.suite import read_suite
+
+
+def test_eval_results_hold_vbenchs_keys_and_no_others(tmp_path):
+    found = load(write(tmp_path).eval_results)
+    a, b = os.path.join("videos/w2sd", "a-0.mp4"), os.path.join("videos/w2sd", "b-0.mp4")
+    assert found == {
+        "subject_consistency": [
+            pytest.approx((15 * 0.9 + 3 * 0.5) / 18),
+            [{"video_path": a, "video_results": 0.9}, {"video_path": b, "video_results": 0.5}],
+        ],
+        "background_consistency": [
+            pytest.approx((15 * 0.9 + 3 * 0.5) / 18),
+            [
+                {"video_path": a, "video_results": 0.9, "video_sim": pytest.approx(13.5), "cnt_per_video": 15},
+                {"video_path": b, "video_results": 0.5, "video_sim": 1.5, "cnt_per_video": 3},
+            ],
+        ],
+        "dynamic_degree": [
+            0.5,
+            [{"video_path": a, "video_results": True}, {"video_path": b, "video_results": False}],
+        ],
+        "imaging_quality": [
+            pytest.approx(0.52),
+            [{"video_path": a, "video_results": 64.0}, {"video_path": b, "video_results": 40.0}],
+        ],
+    }
+    assert [type(entry["video_results"]) for entry in found["dynamic_degree"][1]] == [bool, bool]
+    assert list(found["background_consistency"][1][0]) == ["video_path", "video_results", "video_sim", "cnt_per_video"]
+
+
+def test_the_files_are_named_and_laid_out_as_by_vbench(tmp_path):
+    written = write(tmp_path, [VideoRecord("façade-0.mp4", "façade", 0, {}, measured())])
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "run_eval_results.json",
+        "run_full_info.json",
+        "run_report.json",
+    ]
+    for path in (written.eval_results, written.full_info):
+        text = path.read_bytes().decode("ascii")  # its names are escaped
+        assert text == json.dumps(json.loads(text), indent=4)
+        assert "fa\\u00e7ade" in text
+    assert "façade" in written.report_file.read_text(encoding="utf-8")  # ours is for people
+
+
+def test_full_info_of_custom_videos_names_prompt_dimensions_and_one_path_each(tmp_path):
+    nameless = VideoRecord("c d-7.mp4", None, None, {}, {}, "empty file")
+    assert load(write(tmp_path, [*records(), nameless]).full_info) == [
+        {"prompt_en": "a", "dimension": list(CUT), "video_list": [os.path.join("videos/w2sd", "a-0.mp4")]},
+        {"prompt_en": "b", "dimension": list(CUT), "video_list": [os.path.join("videos/w2sd", "b-0.mp4")]},
+        {"prompt_en": "c d", "dimension": list(CUT), "video_list": [os.path.join("videos/w2sd", "c d-7.mp4")]},
+    ]
+
+
+def test_full_info_of_the_standard_suite_is_its_entries_with_the_videos_found(tmp_path):
+    suite = read_suite("sample")
+    manifest = sample(suite, ["scene", "imaging_quality"])
+    given = [
+        VideoRecord(f"{prompt}-{index}.mp4", prompt, index, {}, measured())
+        for prompt in ("a yellow square moving right", "a cyan ring moving up", "a red ring moving left")
+        for index in (10, 1, 0)
+    ]
+    found = load(
+        write(tmp_path, given, mode="vbench_standard", manifest=manifest, dimensions={"imaging_quality": {}}).full_info
+    )
+    with_video_list = [
+        {**entry, "video_list": [f"videos/w2sd/{entry['prompt_en']}-{index}.mp4" for index in indices]}
+        for prompt in suite.prompts
+        if "imaging_quality" in prompt.dimensions
+        for entry in prompt.entries
+        for indices in [(0, 1) if entry["prompt_en"] == "a cyan ring moving up" else ()]
+    ]
+    # the scene's prompts are in it because background_consistency was measured
+    scene = [entry for entry in found if "scene" in entry["dimension"]]
+    assert [entry for entry in found if entry not in scene] == with_video_list
+    assert scene[0]["video_list"] == [f"videos/w2sd/a yellow square moving right-{index}.mp4" for index in (0, 1)]
+    assert scene[0]["auxiliary_info"] == {"scene": {"scene": {"scene": "dark ground"}}}
+
+
+def test_the_video_list_of_an_entry_is_in_the_order_of_the_indices(tmp_path):
+    manifest = sample(read_suite("sample"), ["imaging_quality"])
+    prompt = manifest.prompts[0].prompt
+    given = [VideoRecord(name, prompt, index, {}, measured()) for name, index in (("b.mp4", 0), ("a.mp4", 1))]
+    found = load(write(tmp_path, given, mode="vbench_standard", manifest=manifest).full_info)
+    assert found[0]["video_list"] == [os.path.join("videos/w2sd", name) for name in ("b.mp4", "a.mp4")]
+
+
+def test_in_standard_mode_a_video_counts_for_its_own_dimensions_and_the_first_five_indices(tmp_path):
+    manifest = sample(read_suite("sample"))
+    given = [
+        VideoRecord("a cyan ring moving up-0.mp4", "a cyan ring moving up", 0, {}, measured(quality=80.0)),
+        VideoRecord("a cyan ring moving up-5.mp4", "a cyan ring moving up", 5, {}, measured(quality=10.0)),
+        VideoRecord("a red ring moving left-0.mp4", "a red ring moving left", 0, {}, measured(quality=20.0)),
+        VideoRecord("surplus-0.mp4", "surplus", 0, {}, measured(quality=30.0)),
+    ]
+    written = write(tmp_path, given, mode="vbench_standard", manifest=manifest)
+    aggregate, entries = load(written.eval_results)["imaging_quality"]
+    assert aggregate == 0.8 and [entry["video_path"] for entry in entries] == [
+        os.path.join("videos/w2sd", "a cyan ring moving up-0.mp4")
+    ]
+    assert [entry["video_path"] for entry in load(written.eval_results)["dynamic_degree"][1]] == [
+        os.path.join("videos/w2sd", "a red ring moving left-0.mp4")
+    ]
+    assert "background_consistency" not in load(written.eval_results)
+    assert len(load(written.report_file)["videos"]) == 4
+
+
+def test_the_files_do_not_depend_on_the_order_in_which_videos_were_finished(tmp_path):
+    given = [
+        VideoRecord(f"{n}.mp4", str(n), 0, {}, measured(n + 1, 0.7 / (n + 1), n % 2 == 0, 10 / 3 * n)) for n in range(9)
+    ]
+    first = write(tmp_path / "first", given)
+    random.Random(0).shuffle(given)
+    second = write(tmp_path / "second", given)
+    for name in ("eval_results", "full_info", "report_file"):
+        assert getattr(first, name).read_bytes() == getattr(second, name).read_bytes()
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan")])
+def test_a_number_that_is_none_becomes_null_with_a_reason(tmp_path, number):
+    broken = {**measured(), "imaging_quality": Measured(number, number).as_json()}
+    given = [VideoRecord("a-0.mp4", "a", 0, {"fps": number, "colour": {"x": [number]}}, broken), records()[0]]
+    written = write(tmp_path, given, stamp={**STAMP, "seconds": number})
+    aggregate, entries = load(written.eval_results)["imaging_quality"]
+    assert aggregate == pytest.approx(0.4)  # of the other video alone
+    assert [entry["video_results"] for entry in entries] == [None, 40.0]
+    report = load(written.report_file)
+    assert report["videos"][0]["measured"]["imaging_quality"]["reason"].startswith("imaging_quality.value was ")
+    assert report["videos"][0]["info"] == {"fps": None, "colour": {"x": [None]}}
+    assert report["dimensions"]["imaging_quality"]["videos"] == 1
+    assert report["not_finite"] == [f"stamp.seconds was {float(number)}"]
+
+
+def test_a_dimension_without_any_value_is_in_the_report_with_its_reason_and_nowhere_else(tmp_path):
+    one_frame = Measured(None, None, reason="it has one frame").as_json()
+    given = [VideoRecord("a-0.mp4", "a", 0, {}, {"subject_consistency": one_frame})]
+    lacking = {"status": "unavailable", "reason": "amt-s.pth is missing", "backbone": None}
+    written = write(tmp_path, given, dimensions={"subject_consistency": {}, "motion_smoothness": lacking})
+    assert load(written.eval_results) == {}
+    report = load(written.report_file)
+    assert report["dimensions"]["motion_smoothness"] == {
+        **lacking,
+        "aggregate": None,
+        "rule": "mean over videos",
+        "videos": 0,
+    }
+    assert report["dimensions"]["subject_consistency"]["aggregate"] is None
+    assert report["videos"][0]["measured"]["subject_consistency"]["reason"] == "it has one frame"
+
+
+def test_proxies_stay_out_of_eval_results_unless_they_stand_in_and_then_say_so(tmp_path):
+    proxy = Measured(0.97, 0.97, extras={"backbone": "proxy:interp_smoothness_linear", "note": 1}).as_json()
+    given = [VideoRecord("a-0.mp4", "a", 0, {}, {**measured(), "motion_smoothness": proxy})]
+    written = write(tmp_path, given)
+    found = load(written.eval_results)
+    assert "frozen_frames" not in found
+    assert found["motion_smoothness"][1] == [
+        {
+            "video_path": os.path.join("videos/w2sd", "a-0.mp4"),
+            "video_results": 0.97,
+            "backbone": "proxy:interp_smoothness_linear",
+        }
+    ]
+    report = load(written.report_file)
+    assert report["dimensions"]["frozen_frames"]["aggregate"] == 0.25
+    assert "motion_smoothness" in report["scores"]["quality"]["missing"]
+    assert "motion_smoothness" not in report["scores"]["normalised"]
+
+
+def test_videos_that_could_not_be_read_are_listed_with_their_reason_and_change_no_number(tmp_path):
+    bad = VideoRecord("0 bad-0.mp4", "0 bad", 0, {}, {}, "it holds no frame")
+    with_bad = load(write(tmp_path / "with", [*records(), bad]).eval_results)
+    assert with_bad == load(write(tmp_path / "without").eval_results)
+    report = load(tmp_path / "with" / "run_report.json")
+    assert report["skipped"] == [{"path": "0 bad-0.mp4", "reason": "it holds no frame"}]
+
+
+def test_the_report_says_what_the_numbers_depend_on_and_labels_partial_scores(tmp_path):
+    written = write(tmp_path, dimensions={"imaging_quality": {"status": "measured", "backbone": {"sha256": "abc"}}})
+    report = load(written.report_file)
+    assert (report["profile"], report["folder"], report["mode"]) == ("vbench", "videos/w2sd", "custom_input")
+    assert report["stamp"] == STAMP
+    assert report["dimensions"]["imaging_quality"]["backbone"] == {"sha256": "abc"}
+    assert report["dimensions"]["subject_consistency"]["rule"] == "mean over pairs of frames"
+    quality = report["scores"]["quality"]
+    consistency = (15 * 0.9 + 3 * 0.5) / 18
+    by_hand = ((consistency - 0.1462) / 0.8538 + (consistency - 0.2615) / 0.7385 + 0.5 * 0.5 + 0.52) / 3.5
+    assert quality["value"] == pytest.approx(by_hand) and quality["label"] == "quality score over 4 of 7 (partial)"
+    assert report["scores"]["total"]["value"] is None
+    assert report == read_report(tmp_path) == written.report
+
+
+def test_a_record_survives_its_json():
+    record = VideoRecord("a-0.mp4", "a", 0, {"fps": 8.0}, measured(), None, {"seed": 3})
+    assert VideoRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "results_2026-01-01-10:00:00", ".hidden", "a\nb", " a", "a\\b"])
+def test_a_name_that_cannot_begin_a_file_name_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="the run's name"):
+        check_name(name)
+
+
+def test_the_name_of_a_run_is_vbenchs_without_colons():
+    name = default_name(datetime(2026, 3, 4, 5, 6, 7))
+    assert check_name(name) == name == "results_2026-03-04-05-06-07"
+
+
+def test_standard_mode_needs_to_know_the_prompts_and_every_run_its_profile(tmp_path):
+    with pytest.raises(UserError, match="vbench_standard with a prompt suite or manifest"):
+        write(tmp_path, mode="vbench_standard")
+    with pytest.raises(UserError, match="mode is 'vbench_category'"):
+        write(tmp_path, mode="vbench_category")
+    with pytest.raises(UserError, match="names no profile"):
+        write(tmp_path, stamp={})
+    with pytest.raises(UserError, match="profile is 'exact'"):
+        write(tmp_path, stamp={"profile": "exact"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1} and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"new": math.nan})
+    assert json.loads(path.read_text()) == {"old": 1} and list(tmp_path.iterdir()) == [path]
+    write_text(path, "ü\n")
+    assert path.read_bytes() == b"\xc3\xbc\n"
+
+
+def test_cleaning_keeps_json_as_it_is_and_names_the_place_of_what_is_not():
+    plain = {"a": [1, 2.5, True, None, "x", {"b": []}]}
+    assert cleaned(plain) == (plain, [])
+    assert cleaned({"a": (np.float32(0.5), np.int64(3), np.bool_(True), math.nan)}) == (
+        {"a": [0.5, 3, True, None]},
+        ["a[3] was nan"],
+    )
+    assert type(cleaned(np.bool_(True))[0]) is bool
+    with pytest.raises(TypeError, match=r"a\.b is set"):
+        cleaned({"a": {"b": {1}}})

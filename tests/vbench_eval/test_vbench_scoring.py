@@ -1,0 +1,330 @@
+"""Folders are scored whole: one decode per video, nothing fatal, nothing twice, whoever does it and however it ends."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.support import vbench_stand_ins
+from tests.support.vbench_files import Frames, moving_square, patterned, write_pictures, write_video
+from vbench_eval import evaluate_frames, one_pass, score_folder, scoring, videos
+from vbench_eval.dimensions import OFFICIAL
+from vbench_eval.errors import UserError
+from vbench_eval.proxies import OFFICIAL_STAND_INS, PROXIES
+from vbench_eval.results import Written
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("_eval_results.json", "_full_info.json", "_report.json")
+
+
+@pytest.fixture(autouse=True)
+def no_weights_and_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    for name in ("HF_HUB_CACHE", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def frames(seed: int, count: int = 5) -> Frames:
+    return patterned(count, 32, 48, seed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "videos" / "w2sd"
+    made.mkdir(parents=True)
+    for number, prompt in enumerate(("a cat", "a dog", "a fox", "an owl")):
+        write_video(made / f"{prompt}-0.mp4", frames(number))
+    return made
+
+
+def scored(folder: Path, output: Path, **settings: Any) -> Written:
+    settings = {"dimensions": "temporal_flickering", "device": "cpu", "proxies": False, **settings}
+    written = score_folder(folder, output=output, **settings)
+    assert written is not None
+    return written
+
+
+def values(written: Written, dimension: str = "temporal_flickering") -> dict[str, Any]:
+    return {video["path"]: video["measured"].get(dimension, {}).get("value") for video in written.report["videos"]}
+
+
+def contents(output: Path, name: str = "w2sd") -> dict[str, bytes]:
+    return {suffix: (output / f"{name}{suffix}").read_bytes() for suffix in FILES}
+
+
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a video was decoded again")
+
+    monkeypatch.setattr(one_pass, "measure", refuse)
+
+
+def test_every_video_is_decoded_once_for_all_dimensions(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    decoded: list[str] = []
+    real = videos.VideoFile.chunks
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        decoded.append(Path(self.info.path).name)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(videos.VideoFile, "chunks", counted)
+    written = scored(folder, tmp_path, dimensions="all,proxies", backbones=vbench_stand_ins.ALL)
+    assert sorted(decoded) == ["a cat-0.mp4", "a dog-0.mp4", "a fox-0.mp4", "an owl-0.mp4"]
+    measured = written.report["videos"][0]["measured"]
+    assert set(measured) == {*OFFICIAL, *PROXIES}
+    assert all(facts["value"] is not None for facts in measured.values())
+
+
+def test_together_and_one_by_one_give_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    together = scored(folder, tmp_path / "all", dimensions="all,proxies", backbones=vbench_stand_ins.ALL)
+    for name in (*OFFICIAL, "pixel_consistency", "flow_dynamic", "warp_error"):
+        choice = {name: vbench_stand_ins.ALL[name]} if name in vbench_stand_ins.ALL else {}
+        alone = scored(folder, tmp_path / name, dimensions=name, backbones=choice)
+        assert values(alone, name) == values(together, name)
+
+
+def test_a_bad_video_is_recorded_with_its_reason_and_the_others_are_scored(folder: Path, tmp_path: Path) -> None:
+    whole = values(scored(folder, tmp_path / "whole"))
+    (folder / "broken-0.mp4").write_bytes(b"no video")
+    (folder / "empty-0.mp4").write_bytes(b"")
+    cut = (folder / "a cat-0.mp4").read_bytes()
+    (folder / "cut-0.mp4").write_bytes(cut[: len(cut) // 2])
+    report = scored(folder, tmp_path / "with").report
+    assert {video["path"] for video in report["skipped"]} == {"broken-0.mp4", "empty-0.mp4", "cut-0.mp4"}
+    assert all(video["reason"] for video in report["skipped"])
+    found = {video["path"]: video["measured"] for video in report["videos"]}
+    assert {path: found[path]["temporal_flickering"]["value"] for path in whole} == whole
+    assert report["dimensions"]["temporal_flickering"]["videos"] == 4
+    assert any("3 videos cannot be read" in note for note in report["notes"])
+
+
+def test_a_second_run_decodes_nothing_and_writes_the_same_files(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    scored(folder, tmp_path)
+    before = contents(tmp_path)
+    forbid_decoding(monkeypatch)
+    scored(folder, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_dimension_more_measures_only_that_one(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    scored(folder, tmp_path)
+    asked: list[set[str]] = []
+    real = one_pass.measure
+
+    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
+        asked.append(set(dimensions))
+        return real(video, dimensions, **options)
+
+    monkeypatch.setattr(one_pass, "measure", recorded)
+    written = scored(folder, tmp_path, dimensions="temporal_flickering,contrast")
+    assert asked == [{"contrast"}] * 4
+    assert set(written.report["videos"][0]["measured"]) == {"temporal_flickering", "contrast", "frozen_frames"}
+
+
+def test_a_changed_file_and_only_that_one_is_scored_again(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    before = values(scored(folder, tmp_path))
+    write_video(folder / "a dog-0.mp4", moving_square(7, 2, height=32, width=48))
+    os.utime(folder / "a dog-0.mp4", ns=(1, 1))
+    scored_again: list[str] = []
+    real = one_pass.measure
+
+    def recorded(video: Any, *arguments: Any, **options: Any) -> Any:
+        scored_again.append(Path(video.info.path).name)
+        return real(video, *arguments, **options)
+
+    monkeypatch.setattr(one_pass, "measure", recorded)
+    after = values(scored(folder, tmp_path))
+    assert scored_again == ["a dog-0.mp4"]
+    assert {path for path in after if after[path] != before[path]} == {"a dog-0.mp4"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"profile": "fixed"},
+        {"dtype": "float16"},
+        {"backbones": {"subject_consistency": "tests.support.vbench_stand_ins:slow"}},
+    ],
+)
+def test_other_settings_never_take_values_from_the_journal(
+    folder: Path, tmp_path: Path, monkeypatch: Any, change: dict[str, Any]
+) -> None:
+    backbones = {"subject_consistency": "tests.support.vbench_stand_ins:encoder"}
+    scored(folder, tmp_path, dimensions="subject_consistency", backbones=backbones)
+    asked: list[set[str]] = []
+    real = one_pass.measure
+
+    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
+        asked.append(set(dimensions))
+        return real(video, dimensions, **options)
+
+    monkeypatch.setattr(one_pass, "measure", recorded)
+    scored(folder, tmp_path, **{"dimensions": "subject_consistency", "backbones": backbones, **change})
+    assert len(asked) == 4
+    assert all("subject_consistency" in names for names in asked)
+
+
+def test_a_dimension_that_fails_by_accident_is_tried_again_and_costs_no_other(
+    folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    write_video(folder / "the dark-0.mp4", np.full((4, 32, 48, 3), 10, np.uint8))
+    settings: dict[str, Any] = {
+        "dimensions": "temporal_flickering,aesthetic_quality",
+        "backbones": {"aesthetic_quality": "tests.support.vbench_stand_ins:failing"},
+    }
+    monkeypatch.setenv("STAND_IN_FAILS_BELOW", "50")
+    first = scored(folder, tmp_path, **settings)
+    dark = next(video for video in first.report["videos"] if video["path"].startswith("the dark"))
+    assert dark["error"] is None
+    assert dark["measured"]["temporal_flickering"]["value"] == 1.0
+    assert dark["measured"]["aesthetic_quality"]["value"] is None
+    assert "out of memory" in dark["measured"]["aesthetic_quality"]["reason"]
+    monkeypatch.setenv("STAND_IN_FAILS_BELOW", "0")
+    again = values(scored(folder, tmp_path, **settings), "aesthetic_quality")
+    assert again["the dark-0.mp4"] is not None
+    assert all(value is not None for value in again.values())
+
+
+def test_without_weights_a_dimension_is_unavailable_and_has_proxies_beside_it(folder: Path, tmp_path: Path) -> None:
+    written = scored(folder, tmp_path, dimensions="all", proxies=True)
+    report = written.report
+    unavailable = {name for name, facts in report["dimensions"].items() if facts["status"] == "unavailable"}
+    assert unavailable == set(OFFICIAL) - {"temporal_flickering"}
+    for name in unavailable:
+        facts = report["dimensions"][name]
+        assert facts["aggregate"] is None and facts["videos"] == 0
+        assert facts["reason"] and facts["stand_in"] == OFFICIAL_STAND_INS.get(name)
+        assert all(name not in video["measured"] for video in report["videos"])
+    assert set(OFFICIAL_STAND_INS.values()) <= set(report["videos"][0]["measured"])
+    assert set(json.loads(written.eval_results.read_text())) == {"temporal_flickering"}
+    assert report["scores"]["quality"]["present"] == ["temporal_flickering"]
+
+
+def test_a_proxy_stands_under_the_official_name_only_if_allowed_and_then_marked(folder: Path, tmp_path: Path) -> None:
+    written = scored(folder, tmp_path, dimensions="all", allow_proxy=True)
+    results = json.loads(written.eval_results.read_text())
+    assert set(results) == {"temporal_flickering", *OFFICIAL_STAND_INS}
+    for name, proxy in OFFICIAL_STAND_INS.items():
+        assert all(video["backbone"] == f"proxy:{proxy}" for video in results[name][1])
+        assert values(written, name) == values(written, proxy)
+    assert all("backbone" not in video for video in results["temporal_flickering"][1])
+    assert written.report["scores"]["quality"]["present"] == ["temporal_flickering"], "no score is made of proxies"
+
+
+def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder: Path, tmp_path: Path) -> None:
+    suite = [
+        {"prompt_en": "a cat", "dimension": ["temporal_flickering"]},
+        {"prompt_en": "a dog", "dimension": ["subject_consistency", "temporal_flickering"]},
+        {"prompt_en": "a fox", "dimension": ["subject_consistency"]},
+        {"prompt_en": "a bee", "dimension": ["scene"]},
+    ]
+    (tmp_path / "suite.json").write_text(json.dumps(suite))
+    written = scored(
+        folder,
+        tmp_path,
+        dimensions="temporal_flickering,subject_consistency",
+        backbones={"subject_consistency": "tests.support.vbench_stand_ins:encoder"},
+        mode="vbench_standard",
+        suite=tmp_path / "suite.json",
+    )
+    measured = {video["prompt"]: set(video["measured"]) - {"frozen_frames"} for video in written.report["videos"]}
+    assert measured == {
+        "a cat": {"temporal_flickering"},
+        "a dog": {"temporal_flickering", "subject_consistency"},
+        "a fox": {"subject_consistency"},
+    }
+    assert written.report["completeness"]["expected"] == 3 * 5, "the prompts of these dimensions, five of each"
+    info = json.loads(written.full_info.read_text())
+    assert [entry["prompt_en"] for entry in info] == ["a cat", "a dog", "a fox"]
+    assert info[0]["video_list"] == [os.path.join(folder, "a cat-0.mp4")]
+
+
+def test_frames_in_memory_score_as_the_same_frames_on_disk(tmp_path: Path) -> None:
+    moving = moving_square(6, 3, height=32, width=48)
+    write_pictures(tmp_path / "videos" / "a square-0", moving)
+    stored = scored(tmp_path / "videos", tmp_path, dimensions="all,contrast", backbones=vbench_stand_ins.ALL)
+    expected = stored.report["videos"][0]["measured"]
+    forms: tuple[Any, ...] = (
+        [Image.fromarray(frame) for frame in moving],
+        moving,
+        torch.from_numpy(moving),
+        moving.astype(np.float32) / 255,
+    )
+    for given in forms:
+        found = evaluate_frames(
+            given, fps=8, dimensions="all,contrast", backbones=vbench_stand_ins.ALL, device="cpu", proxies=False
+        )
+        assert found["error"] is None
+        assert {name: facts["value"] for name, facts in found["measured"].items()} == {
+            name: facts["value"] for name, facts in expected.items()
+        }
+
+
+def test_frames_in_memory_without_weights_say_what_is_unavailable() -> None:
+    found = evaluate_frames(moving_square(6, 3), dimensions="table12", device="cpu")
+    assert set(found["unavailable"]) == set(OFFICIAL[:6])
+    assert "pixel_consistency" in found["measured"]
+    assert not set(OFFICIAL) & set(found["measured"])
+
+
+def test_a_report_says_what_made_its_numbers(folder: Path, tmp_path: Path) -> None:
+    stamp = scored(folder, tmp_path, backbones={}).report["stamp"]
+    assert stamp["profile"]["name"] == "vbench"
+    assert stamp["device"] == "cpu" and stamp["dtype"] == "float32"
+    assert {"vbench_eval", "python", "torch", "av", "numpy"} <= set(stamp["versions"])
+    assert stamp["formats"] == [{"width": 48, "height": 32, "fps": 8.0, "frames": 5, "videos": 4}]
+    info = scored(folder, tmp_path).report["videos"][0]["info"]
+    assert info["decoder"].startswith("pyav ") and info["codec"] == "h264"
+
+
+def test_scores_of_another_folder_are_not_replaced(folder: Path, tmp_path: Path) -> None:
+    scored(folder, tmp_path)
+    other = tmp_path / "other" / "w2sd"
+    other.mkdir(parents=True)
+    write_video(other / "a cow-0.mp4", frames(9))
+    with pytest.raises(UserError, match="--name"):
+        scored(other, tmp_path)
+    assert set(values(scored(other, tmp_path, name="mine"))) == {"a cow-0.mp4"}
+
+
+def test_an_incomplete_folder_is_refused_only_if_asked(folder: Path, tmp_path: Path) -> None:
+    from vbench_eval.manifest import sample, write_manifest
+    from vbench_eval.suite import read_suite
+
+    suite = [{"prompt_en": prompt, "dimension": ["temporal_flickering"]} for prompt in ("a cat", "a dog", "a bee")]
+    (tmp_path / "suite.json").write_text(json.dumps(suite))
+    write_manifest(tmp_path / "manifest.json", sample(read_suite(tmp_path / "suite.json"), samples=1))
+    with pytest.raises(UserError, match="'a bee', index 0"):
+        scored(folder, tmp_path, manifest=tmp_path / "manifest.json", require_complete=True)
+    report = scored(folder, tmp_path, manifest=tmp_path / "manifest.json").report
+    assert [video["prompt"] for video in report["videos"]] == ["a cat", "a dog"], "others are none of the set"
+    assert report["completeness"]["missing"] == [{"prompt": "a bee", "index": 0, "reason": None}]
+    assert any("surplus: 2 files" in note for note in report["notes"])
+
+
+def test_a_folder_of_stills_is_warned_of(tmp_path: Path) -> None:
+    still = np.repeat(frames(0, 1), 4, axis=0)
+    write_pictures(tmp_path / "videos" / "a still-0", still)
+    write_pictures(tmp_path / "videos" / "a film-0", frames(1, 4))
+    report = scored(tmp_path / "videos", tmp_path).report
+    assert any("1 of 2 videos stand still" in note and "a still-0" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "xpu:99", "mps"])
+def test_a_device_that_is_not_there_is_refused(device: str, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device auto"):
+        scored(folder, tmp_path, device=device)
+
+
+def test_a_workers_number_and_a_launcher_are_not_mixed(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="cannot be combined"):
+        scoring.score_folder(folder, output=tmp_path, workers=2)

@@ -1,0 +1,226 @@
+"""What each method takes of a plan's settings: its flags, how it reflects, what it costs (imports no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from w2sd_video.commands.checked_values import finite
+from w2sd_video.errors import UserError
+from w2sd_video.hosting.method import SETTINGS, Method, method_of
+from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, gap
+from w2sd_video.runs.tasks import ALONE, METHODS, SELECTING
+
+REFLECTING = tuple(name for name, method in METHODS.items() if method.reflects)
+GAPPED = ("w2sd", "swapped", "resample-aligned", "resample-opposed")  # of no use without a gap inside the reflection
+AS_THEY_SAMPLE = (SELECTING, "autoguided")  # both sides are asked as they sample by themselves
+REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag")
+REWARD = ("reward", "reward_weights", "reward_threshold", "reward_frames")
+
+
+class MethodRequest(Protocol):
+    """The fields of a request that say how a method reflects; None, False and () are "not given"."""
+
+    @property
+    def strength(self) -> float | None: ...
+    @property
+    def every(self) -> int | None: ...
+    @property
+    def window(self) -> tuple[float, float] | None: ...
+    @property
+    def fixed_point(self) -> int | None: ...
+    @property
+    def noise(self) -> float | None: ...
+    @property
+    def cap(self) -> float | None: ...
+    @property
+    def lag(self) -> bool: ...
+
+
+Request = TypeVar("Request", bound=MethodRequest)
+
+
+def users_of(field: str) -> tuple[str, ...]:
+    """Returns the methods that look at a setting of a reflection, or at a field of REWARD."""
+    if field in REWARD:
+        return (SELECTING,)
+    return tuple(name for name in METHODS if name not in ALONE and field in SETTINGS[hosted_name(name)])
+
+
+def check_used(request: MethodRequest, methods: Sequence[str]) -> None:
+    """Raises `UserError` for a setting that is given and that none of the methods looks at."""
+    for name in _unused(request, methods):
+        raise UserError(
+            f"--{name.replace('_', '-')} is given, and none of the methods asked for ({', '.join(methods)}) looks at "
+            f"it; add one that does ({', '.join(users_of(name))}), or leave it out"
+        )
+
+
+def without_unused(request: Request, methods: Sequence[str]) -> Request:
+    """Returns the request without the settings that none of the methods looks at."""
+    blank: dict[str, Any] = {"lag": False, "reward_weights": ()}
+    return replace(request, **{name: blank.get(name) for name in _unused(request, methods)})  # type: ignore[type-var]
+
+
+def _unused(request: MethodRequest, methods: Iterable[str]) -> list[str]:
+    given = {name: getattr(request, name) for name in (*REFINEMENTS, *REWARD)}
+    blank = [name for name, value in given.items() if value is None or value is False or value == ()]  # 0 is a value
+    return [name for name in given if name not in blank and not set(methods) & set(users_of(name))]
+
+
+def plan_reflection(
+    request: MethodRequest, preset: ReflectionConfig, *, num_reflections: int, mode: str
+) -> ReflectionConfig:
+    """Returns how a plan reflects: what is given, and for the rest what the preset has.
+
+    Raises:
+        UserError: a value that a reflection cannot have, or values that do not go together.
+    """
+    if request.fixed_point and mode != "paper":
+        raise UserError(
+            f"--fixed-point {request.fixed_point} is given with --mode {mode}; it refines the inversion of mode paper, "
+            "which other modes have not: leave one of the two out"
+        )
+    given = {name: getattr(request, name) for name in REFINEMENTS if name != "lag"}
+    return replace(
+        preset,
+        num_reflections=num_reflections,
+        mode=mode,
+        strength=finite(request.strength, preset.strength, "strength"),
+        lag=request.lag or preset.lag,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def check_reflection(reflection: ReflectionConfig, methods: Sequence[str], steps: int) -> None:
+    """Raises `UserError` for methods that cannot be made in this way, or settings that leave nothing to reflect."""
+    no_release = (SELECTING, "resample-aligned", "resample-opposed")
+    if reflection.mode == "release" and (asked := [name for name in no_release if name in methods]):
+        raise UserError(
+            f"--mode release repeats the published code, which has no {', '.join(asked)}; use --mode paper or fused, "
+            "or leave the method out"
+        )
+    if reflection.num_reflections and set(methods) & set(REFLECTING) and not reflected_steps(reflection, steps):
+        first, end = reflection.window
+        raise UserError(
+            f"--window {first:g}:{end:g} holds none of the first {reflection.num_reflections} of {steps} steps, which "
+            "are those that are reflected; choose a wider one, or more --reflections"
+        )
+
+
+def check_sides_alone(methods: Sequence[str], pair: ModelPair, guidance: Mapping[str, float], raw: Mapping) -> None:
+    """Raises `UserError` for a method that asks both sides as they sample by themselves, where they do so alike.
+
+    `guidance` is the scale that each side samples with, `raw` the weak side's prompts where they differ.
+    """
+    asked = [name for name in AS_THEY_SAMPLE if name in methods]
+    sides = {
+        role: replace(side, guidance=guidance[role]) for role, side in (("strong", pair.strong), ("weak", pair.weak))
+    }
+    if asked and not raw and not gap(sides["strong"], sides["weak"]):
+        raise UserError(
+            f"{' and '.join(asked)} ask both sides as they sample by themselves, and there both have guidance "
+            f"{guidance['strong']:g} and differ in nothing; leave the method out, or make the pair one of checkpoints, "
+            "LoRAs or prompts"
+        )
+
+
+def check_lag(
+    reflection: ReflectionConfig, methods: Sequence[str], *, strong: tuple[float, float], weak: tuple[float, float]
+) -> None:
+    """Raises `UserError` where `lag` would mix guidances: of each side the scale that it samples with, and reflects."""
+    for method, (sampling, inside), side in (
+        ("w2sd", strong, "strong"),
+        ("zero-gap", strong, "strong"),
+        ("swapped", weak, "weak"),
+    ):
+        if reflection.lag and method in methods and sampling != inside:
+            raise UserError(
+                f"--lag takes the prediction of the main step, made at guidance {sampling:g}, for the one inside the "
+                f"reflection, and there the {side} side of {method} has {inside:g}; give --{side}-guidance "
+                f"{sampling:g}, or leave out --lag"
+            )
+
+
+def config_of(method: str, reflection: ReflectionConfig, reflector: ModelSpec | None = None) -> ReflectionConfig:
+    """Returns what a method takes of a plan's settings; `reflector` is its sampled side as it reflects, which with
+    `lag` is as it samples.
+    """
+    if method in ALONE:
+        return ReflectionConfig(num_reflections=0)
+    settings = replace(reflection, reflector=None if reflection.lag else reflector)
+    return ReflectionConfig(**{name: getattr(settings, name) for name in SETTINGS[hosted_name(method)]})
+
+
+def hosted_name(method: str) -> str:
+    """Returns the name that a method has for `reflected`, which tells those of Algorithm 1 apart by their sides."""
+    return method if method in SETTINGS else "w2sd"
+
+
+def hosted_method(method: str, reflection: ReflectionConfig) -> Method:
+    """Returns the method as the adapters count it."""
+    return method_of(hosted_name(method), config_of(method, reflection))
+
+
+def reflected_steps(reflection: ReflectionConfig, num_steps: int) -> tuple[int, ...]:
+    """Returns the reflected ones of T steps, counted from 0."""
+    return hosted_method("w2sd", reflection).steps(num_steps)
+
+
+def reflection_record(reflection: ReflectionConfig) -> dict[str, Any]:
+    """Returns the settings beyond the paper's that are in force, as JSON data; nothing of one at its default."""
+    plain = ReflectionConfig()
+    changed = {
+        name: getattr(reflection, name) for name in REFINEMENTS if getattr(reflection, name) != getattr(plain, name)
+    }
+    return {name: list(value) if name == "window" else value for name, value in changed.items()}
+
+
+@dataclass(frozen=True)
+class SideRows:
+    """Batch rows of one evaluation of each side, as it samples by itself and inside a reflection.
+
+    `together`: both sides come from the two rows of one call where they are asked at one latent.
+    """
+
+    strong: int
+    weak: int
+    strong_inside: int
+    weak_inside: int
+    together: bool = False
+
+
+def num_rows(method: str, reflection: ReflectionConfig, num_steps: int, sides: SideRows) -> int:
+    """Returns the batch rows of one picture or video; where `rows_at_most` says so, the most there can be."""
+    hosted = hosted_method(method, reflection)
+    steps, fixed = hosted.steps(num_steps), reflection.fixed_point
+    count, either = len(steps), max(sides.strong, sides.weak)
+    both = 2 if sides.together else sides.strong + sides.weak
+    if method == "autoguided":
+        return num_steps * both
+    if method == SELECTING and count:
+        inverting = 0 if reflection.mode == "fused" else (1 + fixed) * either
+        return num_steps * either + count * (both + inverting)
+    own = num_steps * (sides.weak if method in ("weak", "swapped") else sides.strong)
+    if method in ALONE:
+        return own
+    strong, weak = {
+        "zero-gap": (sides.strong_inside, sides.strong_inside),
+        "swapped": (sides.weak_inside, sides.strong_inside),
+        "resample": (sides.strong_inside, 0),
+    }.get(method, (sides.strong_inside, sides.weak_inside))
+    if method in ("w2sd", "swapped") and reflection.mode == "fused" and sides.together and not reflection.lag:
+        return own + 2 * count
+    if hosted.name != "w2sd":
+        return own + count * (strong + weak)
+    recalled = sum(step > 0 for step in steps) if reflection.lag else 0
+    return own + (count - recalled) * strong + count * (1 + fixed) * weak
+
+
+def rows_at_most(method: str, reflection: ReflectionConfig, sides: SideRows) -> bool:
+    """Whether a cost is only known as "at most": a reward picks between sides that cost different rows, or fixed-point
+    iterations are left out at levels where they cannot converge.
+    """
+    picked = method == SELECTING and sides.strong != sides.weak
+    return bool(reflection.num_reflections) and (picked or hosted_method(method, reflection).fixed_point > 0)

@@ -1,0 +1,181 @@
+"""A sweep: for each value a run of its own, what it made scored, and the means with intervals (imports no torch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from w2sd_video.commands.method_settings import without_unused
+from w2sd_video.commands.sweep.curve import Point, draw_curve
+from w2sd_video.commands.sweep.page import sweep_page
+from w2sd_video.commands.sweep.scorers import Scorer
+from w2sd_video.commands.sweep.scoring import Scores, scored
+from w2sd_video.commands.sweep.settings import Axis, Request, Value
+from w2sd_video.pair import gap
+from w2sd_video.runs.file_names import clean_stem
+from w2sd_video.runs.progress import Progress
+from w2sd_video.runs.runs import Summary
+from w2sd_video.runs.video_io import write_bytes
+
+FIXED = "same for all values"
+
+
+class Statistics(Protocol):
+    """Confidence intervals of means whose values come in clusters, one per prompt."""
+
+    def mean(self, values: Sequence[float], prompts: Sequence[str]) -> Point:
+        """The mean with its limits."""
+
+    def difference(self, values: Sequence[float], baseline: Sequence[float], prompts: Sequence[str]) -> Point:
+        """The mean of the paired differences with its limits."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes pictures, or videos: a request's plan, and a plan's run."""
+
+    noun: str
+    plan: Callable[[Any], Any]
+    run: Callable[[Any, Progress, str], Summary]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One run of a sweep: its plan, and for each method of the sweep the method that makes it there.
+
+    Without a gap (a weak LoRA at the strong one's scale) W2SD is its own control, which is what is made.
+    """
+
+    value: Value | None
+    plan: Any
+    methods: Mapping[str, str]
+
+    @property
+    def cost(self) -> int:
+        """Evaluations in all."""
+        tasks = [task for group in self.plan.groups() for task in group]
+        return sum(self.plan.evaluations(task.method) for task in tasks)
+
+
+def stops_of(axis: Axis, request: Request, methods: Sequence[str], folder: Path, maker: Maker) -> list[Stop]:
+    """Returns the runs of a sweep, first the one of methods that the setting does not change.
+
+    Raises:
+        UserError: a value that the request cannot have.
+    """
+    moving = [method for method in methods if axis.changes(method)]
+    fixed = [method for method in methods if not axis.changes(method)]
+    stops = []
+    if fixed:
+        stops.append(_stop(None, axis.at(request, axis.values[0]), fixed, folder / FIXED, maker))
+    for value in axis.values:
+        name = clean_stem(f"{axis.label} {value:g}" if not isinstance(value, str) else f"{axis.label} {value}")
+        stops.append(_stop(value, axis.at(request, value), moving, folder / name, maker))
+    return stops
+
+
+def _stop(value: Value | None, request: Request, methods: Sequence[str], folder: Path, maker: Maker) -> Stop:
+    control = maker.plan(_of(request, ("zero-gap",), folder))
+    none = not gap(control.pair.strong, control.pair.weak) and not control.raw_prompts
+    made = {method: "zero-gap" if none and method in ("w2sd", "swapped") else method for method in methods}
+    return Stop(value, maker.plan(_of(request, tuple(dict.fromkeys(made.values())), folder)), made)
+
+
+def _of(request: Request, methods: tuple[str, ...], folder: Path) -> Request:
+    """The request for these methods alone, without what is of others."""
+    return replace(without_unused(request, methods), methods=methods, output=folder)
+
+
+def run_sweep(
+    axis: Axis,
+    stops: Sequence[Stop],
+    folder: Path,
+    *,
+    maker: Maker,
+    scorer: Scorer,
+    statistics: Statistics,
+    progress: Callable[[], Progress],
+    command: str = "",
+) -> dict[str, Any]:
+    """Makes and scores what is not there yet, and returns (and writes as sweep.json) the means by method.
+    `progress` returns what is told of one run.
+
+    Writes in the folder: a run's folder for each value, sweep.json, curve.png and index.html. Stopped at any moment,
+    the same call finishes it; a sweep with more values keeps those it has. Raises as the runs, and what scores raise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[Value | None, Scores] = {}
+    failed = 0
+    for number, stop in enumerate(stops, start=1):
+        at = FIXED if stop.value is None else f"{axis.label} {stop.value}"
+        told = progress()  # each run counts for itself
+        told.note(f"run {number} of {len(stops)}: {at}")
+        summary = maker.run(stop.plan, told, command)
+        failed += len(summary.failed)
+        found[stop.value] = _by_method(scored(summary, scorer), stop)
+    report = {
+        "command": command,
+        "setting": axis.label,
+        "values": list(axis.values),
+        "scorer": scorer.name,
+        "about": scorer.about,
+        "methods": _means(axis, stops, found, statistics),
+        "failed": failed,
+        "folders": {str(stop.value): stop.plan.output.name for stop in stops},
+    }
+    write_bytes(folder / "sweep.json", (json.dumps(report, indent=1) + "\n").encode())
+    _draw(report, axis, folder)
+    return report
+
+
+def _by_method(scores: Scores, stop: Stop) -> Scores:
+    return {method: scores[made] for method, made in stop.methods.items() if made in scores}
+
+
+def _means(
+    axis: Axis, stops: Sequence[Stop], found: Mapping[Value | None, Scores], statistics: Statistics
+) -> dict[str, list[dict[str, Any]]]:
+    """A row for each method and value: the mean, its interval, and the paired difference to the strong side alone."""
+    means: dict[str, list[dict[str, Any]]] = {}
+    for stop in stops:
+        scores = found[stop.value]
+        strong = scores.get("strong") or found.get(None, {}).get("strong")
+        for method in stop.methods:
+            mine = scores.get(method, {})
+            row: dict[str, Any] = {
+                "value": stop.value,
+                "count": len(mine),
+                "evaluations": stop.plan.evaluations(stop.methods[method]),
+            }
+            if mine:
+                row.update(_interval("mean", statistics.mean([*mine.values()], [key.prompt for key in mine])))
+            both = [key for key in mine if strong is not None and key in strong]
+            if both and strong is not None and method != "strong":
+                ours, theirs = [mine[key] for key in both], [strong[key] for key in both]
+                difference = statistics.difference(ours, theirs, [key.prompt for key in both])
+                row.update(_interval("over_strong", difference))
+            means.setdefault(method, []).append(row)
+    return means
+
+
+def _interval(name: str, point: Point) -> dict[str, Any]:
+    return {name: asdict(point)}
+
+
+def _draw(report: Mapping[str, Any], axis: Axis, folder: Path) -> None:
+    import io
+
+    lines = {
+        method: [Point(**row["mean"]) for row in rows]
+        for method, rows in report["methods"].items()
+        if rows and all("mean" in row for row in rows)
+    }
+    if lines:
+        buffer = io.BytesIO()
+        title = f"{report['about']} ({report['scorer']})"
+        draw_curve(title, axis.label, axis.values, lines).save(buffer, "PNG")
+        write_bytes(folder / "curve.png", buffer.getvalue())
+    write_bytes(folder / "index.html", sweep_page(report, drawn=bool(lines)).encode())

@@ -1,0 +1,152 @@
+"""What can be swept, the values of a grid, and which methods a setting changes (imports no torch)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from w2sd_video.commands.checked_values import one_of, unknown
+from w2sd_video.commands.lora_flags import LoraFlag
+from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, REFLECTING, users_of
+from w2sd_video.commands.pictures.request import ImageRequest
+from w2sd_video.commands.request import GenerationRequest
+from w2sd_video.errors import UserError
+from w2sd_video.pair import MODES
+from w2sd_video.runs.tasks import METHODS
+
+Value = int | float | str
+Request = GenerationRequest | ImageRequest
+MAX_VALUES = 1000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its field in a request, the kind of its values, and the methods that it changes."""
+
+    field: str
+    kind: type
+    about: str
+    changes: tuple[str, ...]
+
+
+_BY_THE_GAP = (*GAPPED, *AS_THEY_SAMPLE)
+SETTINGS = {
+    "lambda": Setting("reflections", int, "how many steps are reflected (Figures 19, 20)", REFLECTING),
+    "T": Setting("steps", int, "sampling steps (Figure 14)", tuple(METHODS)),
+    "weak-guidance": Setting(
+        "weak_guidance", float, "guidance of the weak side (Figure 12, right)", ("weak", *_BY_THE_GAP)
+    ),
+    "weak-lora": Setting("weak_loras", float, "LoRA scale of the weak side (Figure 12, left)", ("weak", *_BY_THE_GAP)),
+    "strength": Setting("strength", float, "how much of each reflection's move is made", users_of("strength")),
+    "mode": Setting("mode", str, f"{', '.join(MODES)}", users_of("mode")),
+    "every": Setting("every", int, "reflect each k-th of these steps only", users_of("every")),
+    "window-end": Setting(
+        "window", float, "where in the steps reflections end: 0.5 is the noisier half", users_of("window")
+    ),
+    "fixed-point": Setting("fixed_point", int, "iterations that refine an inversion, 0 to 2", users_of("fixed_point")),
+    "noise": Setting("noise", float, "standard deviation of an error of inversion (Table 14)", users_of("noise")),
+    "cap": Setting("cap", float, "the most a reflection may move the latent", users_of("cap")),
+    "reward-threshold": Setting(
+        "reward_threshold", float, "rewards no further apart are a tie", users_of("reward_threshold")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting and its values in order; `name` is of the LoRA, where that is what is swept."""
+
+    setting: str
+    values: tuple[Value, ...]
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.setting if self.name is None else f"{self.setting} {self.name}"
+
+    def changes(self, method: str) -> bool:
+        """Whether what a method makes depends on the setting; if not it is made once."""
+        return method in SETTINGS[self.setting].changes
+
+    def given(self, request: Request) -> Value | None:
+        """Returns the value that the request has for the setting itself, which the grid's take the place of."""
+        if self.setting == "window-end":
+            return None if request.window is None else request.window[1]
+        return None if self.setting == "weak-lora" else getattr(request, SETTINGS[self.setting].field)
+
+    def at(self, request: Request, value: Value) -> Request:
+        """Returns the request with the setting at a value."""
+        if self.setting == "window-end":
+            assert isinstance(value, float)
+            return replace(request, window=(request.window[0] if request.window else 0.0, value))
+        if self.setting != "weak-lora":
+            return replace(request, **{SETTINGS[self.setting].field: value})  # type: ignore[arg-type]
+        assert isinstance(value, float)
+        name = self.name or _only_lora(request)
+        own = next((lora.source for lora in request.weak_loras if lora.name == name), None)
+        others = tuple(lora for lora in request.weak_loras if lora.name != name)
+        return replace(request, weak_loras=(*others, LoraFlag(name, own, value)))
+
+
+def read_axis(setting: str, values: str) -> Axis:
+    """Returns the axis that two flags describe: a setting (weak-lora:NAME for one of several LoRAs) and its values,
+    separated by commas, or START:STOP:STEP with both ends.
+
+    Raises:
+        UserError: no such setting, no value, or one that the setting cannot have.
+    """
+    kind, _, name = setting.partition(":")
+    if kind not in SETTINGS or (name and kind != "weak-lora"):
+        unknown("setting", setting, SETTINGS)
+    asked = SETTINGS[kind].kind
+    parts = [part.strip() for part in values.split(",") if part.strip()]
+    found: list[Value] = []
+    for part in parts:
+        if asked is str:
+            found.append(one_of(part, MODES, "mode"))
+        else:
+            numbers = [_number(word, kind) for word in part.split(":")]
+            found += [_as(asked, number, kind) for number in _grid(numbers, part)]
+    if not found:
+        raise UserError(f"no value of {kind} is given; give some, such as 0,5,10 or 0:10:5")
+    return Axis(kind, tuple(dict.fromkeys(found)), name or None)
+
+
+def _grid(numbers: Sequence[float], part: str) -> list[float]:
+    if len(numbers) == 1:
+        return list(numbers)
+    if len(numbers) != 3 or not numbers[2] or (numbers[1] - numbers[0]) / numbers[2] < 0:
+        raise UserError(f"the values are {part!r}; give numbers, or START:STOP:STEP that leads from one to the other")
+    start, stop, step = numbers
+    count = math.floor((stop - start) / step + 1e-9) + 1
+    if count > MAX_VALUES:
+        raise UserError(f"{part} is {count} values; give at most {MAX_VALUES}")
+    return [round(start + step * k, 12) for k in range(count)]
+
+
+def _number(word: str, kind: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{word!r} is no value of {kind}; give finite numbers")
+    return value
+
+
+def _as(asked: type, number: float, kind: str) -> Value:
+    if asked is int and number != int(number):
+        raise UserError(f"{number:g} is no value of {kind}; give whole numbers")
+    return asked(number)
+
+
+def _only_lora(request: Request) -> str:
+    from w2sd_video.presets import PRESETS
+
+    own = PRESETS[request.preset].loras if request.preset is not None and request.preset in PRESETS else ()
+    names = dict.fromkeys([*(lora.name for lora in (*request.loras, *request.weak_loras)), *own])
+    if len(names) != 1:
+        got = "no LoRA" if not names else f"{len(names)} LoRAs ({', '.join(names)})"
+        raise UserError(f"the pair has {got}; say which one's scale is swept: --setting weak-lora:NAME")
+    return next(iter(names))

@@ -1,0 +1,261 @@
+"""What a pipeline tells its network at a step, taken apart so that our sampler can tell it the same at any latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from w2sd_video.core import lerp_guidance
+from w2sd_video.errors import UserError
+from w2sd_video.gaps.control_settings import ControlSetting
+from w2sd_video.gaps.controls import Control, read_control
+from w2sd_video.hosting.arguments import changed, equal, for_rows, fresh, halves
+from w2sd_video.hosting.probing import Guided, measure
+from w2sd_video.hosting.recording import (
+    LATENT_DEPENDENT,
+    TIME_NAMES,
+    ControlOutput,
+    NetworkCall,
+    RecordedStep,
+    sign_of,
+)
+
+
+@dataclass
+class Counter:
+    """Network calls and batch rows so far, evaluations of a side (a guided one counts once), and ControlNet calls."""
+
+    forwards: int = 0
+    rows: int = 0
+    evaluations: int = 0
+    control_calls: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """The arguments of one step's network calls, without the latent.
+
+    `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guided` is how the
+    pipeline itself weighs the halves; `control` is the ControlNet whose outputs the network is told.
+    """
+
+    network: nn.Module
+    latent_name: str
+    latent_shape: torch.Size
+    dtype: torch.dtype
+    conditional: dict[str, Any]
+    unconditional: dict[str, Any] | None = None
+    doubled: dict[str, Any] | None = None
+    guided: Guided = field(default_factory=Guided)
+    control: Control | None = None
+
+    @property
+    def timestep(self) -> Tensor:
+        return self.conditional[self.time_name]
+
+    @property
+    def time_name(self) -> str:
+        return next(name for name in TIME_NAMES if name in self.conditional)
+
+    def at(self, timestep: Tensor) -> Conditioning:
+        """The same at another step's timestep, whatever its shape there (a scalar, or one per row)."""
+        value = timestep.reshape(-1)[0]
+        return self._with(self.time_name, lambda told: value.to(told.dtype).expand(told.shape))
+
+    def with_embedded(self, factor: float) -> Conditioning:
+        """The same with the guidance that is an input of the network multiplied."""
+        return self._with("guidance", lambda told: told * factor)
+
+    def with_control(self, setting: ControlSetting | None, step: int, num_steps: int) -> Conditioning:
+        """The same with the ControlNet scaled so, at the pipeline's step of that number (from 0)."""
+        if self.control is None:
+            return self
+        return replace(self, control=None if setting is None else self.control.set_to(setting, step, num_steps))
+
+    def for_rows(self, rows: Sequence[int]) -> Conditioning:
+        """The same for other latents: latent i is told what recorded row `rows[i]` was told."""
+        batch = self.latent_shape[0]
+        if list(rows) == list(range(batch)):
+            return self
+        control = None if self.control is None else self.control.for_rows(batch, rows)
+        shape = torch.Size([len(rows), *self.latent_shape[1:]])
+        return replace(for_rows(self, batch, rows), latent_shape=shape, control=control)
+
+    def _with(self, name: str, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        control = None if self.control is None else changed(self.control, name, change)
+        return replace(changed(self, name, change), control=control)
+
+
+def predict(
+    conditioning: Conditioning,
+    x: Tensor,
+    guidance: float,
+    *,
+    counter: Counter,
+    network: nn.Module | None = None,
+) -> Tensor:
+    """Returns the guided prediction at `x` [B, ...], float32 or better; a half that does not count is not evaluated.
+
+    `network` stands in for the recorded one.
+    """
+    return predict_each(conditioning, x, [guidance], counter=counter, network=network)[0]
+
+
+def predict_each(
+    conditioning: Conditioning,
+    x: Tensor,
+    guidances: Sequence[float],
+    *,
+    counter: Counter,
+    network: nn.Module | None = None,
+) -> list[Tensor]:
+    """Returns the prediction at `x` at each guidance, all from one evaluation of the halves that count for some."""
+    net = conditioning.network if network is None else network
+    residuals = None if conditioning.control is None else conditioning.control.at_latent(counter)
+
+    def evaluate(half: str, latent: Tensor) -> Tensor:
+        given = fresh(getattr(conditioning, half))
+        if residuals is not None:
+            given.update(residuals(half, latent))
+        counter.forwards += 1
+        counter.rows += latent.shape[0]
+        given.update(return_dict=False)
+        given[conditioning.latent_name] = latent.to(conditioning.dtype)
+        output = net(**given)[0]
+        if output.shape != latent.shape and output.shape[1] == 2 * latent.shape[1]:
+            output = output[:, : latent.shape[1]]  # the other half is a learned variance
+        if output.shape != latent.shape:
+            raise UserError(
+                f"{type(net).__name__} predicts shape {tuple(output.shape)} for a latent of {tuple(latent.shape)}; "
+                "a network must predict one value per latent value"
+            )
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        return output if sign_of(net) == 1 else -output
+
+    guided, counting = conditioning.guided, counting_halves(conditioning.guided, guidances)
+    if "unconditional" in counting and conditioning.unconditional is None:
+        scale = next(guidance for guidance in guidances if guidance != 1)
+        raise UserError(
+            f"guidance {scale:g} needs the unconditional half, which the pipeline did not prepare at this step; "
+            "use guidance 1, or no callback that turns guidance off"
+        )
+    if len(counting) == 1:
+        return [evaluate(counting[0], x)] * len(guidances)
+    if conditioning.doubled is not None:
+        first, second = evaluate("doubled", torch.cat([x, x])).chunk(2)
+    elif guided.conditional_first:
+        first, second = evaluate("conditional", x), evaluate("unconditional", x)
+    else:
+        first, second = evaluate("unconditional", x), evaluate("conditional", x)
+    conditional, unconditional = (first, second) if guided.conditional_first else (second, first)
+    return [_combined(guided, unconditional, conditional, guidance) for guidance in guidances]
+
+
+def _combined(guided: Guided, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+    combined = lerp_guidance(unconditional, conditional, guidance)
+    if guided.channels is None:
+        return combined
+    return torch.cat([combined[:, : guided.channels], conditional[:, guided.channels :]], dim=1)
+
+
+def counting_halves(guided: Guided, guidances: Sequence[float]) -> list[str]:
+    """The halves of guidance that count at one of these scales; the unconditional first."""
+    counting = []
+    if any(guidance != 1 for guidance in guidances):
+        counting.append("unconditional")
+    if guided.channels is not None or any(guidance != 0 for guidance in guidances):
+        counting.append("conditional")
+    return counting
+
+
+def told_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
+    """Whether a network is told the same by both, in the halves that count at this guidance (waits for the device)."""
+    counting = counting_halves(one.guided, [guidance])
+    if guidance != 1 and one.guided.channels != other.guided.channels:
+        return False
+    if not all(equal(getattr(one, half), getattr(other, half)) for half in counting):
+        return False
+    if one.control is None or other.control is None:
+        return one.control is other.control
+    return one.control.told_like(other.control, counting)
+
+
+def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided | None = None) -> Conditioning:
+    """Returns the conditioning of a recorded step.
+
+    Args:
+        step: what the pipeline did up to its scheduler's step.
+        scales: the guidance scales the pipeline may be applying.
+        known: how it guides, if that was measured at an earlier step (measuring reads from the device).
+
+    Raises:
+        UserError: the pipeline does something else than plain guidance on its latent.
+    """
+    rows = [call.latent.shape[0] for call in step.calls]
+    batch = step.sample.shape[0]
+    for call in step.calls:
+        _check_call(call, step.sample)
+    if rows == [batch]:
+        (call,) = step.calls
+        if known is None:
+            measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
+        return Conditioning(
+            call.network,
+            call.latent_name,
+            step.sample.shape,
+            call.latent.dtype,
+            _without_latent(call),
+            control=read_control(step, True),
+        )
+    if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):
+        raise UserError(
+            f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection "
+            "knows one call, one call with the batch doubled, and two calls (turn off perturbed-attention and "
+            "skip-layer guidance)"
+        )
+    guided = known or measure(step.combined, scales)
+    call = step.calls[0]
+    if len(rows) == 2:
+        both, doubled = [_without_latent(each) for each in step.calls], None
+    else:
+        doubled = _without_latent(call)
+        both = halves(doubled, 2 * batch)
+    conditional, unconditional = both if guided.conditional_first else both[::-1]
+    return Conditioning(
+        call.network,
+        call.latent_name,
+        step.sample.shape,
+        call.latent.dtype,
+        conditional,
+        unconditional,
+        doubled,
+        guided,
+        read_control(step, guided.conditional_first),
+    )
+
+
+def _check_call(call: NetworkCall, sample: Tensor) -> None:
+    name = type(call.network).__name__
+    for argument in LATENT_DEPENDENT:
+        value = call.arguments.get(argument)
+        if value is not None and not isinstance(value, ControlOutput):
+            raise UserError(
+                f"{name} is given {argument}, which depends on the latent and was not computed by the pipeline's "
+                "ControlNet alone; reflection cannot compute it at another latent: use the pipeline without it"
+            )
+    if call.latent.shape[1:] != sample.shape[1:]:
+        raise UserError(
+            f"{name} is given a latent of shape {tuple(call.latent.shape)} while the scheduler steps one of "
+            f"{tuple(sample.shape)}; networks that take more than the latent (inpainting, image to video by "
+            "concatenation) are not supported"
+        )
+
+
+def _without_latent(call: NetworkCall) -> dict[str, Any]:
+    """What the network is told, but for the latent and what is computed from it."""
+    left_out = {name for name, value in call.arguments.items() if isinstance(value, ControlOutput)} | {call.latent_name}
+    return {name: value for name, value in call.arguments.items() if name not in left_out}

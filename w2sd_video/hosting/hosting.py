@@ -1,0 +1,283 @@
+"""Turning any diffusers pipeline call into a W2SD call.
+
+The stock pipeline runs as ever: it encodes prompts, makes latents, loops, calls back, decodes and frees its hooks. Only
+the two things its loop is made of are taken over: calling the network is recorded, and `scheduler.step` makes one step
+of our sampler, with the real networks, at that step's recorded conditioning.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from torch import Tensor, nn
+
+from w2sd_video.core import OnReflect, Selector
+from w2sd_video.errors import UserError
+from w2sd_video.gaps.control_settings import check_spec_control, control_of
+from w2sd_video.hosting.foreign import ForeignSide
+from w2sd_video.hosting.judging import Judge, check_pictures
+from w2sd_video.hosting.method import Method, method_of
+from w2sd_video.hosting.progress import EvaluationBar, progress_bar_replaced
+from w2sd_video.hosting.recording import Recorder
+from w2sd_video.hosting.refusals import check_call, check_foreign, check_network, check_pipelines, check_selection
+from w2sd_video.hosting.resolved import Sides
+from w2sd_video.hosting.run import Run
+from w2sd_video.hosting.sampling import Sampling, drawn_by
+from w2sd_video.hosting.settings import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
+from w2sd_video.hosting.sides import SideMaker, WeakSide
+from w2sd_video.hosting.stepping import HostedCall
+from w2sd_video.latents.schedules import Schedule, check_scheduler
+from w2sd_video.pair import ModelSpec, ReflectionConfig, Selection
+
+Weak = Any  # a pipeline | nn.Module | ModelSpec | (pipeline or nn.Module, ModelSpec) | "zero-gap" | None
+Progress = bool | Callable[[int, int], None] | None
+CALLBACKS = ("callback_on_step_end", "callback")
+OWN_CALLBACKS = (PipelineCallback, MultiPipelineCallbacks)  # pipelines ask for these classes
+HOSTED = "_w2sd_hosted"
+
+
+@contextmanager
+def reflected(
+    pipe: Any,
+    weak: Weak = None,
+    *,
+    num_reflections: int | None = None,
+    mode: str = "paper",
+    strength: float = 1.0,
+    reflector: ModelSpec | None = None,
+    config: ReflectionConfig | None = None,
+    method: str = "w2sd",
+    selection: Selection | None = None,
+    on_reflect: OnReflect | None = None,
+    weak_inputs: Mapping[str, Any] | None = None,
+    first_order: bool = False,
+    progress: Progress = None,
+) -> Iterator[Run]:
+    """While active, every call of `pipe` is a W2SD call; yields the `Run` that counts what the latest call did.
+
+        with reflected(pipe, weak=weak_unet, num_reflections=49) as run:
+            frames = pipe(prompt, num_inference_steps=50, guidance_scale=3.0, generator=g).frames
+        run.num_evaluations, run.num_rows, run.gaps
+
+    The strong side samples as the call says: with its `guidance_scale` (`true_cfg_scale` where there is one), of which
+    diffusers takes 1 and less for no guidance. What the weak side leaves out is as the strong side reflects
+    (`reflector`), and what `reflector` leaves out is as the strong side samples. Guidances of these two may be any
+    number, 0 and negative ones included, also where the call itself has guidance off. On a network whose guidance is
+    an input (Flux) they are that input, unless the call runs real guidance (`true_cfg_scale` above 1 and a negative
+    prompt): then they are the scale of that.
+
+    Args:
+        pipe: a diffusers pipeline. Prompts, latents, callbacks, interrupts, decoding, output types and offloading are
+            its own; the scheduler is the one it has when called.
+        weak: another pipeline of the same latent space; another network (`nn.Module`) of the class of the pipeline's
+            own; a `ModelSpec` of what differs on the same network (guidance, prompt, control, routing ...); a tuple
+            (pipeline or network, ModelSpec); or "zero-gap", the control whose weak side is the strong side as it
+            reflects. None only without reflections: plain sampling through the same code.
+        num_reflections: lambda, from the noisiest step; None is one fewer than the steps.
+        mode: "paper" (Alg. 1), "fused" (Theorem 1) or "release" (the published code's coefficients).
+        strength: multiplies the move of each reflection, or is the weight of auto-guidance.
+        reflector: how the strong side differs inside the reflection (guidance, prompt, control ...).
+        config: the four settings above and all others of a reflection in one; give either it or them.
+        method: "w2sd" (Alg. 1); "w2sd-auto" (Alg. 2), which picks the stronger side by `selection`, step by step and
+            sample by sample, and begins with the strong one; "resample" (Alg. 3), which makes no use of the weak side;
+            "resample-aligned" (Alg. 4) and its control "resample-opposed" (Table 15); or "autoguided" (App. E.5).
+            Which settings a method has: `adapters.method.SETTINGS`. Noise is drawn with the call's own generators.
+        selection: the reward of "w2sd-auto".
+        on_reflect: called after each reflection with the number of the step (from 0) and the latents x and x~ before
+            and after it, float32, at that step's level; not to be changed in place.
+        weak_inputs: call arguments in place of the strong call's when the weak side's conditioning is made, such as
+            prompt_embeds computed before its text encoders were freed.
+        first_order: steps of first order on the grid of a multistep scheduler. Without it DPM-Solver++(2M) makes its
+            own steps of second order, and others (UniPC, PNDM ...) are refused.
+        progress: False for no progress bar; a function (done, total) called after each evaluation, instead of the bar;
+            None for the pipeline's own bar, counting evaluations.
+
+    Raises:
+        UserError: on entry or in the call, before the first evaluation, for what cannot be reflected.
+        NonFiniteLatentError: in the call, naming the step whose latent was not finite.
+    """
+    chosen = _config(config, num_reflections, mode, strength, reflector)
+    settings = method_of(method, chosen, first_order=first_order)
+    spec = ModelSpec() if chosen.reflector is None else chosen.reflector
+    check_selection(settings, selection)
+    if hasattr(type(pipe), HOSTED):
+        raise UserError("this pipeline is already inside a `with reflected(...)`; leave that one first")
+    networks = networks_of(pipe)
+    check_scheduler(pipe.scheduler, first_order=first_order)
+    check_spec(spec, "reflector", networks)
+    check_spec_control(spec.control, "reflector", pipe)
+    foreign = weak if isinstance(weak, ForeignSide) else None
+    if foreign is not None:
+        check_foreign(settings)
+    side = None if foreign else _weak_side(pipe, weak, weak_inputs, settings)
+    if settings.plain:
+        side, foreign, spec = None, None, ModelSpec()  # plain sampling, whatever the sides
+    elif settings.name == "resample":
+        side = None
+    elif selection is not None:
+        check_pictures(pipe)
+    run = Run() if foreign is None else foreign.run
+    kind = type(pipe)
+    host = _Host(pipe, kind, side, foreign, spec, settings, run, selection, on_reflect, progress)
+    object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
+    try:
+        yield run
+    finally:
+        object.__setattr__(pipe, "__class__", kind)
+
+
+@dataclass
+class _Host:
+    """Runs the calls of one `with reflected(...)`, one at a time."""
+
+    _pipe: Any
+    _kind: type
+    _weak: WeakSide | None
+    _foreign: ForeignSide | None
+    _reflector: ModelSpec
+    _method: Method
+    _run: Run
+    _selection: Selection | None
+    _on_reflect: OnReflect | None
+    _progress: Progress
+    _busy: bool = False
+
+    def call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        if self._busy:
+            raise UserError(
+                "the pipeline was called inside its own reflected call; call it after that one has returned"
+            )
+        self._busy = True
+        try:
+            return self._call(args, kwargs)
+        finally:
+            self._busy = False
+
+    def _call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        pipe, kind = self._pipe, self._kind
+        self._run.reset()
+        arguments = call_arguments(kind, pipe, args, kwargs)
+        check_call(pipe, arguments, self._method, controls=self._foreign is None)
+        guidance = call_guidance(kind, pipe, arguments)
+        maker = SideMaker(pipe, kind, arguments, guidance)
+        reflector = maker.reflector(self._reflector)
+        weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
+        if self._foreign is not None:
+            self._foreign.prepare(pipe, kind, arguments)
+        hosted = HostedCall(
+            pipe,
+            self._method,
+            Sides(maker.strong(), reflector, weak),
+            guidance,
+            self._run,
+            self._foreign,
+            begin=functools.partial(self._begin, arguments),
+            observer=self._on_reflect,
+        )
+        given = arguments
+        if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
+            given = with_both_halves(guidance, arguments)
+        bar = functools.partial(self._bar, hosted)
+        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step, control_of(pipe))
+        callbacks = {n: f for n in CALLBACKS if callable(f := given.get(n)) and not isinstance(f, OWN_CALLBACKS)}
+        lifted = {name: recorder.lifted(function) for name, function in callbacks.items()}
+        count = vars(pipe).pop("_num_timesteps", None)  # to be this call's own
+        try:
+            with progress_bar_replaced(pipe, bar), recorder.installed():
+                result = kind.__call__(pipe, **{**given, **lifted})  # type: ignore[operator]
+            hosted.finish()
+        finally:
+            hosted.close()
+            if count is not None:
+                vars(pipe).setdefault("_num_timesteps", count)
+            if self._weak is not None and self._weak.pipe is not None:
+                self._weak.pipe.maybe_free_model_hooks()
+            if self._foreign is not None:
+                self._foreign.close()
+            if given is not arguments and hasattr(pipe, "_guidance_scale"):
+                pipe._guidance_scale = maker.argument("guidance_scale")
+        return result
+
+    def _begin(self, arguments: Mapping[str, Any], schedule: Schedule, sample: Tensor) -> Sampling:
+        """The sampler of a call with these arguments, whose latents are like `sample`."""
+        selector, selection = None, self._selection
+        if selection is not None and not self._method.plain:
+            judge = Judge(selection, self._pipe, self._kind, arguments, sample.shape, run=self._run)
+            selector = Selector(judge, selection.threshold)
+            self._run._choices = selector.choices
+        return Sampling(self._method, schedule, drawn_by(arguments.get("generator")), selector)
+
+    def _bar(self, hosted: HostedCall, iterable: Iterable | None, num_steps: int) -> EvaluationBar:
+        total = self._method.evaluations(num_steps)
+        own = self._progress is None or self._progress is True
+        bar = self._kind.progress_bar(self._pipe, total=total) if own else None  # type: ignore[attr-defined]
+        report = self._progress if callable(self._progress) else None
+        hosted.bar = EvaluationBar(bar, iterable, total, report)
+        return hosted.bar
+
+
+def _hosted_class(kind: type, call: Callable[[tuple, Mapping[str, Any]], Any]) -> type:
+    """A class like `kind` whose instances, when called, run `call` instead."""
+
+    @functools.wraps(kind.__call__)  # type: ignore[operator]
+    def hosted(_pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(args, kwargs)
+
+    body = {"__call__": hosted, "__module__": kind.__module__, "__qualname__": kind.__qualname__, HOSTED: True}
+    return type(kind)(kind.__name__, (kind,), body)
+
+
+def _config(
+    config: ReflectionConfig | None, num_reflections: int | None, mode: str, strength: float, reflector: Any
+) -> ReflectionConfig:
+    given = (num_reflections, mode, strength, reflector) != (None, "paper", 1.0, None)
+    if config is not None and given:
+        raise UserError("give either config or num_reflections, mode, strength and reflector, not both")
+    return config or ReflectionConfig(num_reflections, mode, strength, reflector)
+
+
+def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: Method) -> WeakSide | None:
+    """The `weak` argument taken apart and checked; None for the control and where no weak side is used."""
+    if isinstance(weak, str) or weak is None:
+        if weak not in (None, "zero-gap"):
+            raise UserError(
+                f'weak is {weak!r}; the only name is "zero-gap" (load a checkpoint first and give the pipeline)'
+            )
+        if weak is None and not method.plain and method.name != "resample":
+            raise UserError(
+                "weak is missing; give a pipeline, a network or a ModelSpec of what differs, the control "
+                'weak="zero-gap", or num_reflections=0 for plain sampling'
+            )
+        if inputs:
+            raise UserError("weak_inputs needs a weak side to be the inputs of")
+        return None
+    if isinstance(weak, tuple):
+        if len(weak) != 2 or isinstance(weak[0], ModelSpec):
+            raise UserError("weak is a tuple; it must be (pipeline or network, ModelSpec)")
+        model, spec = weak
+    else:
+        model, spec = (None, weak) if isinstance(weak, ModelSpec) else (weak, ModelSpec())
+    inputs = dict(inputs or {})
+    if model is None or model is pipe:
+        check_spec(spec, "weak", networks_of(pipe))
+        check_spec_control(spec.control, "weak", pipe)
+        return WeakSide(None, None, spec, inputs)
+    if isinstance(model, nn.Module):
+        check_spec(spec, "weak", [model])
+        check_spec_control(spec.control, "weak", pipe)
+        check_network(model, pipe)
+        own = networks_of(pipe)
+        return WeakSide(None, None if len(own) == 1 and model is own[0] else model, spec, inputs)
+    if not callable(model) or not hasattr(model, "scheduler"):
+        raise UserError(f'weak is a {type(model).__name__}; give a pipeline, a network, a ModelSpec or "zero-gap"')
+    if hasattr(type(model), HOSTED):
+        raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
+    check_spec(spec, "weak", networks_of(model))
+    check_spec_control(spec.control, "weak", model)
+    check_pipelines(pipe, model)
+    return WeakSide(model, None, spec, inputs)

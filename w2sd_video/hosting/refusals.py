@@ -1,0 +1,226 @@
+"""What hosting cannot do right, refused before anything is computed: got, allowed, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from w2sd_video.core.samplers import check_reflections as core_check
+from w2sd_video.errors import UserError
+from w2sd_video.gaps.control_settings import check_control
+from w2sd_video.gaps.controls import check_same_latent
+from w2sd_video.hosting.conditioning import Conditioning
+from w2sd_video.hosting.method import Method
+from w2sd_video.hosting.recording import RecordedStep
+from w2sd_video.hosting.settings import networks_of
+from w2sd_video.latents.schedules import Schedule, check_scheduler, is_flow
+from w2sd_video.pair import Selection
+
+# A network that takes the other's place must agree with it in these (where it has them).
+SHARED_CONFIG = (
+    "in_channels",
+    "out_channels",
+    "patch_size",
+    "cross_attention_dim",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+    "text_dim",
+    "guidance_embeds",
+    "addition_embed_type",
+    "projection_class_embeddings_input_dim",
+)
+
+
+def check_call(pipe: Any, arguments: Mapping[str, Any], method: Method, *, controls: bool) -> None:
+    """Raises `UserError` for a call, or a state of the pipeline, that a reflected call would get wrong.
+
+    `controls`: whether a ControlNet that can be called at any latent is allowed.
+    """
+    check_scheduler(pipe.scheduler, first_order=method.first_order)
+    check_state(pipe, arguments, controls=controls)
+    _check_reflections(arguments, method)
+
+
+def check_state(pipe: Any, arguments: Mapping[str, Any], *, controls: bool = False) -> None:
+    """Raises `UserError` for call arguments, or a state of the pipeline, under which a prediction is not plain."""
+    zero = {
+        "guidance_rescale": "it rescales the guided prediction, which is then no longer plain guidance",
+        "eta": "it draws noise at every step, which an inversion cannot take back",
+        "pag_scale": "perturbed-attention guidance evaluates a third branch that reflection does not know",
+    }
+    for name, why in zero.items():
+        if arguments.get(name):
+            raise UserError(f"{name} is {arguments[name]}: {why}; leave it at 0")
+    if getattr(pipe, "free_init_enabled", False):
+        raise UserError(
+            "FreeInit restarts the sampling loop, which reflection does not follow; call disable_free_init()"
+        )
+    if getattr(pipe, "controlnet", None) is not None and not controls:
+        raise UserError(
+            f"{type(pipe).__name__} has a ControlNet, which a pair of two latent spaces cannot have; use the pipeline "
+            "without one"
+        )
+    check_control(pipe, arguments)
+    for network in networks_of(pipe):
+        if getattr(network, "is_cache_enabled", False):
+            raise UserError(
+                f"{type(network).__name__} has a cache enabled, which would mix the evaluations of a reflection; "
+                "call its disable_cache()"
+            )
+
+
+def _check_reflections(arguments: Mapping[str, Any], method: Method) -> None:
+    """Early, from the number of steps asked for; the schedule has the last word (image to image makes fewer)."""
+    steps, lam = arguments.get("num_inference_steps"), method.num_reflections
+    plain = steps is not None and not any(arguments.get(name) for name in ("timesteps", "sigmas"))
+    if plain and lam is not None and steps is not None and lam > steps:
+        raise UserError(
+            f"num_reflections is {lam}, more than the {steps} steps; it must be from 0 to {steps - 1} "
+            f'(or {steps} with mode="fused")'
+        )
+
+
+def check_selection(method: Method, selection: Any) -> None:
+    """Raises `UserError` for a missing, unusable or needless `selection`."""
+    if selection is not None and not isinstance(selection, Selection):
+        raise UserError(f"selection is a {type(selection).__name__}; give a Selection, such as Selection(reward)")
+    if method.name == "w2sd-auto" and selection is None:
+        raise UserError('method "w2sd-auto" picks the stronger side by a reward; give selection=Selection(reward)')
+    if method.name != "w2sd-auto" and selection is not None:
+        raise UserError(f'selection is given, and method {method.name!r} picks no side; use method="w2sd-auto"')
+
+
+def check_foreign(method: Method) -> None:
+    """Raises `UserError` for what a pair of two latent spaces cannot do."""
+    if method.name != "w2sd":
+        raise UserError(f'method is {method.name!r}; a pair of two latent spaces can do "w2sd" only')
+    if method.fixed_point or method.lag:
+        name = "fixed_point" if method.fixed_point else "lag"
+        raise UserError(
+            f"{name} is given; a reflection through pixels makes no inversion and asks the strong model at its own "
+            f"latent: leave {name} out"
+        )
+
+
+def check_network(weak: nn.Module, pipe: Any) -> None:
+    """Raises `UserError` if `weak` cannot be told what the pipeline tells its own network."""
+    own = getattr(networks_of(pipe)[0], "_orig_mod", networks_of(pipe)[0])
+    other = getattr(weak, "_orig_mod", weak)
+    if not (isinstance(other, type(own)) or isinstance(own, type(other))):
+        raise UserError(
+            f"the weak network is a {type(other).__name__}, the pipeline's own a {type(own).__name__}; they must be of "
+            "one class (for AnimateDiff assemble the 2-D UNet with the motion adapter first)"
+        )
+    for key in SHARED_CONFIG:
+        ours, theirs = own.config.get(key), other.config.get(key)
+        if ours != theirs:
+            raise UserError(
+                f"the weak network has {key} {theirs}, the pipeline's own {ours}, so it cannot be told the same; "
+                "give the weak side as a pipeline of its own if both share one latent space"
+            )
+
+
+def check_pipelines(strong: Any, weak: Any) -> None:
+    """Raises `UserError` if the weak pipeline is known not to share latents or noise levels, or changes networks."""
+    count = len(networks_of(weak))
+    if count > 1:
+        raise UserError(
+            f"the weak {type(weak).__name__} has {count} networks, used one after the other, and the weak side must be "
+            "one: give weak as one of them"
+        )
+    ours, theirs = (getattr(getattr(p, "vae", None), "config", {}) for p in (strong, weak))
+    for key in ("scaling_factor", "shift_factor", "latent_channels", "z_dim"):
+        if ours and theirs and ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"the pipelines' autoencoders differ: {key} is {ours.get(key)} (strong) and {theirs.get(key)} (weak); "
+                "their latents mean different things, and a reflection needs one latent space"
+            )
+    if is_flow(strong.scheduler) != is_flow(weak.scheduler):
+        raise UserError(
+            f"one pipeline is a flow, the other is not ({type(strong.scheduler).__name__} and "
+            f"{type(weak.scheduler).__name__}); a reflection needs one path for both"
+        )
+    tables = [t for p in (strong, weak) if (t := getattr(p.scheduler, "alphas_cumprod", None)) is not None]
+    if is_flow(strong.scheduler) or len(tables) < 2:
+        return
+    levels = [table.double().cpu().clamp(1e-6, 1 - 1e-6) for table in tables]
+    if len(levels[0]) != len(levels[1]) or not torch.allclose(levels[0].logit(), levels[1].logit(), atol=0.1):
+        raise UserError(
+            "the two pipelines' schedulers have different noise schedules, so one timestep means two noise levels; "
+            "build both with the same beta_start, beta_end and beta_schedule"
+        )
+
+
+def first_index(scheduler: Any, timestep: Any) -> int:
+    """Returns where in the scheduler's timesteps a pipeline's loop starts (later than 0 for image to image)."""
+    timesteps = scheduler.timesteps.tolist()
+    if float(timestep) not in timesteps:
+        raise UserError(f"the pipeline starts at timestep {float(timestep):g}, which is not one of its scheduler's")
+    return timesteps.index(float(timestep))
+
+
+def check_reflections(method: Method, schedule: Schedule) -> None:
+    """Raises `UserError` for a number of reflections, mode or strength that this schedule does not allow."""
+    if method.name == "autoguided":
+        return
+    redraws = method.name == "resample"  # it inverts nothing
+    mode = "fused" if redraws else method.mode
+    try:
+        lam = core_check(method.num_reflections, schedule.levels, mode, method.strength)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    steps = method.steps(schedule.num_steps)
+    if lam and not steps:
+        raise UserError(
+            f"the window {method.window} leaves none of the first {lam} of {schedule.num_steps} steps to be reflected; "
+            "widen it, raise num_reflections, or set that to 0"
+        )
+    if 0 in steps and mode != "fused" and schedule.starts_at_pure_noise:
+        raise UserError(
+            "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
+            'image; use mode="fused", or rescale_betas_zero_snr=False for a network that was trained without it'
+        )
+
+
+def check_first_step(recorded: RecordedStep, schedule: Schedule) -> None:
+    """Raises `UserError` if the pipeline feeds its network anything but the scheduler's latent."""
+    call = recorded.calls[0]
+    ours = recorded.sample / schedule.scales[schedule.steps[0] or 0]
+    theirs = call.latent[: ours.shape[0]].to(ours.dtype)
+    tolerance = 1e-4 if call.latent.dtype == torch.float32 else 2e-2
+    if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
+        raise UserError(
+            f"this pipeline changes the latent before {type(call.network).__name__} sees it, in a way that reflection "
+            "does not know; it cannot be reflected"
+        )
+    check_same_latent(recorded)
+
+
+def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) -> None:
+    """Raises `UserError` if another recorded call works on other latents, or counts time otherwise."""
+    if other.latent_shape != sample.shape:
+        raise UserError(
+            f"the weak side works on latents of shape {tuple(other.latent_shape)}, the strong on "
+            f"{tuple(sample.shape)}; both must share one latent space and size (same height, width, frames and batch)"
+        )
+    if not torch.isclose(other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2):
+        raise UserError(
+            f"the weak network is told timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one is told "
+            f"{float(ours.timestep.reshape(-1)[0]):g}; both must count time alike"
+        )
+
+
+def check_placement(weak: nn.Module, own: nn.Module) -> None:
+    """Raises `UserError` if the weak network cannot be evaluated where the pipeline's own is."""
+    dtypes = [next((p.dtype for p in net.parameters() if p.is_floating_point()), None) for net in (weak, own)]
+    if dtypes[0] != dtypes[1]:
+        raise UserError(
+            f"the weak network is in {dtypes[0]}, the pipeline's own in {dtypes[1]}; load both in one dtype"
+        )
+    devices = [next((p.device for p in net.parameters()), None) for net in (weak, own)]
+    offloaded = any(hasattr(net, "_hf_hook") or hasattr(net, "_diffusers_hook") for net in (weak, own))
+    if devices[0] != devices[1] and not offloaded:
+        raise UserError(f"the weak network is on {devices[0]}, the pipeline's own on {devices[1]}; move it with .to()")

@@ -1,0 +1,221 @@
+"""The two sides of one call: what the weak model and the strong one as it reflects are told, and their guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from w2sd_video.errors import UserError
+from w2sd_video.gaps.control_settings import ARGUMENTS, ControlSetting, control_of, control_setting
+from w2sd_video.gaps.switches import switched
+from w2sd_video.hosting.conditioning import read_conditioning
+from w2sd_video.hosting.progress import EvaluationBar, progress_bar_replaced
+from w2sd_video.hosting.recording import RecordedStep, Recorder, RecordingDone
+from w2sd_video.hosting.resolved import Side
+from w2sd_video.hosting.settings import (
+    BOTH_HALVES,
+    CallGuidance,
+    call_guidance,
+    call_signature,
+    networks_of,
+    replaced,
+    with_both_halves,
+    with_prompts,
+)
+from w2sd_video.latents.schedules import prediction_of
+from w2sd_video.pair import ModelSpec
+
+# Not for a call that only records: its latents are thrown away, and nobody is to be called back.
+LEFT_OUT = ("callback", "callback_steps", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator")
+
+
+@dataclass(frozen=True)
+class WeakSide:
+    """The `weak` argument of `reflected`, taken apart: a pipeline or a network or neither, and what else differs."""
+
+    pipe: Any = None
+    network: nn.Module | None = None
+    spec: ModelSpec = field(default_factory=ModelSpec)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SideMaker:
+    """Makes the sides of a call of `kind.__call__(pipe, **arguments)`, which guides as `guidance` says."""
+
+    pipe: Any
+    kind: type
+    arguments: dict[str, Any]
+    guidance: CallGuidance
+
+    def argument(self, name: str) -> Any:
+        """The value of a call argument, given or by default."""
+        return self.arguments.get(name, call_signature(self.kind).parameters[name].default)
+
+    def strong(self) -> Side:
+        """The strong side as it samples."""
+        return Side(control=self._control(self.pipe, self.arguments))
+
+    def reflector(self, spec: ModelSpec) -> Side:
+        """The strong side inside the reflection; what `spec` leaves out is as it samples."""
+        side = replace(self.strong(), settings=switched(spec))
+        side = self._guided(_with_control(side, spec), spec.guidance)
+        if spec.prompt is None and spec.negative_prompt is None:
+            return side
+        return self._recorded(side, self.pipe, with_prompts(spec, self.arguments), spec, spec.guidance)
+
+    def weak(self, weak: WeakSide, reflector_spec: ModelSpec, reflector: Side) -> Side:
+        """The weak side; what is not said about it is as on the strong side inside the reflection."""
+        spec = weak.spec
+        settings = {**reflector.settings, **switched(spec)}
+        side = replace(reflector, network=weak.network, settings=settings)
+        side = self._guided(_with_control(side, spec), spec.guidance)
+        alike = weak.pipe is None and not weak.inputs and spec.prompt is None and spec.negative_prompt is None
+        if alike and not _lacks_guidance(side):
+            return side
+        pipe = self.pipe if weak.pipe is None else weak.pipe
+        arguments = self._accepted(with_prompts(reflector_spec, self.arguments), pipe)
+        unknown = set(weak.inputs) - set(call_signature(self._kind_of(pipe)).parameters)
+        if unknown:
+            raise UserError(
+                f"weak_inputs has {', '.join(sorted(unknown))}, which a {type(pipe).__name__} call does not take"
+            )
+        arguments = replaced(with_prompts(spec, arguments), weak.inputs)
+        scale = spec.guidance if spec.guidance is not None else reflector_spec.guidance
+        if weak.pipe is not None:
+            side = replace(side, prediction=prediction_of(pipe.scheduler))
+        if weak.pipe is not None or any(name in ARGUMENTS for name in weak.inputs):
+            side = replace(side, control=self._control(pipe, arguments))
+            inherits = control_of(self.pipe) is not None and "controlnet_conditioning_scale" not in weak.inputs
+            side = _with_control(_with_control(side, reflector_spec) if inherits else side, spec)
+        return self._recorded(side, pipe, arguments, spec, scale, set(weak.inputs))
+
+    def _guided(self, side: Side, scale: float | None) -> Side:
+        if scale is None:
+            return side
+        if self.guidance.embedded is None:
+            return replace(side, guidance=float(scale))
+        if self.guidance.embedded == 0:
+            raise UserError(
+                "guidance of the other side is set by proportion here: call with a guidance_scale other than 0"
+            )
+        return replace(side, embedded=float(scale))
+
+    def _control(self, pipe: Any, arguments: Mapping[str, Any]) -> ControlSetting | None:
+        return control_setting(call_signature(self._kind_of(pipe)).parameters, pipe, arguments)
+
+    def _kind_of(self, pipe: Any) -> type:
+        return self.kind if pipe is self.pipe else type(pipe)
+
+    def _accepted(self, arguments: dict[str, Any], pipe: Any) -> dict[str, Any]:
+        """The arguments that another pipeline's call takes; refused if one that matters is not among them."""
+        taken = call_signature(self._kind_of(pipe)).parameters
+        defaults = call_signature(self.kind).parameters
+        if control_of(pipe) is None and control_of(self.pipe) is not None:  # a side without ControlNet
+            own = ("image",) if "control_image" not in defaults else ()
+            arguments = {name: v for name, v in arguments.items() if name in taken or name not in (*ARGUMENTS, *own)}
+        for name, value in arguments.items():
+            unset = value is None or (name in defaults and value is defaults[name].default)
+            if name not in taken and name not in LEFT_OUT and not unset:
+                raise UserError(
+                    f"the call gives {name}, which the weak {type(pipe).__name__} does not take; leave it out, or give "
+                    "weak as a network"
+                )
+        return {name: value for name, value in arguments.items() if name in taken and name not in LEFT_OUT}
+
+    def _recorded(
+        self,
+        side: Side,
+        pipe: Any,
+        arguments: dict[str, Any],
+        spec: ModelSpec,
+        scale: float | None,
+        given: set[str] = frozenset(),  # type: ignore[assignment]
+    ) -> Side:
+        """The side with the conditioning of a call of its own; `scale` None is guidance as the strong side samples."""
+        kind = self._kind_of(pipe)
+        for name in ("prompt", "negative_prompt"):
+            if getattr(spec, name) is not None and name not in call_signature(kind).parameters:
+                raise UserError(
+                    f"{name} differs, but a {kind.__name__} call takes none; change what it does take by weak_inputs"
+                )
+        guidance = call_guidance(kind, pipe, arguments)
+        if scale is None and guidance.name in given:
+            scale = guidance.scale if guidance.embedded is None else guidance.embedded
+        if guidance.embedded is not None:
+            if spec.negative_prompt is not None:
+                raise UserError(
+                    "negative_prompt differs, but this call has no guidance that uses one; "
+                    f"call the pipeline with {guidance.name} above 1 and a negative prompt"
+                )
+            if scale is not None:
+                arguments = {**arguments, "guidance_scale": scale}
+            side = replace(side, guidance=1.0, embedded=None)
+        else:
+            in_force = self.guidance.scale if scale is None else float(scale)
+            if in_force == 1 and spec.negative_prompt is not None:
+                raise UserError("negative_prompt differs, but guidance 1 uses none; set another guidance")
+            if in_force != 1:
+                arguments = with_both_halves(guidance, arguments)
+            side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
+        step = record(pipe, kind, arguments, self.pipe.scheduler, self.arguments.get("generator"))
+        return replace(side, conditioning=read_conditioning(step, [*guidance.scales, BOTH_HALVES]))
+
+
+def _lacks_guidance(side: Side) -> bool:
+    """Whether a recorded conditioning was made for the guidance of another side, and will not do for this one's."""
+    if side.conditioning is None:
+        return False
+    return side.embedded is not None or (side.conditioning.unconditional is None and side.guidance not in (None, 1.0))
+
+
+def _with_control(side: Side, spec: ModelSpec) -> Side:
+    """The side with the ControlNet's scale of the spec, where it has one."""
+    return side if side.control is None else replace(side, control=side.control.with_scale(spec.control))
+
+
+def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any, generator: Any = None) -> RecordedStep:
+    """Returns the first step of a call of `pipe`, an instance of `kind`, on `scheduler`, stopping the call there.
+
+    Its noise is that of `generator` (or a list of them; None for torch's own), which stays where it is: control images
+    are encoded with noise (Flux, SD3), which is to be that of the call that follows.
+    """
+    found: list[RecordedStep] = []
+
+    def stop(step: RecordedStep) -> Tensor:
+        found.append(step)
+        raise RecordingDone
+
+    own = pipe.scheduler
+    quiet = progress_bar_replaced(pipe, lambda iterable, total: EvaluationBar(None, iterable, total, None))
+    arguments = {name: value for name, value in arguments.items() if name not in LEFT_OUT}
+    arguments["generator"] = _copied(generator)
+    forked = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    vars(pipe)["scheduler"] = scheduler
+    try:
+        with forked, quiet, Recorder(networks_of(pipe), scheduler, stop, control_of(pipe)).installed():
+            kind.__call__(pipe, **arguments)  # type: ignore[operator]
+    except RecordingDone:
+        pass
+    finally:
+        vars(pipe)["scheduler"] = own
+        pipe.maybe_free_model_hooks()
+    if not found:
+        raise UserError(
+            f"the call of the weak {type(pipe).__name__} ended without a sampling step; check its arguments"
+        )
+    return found[0]
+
+
+def _copied(generator: Any) -> Any:
+    if isinstance(generator, list | tuple):
+        return [_copied(each) for each in generator]
+    if generator is None:
+        return None
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    return copy

@@ -1,0 +1,254 @@
+"""One hosted pipeline call: our sampler makes every step of the pipeline's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from w2sd_video.core import Denoiser, Level, OnReflect, Together
+from w2sd_video.errors import UserError
+from w2sd_video.gaps.controls import check_scales
+from w2sd_video.gaps.lora_batches import by_sample, check_loras, in_one_batch, side_by_side
+from w2sd_video.gaps.switches import SwitchBoard
+from w2sd_video.hosting.conditioning import Conditioning, predict_each, read_conditioning
+from w2sd_video.hosting.finite import FiniteWatch, likely_cause
+from w2sd_video.hosting.method import Method
+from w2sd_video.hosting.probing import Guided
+from w2sd_video.hosting.progress import EvaluationBar
+from w2sd_video.hosting.recording import RecordedStep
+from w2sd_video.hosting.refusals import (
+    check_first_step,
+    check_placement,
+    check_reflections,
+    check_same_space,
+    first_index,
+)
+from w2sd_video.hosting.resolved import Resolved, Side, Sides
+from w2sd_video.hosting.run import Run
+from w2sd_video.hosting.sampling import Models, Sampling
+from w2sd_video.hosting.settings import BOTH_HALVES, CallGuidance, networks_of
+from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
+
+if TYPE_CHECKING:
+    from w2sd_video.hosting.foreign import ForeignSide
+
+
+class HostedCall:
+    """The state of one pipeline call; its `step` makes the steps of a `Recorder`.
+
+    Args:
+        pipe: the pipeline.
+        method: the sampler.
+        sides: what is evaluated.
+        guidance: how the user's call guides.
+        run: where to count.
+        foreign: a weak side in another latent space, in place of that of `sides`.
+        begin: makes the sampler, once the schedule and the latents are known.
+        observer: called after each reflection.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        method: Method,
+        sides: Sides,
+        guidance: CallGuidance,
+        run: Run,
+        foreign: ForeignSide | None = None,
+        *,
+        begin: Callable[[Schedule, Tensor], Sampling],
+        observer: OnReflect | None = None,
+    ) -> None:
+        self.pipe, self.method, self.run, self.foreign = pipe, method, run, foreign
+        self.bar: EvaluationBar | None = None
+        self._sides, self._guidance = sides, guidance
+        self._begin_sampling, self._observer = begin, observer
+        self._networks = networks_of(pipe)
+        self._switches = SwitchBoard()
+        self._schedule: Schedule | None = None
+        self._visited = self._owed = 0
+        self._orders: dict[tuple, Guided] = {}
+        self._sent: tuple[Tensor, int] | None = None
+        self._latent: Tensor | None = None
+
+    def step(self, recorded: RecordedStep) -> Tensor:
+        """Returns the pipeline's next latent; called in place of `scheduler.step`."""
+        schedule = self._schedule or self._begin(recorded)
+        scheduler = self.pipe.scheduler
+        if getattr(scheduler, "_step_index", None) is not None:
+            scheduler._step_index += 1
+        if self._visited == len(schedule.steps):
+            raise UserError(f"{type(self.pipe).__name__} goes on after its {len(schedule.steps)} timesteps are done")
+        i = schedule.steps[self._visited]
+        self._visited += 1
+        if i is None:
+            return recorded.sample
+        self._current = self._read(recorded)
+        check_scales(self._current.control, self._sides.strong.control, *self._place(schedule))
+        x = self._advance(i, self._received(recorded.sample, schedule.scales[i]))
+        self._watch.add(i, "the sampling part", x)
+        self.run.num_steps += 1
+        sent = _counting((x if schedule.scales[i + 1] == 1 else x * schedule.scales[i + 1]).to(recorded.sample.dtype))
+        self._latent, self._sent = x, (sent, sent._version)
+        if self._visited == len(schedule.steps):
+            self._watch.finish()  # before the pipeline decodes
+        return sent
+
+    def finish(self) -> None:
+        """Raises if some latent was not finite; to be called after the pipeline's loop."""
+        if self._schedule is not None:
+            self._watch.finish()
+            if self.foreign is not None:
+                self.foreign.finish()
+
+    def close(self) -> None:
+        """Leaves the networks as they were before the call; to be called whatever became of it."""
+        self._switches.close()
+
+    def _begin(self, recorded: RecordedStep) -> Schedule:
+        """Reads the schedule, and checks once what holds for the whole call."""
+        pipe, method = self.pipe, self.method
+        start = first_index(pipe.scheduler, recorded.timestep)
+        count = getattr(pipe, "_num_timesteps", None)
+        schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=method.first_order)
+        check_reflections(method, schedule)
+        self._current = self._read(recorded)
+        check_first_step(recorded, schedule)
+        for side in (self._sides.reflector, self._sides.weak):
+            if side.conditioning is not None:
+                check_same_space(side.conditioning, self._current, recorded.sample)
+            if side.network is not None:
+                check_placement(side.network, self._current.network)
+        self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
+        self._schedule = schedule
+        self._sampling = self._begin_sampling(schedule, recorded.sample)
+        if self.foreign is not None:
+            self.foreign.begin(schedule, self._sampling.steps, recorded.sample, self._evaluated)
+        sides = self._sides
+        weak, reflector = self._resolved(sides.weak), self._resolved(sides.reflector)
+        for now in (reflector, weak):
+            self._switches.check(now.network, now.settings)
+            check_loras(now, len(recorded.sample))
+        # One side used as both is the control, asked for by name.
+        if sides.weak is not sides.reflector and weak.equals(reflector, self._switches):
+            raise UserError(
+                "the weak side differs in nothing from the strong side as it reflects; say what differs, "
+                'or ask for that control by name: weak="zero-gap"'
+            )
+        if method.lag and not reflector.equals(self._resolved(sides.strong), self._switches):
+            raise UserError(
+                "lag puts a prediction of the strong side as it samples into the reflection, and here the strong side "
+                "reflects otherwise; leave reflector out, or lag"
+            )
+        self._switches.hold(self._networks, [(now.network, now.settings) for now in (reflector, weak)])
+        return schedule
+
+    def _advance(self, i: int, x: Tensor) -> Tensor:
+        """Step i of the sampler, with the two sides as they are at it."""
+        sampling, reflector = self._sampling, self._denoiser(self._sides.reflector)
+        meets = self._sides.reflector if sampling.method.name == "w2sd" else self._sides.strong
+        models = Models(
+            strong=self._denoiser(self._sides.strong),
+            reflector=reflector,
+            weak=self._denoiser(self._sides.weak),
+            together=self._together(meets) if sampling.asks_together(i) else None,
+            abroad=None if self.foreign is None else partial(self.foreign.reflect, strong=reflector),
+        )
+        self._owed = sampling.costs[i]
+        x = sampling.advance(i, x, models, lambda _, before, after: self._on_reflect(i, before, after))
+        if self.bar is not None and self._owed:  # evaluations that this step did without
+            self.bar.advance(self._owed)
+        return x
+
+    def _evaluated(self) -> None:
+        self.run._counter.evaluations += 1
+        if self.bar is not None and self._owed:
+            self._owed -= 1
+            self.bar.advance()
+
+    def _on_reflect(self, i: int, x: Tensor, tilde: Tensor) -> None:
+        self.run.num_reflections += 1
+        self.run._gaps.append(torch.linalg.vector_norm(tilde - x))
+        self._watch.add(i, "the reflection", tilde)
+        if self._observer is not None:
+            self._observer(i, x, tilde)
+
+    def _received(self, sample: Tensor, scale: float) -> Tensor:
+        """Our own float32 latent where the pipeline hands back what it was given, else what it hands (a callback's)."""
+        if self._sent is not None and self._latent is not None:
+            sent, version = self._sent
+            if sample is sent and sample._version == version:
+                return self._latent
+        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        return x if scale == 1 else x / scale
+
+    def _read(self, recorded: RecordedStep) -> Conditioning:
+        """The step's conditioning; how the pipeline guides is measured again only when it may have changed."""
+        scale = getattr(self.pipe, "_guidance_scale", None)
+        key = (tuple(call.latent.shape[0] for call in recorded.calls), id(recorded.calls[0].network), scale)
+        scales = [*self._guidance.scales, BOTH_HALVES, *([scale] if isinstance(scale, int | float) else [])]
+        conditioning = read_conditioning(recorded, scales, self._orders.get(key))
+        self._orders[key] = conditioning.guided
+        return conditioning
+
+    def _place(self, schedule: Schedule) -> tuple[int, int]:
+        """The pipeline's current step, from 0, and how many it counts."""
+        return max(self._visited - 1, 0), len(schedule.steps)
+
+    def _resolved(self, side: Side) -> Resolved:
+        """What the side is at the current step."""
+        assert self._schedule is not None
+        conditioning = side.conditioning or self._current
+        guidance = side.guidance
+        if guidance is None:  # the scale that only makes the pipeline prepare both halves is not the call's own
+            guidance = self._current.guided.scale if self._guidance.real else self._guidance.scale
+        if side.conditioning is not None:
+            conditioning = conditioning.at(self._current.timestep)
+            if conditioning.network in self._networks:  # Wan 2.2 goes over to its second on the way
+                conditioning = replace(conditioning, network=self._current.network)
+        if side.embedded is not None and self._guidance.embedded:
+            conditioning = conditioning.with_embedded(side.embedded / self._guidance.embedded)
+        conditioning = conditioning.with_control(side.control, *self._place(self._schedule))
+        network = conditioning.network if side.network is None else side.network
+        prediction = side.prediction or self._schedule.prediction
+        return Resolved(network, conditioning, guidance, prediction, side.settings)
+
+    def _denoiser(self, side: Side) -> Denoiser:
+        """The side as a function of (x, level told), at the current step's timestep."""
+        now = self._resolved(side)
+        return lambda x, level: self._predictions(now, [now.guidance], x, level)[0]
+
+    def _together(self, strong: Side) -> Together | None:
+        """This side and the weak one as one function, where one evaluation gives both; None for two evaluations."""
+        if self._sides.weak is strong:  # the control costs what a pair does
+            return None
+        now, weak = self._resolved(strong), self._resolved(self._sides.weak)
+        one_batch = in_one_batch(strong, self._sides.weak, now, weak)
+        if not one_batch and not self._sides.weak.differs_in_guidance_alone(strong):
+            return None
+
+        def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+            model, latent = (side_by_side(now, weak, x), torch.cat([x, x])) if one_batch else (now, x)
+            good, bad = self._predictions(model, [now.guidance, weak.guidance], latent, level)
+            return good[: len(x)], bad[-len(x) :]
+
+        return both
+
+    def _predictions(self, now: Resolved, guidances: Sequence[float], x: Tensor, level: Level) -> list[Tensor]:
+        """The path's native predictions of a side, one for each guidance."""
+        with self._switches.in_force(now.network, by_sample(now, guidances, x)):
+            outputs = predict_each(now.conditioning, x, guidances, counter=self.run._counter, network=now.network)
+        for _ in guidances:
+            self._evaluated()
+        return [to_native(now.prediction, output.to(x.dtype), x, level) for output in outputs]
+
+
+def _counting(x: Tensor) -> Tensor:
+    """`x`, as a tensor that counts changes made in place (those of inference mode do not)."""
+    with torch.inference_mode(False):
+        return x.clone() if x.is_inference() else x
