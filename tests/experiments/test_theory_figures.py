@@ -81,7 +81,10 @@ def test_what_cannot_be_used_is_refused_with_code_2(
 
 
 def test_the_list_names_every_figure_and_loads_no_torch() -> None:
-    code = "import sys; sys.path.insert(0, 'scripts'); from scripts import theory; code = theory.main(['--list']); print(code, 'torch' in sys.modules)"
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from scripts import theory; "
+        "code = theory.main(['--list']); print(code, 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     *listed, last = done.stdout.splitlines()
     assert last == "0 False"

@@ -1,4 +1,4 @@
-"""Backbones without weights that the command finds by name ("tests.support.vbench_stand_ins:encoder"), for whole runs in tests.
+"""Backbones without weights found by name ("tests.support.vbench_stand_ins:encoder"), for whole runs in tests.
 
 They are fast, deterministic and depend on every pixel; their numbers mean nothing.
 """

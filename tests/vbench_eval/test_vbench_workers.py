@@ -103,7 +103,7 @@ def test_closing_the_results_ends_the_processes(tmp_path: Path) -> None:
 
 def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     program = (
-        "from test_vbench_workers import squaring\n"
+        "from tests.vbench_eval.test_vbench_workers import squaring\n"
         "from vbench_eval.workers import in_processes\n"
         "import time\n"
         "if __name__ == '__main__':\n"
@@ -113,7 +113,7 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     )
     (tmp_path / "program.py").write_text(program)
     root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": str(root)}
     parent = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py")], env=environment, stdout=subprocess.PIPE, text=True
     )
