@@ -53,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS
+    from w2sd_video.report.figures import save
 
     names = list(GAPS) if options.gaps is None else [name.strip() for name in options.gaps.split(",")]
     unknown = [name for name in names if name not in GAPS]
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     for name in CURVES:
         print("", gap_report.curve_table(name, found), sep="\n")
         if picture := gap_report.curve_picture(name, found):
-            picture.save(options.output / f"{name}.png")
+            save(picture, options.output / f"{name}.png")
             print(f"drawn: {options.output / name}.png")
     return 0
 

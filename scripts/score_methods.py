@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from w2sd_video.demo import WEIGHTS
+    from w2sd_video.report.figures import save
 
     found = groups()
     names = list(found) if options.only is None else [name.strip() for name in options.only.split(",")]
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     for name in CURVES:
         print("", method_report.curve_table(name, scores), sep="\n")
         if picture := method_report.curve_picture(name, scores):
-            picture.save(options.output / f"{name}.png")
+            save(picture, options.output / f"{name}.png")
             print(f"drawn: {options.output / name}.png")
     for label, way in ALGORITHMS.items():
         share = records.get(way.key, {}).get("said", {}).get("second")

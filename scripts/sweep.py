@@ -12,10 +12,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
 from vbench_eval.proxies import PROXIES
-from w2sd_video.commands.sweep.curve import Point
 from w2sd_video.commands.sweep.program import Outside
 from w2sd_video.commands.sweep.program import main as sweep
 from w2sd_video.commands.sweep.scorers import Scorer
+from w2sd_video.report.figures import Point
 
 
 class Bootstrap:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageColor
+from PIL import Image
 
 from scripts.sweep import Bootstrap, proxy
 from scripts.sweep import main as sweep
@@ -16,12 +16,10 @@ from tests.support import disk_pairs, tiny_loras
 from w2sd_video.commands.lora_flags import LoraFlag
 from w2sd_video.commands.pictures import making
 from w2sd_video.commands.pictures.request import ImageRequest
-from w2sd_video.commands.sweep.curve import COLOURS, LEFT, RIGHT, Point, draw_curve, ticks
 from w2sd_video.commands.sweep.scorers import find_scorer, oracle_score
 from w2sd_video.commands.sweep.settings import read_axis
 from w2sd_video.errors import UserError
 from w2sd_video.runs.picture_io import read_picture, write_picture
-from w2sd_video.runs.tasks import METHODS
 
 SCORER = "def brightness(frames, prompt):\n    'Mean of the pixels.'\n    return frames.mean() + len(prompt)\n"
 QUICK = ["--steps", "3", "--reflections", "2", "--height", "16", "--width", "16", "--device", "cpu", "--guidance", "3"]
@@ -169,17 +167,6 @@ def test_intervals_treat_the_prompt_as_the_unit() -> None:
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_ticks_are_round_and_within_and_points_are_drawn_in_their_order() -> None:
-    for low, high in ((0.0, 1.0), (-10.0, 15.0), (0.93, 0.951), (-3.5, 3.5), (0.0, 8000.0)):
-        found = ticks(low, high)
-        assert 3 <= len(found) <= 11 and low <= found[0] and found[-1] <= high
-        assert np.allclose(np.diff(found), found[1] - found[0])
-    picture = np.asarray(draw_curve("title", "x", [0, 10], {"w2sd": [Point(0.0), Point(1.0, 0.9, 1.1)]}))
-    red = np.argwhere((picture == (0xC2, 0x3B, 0x22)).all(axis=-1) & (np.arange(len(picture)) < 380)[:, None])
-    left, right = red[red[:, 1] < LEFT + 60], red[red[:, 1] > RIGHT - 60]
-    assert left[:, 0].mean() > right[:, 0].mean() + 100, "the larger value is higher up"
-
-
 def test_a_threshold_of_the_reward_is_swept_for_the_method_that_has_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -190,15 +177,6 @@ def test_a_threshold_of_the_reward_is_swept_for_the_method_that_has_one(
     assert [run["evaluations"] for run in report["runs"]] == [20, 50, 50], "T 20, and T + 3 lambda"
     assert sweep([*words, "--", "--methods", "w2sd"]) == 2
     assert "--reward-threshold is given, and none of the methods" in capsys.readouterr().err
-
-
-def test_methods_have_colours_of_their_own_and_ten_names_fit_the_picture() -> None:
-    assert METHODS.keys() <= COLOURS.keys() and len(set(COLOURS.values())) == len(COLOURS)
-    picture = np.asarray(draw_curve("title", "x", [0, 1], {name: [Point(0.0), Point(1.0)] for name in METHODS}))
-    assert (picture[:, -2:] == 255).all(), "no name runs out on the right"
-    below = picture[396:]
-    named = [name for name in METHODS if (below == ImageColor.getrgb(COLOURS[name])).all(axis=-1).any()]
-    assert named == list(METHODS)
 
 
 @pytest.mark.parametrize(

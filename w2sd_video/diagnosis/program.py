@@ -101,6 +101,6 @@ def keep(folder: str | None, report: dict[str, Any], picture: Any = None) -> Non
     place.mkdir(parents=True, exist_ok=True)
     (place / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if picture is not None:
-        from w2sd_video.diagnosis.plotting import save
+        from w2sd_video.report.figures import save
 
         save(picture, place / PLOT)

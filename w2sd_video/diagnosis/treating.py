@@ -15,6 +15,7 @@ from w2sd_video.diagnosis.summarising import describe_measured, measured_text
 from w2sd_video.diagnosis.thresholds import calibration
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.report import figures
 from w2sd_video.runs.progress import Progress
 
 
@@ -60,8 +61,10 @@ def treat(question: Question, progress: Progress) -> Treated:
     advice = recommend(measured, failing, steps=steps_of_run(question))
     asked = {"samples": count, "prompts": len(plan.prompts), "steps": plan.steps, "prompt_texts": list(plan.prompts)}
     report = describe_measured(measured, failing, limits, calibration(), advice, asked)
-    picture = None
-    if question.arguments.output is not None:
+    picture, text = None, measured_text(report)
+    if question.arguments.output is not None and not figures.available():
+        text += f"\n\nplot {figures.NOT_DRAWN}"
+    elif question.arguments.output is not None:
         share = advice.reflections / advice.steps
         picture = draw_gap(measured, f"{plan.pair.name}: the gap by level", share, limits.similar_below)
-    return Treated(report, measured_text(report), advice.flags, picture)
+    return Treated(report, text, advice.flags, picture)

@@ -10,10 +10,10 @@ import torch
 from experiments.demo.gap_methods import CURVES, GAPS
 from experiments.demo.report import paired_interval
 from experiments.demo.scoring import Score
-from w2sd_video.commands.sweep.curve import Point, draw_curve
+from w2sd_video.report.figures import Point, curve
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from matplotlib.figure import Figure
 
 Scores = Mapping[tuple[str, str], Score]  # by the gap's name and the method's label
 REFLECTED = ("W2SD, paper mode", "W2SD, fused", "swapped roles")
@@ -74,13 +74,13 @@ def curve_table(name: str, scores: Mapping[str, Score]) -> str:
     return "\n".join(rows)
 
 
-def curve_picture(name: str, scores: Mapping[str, Score]) -> Image | None:
+def curve_picture(name: str, scores: Mapping[str, Score]) -> Figure | None:
     """The curve with 95 percent intervals; None unless every point of it is there."""
     axis, values, lines = CURVES[name]
     if any(method.key not in scores for line in lines.values() for method in line):
         return None
     points = {label: [Point(*_share(scores[method.key])) for method in line] for label, line in lines.items()}
-    return draw_curve("share right in colour and shape", axis, list(values), points)
+    return curve("share right in colour and shape", axis, list(values), points)
 
 
 def _share(score: Score) -> tuple[float, float, float]:

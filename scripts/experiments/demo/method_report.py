@@ -11,10 +11,10 @@ import torch
 from experiments.demo.method_ways import CURVES, Way
 from experiments.demo.report import paired_interval
 from experiments.demo.scoring import Score
-from w2sd_video.commands.sweep.curve import Point, draw_curve
+from w2sd_video.report.figures import Point, curve
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from matplotlib.figure import Figure
 
 Scores = Mapping[str, Score]  # by the way's key
 
@@ -72,13 +72,13 @@ def curve_table(name: str, scores: Scores) -> str:
     return "\n".join(rows)
 
 
-def curve_picture(name: str, scores: Scores) -> Image | None:
+def curve_picture(name: str, scores: Scores) -> Figure | None:
     """The curve with 95 percent intervals; None unless every point of it is there."""
     axis, values, lines = CURVES[name]
     if any(way.key not in scores for line in lines.values() for way in line):
         return None
     points = {label: [_point(scores[way.key]) for way in line] for label, line in lines.items()}
-    return draw_curve("share right in colour, shape and motion", axis, list(values), points)
+    return curve("share right in colour, shape and motion", axis, list(values), points)
 
 
 def _point(score: Score) -> Point:

@@ -34,8 +34,8 @@ def sweep_text(report: Mapping[str, Any]) -> str:
     return "\n".join([f"{report['setting']} swept; {report['scorer']}: {report['about']}", *lines])
 
 
-def sweep_page(report: Mapping[str, Any], *, drawn: bool) -> str:
-    """Returns the page; it refers to files of the sweep's folder alone."""
+def sweep_page(report: Mapping[str, Any], curve: str) -> str:
+    """Returns the page; it refers to files of the sweep's folder alone; `curve` is the HTML of its plot."""
     head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in sweep_rows(report)
@@ -44,7 +44,6 @@ def sweep_page(report: Mapping[str, Any], *, drawn: bool) -> str:
         f'<li><a href="{quote(folder)}/index.html">{escape(folder)}</a></li>' for folder in report["folders"].values()
     )
     title = f"{report['setting']} swept"
-    curve = '<img src="curve.png" alt="the means with their intervals">' if drawn else "<p>nothing is scored yet</p>"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>'
         "body{font:15px sans-serif;margin:2em;max-width:60em}td,th{padding:.2em .8em;text-align:right}"

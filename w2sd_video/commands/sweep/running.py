@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from w2sd_video.commands.method_settings import without_unused
-from w2sd_video.commands.sweep.curve import Point, draw_curve
 from w2sd_video.commands.sweep.page import sweep_page
 from w2sd_video.commands.sweep.scorers import Scorer
 from w2sd_video.commands.sweep.scoring import Scores, scored
 from w2sd_video.commands.sweep.settings import Axis, Request, Value
 from w2sd_video.pair import gap
+from w2sd_video.report import figures
+from w2sd_video.report.figures import Point
 from w2sd_video.runs.file_names import clean_stem
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.runs import Summary
@@ -166,16 +167,16 @@ def _interval(name: str, point: Point) -> dict[str, Any]:
 
 
 def _draw(report: Mapping[str, Any], axis: Axis, folder: Path) -> None:
-    import io
-
     lines = {
         method: [Point(**row["mean"]) for row in rows]
         for method, rows in report["methods"].items()
         if rows and all("mean" in row for row in rows)
     }
-    if lines:
-        buffer = io.BytesIO()
+    drawn = "<p>nothing is scored yet</p>"
+    if lines and figures.available():
         title = f"{report['about']} ({report['scorer']})"
-        draw_curve(title, axis.label, axis.values, lines).save(buffer, "PNG")
-        write_bytes(folder / "curve.png", buffer.getvalue())
-    write_bytes(folder / "index.html", sweep_page(report, drawn=bool(lines)).encode())
+        figures.save(figures.curve(title, axis.label, axis.values, lines), folder / "curve.png")
+        drawn = '<img src="curve.png" alt="the means with their intervals">'
+    elif lines:
+        drawn = f"<p>{figures.NOT_DRAWN}</p>"
+    write_bytes(folder / "index.html", sweep_page(report, drawn).encode())
