@@ -7,33 +7,34 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval.errors import UserError
+from vbench_eval.strict_json import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INSTALL = "pip install -e '.[plots]'"
 GREY = "#7f7f7f"
-METHOD_COLOURS = {  # told apart without seeing red, green or blue (Okabe and Ito; Tol)
+METHOD_COLOURS = {  # told apart also by eyes without red or green cones (from Okabe and Ito; a test measures it)
     "w2sd": "#d55e00",
     "w2sd, fused": "#e69f00",
     "strong": "#0072b2",
     "weak": "#56b4e9",
-    "ideal": "#009e73",
+    "ideal": "#7cbf9e",
     "zero-gap": GREY,
     "swapped": "#332288",
-    "autoguided": "#cc79a7",
-    "release": "#999933",
-    "w2sd-auto": "#882255",
-    "resample": "#44aa99",
-    "resample-aligned": "#117733",
-    "resample-opposed": "#b8a038",
+    "autoguided": "#4b5873",
+    "release": "#a6694b",
+    "w2sd-auto": "#733e34",
+    "resample": "#30bfbf",
+    "resample-aligned": "#b4bf7c",
+    "resample-opposed": "#734c00",
 }
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # for what is no method
 
@@ -44,6 +45,8 @@ _STYLE: dict[str, Any] = {
     "figure.titlesize": 13,
     "figure.titleweight": "bold",
     "font.size": 10,
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same figure on every machine
+    "text.parse_math": False,  # a "$" in a prompt or label is a dollar
     "axes.titlesize": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,14 +62,42 @@ _STYLE: dict[str, Any] = {
 }
 
 
+_DARK: dict[str, Any] = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "#1b1e25"),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), "#e8eaee"),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#98a0ae"),
+    "grid.color": "#2d323c",
+}
+
+
+def colours(labels: Iterable[str]) -> dict[str, str]:
+    """A colour for each label: a method's own one, for other labels those that no method here has, in their order.
+
+    A label may say more than the method: "w2sd (lambda 5)" has the colour of "w2sd" if that is free.
+    """
+    wanted = list(dict.fromkeys(labels))
+    chosen = {label: METHOD_COLOURS[label] for label in wanted if label in METHOD_COLOURS}
+    for label in wanted:
+        own = METHOD_COLOURS.get(label.partition(",")[0].partition(" ")[0])
+        if label not in chosen and own is not None and own not in chosen.values():
+            chosen[label] = own
+    palette = dict.fromkeys((*CYCLE, *METHOD_COLOURS.values()))
+    free = [colour for colour in palette if colour not in chosen.values()] or list(CYCLE)
+    for place, label in enumerate(label for label in wanted if label not in chosen):
+        chosen[label] = free[place % len(free)]
+    return {label: chosen[label] for label in wanted}
+
+
 def available() -> bool:
     """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """The style of every figure while it is drawn and saved; also a decorator of functions that draw.
+def style(*, dark: bool = False) -> Iterator[None]:
+    """The style of every figure while it is drawn; also a decorator of functions that draw. On a dark page if `dark`.
+
+    A user's own matplotlibrc changes nothing here, and matplotlib's settings are as before afterwards.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -74,9 +105,10 @@ def style() -> Iterator[None]:
     if not available():
         raise UserError(f"figures need matplotlib, which is not installed; in a clone: {INSTALL}")
     from cycler import cycler
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcParamsDefault
 
-    settings: Any = {**_STYLE, "axes.prop_cycle": cycler(color=CYCLE)}
+    defaults = {name: value for name, value in rcParamsDefault.items() if "backend" not in name}
+    settings: Any = {**defaults, **_STYLE, **(_DARK if dark else {}), "axes.prop_cycle": cycler(color=CYCLE)}
     with rc_context(settings):
         yield
 
@@ -109,16 +141,15 @@ def shared_legend(figure: Figure, *, columns: int = 4) -> None:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, equal to the byte for equal figures."""
     buffer = io.BytesIO()
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a label in letters that the font lacks shows boxes
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, complete or not at all. OSError if it cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(png(figure))
-    os.replace(partial, path)
+    """Writes a PNG, complete or not at all, and its folder if it is not there. OSError if it cannot be written."""
+    write_bytes(path, png(figure))
 
 
 def interval_line(axes: Any, x: Sequence[float], points: Sequence[Sequence[float | None]], **options: Any) -> None:
