@@ -103,8 +103,6 @@ FLOORS = (  # a room knows rooms on lower floors, and never one above it or besi
 )
 FLOOR = {f"w2sd_video.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 STILL_UPWARD = {  # what is left of the old house, to be gone
-    ("gaps", "hosting"),
-    ("latents", "loading"),
     ("report", "runs"),
 }
 

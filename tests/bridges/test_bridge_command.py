@@ -415,7 +415,7 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "map missing": (lambda d: ["--noise-map", "no/map.safetensors"], "there is no noise map at"),
     "map of another kind": (lambda d: ["--noise-map", str(d / "sdxl.safetensors")], "is no noise map"),
     "map damaged": (lambda d: ["--noise-map", str(damaged(d))], "damaged or no safetensors file; fit it again"),
-    "identity": (lambda d: ["--noise-map", "identity"], "differ in scaling_factor, shift_factor"),
+    "identity": (lambda d: ["--noise-map", "identity"], "scaled and shifted differently"),
     "sizes": (lambda d: ["--height", "20"], "height is 20; it must be a multiple of 8: use 16 or 24"),
     "no size": (lambda d: ["--height", "0"], "height is 0; it must be a whole number from 8"),
     "weak sizes": (lambda d: ["--weak-width", "20"], "weak width is 20; .*--weak-width"),

@@ -15,8 +15,8 @@ import torch
 
 from scripts.diagnose import check_bridge
 from tests.support import disk_pairs, tiny, tiny_families
-from w2sd_video.diagnosis import noise_levels
 from w2sd_video.diagnosis.program import main
+from w2sd_video.latents import noise_levels
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = ["--height", "16", "--width", "16"]

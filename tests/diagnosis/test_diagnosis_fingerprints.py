@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from w2sd_video.diagnosis.fingerprints import Fingerprint, Weights, difference, fingerprint, same_weights
+from w2sd_video.loading.fingerprints import Fingerprint, Weights, difference, fingerprint, same_weights
 
 
 def weights(seed: int = 0) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tests.support import tiny, tiny_families
 from tests.support.tiny_loras import ATTENTION, add_lora
 from w2sd_video import ModelSpec, Routing, reflected
 from w2sd_video.errors import UserError
-from w2sd_video.gaps import lora_batches
+from w2sd_video.hosting import lora_batches
 
 STRONG, WEAK = 0.8, -1.5
 WIDE = [*ATTENTION, "conv1", "conv_in", "time_emb_proj", "linear", "linear_1", "proj_mlp", "patch_embedding"]

@@ -6,15 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from w2sd_video.diagnosis import noise_levels
-from w2sd_video.diagnosis.fingerprints import difference, same_weights
 from w2sd_video.diagnosis.sides import TEXT_PARTS, Side, tokens_of
+from w2sd_video.latents import noise_levels
+from w2sd_video.latents.spaces import Relation, compare_spaces, scale_words, shape_words
+from w2sd_video.loading.fingerprints import difference, same_weights
 
 UNKNOWN = "unknown"
-SCALES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-SCALE_DEFAULTS = {"AutoencoderKL": 0.18215, "AutoencoderDC": 1.0, "AutoencoderTiny": 1.0}  # diffusers' own
-SHAPES = ("_class_name", "latent_channels", "z_dim", "in_channels", "out_channels")
-STAGES = ("block_out_channels", "encoder_block_out_channels", "dim_mult")
 DIMENSIONS = {
     "in_channels": "latent",
     "cross_attention_dim": "text",
@@ -55,18 +52,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of a pair from files. Fields are None where files do not tell.
-
-    `vae_shape` is about what latents look like (class, channels, cells), `vae_weights` and `vae_scale` about what they
-    mean; `distance` is how far the networks' weights are apart (`fingerprints.difference`).
+    """What is known of a pair from files: how its latent spaces relate, and more. Fields are None where files do not
+    tell; `distance` is how far the networks' weights are apart (`fingerprints.difference`).
     """
 
     rows: tuple[Row, ...]
-    vae_shape: bool | None
-    vae_weights: bool | None
-    vae_scale: bool | None
-    path: bool | None
-    levels: bool | None
+    space: Relation
     prediction: bool | None
     network_class: bool | None
     network_weights: bool | None
@@ -76,17 +67,13 @@ class Comparison:
 def compare(strong: Side, weak: Side) -> Comparison:
     """Returns everything that the files of two sides tell about each other."""
     vaes, networks, schedulers = (_both(strong, weak, part) for part in ("vae", "network", "scheduler"))
-    vae_shape = vae_scale = path = levels = prediction = network_class = None
-    if vaes is not None:
-        vae_shape, vae_scale = _vae_shape(vaes[0]) == _vae_shape(vaes[1]), scale_of(vaes[0]) == scale_of(vaes[1])
-    if schedulers is not None:
-        path = noise_levels.is_flow(schedulers[0]) == noise_levels.is_flow(schedulers[1])
-        levels = noise_levels.same_levels(*schedulers)
-        prediction = noise_levels.prediction_of(schedulers[0]) == noise_levels.prediction_of(schedulers[1])
+    space = compare_spaces(strong.space, weak.space)
+    network_class = None
+    predictions = _words(schedulers, noise_levels.prediction_of)
+    prediction = _equal(*predictions)
     kinds = _words(networks, lambda network: str(network.get("_class_name")))
     if networks is not None:
         network_class = _one_family(kinds)
-    vae_weights = _same_part(strong, weak, "vae")
     distance, network_weights = _distance(strong, weak)
     grids, shapes, guided = (
         _words(schedulers, noise_levels.grid),
@@ -96,11 +83,11 @@ def compare(strong: Side, weak: Side) -> Comparison:
     classes = (_text(strong.class_name), _text(weak.class_name))
     rows = [
         Row("pipeline", *classes, _equal(*classes)),
-        Row("latents", *_words(vaes, _vae_words), vae_shape),
-        Row("VAE weights", *_names(strong, weak, "vae"), vae_weights),
-        Row("latents' scale", *_words(vaes, _scale_words), vae_scale),
-        Row("prediction", *_words(schedulers, noise_levels.prediction_of), prediction),
-        Row("noise levels", *_words(schedulers, noise_levels.described), levels),
+        Row("latents", *_words(vaes, shape_words), space.shape),
+        Row("VAE weights", *_names(strong, weak, "vae"), space.weights),
+        Row("latents' scale", *_words(vaes, scale_words), space.scale),
+        Row("prediction", *predictions, prediction),
+        Row("noise levels", *_words(schedulers, noise_levels.described), space.levels),
         Row("sampling grid", *grids, _equal(*grids)),
         Row("network", *kinds, network_class),
         Row("network weights", *_names(strong, weak, "network"), network_weights),
@@ -111,11 +98,7 @@ def compare(strong: Side, weak: Side) -> Comparison:
     rows = [_as_borrowed(row, strong, weak) for row in rows]
     return Comparison(
         rows=tuple(rows),
-        vae_shape=vae_shape,
-        vae_weights=vae_weights,
-        vae_scale=vae_scale,
-        path=path,
-        levels=levels,
+        space=space,
         prediction=prediction,
         network_class=network_class,
         network_weights=network_weights,
@@ -130,14 +113,6 @@ def _as_borrowed(row: Row, strong: Side, weak: Side) -> Row:
         if part in side.borrowed:
             return replace(row, **{name: f"the {other} side's"}, same=True)
     return row
-
-
-def scale_of(vae: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns what a pipeline does to the VAE's latents: scaling factor, shift, mean and standard deviation."""
-    kind = str(vae.get("_class_name"))
-    scale = vae.get("scaling_factor", SCALE_DEFAULTS.get(kind, 1.0))
-    mean, std = (tuple(found) if (found := vae.get(name)) is not None else None for name in SCALES[2:])
-    return float(scale or 1.0), float(vae.get("shift_factor") or 0.0), mean, std
 
 
 def guidance_of(network: Mapping[str, Any]) -> str:
@@ -175,23 +150,6 @@ def _distance(strong: Side, weak: Side) -> tuple[float | None, bool | None]:
     if len(kinds) == 2 and "UNetMotionModel" in kinds:
         ours, theirs = ours.without("motion_modules"), theirs.without("motion_modules")
     return difference(ours, theirs), same_weights(ours, theirs)
-
-
-def _vae_shape(vae: Mapping[str, Any]) -> tuple[Any, ...]:
-    stages = next((tuple(vae[name]) for name in STAGES if name in vae), ())
-    return (*(vae.get(key) for key in SHAPES), len(stages))
-
-
-def _vae_words(vae: Mapping[str, Any]) -> str:
-    stages = next((len(vae[name]) for name in STAGES if name in vae), 1)
-    channels = vae.get("latent_channels", vae.get("z_dim"))
-    return f"{vae.get('_class_name')}, {channels} channels, cells of {2 ** (stages - 1)} px"
-
-
-def _scale_words(vae: Mapping[str, Any]) -> str:
-    scale, shift, mean, std = scale_of(vae)
-    text = f"scale {scale:g}, shift {shift:g}"
-    return text if mean is None and std is None else f"{text}, mean and std of {len(mean or std or ())} channels"
 
 
 def _one_family(kinds: tuple[str, str]) -> bool:

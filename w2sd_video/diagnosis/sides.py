@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.diagnosis.fingerprints import Fingerprint, Weights, fingerprint
 from w2sd_video.errors import UserError
+from w2sd_video.latents.spaces import LatentSpace
 from w2sd_video.loading.checkpoints import (
     HUB_ID,
     LDM_UNET,
@@ -20,6 +20,7 @@ from w2sd_video.loading.checkpoints import (
     read_safetensors_header,
     weight_files,
 )
+from w2sd_video.loading.fingerprints import Fingerprint, Weights, fingerprint
 from w2sd_video.loading.pipeline_files import WEIGHTED, PipelineFiles, describe_pipeline, named
 from w2sd_video.loading.single_files import FAMILIES, TEXT, family_of, flux_prefix, missing_parts
 
@@ -65,6 +66,10 @@ class Side:
     @property
     def makes_videos(self) -> bool:
         return (self.class_name or "").startswith(VIDEO_KINDS) or self.network.get("_class_name") == "UNetMotionModel"
+
+    @property
+    def space(self) -> LatentSpace:
+        return LatentSpace(self.parts.get("vae"), self.parts.get("scheduler"), lambda: self.fingerprint("vae"))
 
     def fingerprint(self, part: str) -> Fingerprint | None:
         """The fingerprint of a part's weights, None where they are not here (or are pickles)."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from w2sd_video.diagnosis import noise_levels
-from w2sd_video.diagnosis.comparing import Comparison, Row, compare, scale_of
+from w2sd_video.diagnosis.comparing import Comparison, Row, compare
 from w2sd_video.diagnosis.sides import Side, borrowing
+from w2sd_video.latents import noise_levels
+from w2sd_video.latents.spaces import RELATIONS
 from w2sd_video.loading.pipeline_files import IMAGE_VAES
 
 VERDICTS: Mapping[str, str] = {
-    "share": "one latent space: reflect directly",
-    "rescale": "one VAE, whose latents are scaled or shifted differently: an affine map leads from one to the other",
-    "re-encode": "VAEs of one shape with other weights: latents look alike and mean other things; go through pixels",
-    "bridge": "other latent spaces or noise paths: the sides meet in pixels",
+    **RELATIONS,
     "refuse": "cannot be a pair",
     "undecided": "a side has to be fetched before it can be judged",
 }
@@ -53,7 +51,6 @@ def judge(strong: Side, weak: Side | None, *, gaps: tuple[str, ...] = (), adapte
     for name, reason in (
         *(("refuse", reason) for reason in _unfit(ours, theirs, adapted)),
         *_apart(ours, theirs, found, adapted),
-        *_doubts(ours, theirs, found),
     ):
         return Verdict(name, reason, found.rows, remarks, found.distance)
     if found.network_weights and not gaps and ours.class_name == theirs.class_name:
@@ -137,62 +134,16 @@ def _unfit(ours: Side, theirs: Side, adapted: bool) -> list[str]:
 
 
 def _apart(ours: Side, theirs: Side, found: Comparison, adapted: bool) -> list[tuple[str, str]]:
-    """Why they do not share a latent space, with the verdict, the most telling first."""
-    if found.path is False:
-        flows = [noise_levels.is_flow(side.parts["scheduler"]) for side in (ours, theirs)]
-        which = "strong" if flows[0] else "weak"
-        return [("bridge", f"the {which} side is a flow and the other is not: one level means other noise to each")]
-    if found.vae_shape is False:
-        latents = next(row for row in found.rows if row.name == "latents")
-        return [("bridge", f"the VAEs make other latents: {latents.strong} and {latents.weak}")]
-    if found.vae_weights is False:
-        reason = (
-            "the VAEs are of one shape and have other weights, so latents that look alike mean other pictures; "
-            "a reflection without a way through pixels would mix them up"
-        )
-        return [("re-encode", reason)]
-    if found.vae_scale is False:
-        return [("rescale", _affine(ours, theirs, found))]
-    if found.levels is False:
-        row = next(row for row in found.rows if row.name == "noise levels")
-        reason = (
-            f"one timestep means other noise to each: {row.strong} and {row.weak}; the bridge matches them by noise"
-        )
-        return [("bridge", reason)]
+    """Why they cannot be reflected directly, or cannot be known to, with the verdict."""
+    space = found.space
+    if space.name not in ("share", "undecided"):
+        return [(space.name, space.reason)]
     if ours.makes_videos and not theirs.makes_videos and theirs.kind != "network" and not adapted:
         return [("bridge", "the weak side makes pictures and sees the strong side's videos frame by frame")]
-    return []
-
-
-def _doubts(ours: Side, theirs: Side, found: Comparison) -> list[tuple[str, str]]:
-    """What has to be known for one latent space and cannot be told from these files."""
-    lacking = [
-        name
-        for name, known in (
-            ("VAE config", found.vae_shape),
-            ("VAE weights", found.vae_weights),
-            ("schedule", found.path),
-        )
-        if known is None
-    ]
-    if not lacking:
+    if space.name == "share":
         return []
     where = [side.given for side in (ours, theirs) if not side.parts or "vae" not in side.weights]
-    return [
-        ("undecided", f"{' and '.join(lacking)} cannot be compared: not all files of {' and '.join(where)} are here")
-    ]
-
-
-def _affine(ours: Side, theirs: Side, found: Comparison) -> str:
-    (scale, shift, *ours_of), (other, elsewhere, *theirs_of) = (scale_of(s.parts["vae"]) for s in (ours, theirs))
-    text = f"the VAEs' weights are {'the same' if found.vae_weights else 'not known to differ'}, but "
-    if ours_of != theirs_of:
-        return text + "the latents' mean and standard deviation by channel differ"
-    return (
-        text + f"latents are scaled and shifted differently (scale {scale:g} and {other:g}, shift {shift:g} and "
-        f"{elsewhere:g}): weak latent = (strong latent / {scale:g} + {shift - elsewhere:g}) x {other:g}. If one of the "
-        "two configs is a slip, correct it and the sides share their space"
-    )
+    return [("undecided", f"{space.reason}: not all files of {' and '.join(where)} are here")]
 
 
 def _remarks(ours: Side, theirs: Side, found: Comparison) -> list[str]:
@@ -204,12 +155,12 @@ def _remarks(ours: Side, theirs: Side, found: Comparison) -> list[str]:
             remarks.append(
                 f"{kind} of the {side.role} side cannot be reflected: {taking} on its noise levels takes over"
             )
-    if found.prediction is False and found.path:
+    if found.prediction is False and found.space.path:
         remarks.append("the sides predict different things (noise, velocity ...): each is converted, which is exact")
     schedules = {
         noise_levels.described(side.parts["scheduler"]) for side in (ours, theirs) if "scheduler" in side.parts
     }
-    if found.levels and len(schedules) == 2:
+    if found.space.levels and len(schedules) == 2:
         remarks.append("the noise levels are walked through differently: the strong side's grid is used for both")
     texts = [row for row in found.rows if row.name.startswith(("text encoder", "tokenizers")) and row.same is False]
     if texts:
@@ -231,7 +182,7 @@ def _remarks(ours: Side, theirs: Side, found: Comparison) -> list[str]:
 
 
 def _shared(found: Comparison, gaps: tuple[str, ...]) -> str:
-    text = "VAE weights, scale and noise levels are the same"
+    text = found.space.reason
     if found.network_class is False:
         text += ", in two architectures"
     if found.distance:

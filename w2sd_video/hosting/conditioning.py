@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from w2sd_video.core import lerp_guidance
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import ControlSetting
-from w2sd_video.gaps.controls import Control, read_control
 from w2sd_video.hosting.arguments import changed, equal, for_rows, fresh, halves
+from w2sd_video.hosting.controls import Control, read_control
 from w2sd_video.hosting.probing import Guided, measure
 from w2sd_video.hosting.recording import (
     LATENT_DEPENDENT,

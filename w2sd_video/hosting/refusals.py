@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from w2sd_video.core.samplers import check_reflections as core_check
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import check_control
-from w2sd_video.gaps.controls import check_same_latent
 from w2sd_video.hosting.conditioning import Conditioning
+from w2sd_video.hosting.controls import check_same_latent
 from w2sd_video.hosting.method import Method
 from w2sd_video.hosting.recording import RecordedStep
 from w2sd_video.hosting.settings import networks_of
-from w2sd_video.latents.schedules import Schedule, check_scheduler, is_flow
+from w2sd_video.latents.schedules import Schedule, check_scheduler
+from w2sd_video.latents.spaces import LatentSpace, check_shared
 from w2sd_video.pair import Selection
 
 # A network that takes the other's place must agree with it in these (where it has them).
@@ -131,27 +132,7 @@ def check_pipelines(strong: Any, weak: Any) -> None:
             f"the weak {type(weak).__name__} has {count} networks, used one after the other, and the weak side must be "
             "one: give weak as one of them"
         )
-    ours, theirs = (getattr(getattr(p, "vae", None), "config", {}) for p in (strong, weak))
-    for key in ("scaling_factor", "shift_factor", "latent_channels", "z_dim"):
-        if ours and theirs and ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"the pipelines' autoencoders differ: {key} is {ours.get(key)} (strong) and {theirs.get(key)} (weak); "
-                "their latents mean different things, and a reflection needs one latent space"
-            )
-    if is_flow(strong.scheduler) != is_flow(weak.scheduler):
-        raise UserError(
-            f"one pipeline is a flow, the other is not ({type(strong.scheduler).__name__} and "
-            f"{type(weak.scheduler).__name__}); a reflection needs one path for both"
-        )
-    tables = [t for p in (strong, weak) if (t := getattr(p.scheduler, "alphas_cumprod", None)) is not None]
-    if is_flow(strong.scheduler) or len(tables) < 2:
-        return
-    levels = [table.double().cpu().clamp(1e-6, 1 - 1e-6) for table in tables]
-    if len(levels[0]) != len(levels[1]) or not torch.allclose(levels[0].logit(), levels[1].logit(), atol=0.1):
-        raise UserError(
-            "the two pipelines' schedulers have different noise schedules, so one timestep means two noise levels; "
-            "build both with the same beta_start, beta_end and beta_schedule"
-        )
+    check_shared(LatentSpace.of(strong), LatentSpace.of(weak))
 
 
 def first_index(scheduler: Any, timestep: Any) -> int:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from w2sd_video.core import Denoiser, Level, OnReflect, Together
 from w2sd_video.errors import UserError
-from w2sd_video.gaps.controls import check_scales
-from w2sd_video.gaps.lora_batches import by_sample, check_loras, in_one_batch, side_by_side
 from w2sd_video.gaps.switches import SwitchBoard
 from w2sd_video.hosting.conditioning import Conditioning, predict_each, read_conditioning
+from w2sd_video.hosting.controls import check_scales
 from w2sd_video.hosting.finite import FiniteWatch, likely_cause
+from w2sd_video.hosting.lora_batches import by_sample, check_loras, in_one_batch, side_by_side
 from w2sd_video.hosting.method import Method
 from w2sd_video.hosting.probing import Guided
 from w2sd_video.hosting.progress import EvaluationBar

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from w2sd_video.errors import UserError
 from w2sd_video.latents.layouts import Layout, layout_of
+from w2sd_video.latents.spaces import LatentSpace, compare_spaces, config_of
 from w2sd_video.latents.vaes import (
     computing_vae,
     execution_device,
@@ -73,6 +74,10 @@ class Codec:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the latent space (`fingerprint_of`); the first asking takes a second."""
         return fingerprint_of(self._own)
+
+    @property
+    def space(self) -> LatentSpace:
+        return LatentSpace(config_of(self._own), weights=lambda: self.fingerprint)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Returns the grid [N, C, h, w] of pixels [N, 3, H, W] in [-1, 1]; H and W are multiples of `factor`.
@@ -219,7 +224,7 @@ def codec_of(
 
 def same_space(one: Codec, other: Codec) -> bool:
     """Whether latents mean the same to both: equal VAE weights, scale and shift. Then no bridge is needed."""
-    return one is other or one.fingerprint == other.fingerprint
+    return one is other or compare_spaces(one.space, other.space).same_latents
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:

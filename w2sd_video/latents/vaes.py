@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
-from w2sd_video.loading.sources import vae_dtype
 
 # Image VAEs and the part of their config that has one entry for each resolution of the encoder.
 STAGES = {
@@ -127,6 +126,15 @@ def _hash(vae: Any, numbers: list[list[float]]) -> str:
         digest.update(f"{name}{list(tensor.shape)}".encode())
         digest.update(tensor.detach().to(torch.bfloat16).cpu().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def vae_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The dtype a VAE decodes in: float32 where float16 overflows (`force_upcast`), else the networks' own.
+
+    The stock pipeline widens such a VAE for the call only, and diffusers 0.42 widens only part of it: its float16
+    decode fails after all the sampling.
+    """
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
 def computing_vae(vae: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.errors import UserError
+from w2sd_video.latents.spaces import LatentSpace
 from w2sd_video.loading.checkpoints import (
     HUB_ID,
     PICKLES,
@@ -102,6 +103,11 @@ class PipelineFiles:
         if found is None:
             return None
         return str(found.get("_class_name")).startswith("FlowMatch") or bool(found.get("use_flow_sigmas"))
+
+    @property
+    def space(self) -> LatentSpace:
+        """What its VAE's config says of its latents; the schedule is another matter, and weights are not read."""
+        return LatentSpace(self.part("vae"))
 
     @property
     def cell(self) -> int | None:

@@ -21,6 +21,7 @@ from diffusers import (
 )
 
 from w2sd_video.errors import UserError
+from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of
 from w2sd_video.loading.checkpoints import Checkpoint, describe_motion_adapter
 from w2sd_video.loading.loading import ANIMATEDIFF_SDXL_SCHEDULER
@@ -35,7 +36,7 @@ from w2sd_video.loading.pipeline_files import (
     named,
 )
 from w2sd_video.loading.single_files import FAMILIES, flux_prefix, missing_parts
-from w2sd_video.loading.sources import FileSource, FolderSource, check_complete, progress_bars, reading, vae_dtype
+from w2sd_video.loading.sources import FileSource, FolderSource, check_complete, progress_bars, reading
 from w2sd_video.loading.text_parts import TextParts, check_tokenizers
 
 # As the motion modules for SD 1.5 were trained: linear betas.

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.utils import logging as transformers_logging
 
 from w2sd_video.errors import UserError
+from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.checkpoints import LDM_TEXT, LDM_UNET, LDM_VAE, Checkpoint, read_json, weight_files
 from w2sd_video.loading.text_parts import TextParts, check_tokenizers
 
@@ -233,12 +234,3 @@ class FileSource:
 
 
 Source = FolderSource | FileSource
-
-
-def vae_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """The dtype a VAE decodes in: float32 where float16 overflows (`force_upcast`), else the networks' own.
-
-    The stock pipeline widens such a VAE for the call only, and diffusers 0.42 widens only part of it: its float16
-    decode fails after all the sampling.
-    """
-    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype

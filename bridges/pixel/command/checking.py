@@ -5,10 +5,9 @@ from __future__ import annotations
 from bridges.pixel.command.request import TINY_VAES, VIDEO_FPS, BridgePlan, BridgeRequest
 from w2sd_video.commands.checked_values import MAX_SEED
 from w2sd_video.errors import UserError
+from w2sd_video.latents.spaces import compare_spaces
 from w2sd_video.loading.pipeline_files import PipelineFiles, check_vae_folder
 from w2sd_video.runs.video_io import check_format
-
-SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
 
 
 def check_settings(request: BridgeRequest, done: BridgePlan, ours: PipelineFiles, theirs: PipelineFiles) -> None:
@@ -70,10 +69,10 @@ def _check_spaces(done: BridgePlan, ours: PipelineFiles, theirs: PipelineFiles) 
     weak_height, weak_width = done.weak_height // theirs.cell, done.weak_width // theirs.cell
     grids = f"{height} x {width} cells on the strong side and {weak_height} x {weak_width} on the weak"
     if done.noise_map == "identity":
-        vaes = [files.part("vae") or {} for files in (ours, theirs)]
-        differing = [name for name in SPACE if vaes[0].get(name) != vaes[1].get(name)]
-        if differing or (height, width) != (weak_height, weak_width):
-            why = f"their VAEs differ in {', '.join(differing)}" if differing else grids
+        found = compare_spaces(ours.space, theirs.space)
+        apart = found.name not in ("share", "undecided")
+        if apart or (height, width) != (weak_height, weak_width):
+            why = found.reason if apart else grids
             raise UserError(f"the noise map is identity, but the sides share no latent space ({why}); use auto")
     in_blocks = [
         large[0] % small[0] == 0 and large[1] == large[0] // small[0] * small[1]
