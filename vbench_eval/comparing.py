@@ -19,15 +19,17 @@ from vbench_eval.comparison import Caution, Comparison, Difference, Row
 from vbench_eval.errors import UserError
 from vbench_eval.meanings import better, in_order, words
 from vbench_eval.sides import Side, read_side
-from vbench_eval.significance import holm, signed_rank_test, yes_or_no_test
 from vbench_eval.statistics import (
     DRAWS,
     LEVEL,
     Resampled,
     check_settings,
+    holm,
     share_difference_interval,
     share_interval,
+    signed_rank_test,
     win_rate,
+    yes_or_no_test,
 )
 
 Source = str | os.PathLike[str] | Mapping[str, Any]

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vbench_eval.sides import Key, Side
-from vbench_eval.significance import Tested
-from vbench_eval.statistics import Interval, WinRate
+from vbench_eval.statistics import Interval, Tested, WinRate
 
 ALPHA = 0.05
 

@@ -1,11 +1,12 @@
-"""Intervals of means, of paired differences, of shares and of win rates, when videos of one prompt resemble each other.
+"""Intervals and tests: means, paired differences, shares, win rates; Wilson, McNemar, Wilcoxon, Holm, bootstraps.
 
-The videos of one prompt are not independent: five samples of an easy prompt are all easy. Every interval here
-therefore treats the prompt as the unit. Means and differences resample whole prompts (a cluster bootstrap), shares of
-yes and no use Wilson's interval with the number of videos reduced to what they are worth.
+The videos of one prompt are not independent: five samples of an easy prompt are all easy. Where `prompts` says which
+values belong together (None: each is a prompt of its own), the prompt is the unit: means and differences resample whole
+prompts (a cluster bootstrap), shares of yes and no use Wilson's interval with the number of videos reduced to what they
+are worth, and tests of pairs take one number per prompt.
 
-Numbers arrive as float64 arrays with a value per video; `prompts` says which videos belong together (None: each is a
-prompt of its own).
+Values arrive as float64 arrays with a value per video. Experiments whose samples are independent and whose printed
+numbers were made with torch's generator have `percentile_interval`, `paired_share_interval` and `corrected_interval`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,7 @@ from vbench_eval.errors import UserError
 
 LEVEL = 0.95
 DRAWS = 10_000
+EXACT_UP_TO = 50  # differences in Wilcoxon's test; above, the normal approximation is good to three digits
 _BLOCK = 1 << 22  # resampled prompts held at a time: 32 MiB of indices
 
 Array = NDArray[np.float64]
@@ -34,6 +36,12 @@ class Interval:
     value: float
     low: float | None = None
     high: float | None = None
+
+    def text(self, digits: int = 3, *, signed: bool = False) -> str:
+        """`+0.12 [+0.10, +0.14]`."""
+        sign = "+" if signed else ""
+        limits = [f"{end:{sign}.{digits}f}" for end in (self.low, self.high) if end is not None]
+        return f"{self.value:{sign}.{digits}f}" + (f" [{', '.join(limits)}]" if limits else "")
 
 
 def clusters(prompts: Sequence[Hashable] | None, count: int) -> NDArray[np.int64]:
@@ -219,19 +227,16 @@ def win_rate(
 
 def normal_quantile(share: float) -> float:
     """The standard normal quantile."""
-    return NormalDist().inv_cdf(share)
+    from scipy.special import ndtri
+
+    return float(ndtri(share))
 
 
 def student_quantile(share: float, degrees: int) -> float:
-    """Student's t quantile, by Abramowitz and Stegun 26.7.5: 0.1 percent off at 3 degrees of freedom, less above."""
-    z = normal_quantile(share)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / degrees ** (n + 1) for n, term in enumerate(terms))
+    """Student's t quantile."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, share))
 
 
 def check_settings(level: float, draws: int) -> None:
@@ -242,14 +247,158 @@ def check_settings(level: float, draws: int) -> None:
         raise UserError(f"{draws} bootstrap draws; limits need at least 100, the default is {DRAWS}")
 
 
+# tests of paired differences
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a two-sided test found: its name, how many pairs decided it, and its p."""
+
+    name: str
+    pairs: int
+    p: float
+
+
+def per_prompt(differences: ArrayLike, prompts: Sequence[Hashable] | None = None) -> NDArray[np.float64]:
+    """The mean difference of each prompt [K].
+
+    Tests of pairs take pairs to be independent, which several samples of a prompt are not: they test prompts. With one
+    video per prompt nothing changes.
+    """
+    flat = np.asarray(differences, dtype=np.float64)
+    groups = clusters(prompts, len(flat))
+    return np.bincount(groups, weights=flat) / np.bincount(groups)
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """McNemar's exact p, two-sided: of n = first_only + second_only discordant pairs, each way is a fair coin's.
+
+    Twice the tail of the binomial with n throws, at most 1; 1 when no pair disagrees.
+    """
+    from scipy.special import bdtr
+
+    if first_only < 0 or second_only < 0:
+        raise ValueError(f"counts of pairs cannot be negative, got {first_only} and {second_only}")
+    return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))
+
+
+def yes_or_no_test(differences: ArrayLike, prompts: Sequence[Hashable] | None = None) -> Tested:
+    """McNemar's test of differences in {-1, 0, 1}; of prompts' net differences where prompts have several samples."""
+    means = per_prompt(differences, prompts)
+    up, down = int((means > 0).sum()), int((means < 0).sum())
+    grouped = len(means) < np.size(np.asarray(differences))
+    return Tested("McNemar, by prompt" if grouped else "McNemar", up + down, mcnemar(down, up))
+
+
+def signed_rank_test(differences: ArrayLike, prompts: Sequence[Hashable] | None = None) -> Tested:
+    """Wilcoxon's signed-rank test of differences, of their means by prompt where prompts have several samples."""
+    means = per_prompt(differences, prompts)
+    grouped = len(means) < np.size(np.asarray(differences))
+    return Tested("Wilcoxon, by prompt" if grouped else "Wilcoxon", int((means != 0).sum()), wilcoxon(means))
+
+
+def wilcoxon(differences: ArrayLike) -> float:
+    """Wilcoxon's signed-rank p, two-sided, of N differences; those of 0 are left out, as Wilcoxon did.
+
+    Exact up to EXACT_UP_TO differences, also with ties: given the ranks, each sign is a fair coin's. Above, the normal
+    approximation with the ties' correction of the variance and a continuity correction of half a rank.
+    """
+    flat = np.asarray(differences, dtype=np.float64)
+    if not np.isfinite(flat).all():
+        raise ValueError("a difference is not finite")
+    flat = flat[flat != 0]
+    if not len(flat):
+        return 1.0
+    doubled, ties = _doubled_ranks(np.abs(flat))
+    positive, total = int(doubled[flat > 0].sum()), int(doubled.sum())
+    if len(flat) <= EXACT_UP_TO:
+        ways = _ways(doubled)
+        return min(1.0, 2 * int(ways[: min(positive, total - positive) + 1].sum()) / 2 ** len(flat))
+    return _approximate(positive / 2, len(flat), ties)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p of each test corrected for their number: step-down Bonferroni (Holm 1979), in the order given."""
+    corrected, largest = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = largest
+    return corrected
+
+
+# independent samples, torch's generator
+
+
+def percentile_interval(values: Any, *, draws: int = 2000, seed: int = 0, level: float = LEVEL) -> Interval:
+    """The mean of values [N] with its percentile bootstrap interval; the values are resampled one by one.
+
+    For a paired interval pass the differences.
+    """
+    import torch
+
+    flat = torch.as_tensor(values, dtype=torch.float64)
+    picks = torch.randint(len(flat), (draws, len(flat)), generator=torch.Generator().manual_seed(seed))
+    return _percentiles(float(flat.mean()), flat[picks].mean(dim=1), level)
+
+
+def paired_share_interval(one: Any, other: Any, *, draws: int = 2000, seed: int = 0, level: float = LEVEL) -> Interval:
+    """The share of yes in `one` minus that in `other`, booleans [N] of paired samples, by a percentile bootstrap.
+
+    Only how many samples differ, and which way, enters: those two counts are resampled, which is resampling samples.
+    """
+    import torch
+
+    count, (gained, lost) = len(one), changes(one, other)
+    kinds = torch.tensor([gained, lost, count - gained - lost], dtype=torch.float64) / count
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.multinomial(kinds, draws * count, replacement=True, generator=generator).view(draws, count)
+    return _percentiles((gained - lost) / count, ((picks == 0).double() - (picks == 1).double()).mean(dim=1), level)
+
+
+def changes(one: Any, other: Any) -> tuple[int, int]:
+    """How many of paired booleans [N] are yes in `one` only, and in `other` only: what `mcnemar` takes."""
+    ours, theirs = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
+    return int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+
+
+def resamples(count: int, draws: int, seed: int = 0) -> Any:
+    """Bootstrap weights, a float64 tensor [draws, count]: how often each of `count` samples is drawn, `count` times."""
+    import torch
+
+    picks = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))
+    ones = torch.ones(draws, count, dtype=torch.float64)
+    return torch.zeros(draws, count, dtype=torch.float64).scatter_add_(1, picks, ones)
+
+
+def corrected_interval(value: float, numbers: Any, *, biased: bool = True, level: float = LEVEL) -> Interval:
+    """A statistic and its basic bootstrap interval from its values in resamples, a float64 tensor [draws].
+
+    A statistic that is biased for finite samples (a Frechet distance) is biased in resamples by about as much again:
+    the number (2 x - mean of resamples) and the interval (2 x - quantiles) take that back. Not the number of one that
+    is not `biased`.
+    """
+    found = _percentiles(value, numbers, level)
+    assert found.low is not None and found.high is not None
+    bias = float(numbers.mean()) - value if biased else 0.0
+    return Interval(value - bias, 2 * value - found.high, 2 * value - found.low)
+
+
+def _percentiles(value: float, numbers: Any, level: float) -> Interval:
+    tail = (1 - level) / 2
+    low, high = numbers.quantile(numbers.new_tensor([tail, 1 - tail])).tolist()
+    return Interval(value, low, high)
+
+
 def _expanded_tail(count: int, level: float) -> float:
     """The share to cut at each end of the draws.
 
     Percentiles of the draws themselves are too narrow by sqrt((K - 1) / K) and know nothing of Student's t; cutting
     less makes the interval of K prompts as wide as t's (Hesterberg 2015, "expanded percentile").
     """
+    from scipy.special import ndtr
+
     widened = math.sqrt(count / (count - 1)) * student_quantile(1 - (1 - level) / 2, count - 1)
-    return NormalDist().cdf(-widened)
+    return float(ndtr(-widened))
 
 
 def _resampled_sums(sums: Array, draws: int, seed: int) -> Array:
@@ -281,3 +430,26 @@ def _limits(interval: Interval) -> tuple[float, float]:
 
 def _root(first: float, second: float, correlation: float) -> float:
     return math.sqrt(max(0.0, first**2 - 2 * correlation * first * second + second**2))
+
+
+def _doubled_ranks(sizes: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Twice the rank of each size, tied sizes sharing their mean rank (so that all are whole), and the ties' counts."""
+    _, places, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (2 * last - counts + 1)[places], counts
+
+
+def _ways(doubled: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In how many of the 2^n choices of signs the positive doubled ranks sum to 0, 1, 2, ... (at most 2^50: exact)."""
+    ways = np.zeros(int(doubled.sum()) + 1, dtype=np.int64)
+    ways[0] = 1
+    for rank in doubled:
+        ways[rank:] = ways[rank:] + ways[:-rank]
+    return ways
+
+
+def _approximate(positive: float, count: int, ties: NDArray[np.int64]) -> float:
+    mean = count * (count + 1) / 4
+    variance = count * (count + 1) * (2 * count + 1) / 24 - float((ties**3 - ties).sum()) / 48
+    distance = max(0.0, abs(positive - mean) - 0.5)
+    return math.erfc(distance / math.sqrt(2 * variance))

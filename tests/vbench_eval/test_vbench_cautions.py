@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.scored_reports import kinds, measured, report, row, suite, video
 from vbench_eval.comparing import compare
-from vbench_eval.significance import mcnemar
+from vbench_eval.statistics import mcnemar
 
 
 def test_the_pattern_of_table_12_is_called_what_it_may_be():

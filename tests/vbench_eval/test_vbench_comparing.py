@@ -10,8 +10,7 @@ from tests.support.scored_reports import kinds, measured, report, row, suite, vi
 from vbench_eval.comparing import compare
 from vbench_eval.errors import UserError
 from vbench_eval.results import VideoRecord, write_results
-from vbench_eval.significance import holm, mcnemar
-from vbench_eval.statistics import wilson
+from vbench_eval.statistics import holm, mcnemar, wilson
 
 # pairing
 
