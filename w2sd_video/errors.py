@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -14,12 +17,35 @@ class UserError(ValueError):
     """
 
 
+class TerminatedError(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM; like an interrupt from the keyboard it runs every `finally`."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises TerminatedError; outside the main thread nothing changes."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise TerminatedError
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def exit_code(program: Callable[[], int]) -> int:
     """Returns what `program` returns; what a user can act on becomes one line on standard error and code 2, an
-    interrupt code 130.
+    interrupt code 130, SIGTERM 143.
     """
     try:
-        code = program()
+        with terminable():
+            code = program()
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -27,9 +53,11 @@ def exit_code(program: Callable[[], int]) -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        ended = isinstance(error, TerminatedError)
+        said = "terminated" if ended else "interrupted"
+        print(f"\n{said}; the same command continues where it stopped", file=sys.stderr)
+        return 143 if ended else 130
 
 
 def unread() -> int:

@@ -18,7 +18,6 @@ from w2sd_video.commands import generate as generate_module
 from w2sd_video.commands import rendering
 from w2sd_video.commands.cli import main
 from w2sd_video.commands.generate import GenerationRequest, generate
-from w2sd_video.errors import UserError
 from w2sd_video.runs.tasks import W2SD_METHODS as METHODS
 from w2sd_video.runs.video_io import read_video
 
@@ -262,12 +261,13 @@ def test_a_missing_video_is_made_again_byte_for_byte(pair: Path, full_run: Path,
     assert contents(folder) == contents(full_run)
 
 
-def test_a_damaged_video_is_refused_by_name_with_what_to_do(pair: Path, full_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(full_run, tmp_path / "run")
-    damaged = tmp_path / "run" / "w2sd" / "a ring-0.mp4"
+def test_a_damaged_video_is_made_again_byte_for_byte(pair: Path, full_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(full_run, tmp_path / "run")
+    damaged = folder / "w2sd" / "a ring-0.mp4"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"w2sd/a ring-0.mp4 cannot be read.*delete it and the same command"):
-        generate(request(pair, tmp_path / "run", prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
+    summary = generate(request(pair, folder, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
+    assert [record["path"] for record in summary.made] == ["w2sd/a ring-0.mp4"]
+    assert contents(folder) == contents(full_run)
 
 
 def test_other_settings_are_refused_and_a_control_may_be_added(pair: Path, tmp_path: Path) -> None:

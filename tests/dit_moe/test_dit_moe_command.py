@@ -190,7 +190,7 @@ def test_a_stopped_run_is_finished_without_remaking_and_byte_for_byte(
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").glob("*/*.png")}
     finished = run(disk, tmp_path / "stopped", *SHARED)
     assert batches[4:] == [[0, 1], [2, 3], [4, 5], [4, 5], [6], [6]], "the whole batch of what is lost, and the rest"
-    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items() if path.parent.name != "comparison")
     assert len(finished) == 14 and pictures(tmp_path / "stopped") == pictures(tmp_path / "whole")
     batches.clear()
     run(disk, tmp_path / "stopped", *SHARED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from w2sd_video.report.page_template import STYLE
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES, read_picture
 from w2sd_video.runs.progress import Progress, TerminalProgress
-from w2sd_video.runs.runs import Load, Made, Make, NotMadeError, Report, RunPlan, perform
+from w2sd_video.runs.runs import Load, Made, Make, NotMadeError, Report, RunPlan, one_by_one, perform
 from w2sd_video.runs.tasks import METHODS, Method, Task, task_groups
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ class Drawing:
     def load(self, pending: Sequence[Task], journal: Journal) -> Make:
         self.loads.append(len(pending))
         journal.amend(notes=["The map was fitted from 3 <pictures>."], noise_map={"pictures": 3, "kind": "mapped"})
-        return self.make
+        return one_by_one(self.make)
 
     def make(self, task: Task, report: Report) -> Made:
         self._before(task)
@@ -103,6 +104,7 @@ def test_a_run_of_pictures_keeps_the_contract_with_png_for_mp4(tmp_path: Path) -
         names = {entry.name for entry in (tmp_path / folder).iterdir()}
         assert names == {"a ring-0.png", "a ring-1.png", "up_down-0.png", "up_down-1.png"}
     assert len(lines(tmp_path)) == 12
+    written = (tmp_path / "w2sd" / "a ring-0.png").read_bytes()
     assert lines(tmp_path)[2] == {
         "method": "w2sd",
         "prompt": "a ring",
@@ -118,6 +120,8 @@ def test_a_run_of_pictures_keeps_the_contract_with_png_for_mp4(tmp_path: Path) -
         "num_skipped": 1,
         "seconds": 0.25,
         "peak_memory_mb": 100.0,
+        "bytes": len(written),
+        "sha256": hashlib.sha256(written).hexdigest(),
         "status": "done",
     }
 
@@ -155,7 +159,7 @@ def test_pictures_of_two_sizes_stand_side_by_side(tmp_path: Path) -> None:
         frames = made.frames[:, ::2] if task.method == "weak" else made.frames
         return Made(frames, 4, 4, 4, 0.1, 1.0)
 
-    perform(run_plan(tmp_path), lambda pending, journal: make)
+    perform(run_plan(tmp_path), lambda pending, journal: one_by_one(make))
     wide = read_picture(tmp_path / "comparison" / "a ring-0.png").pixels
     assert wide.shape[1] > 3 * 9 * 20, "three panels, enlarged"
     assert all((wide == SHADES[method] + 5).all(axis=-1).any() for method in ("weak", "strong", "w2sd"))
@@ -292,16 +296,15 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         perform(run_plan(tmp_path, noise_map="fresh"), no_load)
 
 
-def test_a_damaged_picture_is_refused_by_name_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:50], lambda data: data[:-1] + b"x"])
+def test_a_damaged_picture_is_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     perform(run_plan(tmp_path), Drawing().load)
+    before = pictures(tmp_path)
     damaged = tmp_path / "w2sd" / "a ring-0.png"
-    damaged.write_bytes(damaged.read_bytes()[:50])
-    with pytest.raises(UserError, match=r"w2sd/a ring-0\.png cannot be read as a picture.*delete it and the same"):
-        perform(run_plan(tmp_path), no_load)
-    damaged.unlink()
+    damaged.write_bytes(damage(damaged.read_bytes()))
     drawing = Drawing()
     perform(run_plan(tmp_path), drawing.load)
-    assert drawing.asked == ["w2sd/a ring-0.png"]
+    assert drawing.asked == ["w2sd/a ring-0.png"] and pictures(tmp_path) == before
 
 
 # -- what a caller may get wrong, and what the bar shows --------------------------------------------------------------

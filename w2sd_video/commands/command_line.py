@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from w2sd_video.errors import UserError, unread
+from w2sd_video.errors import TerminatedError, UserError, terminable, unread
+from w2sd_video.runs.fellows import Worker
 
-EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 Run = Callable[[argparse.Namespace, list[str]], tuple[int, dict[str, Any]]]
 """Does what the arguments (parsed, and as words) ask for: the exit code, and a report, for people under "text"."""
@@ -34,11 +35,13 @@ def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run,
     try:
         arguments = parser.parse_args(words)
         as_json = arguments.format == "json"
-        with contextlib.redirect_stdout(sys.stderr):
+        with terminable(), contextlib.redirect_stdout(sys.stderr):
             code, report = run(arguments, list(words))
-    except KeyboardInterrupt:
-        code, report = EXIT_INTERRUPTED, {"status": "interrupted", "error": "interrupted"}
-        print(f"\ninterrupted; finished {made} are kept: run the same command again to make the rest", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        ended = isinstance(error, TerminatedError)
+        code, said = (EXIT_TERMINATED, "terminated") if ended else (EXIT_INTERRUPTED, "interrupted")
+        report = {"status": said, "error": said}
+        print(f"\n{said}; finished {made} are kept: run the same command again to make the rest", file=sys.stderr)
     except UserError as error:
         code, report = EXIT_REFUSED, _refused(str(error))
     except BrokenPipeError:
@@ -52,6 +55,8 @@ def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run,
             raise
         print(f"error: out of memory ({error}).\nFinished {made} are kept. {room}", file=sys.stderr)
         code, report = EXIT_FAILED, {"status": "out of memory", "error": str(error)}
+    if not Worker.of_environment().first:  # of processes started together the first one reports
+        return code
     try:
         if as_json:
             print(json.dumps({**report, "exit_code": code}, ensure_ascii=True), flush=True)

@@ -13,9 +13,20 @@ from w2sd_video.commands.method_settings import reflected_steps
 from w2sd_video.commands.planning import plan
 from w2sd_video.commands.request import GenerationRequest, Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward, reward_record
+from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.runs import Made, Make, NotMadeError, Report, RunPlan, Summary, library_versions, perform
+from w2sd_video.runs.runs import (
+    Made,
+    Make,
+    NotMadeError,
+    Report,
+    RunPlan,
+    Summary,
+    library_versions,
+    one_by_one,
+    perform,
+)
 from w2sd_video.runs.tasks import METHODS, SELECTING, Medium, Task
 from w2sd_video.runs.video_io import read_video, write_video
 
@@ -39,16 +50,17 @@ def generate(request: GenerationRequest | Plan, *, progress: Progress | None = N
     """
     done = request if isinstance(request, Plan) else plan(request)
     progress = progress or Progress()
-    done, device_name = on_device(done)
+    worker = Worker.of_environment()
+    done, device_name = on_device(replace(done, device=worker.device(done.device)))
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:
         reward = None
         if done.reward is not None and any(task.method == SELECTING for task in pending):
             reward = load_reward(done.reward, device=done.device, allow_pickle=done.allow_pickle)
         pair = load_planned(done, pending, progress)
-        return lambda task, report: _make(task, done, pair, report, reward)
+        return one_by_one(lambda task, report: _make(task, done, pair, report, reward))
 
-    return perform(run_plan(done, command, device_name), load, progress=progress)
+    return perform(run_plan(done, command, device_name), load, worker=worker, progress=progress)
 
 
 def run_plan(done: Plan, command: str, device_name: str) -> RunPlan:
@@ -63,7 +75,7 @@ def run_plan(done: Plan, command: str, device_name: str) -> RunPlan:
             "methods": done.methods,
             "prompts": done.prompts,
             "seeds": [done.seed + index for index in range(done.num_videos)],
-            "device": done.device,
+            "device": done.device.partition(":")[0],  # which of several accelerators is no matter
             "dtype": done.dtype,
             **reward_record(done.reward),
             "versions": library_versions(device_name),

@@ -69,7 +69,7 @@ def run_record(plan: PicturePlan, command: str, device_name: str) -> dict[str, A
         "methods": plan.methods,
         "prompts": plan.prompts,
         "seeds": list(seeds),
-        "device": plan.device,
+        "device": plan.device.partition(":")[0],  # which of several accelerators is no matter
         "dtype": plan.dtype,
         **reward_record(getattr(plan, "reward", None)),
         "versions": library_versions(device_name),

@@ -15,7 +15,7 @@ from w2sd_video.runs.tasks import METHODS, Method
 
 LAZY_ABOVE = 60  # videos; browsers run out of decoders when hundreds play at once
 PIXELATED_BELOW = 160  # sides; smaller ones are enlarged with square pixels
-_NO_COLUMN = {"index", "seed", "frames", "fps", "num_forwards"}  # of a record's numbers; any other has a column
+_NO_COLUMN = {"index", "seed", "frames", "fps", "num_forwards", "bytes"}  # numbers of a record without a column
 _COLUMNS = {"num_evaluations": "evaluations", "num_rows": "rows"}
 _LAST_COLUMNS = {"seconds": "seconds", "peak_memory_mb": "peak MB"}
 _NO_FACT = {*COMPARED, *JOINED, "notes"}  # of run.json's entries, those that are shown elsewhere or not at all

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from w2sd_video.errors import UserError
 from w2sd_video.runs.choices import check_text
+from w2sd_video.runs.fellows import SHARED, Fellows, forget, left_lines, locked
 from w2sd_video.runs.video_io import sync_folder, write_bytes
 
 RUN_FILE = "run.json"
@@ -22,6 +27,8 @@ SOURCE = "source"  # within one of those: a hash of the user's own file
 OF_A_METHOD = ("reward",)  # compared where both runs have it: a method that needs it may be added later
 JOINED = ("methods", "command", "versions", "later_versions")  # what a run that is taken up again may bring anew
 
+PATIENCE = 20.0  # seconds that a process waits for one that settles the folder which they are to share
+
 Record = dict[str, Any]
 Key = tuple[str, str, int]
 
@@ -32,12 +39,15 @@ def key_of(record: Mapping[str, Any]) -> Key:
 
 
 class Journal:
-    """The run folder, held by one process at a time; a context manager.
+    """The run folder, held by one process, or by several that share it; a context manager.
 
     Entering makes the folder, refuses one that holds another run (UserError listing what differs), one that holds
     other people's files, and one that another process is writing to; it mends a torn last line. Methods may be added
     to a finished folder (a control, say); everything else must be as it was. A video (or what else `noun` says is
     made) is finished once `append` has put its line on the disk.
+
+    With `shared` any number of processes may hold the folder together: what is made is claimed first, each writes its
+    lines to a file of its own, `news` tells of the others', and `settle` brings all into results.jsonl.
     """
 
     def __init__(
@@ -47,29 +57,50 @@ class Journal:
         *,
         warn: Callable[[str], None] = lambda message: None,
         noun: str = "video",
+        shared: bool = False,
     ) -> None:
         self.folder = folder
         self.run: dict[str, Any] = json.loads(json.dumps(run))  # as it will be read back: lists for tuples
         self.records: dict[Key, Record] = {}
+        self.shared = shared
         self._warn = warn
         self._noun = noun
         self._lock: int | None = None
+        self._fellows: Fellows | None = None
 
     def __enter__(self) -> Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = _lock_folder(self.folder)
-            self._settle_run()
-            self._settle_results()
+            self._lock, first = _lock_folder(self.folder, shared=self.shared)
+            if first:
+                self._settle_run()
+                self._adopt()
+            if self.shared:
+                locked(self._lock, shared=True)
+                self._fellows = Fellows(self.folder)
+                with self.alone():
+                    if not first:
+                        self._settle_run()
+                        self._read_results()
+                    self.news()
         except BaseException:
-            self._unlock()
+            self.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._unlock()
+        if self._fellows is not None:
+            self._fellows.leave()
+            self._fellows = None
+        if self._lock is not None:
+            # The last one to leave tidies up: a lock for itself alone says that nobody else is there.
+            if self.shared and (self.folder / SHARED).exists() and locked(self._lock):
+                with contextlib.suppress(UserError, OSError):
+                    self._adopt(trusted=True)
+            os.close(self._lock)
+            self._lock = None
 
     def finished(self, key: Key) -> bool:
         """Whether this one is on the disk, complete."""
@@ -77,9 +108,36 @@ class Journal:
         return record is not None and record["status"] == "done"
 
     def append(self, *records: Record) -> None:
-        """Adds lines to results.jsonl and returns when they are on the disk."""
-        append_lines(self.folder / RESULTS_FILE, records)
+        """Adds lines to results.jsonl (or to this process's own until `settle`); returns when they are on the disk."""
+        append_lines(self.folder / RESULTS_FILE if self._fellows is None else self._fellows.own, records)
         self.records.update((key_of(record), record) for record in records)
+
+    def claim(self, what: str) -> bool:
+        """Returns whether this process is the one to make `what`; False while another one alive claims it."""
+        return self._fellows is None or self._fellows.claim(what)
+
+    def news(self) -> list[Record]:
+        """Returns what other processes finished, or failed at, since the last call."""
+        if self._fellows is None:
+            return []
+        found = {}
+        for record in read_results(self._fellows.news(), self._fellows.home, self._noun):
+            if key_of(record) not in self.records:
+                found[key_of(record)] = record
+        self.records.update(found)
+        return list(found.values())
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Inside, no other process that shares the folder is in here: for files that all of them write."""
+        return contextlib.nullcontext() if self._fellows is None else self._fellows.alone()
+
+    def settle(self, order: Iterable[Key]) -> None:
+        """Brings all lines into results.jsonl, in this order (others last). To be called within `alone`."""
+        before, records = list(self.records), self.records
+        ordered = {key: records[key] for key in order if key in records}
+        self.records = ordered | records
+        if self.shared or before != list(self.records):
+            self._write_results()
 
     def amend(self, **facts: Any) -> None:
         """Adds to run.json what only the run itself could tell, as JSON data; a fact of the same name is replaced.
@@ -89,12 +147,30 @@ class Journal:
         """
         if fixed := sorted(facts.keys() & {*COMPARED, *OF_A_METHOD, *JOINED}):
             raise ValueError(f"{', '.join(fixed)} of a run is fixed when it starts; amend it with other names")
-        self.run.update(json.loads(json.dumps(facts)))
+        with self.alone():
+            self._amend(facts)
+
+    def note(self, message: str) -> None:
+        """Adds a sentence to the run's notes, and warns of it, unless it stands there already."""
+        with self.alone():
+            notes = self._current().get("notes", [])
+            if message not in notes:
+                self._amend({"notes": [*notes, message]})
+                self._warn(message)
+
+    def _current(self) -> dict[str, Any]:
+        if self.shared:  # another process may have amended it
+            self.run = _read_run(self.folder / RUN_FILE)
+        return self.run
+
+    def _amend(self, facts: Mapping[str, Any]) -> None:
+        self._current().update(json.loads(json.dumps(facts)))
         self._write_run()
 
     def _settle_run(self) -> None:
         path = self.folder / RUN_FILE
-        if path.exists() and not (self.folder / RESULTS_FILE).exists():
+        begun = (self.folder / RESULTS_FILE).exists() or (self.folder / SHARED).exists()
+        if path.exists() and not begun:
             _read_run(path)  # a run that was refused or stopped before its first video: there is nothing to keep
         elif path.exists():
             self.run = joined(_read_run(path), self.run, self.folder, self._warn, noun=self._noun)
@@ -111,24 +187,66 @@ class Journal:
         if not path.exists() or path.read_bytes() != text:
             write_bytes(path, text)
 
-    def _settle_results(self) -> None:
-        path = self.folder / RESULTS_FILE
-        before = path.read_bytes() if path.exists() else b""
-        for record in read_results(before, path, self._noun):
-            # A failed one is tried again, one that went missing is made again: their lines would be false.
-            if record["status"] == "done" and (self.folder / record["path"]).exists():
-                self.records[key_of(record)] = record
-        after = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records.values()).encode(
-            "utf-8"
-        )
-        if after != before:
-            write_bytes(path, after)
+    def _adopt(self, *, trusted: bool = False) -> None:
+        """Brings the lines of processes that are gone into results.jsonl; unless `trusted`, without those that are not
+        true any more.
+        """
+        self._read_results(left_lines(self.folder), trusted=trusted)
+        self._write_results()
+        forget(self.folder)
         sync_folder(self.folder)
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def _read_results(self, more: bytes = b"", *, trusted: bool = False) -> None:
+        path = self.folder / RESULTS_FILE
+        data, written = (path.read_bytes(), path.stat().st_mtime_ns) if path.exists() else (b"", 0)
+        self.records = {}
+        for source, since in ((data, written), (more, 0)):
+            for record in read_results(source, path, self._noun):
+                # A failed one is tried again, one that went missing or was damaged is made again.
+                if trusted or (record["status"] == "done" and is_whole(self.folder, record, since)):
+                    self.records.setdefault(key_of(record), record)
+                    if record["status"] == "done":
+                        self.records[key_of(record)] = record
+
+    def _write_results(self) -> None:
+        path = self.folder / RESULTS_FILE
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records.values())
+        if text.encode("utf-8") != (path.read_bytes() if path.exists() else b""):
+            write_bytes(path, text.encode("utf-8"))
+
+
+def fingerprint(path: Path) -> Record:
+    """Returns what tells a complete file (or folder of files) from a damaged one: its bytes and their SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    for file in _files(path):
+        with open(file, "rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def is_whole(folder: Path, record: Mapping[str, Any], since: int) -> bool:
+    """Returns whether the file of a finished record is there as it was written.
+
+    Its size is always compared, its hash where the file is newer than `since`, the time (in ns) when the record was
+    known to be true. Records of versions that kept neither need a file that is not empty.
+    """
+    try:
+        stats = [file.stat() for file in _files(folder / record["path"])]
+    except OSError:
+        return False
+    size = sum(stat.st_size for stat in stats)
+    if "bytes" not in record:
+        return size > 0
+    if size != record["bytes"]:
+        return False
+    newer = any(stat.st_mtime_ns > since for stat in stats)
+    return not newer or fingerprint(folder / record["path"])["sha256"] == record.get("sha256")
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
 
 
 def append_lines(path: Path, records: Iterable[Record]) -> None:
@@ -194,14 +312,18 @@ def _short(value: Any, limit: int = 200) -> str:
 def _read_run(path: Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_bytes().decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); give --output another folder") from None
     if not isinstance(run, dict) or not all(name in run for name in COMPARED):
         raise UserError(f"{path} was not written by this program; give --output another folder")
+    kinds = {"pair": dict, "settings": dict, "prompts": list, "methods": list, "notes": list, "later_versions": list}
+    for name, kind in kinds.items():
+        if not isinstance(run.get(name, kind()), kind):
+            raise UserError(f"{path} is damaged ({name} is no {kind.__name__}); give --output another folder")
     return run
 
 
-def read_results(data: bytes, path: Path, noun: str) -> Iterable[Record]:
+def read_results(data: bytes, path: Path, noun: str) -> Iterator[Record]:
     """Yields the records in the bytes of a results file, without a last line that was cut off; raises UserError for
     any other that is damaged.
     """
@@ -210,12 +332,10 @@ def read_results(data: bytes, path: Path, noun: str) -> Iterable[Record]:
         try:
             record = json.loads(line.decode("utf-8")) if line.strip() else None
             if record is not None:
-                key_of(record), record["status"], record["path"]
-                check_text(record.get("choices", ""))
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(
-                lines
-            ):  # no newline after it: the process was killed while writing, so that one is not finished
+                _check_record(record)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == len(lines):
+                # No newline after it: the process was killed while writing, so that one is not finished.
                 return
             raise UserError(
                 f"{path}, line {number} is damaged ({error}); delete that line and its {noun} will be made again"
@@ -224,22 +344,32 @@ def read_results(data: bytes, path: Path, noun: str) -> Iterable[Record]:
             yield record
 
 
-def _lock_folder(folder: Path) -> int | None:
-    # The lock is on the folder itself and goes with the process, also when it is killed. No lock where the system has
-    # none.
-    try:
-        import fcntl
-    except ImportError:
-        return None
+def _check_record(record: Record) -> None:
+    """Raises ValueError, KeyError or TypeError for what no run writes."""
+    for name, kind in (("method", str), ("prompt", str), ("index", int), ("status", str)):
+        if not isinstance(record[name], kind):
+            raise TypeError(f"{name} is {record[name]!r}")
+    if record["status"] == "done":
+        path = Path(record["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"path is {record['path']!r}")
+    for name in ("num_evaluations", "num_rows", "seconds", "peak_memory_mb"):
+        if not isinstance(record.get(name, 0), int | float):
+            raise TypeError(f"{name} is {record[name]!r}")
+    check_text(record.get("choices", ""))
+
+
+def _lock_folder(folder: Path, *, shared: bool) -> tuple[int, bool]:
+    """Holds the folder, alone or with others that share it; returns the lock, and whether nobody else has one.
+
+    The lock goes with the process, also when it is killed.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(
-            f"another process is writing to folder {folder}; wait for it, or give --output another folder"
-        ) from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
+    for _ in range(round(PATIENCE / 0.1) if shared else 1):
+        if locked(descriptor):
+            return descriptor, True
+        if shared and locked(descriptor, shared=True):
+            return descriptor, False
+        time.sleep(0.1 if shared else 0)  # another one is settling the folder, or tidying it up
+    os.close(descriptor)
+    raise UserError(f"another process is writing to folder {folder}; wait for it, or give --output another folder")

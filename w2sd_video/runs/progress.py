@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from w2sd_video.runs.fellows import Worker
+
 MOST_LINES = 100  # about so many lines say how far a run is where there is no bar
 
 
@@ -43,9 +45,10 @@ class TerminalProgress(Progress):
     """
 
     def __init__(self, *, quiet: bool = False, noun: str = "video") -> None:
-        self._quiet = quiet
+        self._silent = not Worker.of_environment().first  # of processes started together the first one reports
+        self._quiet = quiet or self._silent
         self._noun = noun
-        self.bars = sys.stderr.isatty() and not quiet
+        self.bars = sys.stderr.isatty() and not self._quiet
         self._bar: Any = None
         self._videos = 0
         self._done = 0
@@ -88,6 +91,8 @@ class TerminalProgress(Progress):
             self._bar = None
 
     def _say(self, line: str) -> None:
+        if self._silent:
+            return
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:

@@ -1,13 +1,19 @@
 """A run: everything a plan names made once, on disk, journalled, resumable, with comparisons and a page to look at it.
 
+One code path for one thing at a time and for batches, for one process and for several that share the folder (started
+together by `accelerate launch` or torchrun, or one after the other). Which tasks make a batch depends on the plan and
+the batch size alone, so every file is the same whatever number of processes made it and however often it was stopped.
+
 Knows neither models nor what is made (videos, pictures): both come with the plan. Imports no torch.
 """
 
 from __future__ import annotations
 
+import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,17 +27,21 @@ from w2sd_video.errors import UserError
 from w2sd_video.report.page import Row, render_page
 from w2sd_video.runs.choices import CHOICES, write_choices
 from w2sd_video.runs.comparison import Panel, of_one_size, panel_note, side_by_side
-from w2sd_video.runs.journal import COMPARED, Journal, Record
+from w2sd_video.runs.fellows import Worker
+from w2sd_video.runs.journal import COMPARED, Journal, Record, fingerprint
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.tasks import SELECTING, Groups, Medium, Method, Task
 from w2sd_video.runs.video_io import write_bytes
 
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
+WAIT = 0.3  # seconds between looks at what other processes made
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "av", "pillow")
 _OF_THE_RUN = ("seed", "num_videos", "num_pictures")  # settings that say nothing about a single file
 
 Report = Callable[[int, int], None]
 """Called after each evaluation with how many are behind and how many there are in all."""
+Batch = Sequence[Task]
+"""Tasks of one method that are made together."""
 
 
 class NotMadeError(Exception):
@@ -56,10 +66,25 @@ class Made:
     choices: str | None = None
 
 
-Make = Callable[[Task, Report], Made]
-"""Makes one thing; raises NotMadeError if it cannot be made and the others can."""
+Make = Callable[[Batch, Report], Sequence[Made | NotMadeError]]
+"""Makes a batch: one answer for each task, in order; what it reports are evaluations of the whole batch together."""
 Load = Callable[[Sequence[Task], Journal], Make]
-"""Loads what the tasks still to be made need. May call `journal.amend`, now or while making."""
+"""Loads what the tasks still to be made need. May call `journal.amend` and `journal.note`, now or while making."""
+
+
+def one_by_one(make: Callable[[Task, Report], Made]) -> Make:
+    """Returns a maker of batches from one of single things, which raises NotMadeError for what cannot be made."""
+
+    def batch(tasks: Batch, report: Report) -> list[Made | NotMadeError]:
+        made: list[Made | NotMadeError] = []
+        for task in tasks:
+            try:
+                made.append(make(task, report))
+            except NotMadeError as error:
+                made.append(error)
+        return made
+
+    return batch
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,8 @@ class RunPlan:
     its "name"), "settings" (with "height", "width", "steps"), "methods", "prompts", "seeds", "device", "dtype" and
     "versions". `methods` explains each name in record["methods"], `evaluations` says what one thing costs by it (for
     the progress bar: an estimate will do). `reflected_steps`, counted from 0, are those that a choice is made for.
+    Comparisons and the page are of the first `shown` groups. With `shared` other processes may make the same run at the
+    same time.
     """
 
     output: Path
@@ -79,22 +106,35 @@ class RunPlan:
     evaluations: Mapping[str, int]
     medium: Medium
     reflected_steps: Sequence[int] = ()
+    shown: int | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if missing := [name for name in (*COMPARED, "command", "methods", "versions") if name not in self.record]:
             raise ValueError(f"the run's record lacks {', '.join(missing)}")
-        if unknown := {task.method for task in self.tasks()} - (self.methods.keys() & self.evaluations.keys()):
+        if unknown := set(self.record["methods"]) - (self.methods.keys() & self.evaluations.keys()):
             raise ValueError(f"nothing says what the methods {sorted(unknown)} are, or what they cost")
 
-    def tasks(self) -> tuple[Task, ...]:
-        """Returns everything to make, in order."""
-        return tuple(task for group in self.groups for task in group)
+    @property
+    def total(self) -> int:
+        """How many things there are to make."""
+        return len(self.groups) * len(self.record["methods"])
+
+    def tasks(self) -> Iterator[Task]:
+        """Yields everything to make, in order."""
+        return (task for group in self.groups for task in group)
+
+    def blocks(self, size: int) -> Iterator[tuple[Sequence[tuple[Task, ...]], list[Batch]]]:
+        """Yields `size` groups at a time with their batches, one for each method, in the order they are made."""
+        for start in range(0, len(self.groups), size):
+            groups = list(self.groups[start : start + size])
+            yield groups, list(zip(*groups, strict=True))
 
 
 @dataclass
 class Summary:
-    """What a run came to. `made` and `failed` are the lines it added to results.jsonl, `kept` counts what was there
-    already.
+    """What a run came to. `made` and `failed` are the lines it added to results.jsonl, by whatever process, `kept`
+    counts what was there already.
     """
 
     plan: RunPlan
@@ -109,71 +149,127 @@ class Summary:
 
     @property
     def total(self) -> int:
-        return len(self.plan.tasks())
+        return self.plan.total
 
     @property
     def complete(self) -> bool:
         return self.kept + len(self.made) == self.total
 
 
-def perform(plan: RunPlan, load: Load, *, progress: Progress | None = None) -> Summary:
-    """Makes what is not there yet and returns what was done.
+def perform(
+    plan: RunPlan, load: Load, *, batch: int = 1, worker: Worker | None = None, progress: Progress | None = None
+) -> Summary:
+    """Makes what is not there yet, `batch` things of one method at a time, and returns what was done.
 
     Writes, in the plan's folder: run.json, results.jsonl, one folder per method with its files, comparison/ (with two
-    methods or more) and index.html. `load` is called with the tasks that are still to be made, and not at all if there
-    are none; the maker it returns is called once for each. Where the maker raises NotMadeError the task is recorded
-    with status "failed" and the reason, and the others go on. Stopped at any moment, the same call finishes the set.
+    methods or more) and index.html. `load` is called with the tasks of the batches that are still to be made, and not
+    at all if there are none. A batch of which some is there already is made again as it was, and only what is missing
+    is written. Where the maker answers NotMadeError the task is recorded with status "failed" and the reason, and the
+    others go on. Stopped at any moment, the same call finishes the set.
+
+    With a `worker` of several, or a plan that is `shared`, any number of processes do this at the same time: each
+    claims what it makes, takes over what a killed one claimed, and returns when everything is there.
 
     Raises UserError for a folder that holds another run, OSError if the disk refuses (nothing finished is lost), and
     what `load` and the maker raise.
     """
     progress = progress or Progress()
+    shared = plan.shared or (worker is not None and worker.count > 1)
     begin = time.perf_counter()
-    try:
-        with Journal(plan.output, plan.record, warn=progress.note, noun=plan.medium.noun) as journal:
-            pending = [task for task in plan.tasks() if not journal.finished(task.key)]
-            summary = Summary(plan, kept=len(plan.tasks()) - len(pending))
-            make = load(pending, journal) if pending else None
-            if pending:
-                progress.started(sum(plan.evaluations[task.method] for task in pending), len(pending))
-            for group in plan.groups:
-                for task in group:
-                    if not journal.finished(task.key):
-                        assert make is not None
-                        progress.making(task.path)
-                        record = _made(task, plan, make, progress)
-                        journal.append(record)
-                        (summary.made if record["status"] == "done" else summary.failed).append(record)
-                        progress.finished(record)
-                write_comparison(plan, journal, group)
-                write_page(plan, journal, plan.groups, every=PAGE_EVERY)
+    with (
+        closing(progress),
+        Journal(plan.output, plan.record, warn=progress.note, noun=plan.medium.noun, shared=shared) as journal,
+    ):
+        making = _Making(plan, journal, progress)
+        making.all(load, batch)
+        with journal.alone():
+            journal.settle(task.key for _, batches in plan.blocks(batch) for tasks in batches for task in tasks)
+            for group in plan.groups[: plan.shown]:
+                _write_comparison(plan, journal, group)
             _write_choices(plan, journal)
-            write_page(plan, journal, plan.groups)
-    finally:
-        progress.close()
-    summary.seconds = time.perf_counter() - begin
-    return summary
+            _write_page(plan, journal)
+    making.summary.seconds = time.perf_counter() - begin
+    return making.summary
 
 
-def _made(task: Task, plan: RunPlan, make: Make, progress: Progress) -> Record:
-    """What was made, written, as its line of results.jsonl; or the line that says why it failed."""
-    behind = 0
+class _Making:
+    """Making what a plan names, with what was done so far."""
 
-    def report(count: int, total: int) -> None:
-        nonlocal behind
-        progress.evaluated(count - behind)
-        behind = count
+    def __init__(self, plan: RunPlan, journal: Journal, progress: Progress) -> None:
+        self.plan, self.journal, self.progress = plan, journal, progress
+        self.summary = Summary(plan, kept=sum(journal.finished(task.key) for task in plan.tasks()))
 
-    made: Made | NotMadeError
-    try:
-        made = make(task, report)
-    except NotMadeError as error:
-        made = error
-    progress.evaluated(plan.evaluations[task.method] - behind)  # what failed, or cost other than expected, ends here
-    return write_made(task, plan, made)
+    def all(self, load: Load, size: int) -> None:
+        """Makes every batch that is not there; returns when all are, by whatever process."""
+        pending = [tasks for _, batches in self.plan.blocks(size) for tasks in batches if self._missing(tasks)]
+        if not pending:
+            return
+        make = load([task for tasks in pending for task in tasks], self.journal)
+        missing = [task for tasks in pending for task in self._missing(tasks)]
+        self.progress.started(sum(self.plan.evaluations[task.method] for task in missing), len(missing))
+        del missing
+        claimed_by_others = []
+        for start, (groups, batches) in enumerate(self.plan.blocks(size)):
+            for tasks in batches:
+                if self._missing(tasks) and not self._make(tasks, make):
+                    claimed_by_others.append(tasks)
+            self._show(groups, start * size)
+        while claimed_by_others:
+            self._learn()
+            claimed_by_others = [
+                tasks for tasks in claimed_by_others if self._missing(tasks) and not self._make(tasks, make)
+            ]
+            if claimed_by_others:
+                time.sleep(WAIT)
+
+    def _make(self, tasks: Batch, make: Make) -> bool:
+        """Makes a batch unless another process does; returns whether it is there now."""
+        if not self.journal.claim(json.dumps([task.key for task in tasks])):
+            return False
+        self._learn()  # whoever claimed it before may have finished it
+        missing = self._missing(tasks)
+        if not missing:
+            return True
+        self.progress.making(missing[0].path)
+        cost, behind = self.plan.evaluations[tasks[0].method], 0
+
+        def report(count: int, total: int) -> None:
+            nonlocal behind
+            self.progress.evaluated((count - behind) * len(missing))
+            behind = count
+
+        made = dict(zip((task.key for task in tasks), make(tasks, report), strict=True))
+        report(cost, cost)  # what failed, or cost other than expected, ends here
+        records = [_write_made(task, self.plan, made[task.key]) for task in missing]
+        self.journal.append(*records)
+        for record in records:
+            self._count(record)
+        return True
+
+    def _missing(self, tasks: Batch) -> list[Task]:
+        """Those that nobody finished, nor failed at in this run."""
+        return [task for task in tasks if task.key not in self.journal.records]
+
+    def _learn(self) -> None:
+        for record in self.journal.news():
+            self.progress.evaluated(self.plan.evaluations.get(record["method"], 0))
+            self._count(record)
+
+    def _count(self, record: Record) -> None:
+        (self.summary.made if record["status"] == "done" else self.summary.failed).append(record)
+        self.progress.finished(record)
+
+    def _show(self, groups: Sequence[tuple[Task, ...]], start: int) -> None:
+        """Writes the comparisons of groups that are complete, and the page from time to time."""
+        shown = len(self.plan.groups) if self.plan.shown is None else self.plan.shown
+        with self.journal.alone():
+            for group in groups[: max(0, shown - start)]:
+                if not self._missing(group):
+                    _write_comparison(self.plan, self.journal, group)
+            _write_page(self.plan, self.journal, every=PAGE_EVERY)
 
 
-def write_made(task: Task, plan: RunPlan, made: Made | NotMadeError) -> Record:
+def _write_made(task: Task, plan: RunPlan, made: Made | NotMadeError) -> Record:
     """Writes the file of what was made; returns its line of results.jsonl, or the line that says why there is none."""
     record: Record = {
         "method": task.method,
@@ -186,7 +282,7 @@ def write_made(task: Task, plan: RunPlan, made: Made | NotMadeError) -> Record:
         return {**record, "path": None, "status": "failed", "reason": str(made)}
     path = plan.output / task.path
     path.parent.mkdir(exist_ok=True)
-    plan.medium.write(path, made.frames, file_settings(plan.record, task))
+    plan.medium.write(path, made.frames, _file_settings(plan.record, task))
     return {
         **record,
         "frames": len(made.frames),
@@ -198,11 +294,12 @@ def write_made(task: Task, plan: RunPlan, made: Made | NotMadeError) -> Record:
         **({} if made.choices is None else {"choices": made.choices}),
         "seconds": round(made.seconds, 3),
         "peak_memory_mb": round(made.peak_memory_mb, 1),
+        **fingerprint(path),
         "status": "done",
     }
 
 
-def file_settings(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _file_settings(record: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Returns what goes into a file: enough to make it again; no times, so that making it again gives the same
     bytes.
     """
@@ -231,7 +328,7 @@ def library_versions(device_name: str) -> dict[str, str]:
     return {**versions, "device": device_name}
 
 
-def write_comparison(plan: RunPlan, journal: Journal, group: Sequence[Task]) -> None:
+def _write_comparison(plan: RunPlan, journal: Journal, group: Sequence[Task]) -> None:
     """Writes the comparison of one prompt and index unless it is there and newer than all it shows."""
     finished = [task for task in group if journal.finished(task.key)]
     path = plan.output / _comparison_path(plan, group[0])
@@ -272,19 +369,20 @@ def _read_back(plan: RunPlan, path: Path) -> NDArray[np.uint8]:
         raise UserError(f"{error}; delete it and the same command makes it again") from None
 
 
-def write_page(plan: RunPlan, journal: Journal, groups: Groups, every: float = 0.0) -> None:
-    """Writes index.html, which shows `groups`, unless it was written within the last `every` seconds."""
+def _write_page(plan: RunPlan, journal: Journal, every: float = 0.0) -> None:
+    """Writes index.html unless it was written within the last `every` seconds."""
     page = plan.output / "index.html"
     if every and page.exists() and time.time() - page.stat().st_mtime < every:
         return
+    groups = plan.groups[: plan.shown]
     rows = []
     for group in groups:
         records = {task.method: journal.records[task.key] for task in group if task.key in journal.records}
         comparison = _comparison_path(plan, group[0])
         there = (plan.output / comparison).exists()
         rows.append(Row(group[0].prompt, group[0].index, records, comparison if there else None))
-    expected = sum(map(len, groups))
     drawn = CHOICES if (plan.output / CHOICES).exists() else None
+    expected = len(groups) * len(plan.record["methods"])
     text = render_page(journal.run, rows, expected, methods=plan.methods, noun=plan.medium.noun, choices=drawn)
     write_bytes(page, text.encode("utf-8"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ ALONE = ("weak", "strong")  # methods of one model, which make all the steps of 
 SELECTING = "w2sd-auto"  # the method that asks for a reward
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One thing to make: `name` is "<prompt>-<index>" (or its safe form), `path` is relative to the output folder."""
 
@@ -65,8 +65,27 @@ class Task:
         return self.method, self.prompt, self.index
 
 
-Groups = tuple[tuple[Task, ...], ...]
-"""Tasks in the order they are made, in groups: all methods of one prompt and index."""
+class Groups(Sequence[tuple[Task, ...]]):
+    """Tasks in the order they are made, in groups: all methods of one prompt and index, the same methods in each.
+
+    A group is computed when it is asked for, so that planning a million videos holds none of them.
+    """
+
+    def __init__(self, count: int, group: Callable[[int], tuple[Task, ...]]) -> None:
+        self._count, self._group = count, group
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Task, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Groups: ...
+    def __getitem__(self, index: int | slice) -> tuple[Task, ...] | Groups:
+        if isinstance(index, slice):
+            chosen = range(self._count)[index]
+            return Groups(len(chosen), lambda i: self._group(chosen[i]))
+        return self._group(range(self._count)[index])
 
 
 def task_groups(
@@ -76,12 +95,30 @@ def task_groups(
 
     `stems` are the prompts as file names (`file_names.video_stems`), one each; `suffix` ends the file names.
     """
-    return tuple(
-        tuple(Task(method, prompt, index, seed + index, name, f"{method}/{name}{suffix}") for method in methods)
-        for prompt, stem in zip(prompts, stems, strict=True)
-        for index in range(count)
-        for name in (f"{stem}-{index}",)
-    )
+
+    def group(number: int) -> tuple[Task, ...]:
+        which, index = divmod(number, count)
+        return _group(methods, prompts[which], index, seed, f"{stems[which]}-{index}", suffix)
+
+    if len(prompts) != len(stems):
+        raise ValueError(f"{len(prompts)} prompts have {len(stems)} file names")
+    return Groups(len(prompts) * count, group)
+
+
+def class_groups(
+    methods: Sequence[str], labels: Sequence[str], stems: Sequence[str], *, seed: int, count: int, suffix: str
+) -> Groups:
+    """Returns `count` tasks for each method in all: picture i is of label i modulo their number, from `seed` + i."""
+
+    def group(index: int) -> tuple[Task, ...]:
+        which = index % len(labels)
+        return _group(methods, labels[which], index, seed, f"{stems[which]}-{index}", suffix)
+
+    return Groups(count, group)
+
+
+def _group(methods: Sequence[str], prompt: str, index: int, seed: int, name: str, suffix: str) -> tuple[Task, ...]:
+    return tuple(Task(method, prompt, index, seed + index, name, f"{method}/{name}{suffix}") for method in methods)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ Nothing heavy is imported before the arguments are checked.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,14 +14,13 @@ from typing import Any
 
 from bridges.dit_moe.command.arguments import PROGRAM, build_convert_parser, build_parser
 from bridges.dit_moe.command.planning import plan_sampling
-from bridges.dit_moe.command.processes import process_number
 from bridges.dit_moe.command.reporting import describe_outcome, describe_sample_plan, sample_plan_text
 from bridges.dit_moe.command.request import SampleRequest
 from w2sd_video.commands.checked_values import one_of, whole
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, run_command
 from w2sd_video.commands.reports import summary_text
 from w2sd_video.commands.request import DTYPES
-from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
+from w2sd_video.runs.progress import TerminalProgress, calm_libraries
 
 ROOM = "Try a smaller --batch, or --dtype bfloat16."
 NOT_OF_THE_REQUEST = ("format", "quiet", "dry_run")
@@ -34,16 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["convert"]:
         return run_command(build_convert_parser(), words[1:], _convert, made="folders", room=ROOM)
-    with contextlib.ExitStack() as stack:
-        if process_number() > 0:  # of processes started together the first one reports
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        return run_command(build_parser(), words, _sample, made="pictures", room=ROOM)
+    return run_command(build_parser(), words, _sample, made="pictures", room=ROOM)
 
 
 def _sample(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:
-    progress = Progress()
-    if process_number() == 0:
-        progress = TerminalProgress(quiet=arguments.quiet, noun="picture")
+    progress = TerminalProgress(quiet=arguments.quiet, noun="picture")
     calm_libraries(bars=progress.bars)
     plan = plan_sampling(_request(arguments))
     as_json = arguments.format == "json"
@@ -53,8 +45,7 @@ def _sample(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[
         report = describe_sample_plan(on_device(plan)[0])
         return EXIT_DONE, report if as_json else {"text": sample_plan_text(report)}
     outcome = run(plan, progress=progress, command=shlex.join([PROGRAM, *words]))
-    failed = outcome.summary.failed if not outcome.worker.first else not outcome.summary.complete
-    code = EXIT_FAILED if failed else EXIT_DONE
+    code = EXIT_DONE if outcome.summary.complete else EXIT_FAILED
     text = summary_text(outcome.summary, quiet=arguments.quiet)
     if not arguments.quiet:
         text = "\n".join([text, *(f"{name}: {path}" for name, path in outcome.written.items())])

@@ -9,7 +9,7 @@ from typing import Any
 from w2sd_video.commands.request import located
 from w2sd_video.pair import Routing
 from w2sd_video.runs.file_names import video_stems
-from w2sd_video.runs.tasks import W2SD_METHODS, Groups, Task
+from w2sd_video.runs.tasks import W2SD_METHODS, Groups, class_groups
 
 PATHS = ("auto", "noise", "flow")
 STEPS, GUIDANCE = 50, 1.5  # the paper's for DiT-MoE (App. C.1)
@@ -103,12 +103,7 @@ class SamplePlan:
     def groups(self) -> Groups:
         """One group, of all methods, for each picture."""
         stems = video_stems(self.prompts)
-        tasks = []
-        for index in range(self.num_images):
-            label, stem = self.prompts[index % len(self.labels)], stems[index % len(self.labels)]
-            name = f"{stem}-{index}"
-            tasks.append(tuple(Task(m, label, index, self.seed + index, name, f"{m}/{name}.png") for m in self.methods))
-        return tuple(tasks)
+        return class_groups(self.methods, self.prompts, stems, seed=self.seed, count=self.num_images, suffix=".png")
 
     def evaluations(self, method: str) -> int:
         """Returns the evaluations of one picture: T, or T + 2 lambda with reflections."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bridges.dit_moe.command.expert_load import write_expert_load
 from bridges.dit_moe.command.making import Sampler, load_pipeline
-from bridges.dit_moe.command.processes import join
 from bridges.dit_moe.command.request import SHOWN, SamplePlan
 from bridges.dit_moe.command.scores import write_scores
 from bridges.dit_moe.command.sheets import write_sheets
 from w2sd_video.loading.loading import choose_device, choose_dtype
-from w2sd_video.runs.batched_runs import Batch, MakeBatch, Worker, perform_batches
+from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.runs import RunPlan, Summary, library_versions
-from w2sd_video.runs.tasks import W2SD_METHODS
+from w2sd_video.runs.runs import Make, RunPlan, Summary, library_versions, perform
+from w2sd_video.runs.tasks import W2SD_METHODS, Task
 
 
 @dataclass
@@ -47,8 +47,8 @@ def run(plan: SamplePlan, *, progress: Progress, command: str) -> Outcome:
     Writes, in the plan's folder: run.json, results.jsonl, one folder per method, grid-METHOD.png, comparisons and a
     page of the first pictures, and the expert loads and the scores where they are asked for. Raises as `runs.perform`.
     """
-    worker, device = join(plan.device)
-    plan, device_name = on_device(replace(plan, device=device))
+    worker = Worker.of_environment()
+    plan, device_name = on_device(replace(plan, device=worker.device(plan.device)))
     made = run_plan(plan, command, device_name)
     samplers: list[Sampler] = []
 
@@ -57,18 +57,16 @@ def run(plan: SamplePlan, *, progress: Progress, command: str) -> Outcome:
             samplers.append(Sampler(plan, load_pipeline(plan, bars=progress.bars)))
         return samplers[0]
 
-    def load(pending: Sequence[Batch], journal: Journal | None) -> MakeBatch:
-        if journal is not None:
-            if (before := journal.run.get("batch", plan.batch)) != plan.batch:
-                progress.note(f"the batch was {before} before; pictures of {plan.batch} differ from those by rounding")
-            journal.amend(batch=plan.batch, processes=worker.count)
-            if plan.num_images > SHOWN:
-                journal.amend(
-                    notes=[f"This page shows the first {SHOWN} of {plan.num_images} pictures of each method."]
-                )
+    def load(pending: Sequence[Task], journal: Journal) -> Make:
+        if (before := journal.run.get("batch", plan.batch)) != plan.batch:
+            progress.note(f"the batch was {before} before; pictures of {plan.batch} differ from those by rounding")
+        facts: dict[str, Any] = {"batch": plan.batch, "processes": worker.count}
+        if plan.num_images > SHOWN:
+            facts["notes"] = [f"This page shows the first {SHOWN} of {plan.num_images} pictures of each method."]
+        journal.amend(**facts)
         return sampler().make
 
-    summary = perform_batches(made, load, size=plan.batch, shown=SHOWN, worker=worker, progress=progress)
+    summary = perform(made, load, batch=plan.batch, worker=worker, progress=progress)
     written: dict[str, str] = {}
     if worker.first:
         written = {f"{method} grid": path for method, path in write_sheets(made).items()}
@@ -96,7 +94,7 @@ def run_plan(plan: SamplePlan, command: str, device_name: str) -> RunPlan:
             "methods": plan.methods,
             "prompts": plan.prompts,
             "seeds": {"first": plan.seed, "count": plan.num_images},
-            "device": plan.device.split(":")[0],
+            "device": plan.device.partition(":")[0],
             "dtype": plan.dtype,
             "versions": library_versions(device_name),
         },
@@ -104,4 +102,5 @@ def run_plan(plan: SamplePlan, command: str, device_name: str) -> RunPlan:
         methods=W2SD_METHODS,
         evaluations={method: plan.evaluations(method) for method in plan.methods},
         medium=PICTURES,
+        shown=SHOWN,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bridges.pixel.command.latent_spaces import NOISE_MAP, ChosenMap, fitted_map, spaces_of, warn_of_noise
@@ -11,10 +12,11 @@ from bridges.pixel.command.request import BRIDGE_METHODS, BridgePlan
 from bridges.pixel.pictures import load_pictures
 from w2sd_video.commands.planned_runs import on_device, run_record
 from w2sd_video.errors import UserError
+from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.runs import Make, RunPlan, Summary, perform
+from w2sd_video.runs.runs import Make, RunPlan, Summary, one_by_one, perform
 from w2sd_video.runs.tasks import Medium, Task
 from w2sd_video.runs.video_io import read_video, write_video
 
@@ -25,17 +27,11 @@ def run(plan: BridgePlan, *, progress: Progress, command: str) -> Summary:
     Writes, in the plan's folder: run.json (with the codecs and the noise map), results.jsonl, one folder per method,
     comparison/, index.html, and noise_map.safetensors where a map was fitted. Raises as `runs.perform`.
     """
-    plan, device_name = on_device(plan)
+    worker = Worker.of_environment()
+    plan, device_name = on_device(replace(plan, device=worker.device(plan.device)))
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:
-        notes = list(journal.run.get("notes", ()))
-
-        def note(message: str) -> None:
-            if message not in notes:  # each picture has the same to say
-                notes.append(message)
-                progress.note(message)
-                journal.amend(notes=notes)
-
+        note = journal.note
         warn_of_noise(plan, note)
         if (plan.height, plan.width) != (plan.weak_height, plan.weak_width):
             note(
@@ -55,9 +51,9 @@ def run(plan: BridgePlan, *, progress: Progress, command: str) -> Summary:
             note(bridge.chosen.sentence())
             spaces = spaces_of(plan, bridge.tiny[0] or bridge.strong.vae, bridge.tiny[1] or bridge.weak.vae)
             journal.amend(noise_map=bridge.chosen.description(), codecs=spaces.description())
-        return bridge.make
+        return one_by_one(bridge.make)
 
-    return perform(run_plan(plan, command, device_name), load, progress=progress)
+    return perform(run_plan(plan, command, device_name), load, worker=worker, progress=progress)
 
 
 def run_plan(plan: BridgePlan, command: str, device_name: str) -> RunPlan:

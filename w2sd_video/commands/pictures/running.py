@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from w2sd_video.commands.generate import video_medium
 from w2sd_video.commands.method_settings import reflected_steps
 from w2sd_video.commands.pictures.request import ImagePlan
 from w2sd_video.commands.planned_runs import on_device, run_record
+from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.runs import Make, RunPlan, Summary, perform
+from w2sd_video.runs.runs import Make, RunPlan, Summary, one_by_one, perform
 from w2sd_video.runs.tasks import METHODS, Task
 
 
 def run_images(plan: ImagePlan, *, progress: Progress, command: str = "") -> Summary:
     """Makes the pictures of a plan that are not there yet and returns what was done; raises as `runs.perform`."""
-    plan, device_name = on_device(plan)
+    worker = Worker.of_environment()
+    plan, device_name = on_device(replace(plan, device=worker.device(plan.device)))
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:
         from w2sd_video.commands.pictures.loading import load_images
-
-        notes = list(journal.run.get("notes", ()))
-
-        def note(message: str) -> None:
-            if message not in notes:
-                notes.append(message)
-                progress.note(message)
-                journal.amend(notes=notes)
 
         loaded = load_images(
             plan,
             (task.method for task in pending),
             (task.prompt for task in pending),
-            note=note,
+            note=journal.note,
             quiet=not progress.bars,
         )
-        return loaded.make
+        return one_by_one(loaded.make)
 
-    return perform(image_run_plan(plan, command, device_name), load, progress=progress)
+    return perform(image_run_plan(plan, command, device_name), load, worker=worker, progress=progress)
 
 
 def image_run_plan(plan: ImagePlan, command: str, device_name: str) -> RunPlan:
