@@ -78,11 +78,10 @@ class Journal:
             if self.shared:
                 locked(self._lock, shared=True)
                 self._fellows = Fellows(self.folder)
-                with self.alone():
-                    if not first:
+                if not first:
+                    with self.alone():
                         self._settle_run()
                         self._read_results()
-                    self.news()
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -198,6 +198,8 @@ class _Making:
     def __init__(self, plan: RunPlan, journal: Journal, progress: Progress) -> None:
         self.plan, self.journal, self.progress = plan, journal, progress
         self.summary = Summary(plan, kept=sum(journal.finished(task.key) for task in plan.tasks()))
+        for record in journal.news():  # of others that began a moment ago
+            self._sort(record)
 
     def all(self, load: Load, size: int) -> None:
         """Makes every batch that is not there; returns when all are, by whatever process."""
@@ -256,8 +258,11 @@ class _Making:
             self._count(record)
 
     def _count(self, record: Record) -> None:
-        (self.summary.made if record["status"] == "done" else self.summary.failed).append(record)
+        self._sort(record)
         self.progress.finished(record)
+
+    def _sort(self, record: Record) -> None:
+        (self.summary.made if record["status"] == "done" else self.summary.failed).append(record)
 
     def _show(self, groups: Sequence[tuple[Task, ...]], start: int) -> None:
         """Writes the comparisons of groups that are complete, and the page from time to time."""
