@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-image demo-bridge demo-digits demo-vbench theory diagnose test test-slow bench \
-    score score-methods score-bridge score-digits score-gaps score-dataset-gap format clean
+    wheel score score-methods score-bridge score-digits score-gaps score-dataset-gap format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -41,6 +41,13 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
+# dist/w2sd_video-*.whl, built without a network; its contents and what runs from it alone are checked
+wheel: .venv/ready
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+	$(BIN)/python -m pytest -m slow tests/conformance/test_wheel.py
+	ls -l dist
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
