@@ -5,46 +5,51 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
+from vbench_eval import figures
 from vbench_eval.aggregation import quality_score
-from vbench_eval.canvas import DARK, LIGHT, OUT
-from vbench_eval.comparison import ALPHA, NOTES, Comparison, Difference, Row
-from vbench_eval.meanings import about, words
-from vbench_eval.page_template import PAGE, SCRIPT, STYLE
-from vbench_eval.page_videos import gains_json, videos_section, visible
-from vbench_eval.plots import differences_plot, scatter_plot
-from vbench_eval.strict_json import cleaned, write_json, write_text
-from vbench_eval.tables import (
-    differences_csv,
-    latex,
-    markdown,
-    means_csv,
-    means_grid,
+from vbench_eval.comparison import (
+    ALPHA,
+    NOTES,
+    Comparison,
+    Key,
+    Row,
+    Shown,
+    Side,
+    about,
     number,
     p_text,
     rate_text,
-    videos_line,
+    words,
 )
+from vbench_eval.pages import render
+from vbench_eval.plots import differences_plot, scatter_plot
+from vbench_eval.statistics import Interval
+from vbench_eval.strict_json import cleaned, write_bytes, write_json, write_text
+from vbench_eval.tables import differences_csv, latex, markdown, means_csv, means_grid, videos_line
 
-PROXY_NOTE = (
-    "Computed from the pixels alone, without any network's weights. They are not VBench's dimensions and cannot stand "
-    "for them; they have units of their own."
-)
-Plots = Mapping[str, tuple[Image.Image, Image.Image]]
+MOST = 300
+"""Rows shown; a page of thousands of videos is slow to open and no one looks at them all."""
+PIXELATED_BELOW = 160  # sides; smaller videos are enlarged with square pixels
+_FILMS = {".mp4", ".mov", ".webm", ".m4v", ".mkv", ".avi"}  # the last two only in some browsers
+_PICTURES = {".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp"}
+Plots = Mapping[str, tuple[bytes, bytes]]
 
 
 def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[str, Path]:
     """Writes all files of a comparison into `folder` and returns them by role; "page" is the one to open.
 
-    The page holds its plots; they also lie beside it, in light colours. Videos are referred to, not copied.
+    The page holds its plots; they also lie beside it, in light colours. Without matplotlib there are none, and the page
+    says so. Videos are referred to, not copied.
     """
     home = Path(folder)
-    plots = draw_plots(comparison)
+    plots = draw_plots(comparison) if figures.available() else {}
     texts = {
         "page": ("index.html", render_page(comparison, home, plots)),
         "markdown": ("table.md", markdown(comparison)),
@@ -60,194 +65,145 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> 
     write_json(files["json"], cleaned(comparison.to_json())[0], ascii_only=False)
     for name, (light, _) in plots.items():
         files[name] = home / f"{name}.png"
-        light.save(files[name])
+        write_bytes(files[name], light)
     return files
 
 
 def draw_plots(comparison: Comparison) -> Plots:
-    """Every plot by its file's name, in light and in dark colours."""
+    """Every plot by its file's name as PNG files, in light and in dark colours."""
     plots = {}
     for kind, rows in (("", comparison.official), ("proxies-", comparison.proxies)):
-        drawn = {f"{kind}differences": [differences_plot(comparison, rows, theme) for theme in (LIGHT, DARK)]}
+        drawn = {f"{kind}differences": [differences_plot(comparison, rows, dark=dark) for dark in (False, True)]}
         for n, label in enumerate(comparison.labels[1:], start=1):
-            drawn[f"{kind}scatter-{n}"] = [scatter_plot(comparison, rows, label, theme) for theme in (LIGHT, DARK)]
+            both = [scatter_plot(comparison, rows, label, dark=dark) for dark in (False, True)]
+            drawn[f"{kind}scatter-{n}"] = both
         for name, (light, dark) in drawn.items():
             if light is not None and dark is not None:
-                plots[name] = (light, dark)
+                plots[name] = (figures.png(light), figures.png(dark))
     return plots
 
 
 def render_page(comparison: Comparison, folder: Path, plots: Plots) -> str:
     """Returns the page as HTML text; `folder` is where it will lie, for the paths of the videos."""
-    title = " / ".join(comparison.labels)
-    body = [f"<header><h1>{_text(title)}</h1>{_lead(comparison)}</header>"]
-    look = " <a href='#videos'>To the videos</a>"
-    body += [
-        f"<div class=warning><b>Warning.</b> {_text(one.text)}{look if one.kind.startswith('static') else ''}</div>"
-        for one in comparison.warnings
-    ]
-    body.append("<section><h2>VBench dimensions</h2>")
-    if comparison.official:
-        body.append("<p class=note>Times 100, as in the paper's tables.</p>")
-        body += _numbers(comparison, comparison.official, plots, "")
-        body.append(_quality(comparison))
-    else:
-        body.append("<p>None has been measured in these reports.</p>")
-    body += [*_not_measured(comparison), "</section>"]
-    if comparison.proxies:
-        body.append(f"<section><h2>Proxies</h2><p class=note>{PROXY_NOTE}</p>")
-        body += [*_numbers(comparison, comparison.proxies, plots, "proxies-"), "</section>"]
-    body += [videos_section(comparison, folder), _how_to_read(comparison), _sources(comparison)]
-    return PAGE.format(
-        title=_text(title), style=STYLE, body="\n".join(body), gains=gains_json(comparison), script=SCRIPT
+    sides = comparison.sides
+    keys = list(dict.fromkeys(key for label in comparison.labels for key in sides[label].videos))
+    return render(
+        "comparison.html",
+        comparison=comparison,
+        plots={name: _embedded(*both) for name, both in plots.items()},
+        plotted=bool(plots) or figures.available(),
+        install=figures.INSTALL,
+        profiles=sorted({side.profile for side in sides.values() if side.profile}),
+        level=f"{comparison.level:.0%}",
+        alpha=ALPHA,
+        notes=NOTES,
+        keys=keys[:MOST],
+        num_keys=len(keys),
+        pixelated_below=PIXELATED_BELOW,
+        gains=_gains(comparison, keys[:MOST]),
+        quality=_quality(comparison),
+        not_measured=_not_measured(sides),
+        skipped=[f"{label}: {path}: {why}" for label, side in sides.items() for path, why in side.skipped.items()],
+        medium=lambda path: _medium(path, folder),
+        scores=lambda key: _scores(comparison, key),
+        **{each.__name__.lstrip("_"): each for each in (_facts, _headings, _instruments, _limits, _with_label)},
+        **{each.__name__: each for each in (about, means_grid, number, p_text, rate_text, videos_line, words)},
     )
 
 
-def _lead(comparison: Comparison) -> str:
-    others = ", ".join(comparison.labels[1:])
-    profiles = sorted({side.profile for side in comparison.sides.values() if side.profile})
-    profile = f" Profile: {', '.join(profiles)}." if profiles else ""
-    return f"<p class=note>{_text(others)} against the baseline {_text(comparison.baseline)}.{_text(profile)}</p>"
+def _headings(rows: tuple[Row, ...]) -> list[str]:
+    return [words(row.name) for row in rows]
 
 
-def _numbers(comparison: Comparison, rows: Sequence[Row], plots: Plots, kind: str) -> Iterator[str]:
-    """Means, differences and plots of one section."""
-    yield _means(comparison, rows)
-    yield f"<p class=note>{_text(videos_line(comparison, rows))} Bold is the best mean.</p>"
-    for n, label in enumerate(comparison.labels[1:]):
-        if any(label in row.differences for row in rows):
-            yield f"<h3>{_text(label)} minus {_text(comparison.baseline)}</h3>"
-            yield _differences(comparison, rows, label, explained=n == 0)
-    if f"{kind}differences" in plots:
-        yield _picture(plots[f"{kind}differences"], "Paired differences with their intervals")
-    for n, label in enumerate(comparison.labels[1:], start=1):
-        if f"{kind}scatter-{n}" in plots:
-            said = f"Every video: {comparison.baseline} across, {label} upward"
-            yield f"<details><summary>{_text(said)}</summary>{_picture(plots[f'{kind}scatter-{n}'], said)}</details>"
+def _with_label(rows: tuple[Row, ...], label: str) -> list[Row]:
+    return [row for row in rows if label in row.differences]
 
 
-def _means(comparison: Comparison, rows: Sequence[Row]) -> str:
-    marked = means_grid(comparison, rows, 2, _text, lambda cell: f"<span class=best>{cell}</span>")
-    head = "".join(f"<th scope=col{'' if n == 0 else ' class=number'}>{cell}</th>" for n, cell in enumerate(marked[0]))
-    lines = []
-    for label, line in zip(comparison.labels, marked[1:], strict=True):
-        cells = "".join(
-            f"<td class=number>{cell}{_limits(row, label)}</td>" for row, cell in zip(rows, line[1:], strict=True)
-        )
-        lines.append(f"<tr><th scope=row>{line[0]}</th>{cells}</tr>")
-    return _table(head, lines)
-
-
-def _limits(row: Row, label: str) -> str:
-    mean = row.means.get(label)
-    if mean is None or mean.low is None or mean.high is None:
+def _limits(row: Row, found: Interval | None, *, signed: bool = False) -> str:
+    if found is None or found.low is None or found.high is None:
         return ""
-    return f"<br><span class=limits>{number(row, mean.low)} to {number(row, mean.high)}</span>"
+    return f"{number(row, found.low, signed=signed)} to {number(row, found.high, signed=signed)}"
 
 
-def _differences(comparison: Comparison, rows: Sequence[Row], label: str, *, explained: bool) -> str:
-    names = (
-        "difference",
-        f"{comparison.level:.0%} interval",
-        "p",
-        "p (Holm)",
-        "test",
-        "win rate",
-        "wins, ties, losses",
-    )
-    head = "<th scope=col>dimension</th>" + "".join(f"<th scope=col class=number>{name}</th>" for name in names)
-    lines = [_difference(row, row.differences[label], explained=explained) for row in rows if label in row.differences]
-    return _table(head, lines)
+def _embedded(light: bytes, dark: bytes) -> tuple[str, str, int, int]:
+    """Both as addresses that hold them, and their size: a palette is a third of the bytes and no eye sees it."""
+    urls = []
+    for file in (light, dark):
+        data = io.BytesIO()
+        image = Image.open(io.BytesIO(file)).convert("RGB")
+        image.quantize(128).save(data, "png", optimize=True)
+        urls.append("data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii"))
+    return urls[0], urls[1], image.width, image.height
 
 
-def _difference(row: Row, found: Difference, *, explained: bool) -> str:
-    value, low, high = found.interval.value, found.interval.low, found.interval.high
-    way = value * row.better
-    colour = (" up" if way > 0 else " down") if way and found.p_holm < ALPHA else ""
-    limits = (
-        "-" if low is None or high is None else f"{number(row, low, signed=True)} to {number(row, high, signed=True)}"
-    )
-    wins = found.wins
-    cells = [
-        f"<td class='number{colour}'>{number(row, value, signed=True)}</td>",
-        *(
-            f"<td class=number>{_text(cell)}</td>"
-            for cell in (
-                limits,
-                p_text(found.test.p),
-                p_text(found.p_holm),
-                found.test.name,
-                "-" if wins is None else rate_text(wins.rate),
-                "-" if wins is None else f"{wins.wins}, {wins.ties}, {wins.losses}",
-            )
-        ),
-    ]
-    small = f"<small>{_text(about(row.name))}</small>" if explained and not row.official and about(row.name) else ""
-    return f"<tr><th scope=row>{_text(words(row.name))}{small}</th>{''.join(cells)}</tr>"
+def _gains(comparison: Comparison, keys: list[Key]) -> dict[str, list[float | None]]:
+    """For the page's script: per dimension and method the difference of every shown row to the baseline, or None."""
+    gains = {}
+    for row in comparison.rows:
+        place = {key: n for n, key in enumerate(row.keys)}
+        for label in row.differences:
+            ours, base = row.values[label], row.values[comparison.baseline]
+            gains[f"{row.name}/{comparison.labels.index(label)}"] = [
+                None if (n := place.get(key)) is None else round(ours[n] - base[n], 8) for key in keys
+            ]
+    return gains
 
 
-def _table(head: str, lines: Sequence[str]) -> str:
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-
-
-def _picture(plot: tuple[Image.Image, Image.Image], said: str) -> str:
-    light, dark = (_data_url(image) for image in plot)
-    size = f'width="{plot[0].width // OUT}" height="{plot[0].height // OUT}"'
-    return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" {size} alt="{_text(said)}"></picture>'
-    )
-
-
-def _data_url(image: Image.Image) -> str:
-    data = io.BytesIO()
-    # a palette is a third of the size and no eye sees it in a plot
-    image.quantize(128).save(data, "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
-
-
-def _quality(comparison: Comparison) -> str:
+def _quality(comparison: Comparison) -> list[str]:
     parts = []
     for label in comparison.labels:
         score = quality_score({row.name: row.means[label].value for row in comparison.official if label in row.means})
         if score.value is not None:
             parts.append(f"{label} {100 * score.value:.2f} ({score.label})")
-    return f"<p class=note>VBench's weighted quality: {_text('; '.join(parts))}.</p>" if parts else ""
+    return parts
 
 
-def _not_measured(comparison: Comparison) -> Iterator[str]:
+def _not_measured(sides: Mapping[str, Side]) -> list[str]:
     reasons: dict[str, dict[str, None]] = {}
-    for label, side in comparison.sides.items():
+    for label, side in sides.items():
         for name, reason in side.reasons.items():
             reasons.setdefault(f"{words(name)}: {reason}", {})[label] = None
-    lines = [f"<li>{_text(text)} ({_text(', '.join(labels))})</li>" for text, labels in reasons.items()]
-    if lines:
-        yield f"<details><summary>Asked for, but not measured</summary><ul>{''.join(lines)}</ul></details>"
+    return [f"{text} ({', '.join(labels)})" for text, labels in reasons.items()]
 
 
-def _how_to_read(comparison: Comparison) -> str:
-    drawn = f"Bootstrap: {comparison.draws} resamples, seed {comparison.seed}; level {comparison.level:g}."
-    notes = "".join(f"<li>{_text(note)}</li>" for note in (*NOTES, drawn))
-    return f"<section><h2>How to read this</h2><ul>{notes}</ul></section>"
+def _instruments(side: Side) -> str:
+    return "; ".join(sorted({f"{words(name)}: {one.name}" for name, one in side.measured_by.items() if one}))
 
 
-def _sources(comparison: Comparison) -> str:
-    lines = []
-    for label, side in comparison.sides.items():
-        used = sorted({f"{words(name)}: {one.name}" for name, one in side.measured_by.items() if one is not None})
-        cells = (str(len(side.videos)), side.profile or "not known", "; ".join(used) or "-", side.source)
-        lines.append(
-            f"<tr><th scope=row>{_text(label)}</th>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>"
-        )
-    skipped = "".join(
-        f"<li>{_text(label)}: {_text(path)}: {_text(reason)}</li>"
-        for label, side in comparison.sides.items()
-        for path, reason in side.skipped.items()
-    )
-    head = "".join(f"<th scope=col>{name}</th>" for name in ("method", "videos", "profile", "measured by", "report"))
-    bad = f"<h3>Videos that could not be scored</h3><ul>{skipped}</ul>" if skipped else ""
-    return f"<section><h2>Where the numbers come from</h2>{_table(head, lines)}{bad}</section>"
+def _facts(shown: Shown) -> str:
+    frames, fps = shown.info.get("frames"), shown.info.get("fps")
+    facts = [f"{frames} frames" if frames else "", f"{fps:g} fps" if fps else ""]
+    facts += [f"seed {shown.seed}"] if shown.seed is not None else []
+    return ", ".join(fact for fact in facts if fact)
 
 
-def _text(text: str) -> str:
-    return escape(visible(text), quote=True)
+def _scores(comparison: Comparison, key: Key) -> list[tuple[Row, list[str]]]:
+    """The videos' own scores, a row per dimension in which one of them has any."""
+    rows = []
+    for row in comparison.rows:
+        scores = [comparison.sides[label].scores.get(row.name, {}).get(key) for label in comparison.labels]
+        if any(scores):
+            cells = ["-" if s is None else _score(row, s.value) for s in scores]
+            rows.append((row, cells))
+    return rows
+
+
+def _score(row: Row, value: float) -> str:
+    return ("yes" if value else "no") if row.yes_or_no else number(row, value)
+
+
+def _medium(path: Path, folder: Path) -> tuple[str, Any]:
+    """What the page shows it as ("film", "picture", "folder", "empty"), with its address or a folder's addresses."""
+    if path.is_dir():
+        pages = [_url(page, folder) for page in sorted(path.iterdir()) if page.suffix.lower() in _PICTURES]
+        return ("folder" if pages else "empty"), pages
+    return ("film" if path.suffix.lower() in _FILMS else "picture"), _url(path, folder)
+
+
+def _url(path: Path, folder: Path) -> str:
+    """The path relative to the page, or a file's address if it lies on another drive; safe inside quotes."""
+    try:
+        relative = os.path.relpath(path, folder.absolute())
+    except ValueError:
+        return path.as_uri()
+    return quote(Path(relative).as_posix())

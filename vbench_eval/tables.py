@@ -11,9 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from vbench_eval.comparison import NOTES, Comparison, Row
-from vbench_eval.meanings import words
-from vbench_eval.statistics import Interval
+from vbench_eval.comparison import NOTES, Comparison, Row, interval_text, number, p_text, rate_text, words
 
 DIGITS = 4  # of the paper's Table 12
 OFFICIAL_TITLE = "VBench dimensions, times 100"
@@ -34,39 +32,28 @@ _LATEX = {
 }
 
 
-def number(row: Row, value: float, digits: int = 2, *, signed: bool = False) -> str:
-    """A mean or difference of the row as text: times 100 if official, else with four significant digits."""
-    text = f"{100 * value:+.{digits}f}" if row.official else f"{value:+.4g}"
-    return text if signed and float(text) else text[1:] if text[0] == "+" or not float(text) else text
+def means_grid(comparison: Comparison, rows: Sequence[Row], digits: int) -> dict[str, list[tuple[str, bool]]]:
+    """The means by method, a cell per row: its text, "-" where a method lacks a dimension, and whether it is the best.
 
-
-def interval_text(row: Row, found: Interval, *, signed: bool = False) -> str:
-    """ "+1.06 [+0.91, +1.20]", without brackets where there are no limits."""
-    text = number(row, found.value, signed=signed)
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} [{number(row, found.low, signed=signed)}, {number(row, found.high, signed=signed)}]"
-
-
-def p_text(p: float) -> str:
-    """ "0.038", or "< 0.0001": no test of some hundred videos means more than that."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
-def means_grid(
-    comparison: Comparison, rows: Sequence[Row], digits: int, text: Callable[[str], str], bold: Callable[[str], str]
-) -> list[list[str]]:
-    """The table of means, heading first: a line per method, a column per row; "-" where a method lacks a dimension.
-
-    `text` escapes what it is given, `bold` marks the best, unless all are equal to the last digit shown.
+    None is the best where all are equal to the last digit shown.
     """
     columns = []
     for row in rows:
         shown = {label: number(row, mean.value, digits) for label, mean in row.means.items()}
         best = shown.get(_best(row) or "") if len(set(shown.values())) > 1 else None
-        columns.append({label: bold(text(cell)) if cell == best else text(cell) for label, cell in shown.items()})
-    heading = [text("method"), *(text(words(row.name)) for row in rows)]
-    return [heading, *([text(label), *(column.get(label, "-") for column in columns)] for label in comparison.labels)]
+        columns.append({label: (cell, cell == best) for label, cell in shown.items()})
+    return {label: [column.get(label, ("-", False)) for column in columns] for label in comparison.labels}
+
+
+def _means_lines(
+    comparison: Comparison, rows: Sequence[Row], digits: int, text: Callable[[str], str], bold: Callable[[str], str]
+) -> list[list[str]]:
+    """The table of means with its heading; `text` escapes what it is given, `bold` marks the best."""
+    grid = means_grid(comparison, rows, digits)
+    lines = [[text("method"), *(text(words(row.name)) for row in rows)]]
+    for label, cells in grid.items():
+        lines.append([text(label), *(bold(text(cell)) if best else text(cell) for cell, best in cells)])
+    return lines
 
 
 def _best(row: Row) -> str | None:
@@ -104,7 +91,7 @@ def markdown_table(comparison: Comparison, digits: int = DIGITS) -> str:
     """The means alone, as `markdown` shows them."""
     parts = []
     for title, rows in sections(comparison):
-        parts += [title, _markdown_table(means_grid(comparison, rows, digits, _markdown, _bold))]
+        parts += [title, _markdown_table(_means_lines(comparison, rows, digits, _markdown, _bold))]
         parts.append(videos_line(comparison, rows))
     return "\n\n".join(parts)
 
@@ -114,7 +101,7 @@ def markdown(comparison: Comparison, digits: int = DIGITS) -> str:
     parts = [f"# {' / '.join(map(_markdown, comparison.labels))}"]
     parts += [f"> **Warning.** {_markdown(one.text)}" for one in comparison.warnings]
     for title, rows in sections(comparison):
-        grid = means_grid(comparison, rows, digits, _markdown, _bold)
+        grid = _means_lines(comparison, rows, digits, _markdown, _bold)
         parts += [f"## {title}", _markdown_table(grid), videos_line(comparison, rows)]
         parts += _markdown_differences(comparison, rows)
     parts += ["## How to read this", "\n".join(f"- {note}" for note in NOTES)]
@@ -143,12 +130,6 @@ def _markdown_differences(comparison: Comparison, rows: Sequence[Row]) -> Iterab
             yield _markdown_table(lines)
 
 
-def rate_text(rate: Interval) -> str:
-    """A win rate in percent with its limits."""
-    limits = "" if rate.low is None or rate.high is None else f" [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
-    return f"{100 * rate.value:.1f} %{limits}"
-
-
 def _markdown_table(grid: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(line) + " |" for line in grid]
     return "\n".join([lines[0], "|---" + "|---:" * (len(grid[0]) - 1) + "|", *lines[1:]])
@@ -166,7 +147,7 @@ def latex(comparison: Comparison, digits: int = DIGITS) -> str:
     """The tables of means as LaTeX `tabular`s that need no package; proxies in one of their own."""
     parts = []
     for title, rows in sections(comparison):
-        grid = means_grid(comparison, rows, digits, latex_text, lambda cell: rf"\textbf{{{cell}}}")
+        grid = _means_lines(comparison, rows, digits, latex_text, lambda cell: rf"\textbf{{{cell}}}")
         lines = [" & ".join(line) + r" \\" for line in grid]
         body = "\n".join([r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"])
         about = f"% {title}\n% {' '.join(videos_line(comparison, rows).split())}"
@@ -182,7 +163,7 @@ def latex_text(text: str) -> str:
 def means_csv(comparison: Comparison, digits: int = DIGITS) -> str:
     """Table 12's shape as CSV, official dimensions times 100; a proxy's column is called "proxy: ..."."""
     rows = comparison.rows
-    grid = means_grid(comparison, rows, digits, str, str)
+    grid = _means_lines(comparison, rows, digits, str, str)
     grid[0] = ["method", *(row.name if row.official else f"proxy: {row.name}" for row in rows)]
     return _csv([[("" if cell == "-" else cell) for cell in line] for line in grid])
 

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from vbench_eval.comparing import compare
-from vbench_eval.tables import differences_csv, latex, latex_text, markdown, markdown_table, means_csv, p_text
+from vbench_eval.comparison import p_text
+from vbench_eval.tables import differences_csv, latex, latex_text, markdown, markdown_table, means_csv
 
 TABLE_12 = {  # the paper's Table 12, in percent
     "AnimateDiff (SDXL)": (91.4152, 95.8491, 94.1647, 45.0, 55.3108, 58.4293),
