@@ -87,6 +87,9 @@ def render_page(comparison: Comparison, folder: Path, plots: Plots) -> str:
     """Returns the page as HTML text; `folder` is where it will lie, for the paths of the videos."""
     sides = comparison.sides
     keys = list(dict.fromkeys(key for label in comparison.labels for key in sides[label].videos))
+    shown = (_facts, _headings, _instruments, _limits, _with_label)
+    said = (about, means_grid, number, p_text, rate_text, videos_line, words)
+    helpers: dict[str, Any] = {each.__name__.lstrip("_"): each for each in (*shown, *said)}
     return render(
         "comparison.html",
         comparison=comparison,
@@ -106,8 +109,7 @@ def render_page(comparison: Comparison, folder: Path, plots: Plots) -> str:
         skipped=[f"{label}: {path}: {why}" for label, side in sides.items() for path, why in side.skipped.items()],
         medium=lambda path: _medium(path, folder),
         scores=lambda key: _scores(comparison, key),
-        **{each.__name__.lstrip("_"): each for each in (_facts, _headings, _instruments, _limits, _with_label)},
-        **{each.__name__: each for each in (about, means_grid, number, p_text, rate_text, videos_line, words)},
+        **helpers,
     )
 
 
