@@ -8,9 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from w2sd_video.core.options import MODES, ReflectionConfig, is_finite, is_whole
 from w2sd_video.errors import UserError
 
-MODES = ("paper", "fused", "release")
+__all__ = [
+    "MODES",
+    "Loras",
+    "ModelPair",
+    "ModelSpec",
+    "ReflectionConfig",
+    "Routing",
+    "Selection",
+    "check_pair",
+    "gap",
+]
+
 RANKS = ("top", "bottom")
 
 Loras = tuple[tuple[str, float | tuple[float, ...]], ...]
@@ -106,7 +118,7 @@ class ModelSpec:
         object.__setattr__(self, "loras", _checked_loras(self.loras))
         if self.control is not None:
             object.__setattr__(self, "control", _checked_control(self.control))
-        if self.ip_adapter is not None and not _is_finite(self.ip_adapter):
+        if self.ip_adapter is not None and not is_finite(self.ip_adapter):
             raise UserError(
                 f"ip_adapter is {self.ip_adapter!r}; it must be a finite number (0 is as if there were none)"
             )
@@ -124,81 +136,6 @@ class ModelPair:
     strong: ModelSpec
     weak: ModelSpec
     name: str = ""
-
-
-@dataclass(frozen=True)
-class ReflectionConfig:
-    """How a pair is used; as given here, Algorithm 1.
-
-    Attributes:
-        num_reflections: lambda, counted from the noisiest level; None is one fewer than the steps.
-        mode: "paper", "fused" or "release".
-        strength: multiplies the move that each reflection makes; of auto-guidance, its weight.
-        reflector: how the strong side differs inside the reflection from how it samples (App. C.1 reflects at 1.0 and
-            samples at 5.5).
-        every: reflect each k-th of the steps that would be reflected, from the noisiest on.
-        window: the part of the sampling steps that may be reflected, as fractions from the noisiest (0) to the end (1).
-        fixed_point: iterations, 0 to 2, that bring an inversion of mode "paper" nearer to exact, an evaluation
-            each; below about 20 steps they may do harm.
-        noise: standard deviation, in latent units, of noise added to each reflected latent (k of Eq. 35, absolute).
-        cap: the most that a reflection may move a sample, as a root mean square in latent units; None for no cap.
-        lag: in each reflection the strong prediction of the main step before stands in for the strong model's own: an
-            approximation that saves an evaluation. The strong side must reflect as it samples.
-
-    Raises:
-        UserError: a value outside these ranges, or fixed points in a mode whose inversion has none.
-    """
-
-    num_reflections: int | None = None
-    mode: str = "paper"
-    strength: float = 1.0
-    reflector: ModelSpec | None = None
-    every: int = 1
-    window: tuple[float, float] = (0.0, 1.0)
-    fixed_point: int = 0
-    noise: float = 0.0
-    cap: float | None = None
-    lag: bool = False
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"mode is {self.mode!r}; choose one of {', '.join(MODES)}")
-        if not _is_finite(self.strength):
-            raise UserError(f"strength is {self.strength!r}; it must be a finite number (1 is the paper's)")
-        lam = self.num_reflections
-        if lam is not None and not (_is_whole(lam) and lam >= 0):
-            raise UserError(f"num_reflections is {lam!r}; it must be a whole number from 0 to the number of steps - 1")
-        self._check_steps()
-        self._check_move()
-
-    def _check_steps(self) -> None:
-        if not (_is_whole(self.every) and self.every >= 1):
-            raise UserError(f"every is {self.every!r}; it must be a whole number of steps, 1 (all of them) or more")
-        window = self.window
-        pair = isinstance(window, tuple | list) and len(window) == 2 and all(map(_is_finite, window))
-        if not (pair and 0 <= window[0] < window[1] <= 1):
-            raise UserError(
-                f"window is {window!r}; it must be two fractions of the steps from 0 (the noisiest) to 1, the smaller "
-                "one first, such as (0.0, 0.5)"
-            )
-        object.__setattr__(self, "window", (float(window[0]), float(window[1])))
-
-    def _check_move(self) -> None:
-        if not (_is_whole(self.fixed_point) and 0 <= self.fixed_point <= 2):
-            raise UserError(f"fixed_point is {self.fixed_point!r}; it must be 0, 1 or 2 iterations")
-        if self.fixed_point and self.mode != "paper":
-            raise UserError(
-                f'fixed_point is {self.fixed_point} in mode {self.mode!r}; it refines the inversion of mode "paper", '
-                "which the others have not: choose that mode, or leave fixed_point at 0"
-            )
-        if not (_is_finite(self.noise) and self.noise >= 0):
-            raise UserError(f"noise is {self.noise!r}; it must be a standard deviation in latent units, 0 or more")
-        if self.cap is not None and not (_is_finite(self.cap) and self.cap > 0):
-            raise UserError(
-                f"cap is {self.cap!r}; it must be a root mean square in latent units above 0, or None for no cap"
-            )
-        if not isinstance(self.lag, bool):
-            raise UserError(f"lag is {self.lag!r}; it must be True or False")
 
 
 @dataclass(frozen=True)
@@ -225,9 +162,9 @@ class Selection:
                 f"the reward is a {type(self.reward).__name__}; give a function of (frames uint8 [F, H, W, 3], prompt) "
                 "that returns a number, higher is better"
             )
-        if not (_is_finite(self.threshold) and self.threshold >= 0):
+        if not (is_finite(self.threshold) and self.threshold >= 0):
             raise UserError(f"the reward's threshold is {self.threshold!r}; it must be a finite number, 0 or more")
-        if not (_is_whole(self.frames) and self.frames >= 1):
+        if not (is_whole(self.frames) and self.frames >= 1):
             raise UserError(f"frames is {self.frames!r}; a reward needs a whole number of frames, 1 or more")
 
 
@@ -262,7 +199,7 @@ def _checked_loras(loras: Any) -> Loras:
         if name in checked:
             raise UserError(f"loras names the adapter {name!r} twice; give it one scale")
         samples = scale if isinstance(scale, tuple | list) else (scale,)
-        finite = [isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) for s in samples]
+        finite = [is_finite(s) for s in samples]
         if not samples or not all(finite):
             raise UserError(
                 f"the scale of LoRA {name!r} is {scale!r}; give a finite number (negative ones are allowed), or a "
@@ -283,14 +220,6 @@ def _checked_control(control: Any) -> dict[str, Any]:
         raise UserError(f'control is {control!r}; give {{"scale": a number, or one for each ControlNet}}')
     scale = control["scale"]
     several = isinstance(scale, list | tuple)
-    if not all(_is_finite(each) for each in (scale if several else [scale])) or (several and not scale):
+    if not all(is_finite(each) for each in (scale if several else [scale])) or (several and not scale):
         raise UserError(f"the scale of control is {scale!r}; it must be a finite number, or a list of them")
     return {"scale": tuple(scale) if several else scale}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -37,7 +37,7 @@ from tests.support.bridge_worlds import (
     starts,
     true_map,
 )
-from w2sd_video.core import FlowPath, Level, NoisePath, Path, reflect_fused, sample, sample_reflected
+from w2sd_video.core import CustomReflection, FlowPath, Level, NoisePath, Path, reflect_fused, sample
 
 FLOW, NOISE = FlowPath(), NoisePath()
 LEVELS = schedule("flow", 25)
@@ -72,12 +72,11 @@ def in_one_space(a: Space, left: float, skipped: list[int], path: Path = FLOW, l
     """Pictures of W2SD in mode "fused" with both models in A, those steps left out."""
     strong, weak = (PictureModel(a, mass).denoiser(path) for mass in (STRONG_LEFT, left))
 
-    def reflection(i: int, x: Tensor) -> Tensor | None:
-        return None if i in skipped else reflect_fused(x, levels[i], levels[i + 1], strong, weak, path)
+    def reflected(x: Tensor, start: Level, end: Level) -> Tensor | None:
+        return None if levels.index(start) in skipped else reflect_fused(x, start, end, strong, weak, path)
 
-    return a.pixels(
-        sample_reflected(starts(len(a.basis)), levels, strong, reflection, path, num_reflections=len(levels) - 2)
-    )
+    reflection = CustomReflection(levels, reflected)
+    return a.pixels(sample(starts(len(a.basis)), levels, strong, path, reflect=reflection))
 
 
 def naive(x, start, end, strong, weak, path, *, bridge):

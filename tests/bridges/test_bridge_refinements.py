@@ -14,7 +14,7 @@ from bridges.pixel.side import PixelSide
 from tests.support import tiny
 from tests.support.bridged_calls import STEPS, UNGUIDED, call, mapped, pipeline
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
-from w2sd_video.hosting.method import METHODS
+from w2sd_video.core.options import METHODS
 
 
 def traced(config: ReflectionConfig, weak: Any, **more: Any) -> tuple[list[Tensor], Any]:

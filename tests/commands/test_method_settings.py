@@ -9,7 +9,7 @@ import pytest
 from w2sd_video.commands.method_settings import (
     SideRows,
     config_of,
-    hosted_method,
+    num_evaluations,
     num_rows,
     reflected_steps,
     reflection_record,
@@ -29,7 +29,7 @@ INSIDE = ModelSpec(guidance=1.0)
 
 def costs(**settings: Any) -> dict[str, int]:
     config = ReflectionConfig(**{"num_reflections": LAM, **settings})
-    return {method: hosted_method(method, config).evaluations(T) for method in METHODS}
+    return {method: num_evaluations(method, config, T) for method in METHODS}
 
 
 def test_every_method_costs_what_its_algorithm_says() -> None:
@@ -56,7 +56,7 @@ def test_without_reflections_a_method_is_plain_sampling(method: str) -> None:
     sides = SideRows(2, 2, 1, 1)
     none = ReflectionConfig(0)
     twice = 1 + (method == "autoguided")
-    assert hosted_method(method, none).evaluations(T) == twice * T
+    assert num_evaluations(method, none, T) == twice * T
     assert num_rows(method, none, T, sides) == twice * T * 2
 
 

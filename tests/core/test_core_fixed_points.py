@@ -1,4 +1,4 @@
-"""Reflections whose inversion is iterated to be exact, and those that save an evaluation by reusing one that lags."""
+"""Reflections whose inversion is iterated to be exact, and those that save an evaluation by a cached prediction."""
 
 import itertools
 import math
@@ -17,16 +17,15 @@ from experiments.theory.mixtures import (
 )
 from torch import Tensor
 
+from tests.support.sampled import by_w2sd
 from w2sd_video.core import (
     MODES,
     Denoiser,
     FlowPath,
-    Lagging,
     Level,
-    Refinements,
+    ReflectionConfig,
     converges,
     invert,
-    num_evaluations,
     reflect,
     reflected_latent,
     sample,
@@ -73,7 +72,7 @@ def test_two_fixed_points_keep_the_detail_that_no_gap_would_smooth(variance: flo
     """Standard deviation against plain sampling, SDXL schedule, T 50, lambda 49: row t+2fp."""
     path, levels, x = PATHS["sdxl"], schedule("sdxl", 50), torch.ones(1, 1, dtype=torch.float64)
     model = gaussian(variance).denoiser(path)
-    reflected = w2sd(x, levels, model, model, path, refinements=Refinements(fixed_point=2))
+    reflected = by_w2sd(x, levels, model, model, path, fixed_point=2)
     plain = sample(x, levels, model, path)
     assert (reflected / plain).item() == pytest.approx(share, abs=0.003 if variance == 0.05 else 0.0005)
 
@@ -129,10 +128,9 @@ def test_each_iteration_is_one_evaluation_and_none_is_made_where_none_converges(
         levels[-1] = Level(0, 1.0, 0.0)
     log: list[tuple[str, Level]] = []
     strong, weak = (written_down(lambda x, _: (0.9 * x).sin(), role, log) for role in "sw")
-    settings = Refinements(fixed_point=fixed_point)
-    w2sd(randn(3, 2), levels, strong, weak, path, num_reflections=lam, refinements=settings)
+    by_w2sd(randn(3, 2), levels, strong, weak, path, num_reflections=lam, fixed_point=fixed_point)
     iterations = fixed_point * (lam - none)
-    assert len(log) == num_evaluations(6, lam, fixed_points=iterations) == 6 + 2 * lam + iterations
+    assert len(log) == 6 + 2 * lam + iterations
     assert sum(role == "w" for role, _ in log) == lam + iterations
     told = [level for role, level in log if role == "w"]
     assert [level.kappa for level in told] == sorted((level.kappa for level in told), reverse=True)
@@ -148,53 +146,55 @@ def test_from_pure_noise_and_from_clean_data_the_first_inversion_stands(ends: tu
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_lagging_reflection_reuses_the_main_step_before_and_saves_its_evaluation(mode: str) -> None:
+def test_a_cached_prediction_is_that_of_the_sampling_step_before_and_saves_an_evaluation(mode: str) -> None:
     path, levels, x = PATHS["sdxl"], schedule("sdxl", 6), randn(5, 1)
     log: list[tuple[str, Level]] = []
     strong = written_down(STRONG.denoiser(path), "s", log)
     weak = written_down(logit_weak(2).denoiser(path), "w", log)
-    got = w2sd(x, levels, strong, weak, path, mode=mode, num_reflections=4, lagging=Lagging())
-    assert len(log) == num_evaluations(6, 4, lagging=True) == 6 + 2 * 4 - 3
+    got = by_w2sd(x, levels, strong, weak, path, mode=mode, num_reflections=4, lag=True)
+    assert len(log) == ReflectionConfig(4, lag=True).evaluations(6) == 6 + 2 * 4 - 3
     assert "".join(role for role, _ in log) == "sws" + "ws" * 3 + "ss"
     last: Tensor | None = None
     for i, (t, s) in enumerate(itertools.pairwise(levels)):
         if i < 4:
             told = strong(x, t) if last is None else last
-            x = reflected_latent(x, levels[i : i + 3], lambda *_, told=told: told, weak, path, mode=mode)
+            x = reflected_latent(
+                x, levels[i : i + 3], lambda *_, told=told: told, weak, path, ReflectionConfig(mode=mode)
+            )
         last = strong(x, t)
         x = s.alpha / t.alpha * x + (s.sigma - s.alpha / t.alpha * t.sigma) * last
     torch.testing.assert_close(got, x, rtol=0, atol=1e-12)
 
 
-def test_a_lagging_run_that_reflects_late_saves_the_first_reflections_evaluation_too() -> None:
+def test_a_run_that_reflects_late_has_a_cached_prediction_for_its_first_reflection_too() -> None:
     log: list[tuple[str, Level]] = []
     strong, weak = (written_down(lambda x, _: (0.9 * x).sin(), role, log) for role in "sw")
-    settings = Refinements(window=(0.5, 1.0))
-    w2sd(randn(3, 2), schedule("sdxl", 6), strong, weak, PATHS["sdxl"], refinements=settings, lagging=Lagging())
+    options = {"window": (0.5, 1.0), "lag": True}
+    by_w2sd(randn(3, 2), schedule("sdxl", 6), strong, weak, PATHS["sdxl"], **options)
     assert "".join(role for role, _ in log) == "sss" + "ws" * 2 + "s"
-    assert num_evaluations(6, (3, 4), lagging=True) == len(log) == 6 + 2
-    assert num_evaluations(6, (0, 3, 4), lagging=True) == 6 + 2 + 1 + 1
+    assert ReflectionConfig(**options).evaluations(6) == len(log) == 6 + 2
+    assert ReflectionConfig(every=3, lag=True).evaluations(6) == 6 + 2 + 1
 
 
 @pytest.mark.parametrize("name", ["vp", "flow"])
 @pytest.mark.parametrize("mode", ["paper", "fused"])
-def test_what_lagging_changes_is_of_first_order_in_the_step(name: str, mode: str) -> None:
+def test_what_a_cached_prediction_changes_is_of_first_order_in_the_step(name: str, mode: str) -> None:
     path = PATHS["flow" if name == "flow" else "ddpm"]
     models = gaussian(0.5, mean=0.3).denoiser(path), gaussian(0.8, mean=-0.4).denoiser(path)
 
     def change(step: float) -> float:
         levels = [continuous_level(name, 0.9 - 0.8 * k * step) for k in range(round(1 / step) + 1)]
-        lagging = w2sd(normal_quantiles(20), levels, *models, path, mode=mode, lagging=Lagging())
+        lagging = by_w2sd(normal_quantiles(20), levels, *models, path, mode=mode, lag=True)
         return (lagging - w2sd(normal_quantiles(20), levels, *models, path, mode=mode)).norm().item()
 
     orders = slope(change, 1 / 25, 4)
     assert orders[-1] == pytest.approx(1, abs=0.1) and abs(orders[-1] - 1) <= abs(orders[0] - 1) + 0.02
 
 
-def test_equal_models_are_moved_by_a_lagging_reflection_as_the_name_says() -> None:
+def test_equal_models_are_moved_by_a_reflection_with_a_cached_prediction() -> None:
     path, levels, model = PATHS["sdxl"], schedule("sdxl", 6), STRONG.denoiser(PATHS["sdxl"])
     plain = sample(normal_quantiles(9), levels, model, path)
-    lagging = w2sd(normal_quantiles(9), levels, model, model, path, mode="fused", lagging=Lagging())
+    lagging = by_w2sd(normal_quantiles(9), levels, model, model, path, mode="fused", lag=True)
     assert (lagging - plain).abs().max() > 1e-2
-    once = w2sd(normal_quantiles(9), levels, model, model, path, mode="fused", num_reflections=1, lagging=Lagging())
+    once = by_w2sd(normal_quantiles(9), levels, model, model, path, mode="fused", num_reflections=1, lag=True)
     assert torch.equal(once, plain)  # the first reflection asks for itself

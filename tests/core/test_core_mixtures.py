@@ -22,7 +22,8 @@ from experiments.theory.mixtures import (
 )
 from torch import Tensor
 
-from w2sd_video.core import Denoiser, Level, autoguided, sample, w2sd
+from tests.support.sampled import by_autoguidance
+from w2sd_video.core import Denoiser, Level, sample, w2sd
 
 
 def models(name: str, ratio: float) -> tuple[Denoiser, Denoiser]:
@@ -101,7 +102,7 @@ def test_a_zero_gap_leaves_the_strong_model_alone(name: str) -> None:
     plain = sample(x, levels, strong, path)
     fused = w2sd(x, levels, strong, same, path, mode="fused")
     torch.testing.assert_close(fused, plain, rtol=0, atol=1e-10)
-    torch.testing.assert_close(autoguided(x, levels, strong, same, path), plain, rtol=0, atol=1e-10)
+    torch.testing.assert_close(by_autoguidance(x, levels, strong, same, path), plain, rtol=0, atol=1e-10)
 
 
 def test_the_mass_rises_with_the_gap_and_is_best_at_ratio_2() -> None:
@@ -128,9 +129,9 @@ def test_autoguidance_is_plain_sampling_with_the_extrapolated_prediction(name: s
     strong, weak = models(name, 2.0)
     x, levels, path = normal_quantiles(), schedule(name, 50), PATHS[name]
     expected = sample(x, levels, lambda x, level: 2 * strong(x, level) - weak(x, level), path)
-    torch.testing.assert_close(autoguided(x, levels, strong, weak, path), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(by_autoguidance(x, levels, strong, weak, path), expected, rtol=0, atol=1e-10)
     third = sample(x, levels, lambda x, level: 1.3 * strong(x, level) - 0.3 * weak(x, level), path)
-    actual = autoguided(x, levels, strong, weak, path, weight=0.3)
+    actual = by_autoguidance(x, levels, strong, weak, path, weight=0.3)
     torch.testing.assert_close(actual, third, rtol=0, atol=1e-10)
 
 

@@ -1,5 +1,6 @@
 """What may differ in a reflection: which steps have one, how far it moves, what it adds; and what is refused."""
 
+import dataclasses
 import itertools
 import math
 from fractions import Fraction
@@ -20,25 +21,26 @@ from experiments.theory.mixtures import (
 )
 from torch import Tensor
 
+from tests.support.sampled import by_w2sd
 from w2sd_video.core import (
     MODES,
     Denoiser,
-    Draw,
-    Lagging,
     Level,
-    Refinements,
-    num_evaluations,
+    NoiseSampler,
+    ReflectionConfig,
     reflected_latent,
     sample,
     w2sd,
 )
+from w2sd_video.core.options import METHODS, SETTINGS
+from w2sd_video.errors import UserError
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def seeded(seed: int) -> Draw:
+def seeded(seed: int) -> NoiseSampler:
     generator = torch.Generator().manual_seed(seed)
     return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
@@ -48,7 +50,7 @@ def gaussian(variance: float, mean: float = 0.0) -> Mixture:
 
 
 def reflections(
-    settings: Refinements, name: str = "sdxl", num_steps: int = 6, **other: Any
+    name: str = "sdxl", num_steps: int = 6, **settings: Any
 ) -> tuple[list[tuple[int, Tensor, Tensor]], int]:
     """The (i, x, x~) of a run between two real mixtures, and how often models were asked."""
     path, calls = PATHS[name], []
@@ -61,9 +63,9 @@ def reflections(
 
         return denoiser
 
-    other["on_reflect"] = lambda *reflection: seen.append(reflection)
+    settings["on_reflect"] = lambda *reflection: seen.append(reflection)
     levels, models = schedule(name, num_steps), (counted(STRONG), counted(logit_weak(2)))
-    w2sd(2 * normal_quantiles(9), levels, *models, path, refinements=settings, **other)
+    by_w2sd(2 * normal_quantiles(9), levels, *models, path, **settings)
     return seen, len(calls)
 
 
@@ -76,23 +78,22 @@ def test_the_steps_reflected_are_every_kth_of_those_in_the_window(
     # In exact fractions: 0.28 * 50 is above 14 in floating point, yet step 14 of 50 is in a window from 0.28 on.
     low, high = (Fraction(edge) for edge in window.split())
     within = [i for i in range(num_steps) if low <= Fraction(i, num_steps) < high and i < lam]
-    settings = Refinements(every=every, window=(float(low), float(high)))
-    assert settings.steps(num_steps, lam) == tuple(within[::every])
-    assert settings.anywhere.steps(num_steps, lam) == tuple(range(lam))
+    assert ReflectionConfig(lam, every=every, window=(float(low), float(high))).steps(num_steps) == tuple(
+        within[::every]
+    )
+    assert ReflectionConfig(lam).steps(num_steps) == tuple(range(lam))
 
 
 def test_parts_of_the_window_share_out_the_steps_and_leave_none_twice() -> None:
     for num_steps in range(1, 60):
-        parts = [Refinements(window=(k / 10, (k + 1) / 10)).steps(num_steps, num_steps) for k in range(10)]
+        parts = [ReflectionConfig(num_steps, window=(k / 10, (k + 1) / 10)).steps(num_steps) for k in range(10)]
         assert list(itertools.chain(*parts)) == list(range(num_steps))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_only_these_steps_are_reflected_and_paid_for(mode: str) -> None:
-    settings = Refinements(every=2, window=(0.25, 1.0))
-    seen, calls = reflections(settings, num_steps=8, mode=mode, num_reflections=6)
-    steps = [i for i, _, _ in seen]
-    assert steps == [2, 4] and calls == num_evaluations(8, steps) == 8 + 2 * 2
+    seen, calls = reflections(num_steps=8, mode=mode, num_reflections=6, every=2, window=(0.25, 1.0))
+    assert [i for i, _, _ in seen] == [2, 4] and calls == 8 + 2 * 2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -105,8 +106,7 @@ def test_a_cap_shortens_longer_moves_to_it_exactly_and_leaves_shorter_ones_bit_f
     models: tuple[Denoiser, Denoiser] = (lambda x, _: 0 * x), (lambda x, _: gap + 0.01 * x)
 
     def reflected(cap: float | None) -> Tensor:
-        settings = Refinements(cap=cap)
-        return reflected_latent(x, levels[1:4], *models, path, mode=mode, strength=1.5, refinements=settings)
+        return reflected_latent(x, levels[1:4], *models, path, ReflectionConfig(mode=mode, strength=1.5, cap=cap))
 
     free, sizes = reflected(None), []
     for sample_, tilde in zip(x, free, strict=True):
@@ -130,7 +130,7 @@ def test_a_cap_holds_what_a_weak_model_that_has_lost_the_mode_would_throw_away(n
     models = STRONG.denoiser(path), gaussian(1.0, mean=4.0).denoiser(path)
 
     def run(cap: float | None) -> tuple[float, float]:
-        x = w2sd(normal_quantiles(), levels, *models, path, mode=mode, refinements=Refinements(cap=cap))
+        x = by_w2sd(normal_quantiles(), levels, *models, path, mode=mode, cap=cap)
         return (x < -8).double().mean().item(), wasserstein(x, IDEAL, 2)  # -8 is 4 deviations out of the mode
 
     free, capped = run(None), run(0.05)
@@ -144,8 +144,9 @@ def test_noise_is_added_after_the_cap_in_exactly_its_standard_deviation() -> Non
     drawn = randn(2000, 10, seed=2)
 
     def reflected(**settings: Any) -> Tensor:
-        refinements, draw = Refinements(**settings), lambda x: drawn.reshape(x.shape)
-        return reflected_latent(x.reshape(-1, 1), levels[1:4], *models, path, refinements=refinements, draw=draw)
+        options = ReflectionConfig(**settings)
+        noise_sampler = lambda x: drawn.reshape(x.shape)  # noqa: E731
+        return reflected_latent(x.reshape(-1, 1), levels[1:4], *models, path, options, noise_sampler=noise_sampler)
 
     for cap in (None, 0.05):
         added = reflected(noise=0.3, cap=cap) - reflected(cap=cap)
@@ -153,8 +154,7 @@ def test_noise_is_added_after_the_cap_in_exactly_its_standard_deviation() -> Non
     # Drawn by itself: a standard deviation of n values is known to 1 / sqrt(2 n) of itself.
     same = STRONG.denoiser(path)
     free, noisy = (
-        reflected_latent(x[..., None], levels[1:4], same, same, path, refinements=Refinements(noise=k))
-        for k in (0.0, 0.3)
+        reflected_latent(x[..., None], levels[1:4], same, same, path, ReflectionConfig(noise=k)) for k in (0.0, 0.3)
     )
     assert (noisy - free).std().item() == pytest.approx(0.3, rel=4 / math.sqrt(2 * x.numel()))
 
@@ -163,11 +163,11 @@ def test_the_noise_of_all_reflections_arrives_as_the_steps_carry_it() -> None:
     path, levels, n, k = PATHS["ddpm"], schedule("ddpm", 20), 20000, 0.2
     model, one = gaussian(0.5).denoiser(path), torch.ones(1, 1, dtype=torch.float64)
     shares = [sample(one, levels[i:], model, path).item() for i in range(20)]  # moves are linear
-    settings = Refinements(noise=k, every=2, window=(0.2, 0.9))
+    settings: dict[str, Any] = {"noise": k, "every": 2, "window": (0.2, 0.9)}
     steps = range(4, 18, 2)
     expected = shares[0] ** 2 + k**2 * sum(shares[i] ** 2 for i in steps)
     x = normal_quantiles(n) / normal_quantiles(n).std(correction=0)
-    end = w2sd(x, levels, model, model, path, mode="fused", refinements=settings, draw=seeded(0))
+    end = by_w2sd(x, levels, model, model, path, mode="fused", noise_sampler=seeded(0), **settings)
     assert end.std().item() == pytest.approx(math.sqrt(expected), rel=4 / math.sqrt(2 * n))
     assert math.sqrt(expected) > 1.05 * shares[0]
 
@@ -179,8 +179,8 @@ def test_little_noise_costs_nothing_and_much_costs_the_gain() -> None:
     weak = ratio_weak(2, strong, IDEAL.denoiser(path))
 
     def distance(k: float) -> float:
-        settings, x = Refinements(noise=k), normal_quantiles(6000)
-        x = w2sd(x, levels, strong, weak, path, mode="fused", refinements=settings, draw=seeded(0))
+        x = normal_quantiles(6000)
+        x = by_w2sd(x, levels, strong, weak, path, mode="fused", noise=k, noise_sampler=seeded(0))
         return wasserstein(x, IDEAL, 2)
 
     exact = distance(0.0)
@@ -193,47 +193,107 @@ def test_no_noise_is_no_draw() -> None:
     def refuse(x: Tensor) -> Tensor:
         raise AssertionError("drawn")
 
-    seen, _ = reflections(Refinements(noise=0.0, cap=0.5, fixed_point=1), draw=refuse)
+    seen, _ = reflections(noise=0.0, cap=0.5, fixed_point=1, noise_sampler=refuse)
     assert len(seen) == 5
     with pytest.raises(AssertionError, match="drawn"):
-        reflections(Refinements(noise=1e-9), draw=refuse)
+        reflections(noise=1e-9, noise_sampler=refuse)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"mode": "exact"}, r"mode is 'exact'; choose one of paper, fused, release"),
+    ({"strength": "2"}, r"strength is '2'; it must be a finite number"),
+    ({"strength": math.inf}, r"strength is inf"),
+    ({"num_reflections": -1}, r"num_reflections is -1; it must be a whole number from 0"),
+    ({"num_reflections": 2.5}, r"num_reflections is 2\.5;"),
     ({"every": 0}, r"every is 0; .* 1 \(all of them\) or more"),
-    ({"every": -2}, r"every is -2;"),
     ({"every": 2.0}, r"every is 2\.0; it must be a whole number"),
     ({"every": True}, r"every is True;"),
     ({"window": (0.5, 0.5)}, r"window is \(0\.5, 0\.5\); it must be two fractions"),
-    ({"window": (0.6, 0.4)}, r"window is"),
     ({"window": (-0.1, 0.5)}, r"window is"),
     ({"window": (0.0, 1.01)}, r"window is"),
     ({"window": (0.0, 0.5, 1.0)}, r"window is"),
     ({"window": (float("nan"), 1.0)}, r"window is"),
+    ({"window": 0.5}, r"window is 0\.5"),
     ({"fixed_point": 3}, r"fixed_point is 3; it must be 0, 1 or 2"),
-    ({"fixed_point": -1}, r"fixed_point is -1;"),
     ({"fixed_point": True}, r"fixed_point is True;"),
     ({"fixed_point": 1.0}, r"fixed_point is 1\.0;"),
-    ({"noise": -0.1}, r"noise is -0\.1; .* 0 \(none\) or more"),
-    ({"noise": float("inf")}, r"noise is inf;"),
+    (
+        {"fixed_point": 1, "mode": "fused"},
+        r"fixed_point is 1 in mode 'fused'; it refines .*\"paper\".*leave fixed_point",
+    ),
+    ({"fixed_point": 1, "mode": "release"}, r"fixed_point is 1 in mode 'release'"),
+    ({"noise": -0.1}, r"noise is -0\.1; it must be a standard deviation in latent units, 0 or more"),
+    ({"noise": math.inf}, r"noise is inf;"),
     ({"cap": 0.0}, r"cap is 0\.0; .* above 0, or None"),
     ({"cap": -1.0}, r"cap is -1\.0;"),
-    ({"cap": float("nan")}, r"cap is nan;"),
+    ({"cap": math.nan}, r"cap is nan;"),
+    ({"lag": 1}, r"lag is 1; it must be True or False"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "said"), REFUSED, ids=[str(settings) for settings, _ in REFUSED])
 def test_a_setting_outside_its_range_is_refused_with_the_range(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        Refinements(**settings)
+    with pytest.raises(UserError, match=said):
+        ReflectionConfig(**settings)
+
+
+OTHERS: dict[str, Any] = {
+    "num_reflections": 2,
+    "mode": "fused",
+    "strength": 0.5,
+    "reflector": object(),
+    "every": 2,
+    "window": (0.2, 1.0),
+    "fixed_point": 2,
+    "noise": 0.1,
+    "cap": 0.02,
+    "lag": True,
+}  # none at its default
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_takes_its_own_settings_and_refuses_each_other_one_by_name(method: str) -> None:
+    assert OTHERS.keys() == {field.name for field in dataclasses.fields(ReflectionConfig)}
+    for setting, value in OTHERS.items():
+        options = ReflectionConfig(**{setting: value})
+        taken = setting in SETTINGS[method]
+        assert (options.for_method(method) == options) == taken
+        if taken:
+            options.check_method(method)
+        else:
+            with pytest.raises(UserError, match=f"^{setting} is .*; leave {setting} out$"):
+                options.check_method(method)
+
+
+def test_an_unknown_method_and_one_that_the_published_code_has_not_are_refused() -> None:
+    with pytest.raises(UserError, match=r"method is 'w2s'; choose one of w2sd, w2sd-auto"):
+        ReflectionConfig().check_method("w2s")
+    for method in ("w2sd-auto", "resample-aligned", "resample-opposed"):
+        with pytest.raises(UserError, match=rf'"release" .* has no {method}; choose mode "paper" or "fused"'):
+            ReflectionConfig(mode="release").check_method(method)
 
 
 def test_settings_that_do_not_go_together_are_refused_before_any_evaluation() -> None:
-    for mode in ("fused", "release"):
-        with pytest.raises(ValueError, match=rf"fixed_point refines .*\"paper\".*'{mode}'.*leave fixed_point at 0"):
-            reflections(Refinements(fixed_point=1), mode=mode)
-    model = STRONG.denoiser(PATHS["sdxl"])
-    for other in ({"reflector": model}, {"together": lambda x, level: (model(x, level),) * 2}):
-        with pytest.raises(ValueError, match="leave reflector and together out"):
-            reflections(Refinements(), lagging=Lagging(), **other)
-    assert Refinements(window=[0, 0.5]) == Refinements(window=(0, 0.5))  # type: ignore[arg-type]
+    def never(x: Tensor, level: Level) -> Tensor:
+        raise AssertionError("evaluated")
+
+    run = randn(4), schedule("sdxl", 6), never, never, PATHS["sdxl"]
+    lagging = ReflectionConfig(lag=True)
+    for other in ({"reflector": never}, {"joint": never}):
+        with pytest.raises(ValueError, match="leave reflector and joint out"):
+            w2sd(*run, options=lagging, **other)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="either options or"):
+        w2sd(*run, options=lagging, strength=2.0)
+    assert ReflectionConfig(window=[0, 0.5]) == ReflectionConfig(window=(0, 0.5))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 50])
+def test_a_cached_prediction_saves_one_evaluation_of_each_reflection_but_at_the_first_step(num_steps: int) -> None:
+    for every, window, lam in itertools.product(
+        (1, 2, 5), ((0.0, 1.0), (0.25, 0.5), (1 / 3, 2 / 3)), (None, 0, num_steps)
+    ):
+        options = ReflectionConfig(lam, every=every, window=window)
+        steps = options.steps(num_steps)
+        assert options.evaluations(num_steps) == num_steps + 2 * len(steps)
+        lagging = ReflectionConfig(lam, every=every, window=window, lag=True)
+        assert lagging.evaluations(num_steps) == num_steps + 2 * len(steps) - sum(step > 0 for step in steps)

@@ -21,7 +21,8 @@ from experiments.theory.mixtures import (
 )
 from torch import Tensor
 
-from w2sd_video.core import Denoiser, Level, Refinements, Selector, sample, w2sd, w2sd_auto
+from tests.support.sampled import by_selection, by_w2sd
+from w2sd_video.core import Denoiser, Level, Selector, sample, w2sd
 
 LEVELS, PATH = schedule("sdxl", 6), PATHS["sdxl"]
 TIE = 1e-9  # the threshold under which estimates that are equal but for rounding are a tie
@@ -136,7 +137,7 @@ def test_the_reward_sees_both_clean_estimates_at_the_latent_to_be_reflected(name
         latents.append(x)
 
     models = STRONG.denoiser(path), logit_weak(2).denoiser(path)
-    w2sd_auto(x, levels, *models, path, Selector(reward), num_reflections=3, on_reflect=observe)
+    by_selection(x, levels, *models, path, Selector(reward), num_reflections=3, on_reflect=observe)
     expected = [m.clean(x, t) for x, t in zip(latents, levels, strict=False) for m in (STRONG, logit_weak(2))]
     assert len(latents) == 3
     torch.testing.assert_close(torch.stack(seen), torch.stack(expected), rtol=0, atol=1e-10)
@@ -170,31 +171,31 @@ def test_algorithm_2_written_out_is_what_is_computed(name: str, mode: str) -> No
             rows.append(path.step(row, better(row, t), t, s))
         x = torch.cat(rows)
     selector = Selector(reward, threshold=0.2)
-    got = w2sd_auto(start, levels, first, second, path, selector, num_reflections=4, mode=mode)
+    got = by_selection(start, levels, first, second, path, selector, num_reflections=4, mode=mode)
     torch.testing.assert_close(got, x, rtol=0, atol=1e-12)
     assert len(selector.choices) == 4 and selector.choices[-1].tolist() == last
     assert switched >= 4  # there was something to choose
 
 
 @pytest.mark.parametrize("mode", ["paper", "fused"])
-@pytest.mark.parametrize("settings", [Refinements(), Refinements(every=2, cap=0.02), Refinements(window=(0.0, 0.5))])
-def test_a_reward_that_never_changes_its_mind_is_w2sd_with_these_roles(mode: str, settings: Refinements) -> None:
+@pytest.mark.parametrize("settings", [{}, {"every": 2, "cap": 0.02}, {"window": (0.0, 0.5)}])
+def test_a_reward_that_never_changes_its_mind_is_w2sd_with_these_roles(mode: str, settings: dict[str, Any]) -> None:
     x = noise(5, 3)
     for flag, pair in ((False, (first, second)), (True, (second, first))):
         selector = Selector(favouring([flag] * 5))
-        got = w2sd_auto(x, LEVELS, first, second, PATH, selector, mode=mode, refinements=settings, strength=1.3)
-        fixed = w2sd(x, LEVELS, *pair, PATH, mode=mode, refinements=settings, strength=1.3)
+        got = by_selection(x, LEVELS, first, second, PATH, selector, mode=mode, strength=1.3, **settings)
+        fixed = by_w2sd(x, LEVELS, *pair, PATH, mode=mode, strength=1.3, **settings)
         torch.testing.assert_close(got, fixed, rtol=0, atol=1e-13)
 
 
 def test_fixed_points_refine_the_inversion_by_whichever_model_is_the_weak_one() -> None:
-    x, settings = noise(4, 3), Refinements(fixed_point=2)
+    x, settings = noise(4, 3), {"fixed_point": 2, "num_reflections": 2}
     flags = [True, False, False, True]
     log, models = written_down()
-    got = w2sd_auto(x, LEVELS, *models, PATH, Selector(favouring(flags)), refinements=settings, num_reflections=2)
+    got = by_selection(x, LEVELS, *models, PATH, Selector(favouring(flags)), **settings)
     for b, flag in enumerate(flags):
         pair = (second, first) if flag else (first, second)
-        fixed = w2sd(x[b : b + 1], LEVELS, *pair, PATH, refinements=settings, num_reflections=2)
+        fixed = by_w2sd(x[b : b + 1], LEVELS, *pair, PATH, **settings)
         torch.testing.assert_close(got[b : b + 1], fixed, rtol=0, atol=1e-13)
     assert len(log) == 2 * (2 + 2 * 3 + 2) + 4 * 2  # every sample takes its own of two
 
@@ -204,7 +205,7 @@ def test_fixed_points_refine_the_inversion_by_whichever_model_is_the_weak_one() 
 @pytest.mark.parametrize(("mode", "each"), [("paper", 3), ("fused", 2)])
 def test_a_reflection_costs_three_evaluations_and_fused_two(mode: str, each: int, lam: int, flag: bool) -> None:
     log, models = written_down()
-    w2sd_auto(noise(4, 2), LEVELS, *models, PATH, Selector(favouring([flag] * 4)), mode=mode, num_reflections=lam)
+    by_selection(noise(4, 2), LEVELS, *models, PATH, Selector(favouring([flag] * 4)), mode=mode, num_reflections=lam)
     better, worse = "21" if flag else "12"
     step = "12" + (worse if mode == "paper" else "") + better
     assert "".join(log) == step * lam + (better if lam else "1") * (6 - lam)
@@ -215,7 +216,7 @@ def test_a_reflection_costs_three_evaluations_and_fused_two(mode: str, each: int
 def test_samples_that_choose_differently_pay_for_both_models(mode: str, reflected: int) -> None:
     log, models = written_down()
     selector = Selector(favouring([True, False, False, True]))
-    w2sd_auto(noise(4, 2), LEVELS, *models, PATH, selector, mode=mode, num_reflections=3)
+    by_selection(noise(4, 2), LEVELS, *models, PATH, selector, mode=mode, num_reflections=3)
     assert len(log) == 3 * reflected + 3 * 2
 
 
@@ -224,19 +225,19 @@ def test_both_predictions_may_be_had_in_one_evaluation(mode: str) -> None:
     log, models = written_down()
     x, flags = noise(4, 2), [True, False, False, True]
 
-    def together(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    def joint(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         log.append("b")
         return first(x, level), second(x, level)
 
-    got = w2sd_auto(x, LEVELS, *models, PATH, Selector(favouring(flags)), mode=mode, together=together)
+    got = by_selection(x, LEVELS, *models, PATH, Selector(favouring(flags)), mode=mode, joint=joint)
     assert log.count("b") == 5 and len(log) == 5 + (20 if mode == "paper" else 10) + 2
-    assert torch.equal(got, w2sd_auto(x, LEVELS, first, second, PATH, Selector(favouring(flags)), mode=mode))
+    assert torch.equal(got, by_selection(x, LEVELS, first, second, PATH, Selector(favouring(flags)), mode=mode))
 
 
 def test_steps_before_the_first_selection_are_the_first_models() -> None:
     log, models = written_down()
-    settings = Refinements(every=2, window=(0.3, 1.0))  # steps 2 and 4 of 6
-    w2sd_auto(noise(4, 2), LEVELS, *models, PATH, Selector(favouring([True] * 4)), refinements=settings)
+    settings: dict[str, Any] = {"every": 2, "window": (0.3, 1.0)}  # steps 2 and 4 of 6
+    by_selection(noise(4, 2), LEVELS, *models, PATH, Selector(favouring([True] * 4)), **settings)
     assert "".join(log) == "11" + "1212" + "2" + "1212" + "2"
 
 
@@ -245,16 +246,12 @@ def test_settings_that_cannot_be_had_are_refused_before_any_evaluation() -> None
         raise AssertionError("evaluated")
 
     run = noise(4, 2), LEVELS, refuse, refuse, PATH, Selector(log_density)
-    with pytest.raises(ValueError, match=r'"release" repeats the published code.*use "paper" or "fused"'):
-        w2sd_auto(*run, mode="release")
-    with pytest.raises(ValueError, match="fixed_point refines"):
-        w2sd_auto(*run, mode="fused", refinements=Refinements(fixed_point=1))
-    with pytest.raises(ValueError, match=r"paper, fused, release.*'exact'"):
-        w2sd_auto(*run, mode="exact")
+    with pytest.raises(ValueError, match=r'"release" repeats the published code.*choose mode "paper" or "fused"'):
+        by_selection(*run, mode="release")
+    with pytest.raises(ValueError, match="lag is True, and method 'w2sd-auto' has no such setting"):
+        by_selection(*run, lag=True)
     with pytest.raises(ValueError, match=r"from 0 to 6 for 6 steps; got 7"):
-        w2sd_auto(*run, num_reflections=7)
-    with pytest.raises(ValueError, match="finite"):
-        w2sd_auto(*run, strength=math.inf)
+        by_selection(*run, num_reflections=7)
 
 
 @pytest.mark.parametrize(("name", "left"), [("ddpm", 0.05), ("sdxl", 0.09), ("flow", 0.04)])
@@ -263,7 +260,7 @@ def test_a_log_density_reward_is_raised_by_taking_the_more_peaked_model(name: st
     path, levels = PATHS[name], schedule(name, 20)
     strong, weak = STRONG.denoiser(path), logit_weak(2).denoiser(path)
     plain = sample(normal_quantiles(), levels, strong, path)
-    auto = w2sd_auto(normal_quantiles(), levels, strong, weak, path, Selector(log_density, TIE), mode="fused")
+    auto = by_selection(normal_quantiles(), levels, strong, weak, path, Selector(log_density, TIE), mode="fused")
     assert log_density(auto).mean() > log_density(plain).mean() + 0.1
     assert left_mass(auto) == pytest.approx(left, abs=0.01)
     if name == "ddpm":
@@ -276,7 +273,7 @@ def complementary(name: str, left: float) -> tuple[Tensor, Tensor, list[Tensor]]
     path, levels, x = PATHS[name], schedule(name, 20), normal_quantiles()
     pair = two_modes(left).denoiser(path), two_modes(1 - left).denoiser(path)
     selector = Selector(log_density, TIE)
-    auto = w2sd_auto(x, levels, *pair, path, selector, mode="fused")
+    auto = by_selection(x, levels, *pair, path, selector, mode="fused")
     return w2sd(x, levels, *pair, path, mode="fused"), auto, selector.choices
 
 

@@ -6,7 +6,7 @@ from experiments.demo.analytic import ClipSpace, PosteriorMean, caption_log_post
 from experiments.demo.report import paired_interval
 from experiments.demo.scoring import REFLECTIONS, STEPS
 
-from w2sd_video.core import Level, NoisePath, autoguided, sample, w2sd
+from w2sd_video.core import Level, NoisePath, autoguidance, sample, w2sd
 from w2sd_video.demo import components, oracle
 from w2sd_video.demo.captions import ALL_ATTRIBUTES
 
@@ -34,7 +34,7 @@ def right():
         "zero-gap": w2sd(x, levels, strong, strong, path, **few),
         "zero-gap fused": w2sd(x, levels, strong, strong, path, mode="fused", **few),
         "swapped": w2sd(x, levels, weak, strong, path, **few),
-        "autoguided": autoguided(x, levels, strong, weak, path),
+        "autoguided": sample(x, levels, autoguidance(strong, weak), path),
         "ideal": sample(x, levels, PosteriorMean(space, wanted, 1e-9), path),
     }
     return {name: oracle.accuracy(space.decode(x), wanted).all(dim=1) for name, x in samples.items()}

@@ -15,7 +15,6 @@ from experiments.demo.scoring import Score, fingerprint
 from scripts import score_methods
 from w2sd_video.demo import WEIGHTS, world
 from w2sd_video.demo.captions import parse_caption
-from w2sd_video.hosting.method import method_of
 
 EVERY = {way.key: way for ways in groups().values() for way in ways}
 CAPTION = "a red ring moving up"
@@ -41,7 +40,7 @@ def score_of(right: list[int], evaluations: int = 20) -> Score:
 def test_every_algorithm_costs_what_its_method_says(label, sides):
     way = shortened(ALGORITHMS[label])
     _, run = method_scoring.generate(sides, way, [CAPTION], [1])
-    assert run.num_evaluations == method_of(way.algorithm, way.config).evaluations(3)
+    assert run.num_evaluations == way.config.evaluations(3, way.algorithm)
 
 
 def test_ways_differ_wherever_their_keys_do_and_are_made_once_where_they_do_not():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from experiments.theory.bed import METHODS, Settings, logit_bed, noise, ratio_bed, run
+from experiments.theory.bed import METHODS, logit_bed, noise, ratio_bed, run
 from experiments.theory.experiments import (
     cost,
     failures,
@@ -21,7 +21,7 @@ from experiments.theory.experiments import (
 )
 from experiments.theory.mixtures import IDEAL, STRONG, Mixture, normal_quantiles
 
-from w2sd_video.core import num_evaluations
+from w2sd_video.core import ReflectionConfig
 
 
 def column(points: list[dict[str, float]], key: str) -> list[float]:
@@ -33,7 +33,7 @@ def test_every_method_counts_what_it_evaluates_and_gives_the_same_again() -> Non
     counts = {"weak": 6, "strong": 6, "ideal": 6, "autoguided": 12, "resample": 11}
     for method in METHODS:
         first, again = (run(bed, method, x, 6) for _ in range(2))
-        assert first.evaluations == counts.get(method, num_evaluations(6, 5)), method
+        assert first.evaluations == counts.get(method, 6 + 2 * 5), method
         assert torch.equal(first.latents, again.latents), method
         assert first.latents.shape == (7, 20, 1)
     with pytest.raises(ValueError, match=r"'w2s'.*w2sd"):
@@ -233,9 +233,7 @@ def test_early_reflections_do_the_work_and_strength_makes_up_for_fewer(name: str
     mine = refinements.thinning_numbers((name,))[name]
     assert column(mine["windows"], "left") == pytest.approx(quarters, abs=0.005)
     assert all(a < b for a, b in itertools.pairwise(column(mine["every"], "distance")))
-    assert column(mine["every"], "evaluations") == [
-        num_evaluations(20, len(range(0, 19, k))) for k in refinements.EVERY
-    ]
+    assert column(mine["every"], "evaluations") == [20 + 2 * len(range(0, 19, k)) for k in refinements.EVERY]
     second = refinements.EVERY.index(2)
     assert mine["every, strength k"][second]["distance"] < mine["every"][second]["distance"] / 1.9
 
@@ -247,7 +245,7 @@ def test_fixed_points_take_the_error_out_of_the_inversion_from_20_steps_on() -> 
             if steps >= 20:
                 assert mine["2"][k]["distance"] < 0.6 * mine["0"][k]["distance"]
             iterated = steps - 1 if name == "sdxl" else steps - 2  # not from pure noise, where none converges
-            assert mine["2"][k]["evaluations"] == num_evaluations(steps, steps - 1, fixed_points=2 * iterated)
+            assert mine["2"][k]["evaluations"] == steps + 2 * (steps - 1) + 2 * iterated
     assert mine["1"][0]["distance"] > 3 * mine["0"][0]["distance"], "on a flow of 5 steps one iteration does harm"
 
 
@@ -287,4 +285,4 @@ def test_a_pair_on_a_line_is_run_with_its_own_weak_model() -> None:
     turned = one_dimension.Case("turned", IDEAL, STRONG, Mixture(IDEAL.means, IDEAL.weights)).bed("ddpm")
     strong = run(turned, "strong", x, 20).final
     assert (run(turned, "w2sd", x, 20).final > strong - 1e-12).all(), "away from the ideal: to the right"
-    assert torch.equal(run(ratio_bed("ddpm"), "w2sd", x, 20, Settings(num_reflections=0)).final, strong)
+    assert torch.equal(run(ratio_bed("ddpm"), "w2sd", x, 20, ReflectionConfig(num_reflections=0)).final, strong)

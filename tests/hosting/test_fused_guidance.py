@@ -45,7 +45,7 @@ def both_ways(
     with reflected(pipe, weak, mode="fused", num_reflections=LAMBDA, **settings) as one:
         together = make()
     with monkeypatch.context() as patch:
-        patch.setattr(stepping.HostedCall, "_together", lambda self, strong: None)
+        patch.setattr(stepping.HostedCall, "_joint", lambda self, strong: None)
         with reflected(pipe, weak, mode="fused", num_reflections=LAMBDA, **settings) as two:
             apart = make()
     return together, one, apart, two

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support import tiny
-from tests.support.written_out import OTHER_SETTINGS
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
-from w2sd_video.hosting.method import METHODS, SETTINGS, method_of
+from w2sd_video.core.options import METHODS
 
 UNGUIDED = ModelSpec(guidance=1.0)
 
@@ -30,44 +29,6 @@ def refused(words: str, weak: Any = UNGUIDED, *, build: Any = tiny.sdxl, steps: 
 
 def configured(**settings: Any) -> ReflectionConfig:
     return ReflectionConfig(**settings)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_takes_its_own_settings_and_refuses_each_other_one_by_name(method):
-    for setting, value in OTHER_SETTINGS.items():
-        config = configured(**{setting: value})
-        if setting in SETTINGS[method]:
-            made = method_of(method, config)
-            assert setting == "reflector" or getattr(made, setting) == value
-        else:
-            with pytest.raises(UserError, match=f"^{setting} is .*; leave {setting} out$"):
-                method_of(method, config)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"strength": "2"}, "strength is '2'; it must be a finite number"),
-        ({"strength": float("inf")}, "strength is inf"),
-        ({"every": 0}, "every is 0; it must be a whole number of steps"),
-        ({"every": 1.5}, "every is 1.5"),
-        ({"window": (0.5, 0.5)}, "window is .*; it must be two fractions"),
-        ({"window": (-0.1, 0.5)}, "window is"),
-        ({"window": (0.0, 1.5)}, "window is"),
-        ({"window": 0.5}, "window is 0.5"),
-        ({"fixed_point": 3}, "fixed_point is 3; it must be 0, 1 or 2"),
-        ({"fixed_point": 1, "mode": "fused"}, "fixed_point is 1 in mode 'fused'"),
-        ({"fixed_point": 1, "mode": "release"}, "fixed_point is 1 in mode 'release'"),
-        ({"noise": -0.1}, "noise is -0.1; it must be a standard deviation"),
-        ({"noise": float("nan")}, "noise is nan"),
-        ({"cap": 0}, "cap is 0; it must be a root mean square"),
-        ({"cap": -1.0}, "cap is -1.0"),
-        ({"lag": 1}, "lag is 1; it must be True or False"),
-    ],
-)
-def test_values_out_of_range_are_refused(settings, words):
-    with pytest.raises(UserError, match=words):
-        ReflectionConfig(**settings)
 
 
 def test_the_published_code_has_no_other_method():

@@ -12,8 +12,7 @@ from torch import Tensor
 from tests.support import tiny
 from tests.support.written_out import OTHER_SETTINGS
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, reflected
-from w2sd_video.core import Refinements, num_evaluations
-from w2sd_video.hosting.method import METHODS, SETTINGS, Method, method_of
+from w2sd_video.core.options import METHODS, SETTINGS
 
 STEPS = 5
 UNGUIDED = ModelSpec(guidance=1.0)
@@ -71,24 +70,11 @@ def test_evaluations_are_counted_exactly_and_known_before(method, settings, eval
     with reflected(pipe, weak, config=config, progress=report, **asked(method)) as run:
         call(pipe)
     assert run.num_evaluations == evaluations == len(calls)
-    assert method_of(method, config).evaluations(STEPS) == evaluations
+    assert config.evaluations(STEPS, method) == evaluations
     assert told == [(done, evaluations) for done in range(1, evaluations + 1)]
-    reflections = len(method_of(method, config).steps(STEPS))
+    reflections = len(config.steps(STEPS, method))
     assert run.num_reflections == len(run.gaps) == reflections
     assert len(run.choices) == (reflections if method == "w2sd-auto" else 0)
-
-
-@pytest.mark.parametrize("num_steps", [1, 2, 7, 50])
-def test_the_steps_are_those_of_the_core_and_so_are_the_evaluations(num_steps):
-    for every in (1, 2, 5):
-        for window in ((0.0, 1.0), (0.25, 0.5), (0.1, 0.3), (1 / 3, 2 / 3)):
-            for lam in (None, 0, num_steps // 2, num_steps):
-                for lag in (False, True):
-                    method = Method("w2sd", lam, every=every, window=window, lag=lag)
-                    reflections = num_steps - 1 if lam is None else lam
-                    steps = Refinements(every=every, window=window).steps(num_steps, reflections)
-                    assert method.steps(num_steps) == steps
-                    assert method.evaluations(num_steps) == num_evaluations(num_steps, steps, lagging=lag)
 
 
 def test_progress_ends_at_its_total_where_more_or_fewer_evaluations_are_made_than_could_be_known():

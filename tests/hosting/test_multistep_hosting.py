@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.support import tiny
 from tests.support.tiny_loras import add_lora
 from w2sd_video import ModelSpec, reflected
-from w2sd_video.core import Level, Multistep
+from w2sd_video.core import DPMSolverMultistep, Level
 from w2sd_video.errors import UserError
 from w2sd_video.latents.schedules import check_scheduler, read_schedule, to_native
 
@@ -70,7 +70,8 @@ def test_the_schedulers_own_steps_are_made_on_its_own_levels(options, steps):
     scheduler.set_timesteps(steps)
     schedule = read_schedule(scheduler)
     x = stock = torch.randn(64, generator=tiny.generator(3), dtype=torch.float64)
-    multistep = Multistep(schedule.path)
+    solver = DPMSolverMultistep(schedule.path, schedule.orders)
+    state = solver.init()
     for i, step in enumerate(schedule.steps):
         if step is None:  # it ends where it starts
             output = predicted(schedule.prediction, stock, schedule.levels[-1])
@@ -80,7 +81,7 @@ def test_the_schedulers_own_steps_are_made_on_its_own_levels(options, steps):
         output = predicted(schedule.prediction, stock, start)
         stock = scheduler.step(output, scheduler.timesteps[i], stock, return_dict=False)[0].double()
         native = to_native(schedule.prediction, predicted(schedule.prediction, x, start), x, start)
-        x = multistep(x, native, start, end, order=schedule.orders[step])
+        x, state = solver.step(x, native, start, end, state)
     torch.testing.assert_close(x, stock, atol=SAME, rtol=0)
 
 

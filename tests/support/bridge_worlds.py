@@ -18,7 +18,7 @@ from experiments.theory.mixtures import Mixture
 from torch import Tensor
 
 from bridges.pixel.step import Bridge, reflect_through_pixels
-from w2sd_video.core import Denoiser, Level, Path, sample_reflected
+from w2sd_video.core import CustomReflection, Denoiser, Level, Path, ReflectionConfig, sample
 from w2sd_video.hosting.foreign import LevelTable
 
 STRONG_LEFT, WEAK_LEFT = 0.25, 0.1  # masses of the left mode
@@ -185,15 +185,15 @@ def bridged_sample(
     """The sample, and the steps whose reflection was left out."""
     skipped: list[int] = []
 
-    def reflection(i: int, x: Tensor) -> Tensor | None:
-        crossing = reflect(x, levels[i], levels[i + 1], strong, weak, path, bridge=bridge)
+    def reflected(x: Tensor, start: Level, end: Level) -> Tensor | None:
+        crossing = reflect(x, start, end, strong, weak, path, bridge=bridge)
         if crossing is None:
-            skipped.append(i)
+            skipped.append(list(levels).index(start))
             return None
         return crossing.latent
 
-    lam = len(levels) - 2 if num_reflections is None else num_reflections
-    return sample_reflected(x, levels, strong, reflection, path, num_reflections=lam), skipped
+    reflection = CustomReflection(levels, reflected, ReflectionConfig(num_reflections, "fused"))
+    return sample(x, levels, strong, path, reflect=reflection), skipped
 
 
 def shift(one: Tensor, other: Tensor) -> float:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from w2sd_video.commands.checked_values import finite
+from w2sd_video.core.options import SETTINGS
 from w2sd_video.errors import UserError
-from w2sd_video.hosting.method import SETTINGS, Method, method_of
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, gap
 from w2sd_video.runs.tasks import ALONE, METHODS, SELECTING
 
@@ -150,7 +150,7 @@ def config_of(method: str, reflection: ReflectionConfig, reflector: ModelSpec | 
     if method in ALONE:
         return ReflectionConfig(num_reflections=0)
     settings = replace(reflection, reflector=None if reflection.lag else reflector)
-    return ReflectionConfig(**{name: getattr(settings, name) for name in SETTINGS[hosted_name(method)]})
+    return settings.for_method(hosted_name(method))
 
 
 def hosted_name(method: str) -> str:
@@ -158,14 +158,14 @@ def hosted_name(method: str) -> str:
     return method if method in SETTINGS else "w2sd"
 
 
-def hosted_method(method: str, reflection: ReflectionConfig) -> Method:
-    """Returns the method as the adapters count it."""
-    return method_of(hosted_name(method), config_of(method, reflection))
+def num_evaluations(method: str, reflection: ReflectionConfig, num_steps: int) -> int:
+    """Returns the evaluations of one picture or video."""
+    return config_of(method, reflection).evaluations(num_steps, hosted_name(method))
 
 
 def reflected_steps(reflection: ReflectionConfig, num_steps: int) -> tuple[int, ...]:
     """Returns the reflected ones of T steps, counted from 0."""
-    return hosted_method("w2sd", reflection).steps(num_steps)
+    return config_of("w2sd", reflection).steps(num_steps)
 
 
 def reflection_record(reflection: ReflectionConfig) -> dict[str, Any]:
@@ -193,8 +193,8 @@ class SideRows:
 
 def num_rows(method: str, reflection: ReflectionConfig, num_steps: int, sides: SideRows) -> int:
     """Returns the batch rows of one picture or video; where `rows_at_most` says so, the most there can be."""
-    hosted = hosted_method(method, reflection)
-    steps, fixed = hosted.steps(num_steps), reflection.fixed_point
+    hosted, fixed = hosted_name(method), reflection.fixed_point
+    steps = config_of(method, reflection).steps(num_steps, hosted)
     count, either = len(steps), max(sides.strong, sides.weak)
     both = 2 if sides.together else sides.strong + sides.weak
     if method == "autoguided":
@@ -212,7 +212,7 @@ def num_rows(method: str, reflection: ReflectionConfig, num_steps: int, sides: S
     }.get(method, (sides.strong_inside, sides.weak_inside))
     if method in ("w2sd", "swapped") and reflection.mode == "fused" and sides.together and not reflection.lag:
         return own + 2 * count
-    if hosted.name != "w2sd":
+    if hosted != "w2sd":
         return own + count * (strong + weak)
     recalled = sum(step > 0 for step in steps) if reflection.lag else 0
     return own + (count - recalled) * strong + count * (1 + fixed) * weak
@@ -223,4 +223,4 @@ def rows_at_most(method: str, reflection: ReflectionConfig, sides: SideRows) -> 
     iterations are left out at levels where they cannot converge.
     """
     picked = method == SELECTING and sides.strong != sides.weak
-    return bool(reflection.num_reflections) and (picked or hosted_method(method, reflection).fixed_point > 0)
+    return bool(reflection.num_reflections) and (picked or config_of(method, reflection).fixed_point > 0)

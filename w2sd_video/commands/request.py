@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands.lora_flags import LoraFlag
-from w2sd_video.commands.method_settings import SideRows, hosted_method, num_rows, reflection_record, rows_at_most
+from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_rows, reflection_record, rows_at_most
 from w2sd_video.commands.rewards import RewardSettings
 from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.runs.tasks import ALONE, Groups, Task, task_groups
@@ -181,7 +181,7 @@ class Plan:
 
     def evaluations(self, method: str) -> int:
         """Returns the evaluations of one video: T, T + 2 lambda of W2SD, and so on (`adapters.method`)."""
-        return hosted_method(method, self.reflection).evaluations(self.steps_of(method))
+        return num_evaluations(method, self.reflection, self.steps_of(method))
 
     def rows(self, method: str) -> int:
         """Returns the batch rows of one video: two for a guided evaluation, one for an evaluation at scale 0 or 1."""

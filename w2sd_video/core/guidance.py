@@ -1,9 +1,13 @@
-"""Classifier-free guidance as a linear interpolation."""
+"""Predictions combined of two: classifier-free guidance as a linear interpolation, and auto-guidance."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from w2sd_video.core.levels import Level
+from w2sd_video.core.paths import like
+from w2sd_video.core.reflection import Denoiser, JointDenoiser
 
 
 def lerp_guidance(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
@@ -27,3 +31,20 @@ def lerp_guidance(unconditional: Tensor, conditional: Tensor, scale: float) -> T
         )
     dtype = torch.promote_types(conditional.dtype, torch.float32)
     return torch.lerp(unconditional.to(dtype), conditional.to(dtype), float(scale))
+
+
+def autoguidance(
+    strong: Denoiser, weak: Denoiser, weight: float = 1.0, *, joint: JointDenoiser | None = None
+) -> Denoiser:
+    """The denoiser ``strong + weight * (strong - weak)`` (Eq. 36-38). Two evaluations, or one of ``joint``.
+
+    The baseline of App. E.5: to first order, W2SD is sampling with this at weight 1. The combination is made of the
+    predictions, in which a step is affine: of first order, it is that of the two latents.
+    """
+
+    def combined(x: Tensor, level: Level) -> Tensor:
+        good, bad = (strong(x, level), weak(x, level)) if joint is None else joint(x, level)
+        good = like(good, x)
+        return torch.add(good, good - like(bad, x), alpha=weight)
+
+    return combined

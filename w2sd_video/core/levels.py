@@ -15,7 +15,7 @@ class Level:
     never has to read a coefficient back from a device.
 
     Args:
-        timestep: what the network is told; the scheduler's own number, an int or a float.
+        timestep: the timestep passed to the network; the scheduler's own number, an int or a float.
         alpha: signal scale, finite and >= 0 (0 only for pure noise).
         sigma: noise scale, finite and >= 0 (0 only for clean data); alpha and sigma are not both 0.
 

@@ -6,6 +6,7 @@ of the two ends: noisy to clean denoises, clean to noisy inverts, and with one p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
@@ -17,7 +18,7 @@ from w2sd_video.core.levels import Level
 
 
 class Path(Protocol):
-    """What the samplers need of a path; `NoisePath` and `FlowPath` are the two there are."""
+    """What sampling needs of a path; `NoisePath` and `FlowPath` are the two there are."""
 
     def check(self, levels: Sequence[Level]) -> None: ...
 
@@ -136,3 +137,12 @@ def like(prediction: Tensor, x: Tensor) -> Tensor:
             "a denoiser must return one value per latent value (split off a predicted variance first)"
         )
     return prediction.to(x.dtype)
+
+
+def renoised(x: Tensor, start: Level, end: Level, noise: Tensor) -> Tensor:
+    """The latent at the noisier level ``end`` of a diffusion that has reached ``x`` at ``start``: q(x_end | x_start).
+
+    ``r * x + sqrt(sigma_end^2 - r^2 sigma_start^2) * noise`` with r = alpha_end / alpha_start, on either path.
+    """
+    keep = end.alpha / start.alpha
+    return torch.add(x * keep, like(noise, x), alpha=math.sqrt(end.sigma**2 - (keep * start.sigma) ** 2))

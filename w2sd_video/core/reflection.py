@@ -1,20 +1,33 @@
-"""Reflection: denoise with the strong model, invert with the weak one, and land at the level one started from."""
+"""The paper: how the latent of a step is reflected by Algorithm 1 (`W2SD`), 2 (`AutoSelect`), 3 and 4 (`Resample`).
+
+A reflection is an object with ``reflect(i, x)``: the latent x~ to make step i from in the place of x, both at level i;
+None where step i is not reflected. The loop around it is `sampling.sample`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
 
-from w2sd_video.core.levels import Level
-from w2sd_video.core.paths import Path, like
+from w2sd_video.core.levels import Level, check_chain
+from w2sd_video.core.options import ReflectionConfig
+from w2sd_video.core.paths import Path, like, renoised
+from w2sd_video.core.selection import Selector
+from w2sd_video.core.variations import Denoiser, NoiseSampler, bounded, by_sample, invert
 
-Denoiser = Callable[[Tensor, Level], Tensor]
-"""The native prediction (eps on a noise path, v on a flow path) for a latent that need not be at the level told."""
-
-Together = Callable[[Tensor, Level], tuple[Tensor, Tensor]]
+JointDenoiser = Callable[[Tensor, Level], tuple[Tensor, Tensor]]
 """The predictions of the strong and of the weak side for one latent, where both can be had in one evaluation."""
+
+AS_PRINTED = ReflectionConfig()
+
+
+class Reflection(Protocol):
+    """What `sample` needs of a reflection."""
+
+    def reflect(self, i: int, x: Tensor) -> Tensor | None: ...
 
 
 def reflect(
@@ -24,10 +37,9 @@ def reflect(
 
     Args:
         x: latent at ``start``, any shape, float32 or float64.
-        start: the level of ``x``, and of the result; both networks are told it.
+        start: the level of ``x`` and of the result; both networks are passed its timestep.
         end: the next, cleaner level, where the weak network is evaluated.
-        strong: denoiser of the step start -> end.
-        weak: denoiser of the inversion end -> start.
+        strong, weak: denoisers of the step start -> end, and of its inversion end -> start.
         path: what the predictions mean.
         fixed_point: see `invert`; an evaluation each.
 
@@ -36,41 +48,6 @@ def reflect(
     """
     lower = path.step(x, strong(x, start), start, end)
     return invert(lower, start, end, weak, path, fixed_point=fixed_point)
-
-
-def invert(lower: Tensor, start: Level, end: Level, weak: Denoiser, path: Path, *, fixed_point: int = 0) -> Tensor:
-    """The latent at ``start`` whose step to ``end`` leads to ``lower``, to first order (Eq. 4) or better.
-
-    Eq. 4 asks the network at ``lower`` for what a step asks it at the latent sought: its error E_t (Eq. 33). Each
-    fixed-point iteration asks again at the latent found. Iterations contract by about 1 - kappa_end / kappa_start a
-    step where noise dominates and may diverge between modes, so the iterate of the least known residual is kept, sample
-    by sample [B, ...]; the last, whose residual is not known, only if the one before it did not diverge.
-
-    Args:
-        fixed_point: iterations, an evaluation each; none where they cannot converge (`converges`).
-    """
-    found = path.step(lower, weak(lower, start), end, start)
-    if not fixed_point or not converges(start, end):
-        return found
-    kept, least = found, torch.full((len(lower),), torch.inf, dtype=lower.dtype, device=lower.device)
-    vouched = torch.zeros_like(least, dtype=torch.bool)
-    for _ in range(fixed_point):
-        after = path.step(lower, weak(found, start), end, start)
-        residual = torch.linalg.vector_norm((after - found).reshape(len(lower), -1), dim=1)  # of `found`, [B]
-        vouched = residual < least
-        kept = torch.where(_over(vouched, lower), found, kept)
-        least, found = torch.minimum(residual, least), after
-    return torch.where(_over(vouched, lower), found, kept)
-
-
-def _over(chosen: Tensor, x: Tensor) -> Tensor:
-    """A flag per sample [B], to pick from latents [B, ...]."""
-    return chosen.reshape(-1, *[1] * (x.dim() - 1))
-
-
-def converges(start: Level, end: Level) -> bool:
-    """Whether fixed-point iterations can make the inversion end -> start exact: not from pure noise or clean data."""
-    return start.alpha > 0 and end.sigma > 0
 
 
 def reflect_fused(
@@ -82,17 +59,15 @@ def reflect_fused(
     path: Path,
     *,
     strength: float = 1.0,
-    together: Together | None = None,
+    joint: JointDenoiser | None = None,
 ) -> Tensor:
     """The reflected latent with both networks at (x, start): x + strength * c * (weak - strong) (Eq. 5, Theorem 1).
 
-    The two evaluations are independent, so ``together``, where given, makes both. Written as a difference: equal
-    predictions return ``x`` bit for bit, which the same computation as two steps does not. The arguments are those of
-    `reflect`.
+    The two evaluations are independent, so ``joint``, where given, makes both. Written as a difference: equal
+    predictions return ``x`` bit for bit, which the same computation as two steps does not. Arguments as for `reflect`.
     """
-    coefficient = strength * path.gap_coefficient(start, end)
-    from_strong, from_weak = (strong(x, start), weak(x, start)) if together is None else together(x, start)
-    return torch.add(x, like(from_weak, x) - like(from_strong, x), alpha=coefficient)
+    from_strong, from_weak = (strong(x, start), weak(x, start)) if joint is None else joint(x, start)
+    return torch.add(x, like(from_weak, x) - like(from_strong, x), alpha=strength * path.gap_coefficient(start, end))
 
 
 def reflect_release(
@@ -102,10 +77,240 @@ def reflect_release(
 
     The published inversion passes `timesteps[i + 1]` to DDIMInverseScheduler, which reads it as the level to arrive at:
     the coefficients are those of the interval after -> end, one level below end -> start. So no gap is not no change.
-
-    Args:
-        x, start, end, strong, weak, path: as for `reflect`.
-        after: the level after ``end``.
+    Arguments as for `reflect`; ``after`` is the level after ``end``.
     """
     lower = path.step(x, strong(x, start), start, end)
     return path.step(lower, weak(lower, start), after, end)
+
+
+def reflected_latent(
+    x: Tensor,
+    levels: Sequence[Level],
+    strong: Denoiser,
+    weak: Denoiser,
+    path: Path,
+    options: ReflectionConfig = AS_PRINTED,
+    *,
+    joint: JointDenoiser | None = None,
+    noise_sampler: NoiseSampler = torch.randn_like,
+) -> Tensor:
+    """The reflected latent of the step from ``levels[0]`` to ``levels[1]`` in the options' mode, with all they add.
+
+    Arguments as for `W2SD`; mode "release" needs ``levels[2]``.
+    """
+    start, end, strength = levels[0], levels[1], float(options.strength)
+    if options.mode == "fused":
+        tilde = reflect_fused(x, start, end, strong, weak, path, strength=strength, joint=joint)
+    else:
+        if options.mode == "release":
+            tilde = reflect_release(x, start, end, levels[2], strong, weak, path)
+        else:
+            tilde = reflect(x, start, end, strong, weak, path, fixed_point=options.fixed_point)
+        tilde = tilde if strength == 1 else torch.lerp(x, tilde, strength)
+    return bounded(x, tilde, options, noise_sampler)
+
+
+@final
+class W2SD:
+    """Algorithm 1: the first lambda of T steps denoise with the strong model and invert with the weak one (line 7).
+
+    T + 2 lambda evaluations with those of the sampling steps. Line 9 reads x~ also where no reflection was made; there
+    it is x.
+
+    Args:
+        levels: T + 1 levels, noisiest first.
+        strong: the strong model as used inside the reflection (App. C.1).
+        weak: denoiser of the inversion.
+        path: what the predictions mean.
+        options: every setting but ``lag``, for which ``strong`` is to be `CachedDenoiser.recall`.
+        joint: in mode "fused" both sides of a reflection, in place of ``strong`` and ``weak``.
+        noise_sampler: of the noise that the options may add.
+
+    Raises:
+        ValueError: levels that are no sampling grid, or have fewer steps than the options reflect.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        strong: Denoiser,
+        weak: Denoiser,
+        path: Path,
+        options: ReflectionConfig = AS_PRINTED,
+        *,
+        joint: JointDenoiser | None = None,
+        noise_sampler: NoiseSampler = torch.randn_like,
+    ) -> None:
+        self.steps = _reflected_steps(levels, options, "w2sd")
+        self._levels, self._models, self._options = levels, (strong, weak, path), options
+        self._joint, self._noise_sampler = joint, noise_sampler
+
+    def reflect(self, i: int, x: Tensor) -> Tensor | None:
+        if i not in self.steps:
+            return None
+        return reflected_latent(
+            x,
+            self._levels[i : i + 3],
+            *self._models,
+            self._options,
+            joint=self._joint,
+            noise_sampler=self._noise_sampler,
+        )
+
+
+@final
+class AutoSelect:
+    """Algorithm 2: before each reflection a reward picks, sample by sample, the stronger of two models.
+
+    Sample with `strong`, the model chosen last (the first one before any choice). The two predictions that are compared
+    serve as the strong model's in the reflection, and in mode "fused" as the weak one's too: T + 3 lambda evaluations
+    in mode "paper" and T + 2 lambda in mode "fused" (as printed T + 4 lambda). Where the samples of a batch choose
+    differently, both models are evaluated where one would do, and each sample takes its own.
+
+    Args:
+        levels, path, options, noise_sampler: as for `W2SD`, but for mode "release" and ``lag``.
+        first, second: the two models.
+        selector: a new `Selector`, which keeps the choices.
+        joint: the predictions of the first and of the second in one evaluation.
+
+    Raises:
+        ValueError: as for `W2SD`, or settings that this algorithm does not have; while reflecting as for `Selector`.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        first: Denoiser,
+        second: Denoiser,
+        path: Path,
+        selector: Selector,
+        options: ReflectionConfig = AS_PRINTED,
+        *,
+        joint: JointDenoiser | None = None,
+        noise_sampler: NoiseSampler = torch.randn_like,
+    ) -> None:
+        self.steps = _reflected_steps(levels, options, "w2sd-auto")
+        self._levels, self._path, self._options, self._selector = levels, path, options, selector
+        self._first, self._second, self._noise_sampler = first, second, noise_sampler
+        self._joint = joint or (lambda x, level: (first(x, level), second(x, level)))
+
+    def strong(self, x: Tensor, level: Level) -> Tensor:
+        """The predictions of the model that is the stronger one for each sample."""
+        choices = self._selector.choices
+        return self._first(x, level) if not choices else self._chosen(choices[-1], x, level)
+
+    def reflect(self, i: int, x: Tensor) -> Tensor | None:
+        if i not in self.steps:
+            return None
+        level, path = self._levels[i], self._path
+        one, other = (like(prediction, x) for prediction in self._joint(x, level))
+        chosen = self._selector.select(path.clean(x, one, level), path.clean(x, other, level))
+        better, worse = _where(chosen, other, one), _where(chosen, one, other)
+        return reflected_latent(
+            x,
+            self._levels[i : i + 3],
+            lambda *_: better,
+            lambda x, level: self._chosen(~chosen, x, level),
+            path,
+            self._options,
+            joint=lambda *_: (better, worse),
+            noise_sampler=self._noise_sampler,
+        )
+
+    def _chosen(self, second: Tensor, x: Tensor, level: Level) -> Tensor:
+        """The predictions of the second model where ``second`` [B], of the first elsewhere; only those needed."""
+        count = int(second.sum())
+        if count in (0, len(second)):
+            return (self._second if count else self._first)(x, level)
+        return _where(second, self._second(x, level), self._first(x, level))
+
+
+@final
+class Resample:
+    """Algorithm 3: the step is made and noised back. With a weak model Algorithm 4: noise that agrees with W2SD's move.
+
+    T + lambda evaluations, and T + 2 lambda with ``weak``. What is noised is the latent the step arrived at: the
+    printed ``Add_Noise(x_t)`` taken at its word noises x_t a second time, which destroys the distribution. Algorithm 4
+    accepts noise whose cosine with x~ - x is above zero, its control of Table 15 below. Half of all draws are, sign for
+    sign, so the printed rejection loop is a sign flip: same distribution, one draw. The push along the move is
+    sqrt(2 / pi) standard deviations of the noise, whatever the size of the gap.
+
+    Args:
+        levels, strong, path, noise_sampler: as for `W2SD`.
+        options: lambda, ``every``, ``window``, and the mode for Algorithm 4.
+        weak: the model of the inversion; None for Algorithm 3.
+        opposed: the control: noise on the other side of the gap.
+
+    Raises:
+        ValueError: as for `W2SD`, or settings that this algorithm does not have.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        strong: Denoiser,
+        path: Path,
+        options: ReflectionConfig = AS_PRINTED,
+        *,
+        weak: Denoiser | None = None,
+        opposed: bool = False,
+        noise_sampler: NoiseSampler = torch.randn_like,
+    ) -> None:
+        name = "resample" if weak is None else "resample-opposed" if opposed else "resample-aligned"
+        self.steps = _reflected_steps(levels, options, name)
+        self._levels, self._path, self._fused = levels, path, options.mode == "fused"
+        self._strong, self._weak, self._sign = strong, weak, -1 if opposed else 1
+        self._noise_sampler = noise_sampler
+
+    def reflect(self, i: int, x: Tensor) -> Tensor | None:
+        if i not in self.steps:
+            return None
+        path, start, end = self._path, self._levels[i], self._levels[i + 1]
+        from_strong = self._strong(x, start)
+        lower = path.step(x, from_strong, start, end)
+        if self._weak is None:
+            return renoised(lower, end, start, self._noise_sampler(x))
+        if self._fused:
+            move = (like(self._weak(x, start), x) - like(from_strong, x)) * path.gap_coefficient(start, end)
+        else:
+            move = path.step(lower, self._weak(lower, start), end, start) - x
+        noise = self._noise_sampler(x)
+        along = (noise * move).reshape(len(x), -1).sum(1) * self._sign
+        signs = torch.where(along < 0, -1.0, 1.0).to(noise.dtype)
+        return renoised(lower, end, start, noise * by_sample(signs, x))
+
+
+@final
+class CustomReflection:
+    """Reflections made as a whole by a function of (x, start, end), which returns x~, or None to leave that step out.
+
+    The options say which steps it is called for, and the cap and the noise of what it returns.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        function: Callable[[Tensor, Level, Level], Tensor | None],
+        options: ReflectionConfig = AS_PRINTED,
+        *,
+        noise_sampler: NoiseSampler = torch.randn_like,
+    ) -> None:
+        self.steps = _reflected_steps(levels, options, "w2sd")
+        self._levels, self._function, self._options, self._noise_sampler = levels, function, options, noise_sampler
+
+    def reflect(self, i: int, x: Tensor) -> Tensor | None:
+        if i not in self.steps:
+            return None
+        tilde = self._function(x, self._levels[i], self._levels[i + 1])
+        return None if tilde is None else bounded(x, tilde, self._options, self._noise_sampler)
+
+
+def _reflected_steps(levels: Sequence[Level], options: ReflectionConfig, method: str) -> tuple[int, ...]:
+    check_chain(levels)
+    options.check_method(method)
+    options.check_levels(levels, method)
+    return options.steps(len(levels) - 1, method)
+
+
+def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(by_sample(chosen.to(one.device), one), one, other)

@@ -13,26 +13,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from w2sd_video.core import OnReflect, Selector
+from w2sd_video.core import NoiseSampler, OnReflect, ReflectionConfig, Selector
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import check_spec_control, control_of
 from w2sd_video.hosting.foreign import ForeignSide
 from w2sd_video.hosting.judging import Judge, check_pictures
-from w2sd_video.hosting.method import Method, method_of
 from w2sd_video.hosting.progress import EvaluationBar, progress_bar_replaced
 from w2sd_video.hosting.recording import Recorder
 from w2sd_video.hosting.refusals import check_call, check_foreign, check_network, check_pipelines, check_selection
 from w2sd_video.hosting.resolved import Sides
 from w2sd_video.hosting.run import Run
-from w2sd_video.hosting.sampling import Sampling, drawn_by
 from w2sd_video.hosting.settings import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
 from w2sd_video.hosting.sides import SideMaker, WeakSide
 from w2sd_video.hosting.stepping import HostedCall
-from w2sd_video.latents.schedules import Schedule, check_scheduler
-from w2sd_video.pair import ModelSpec, ReflectionConfig, Selection
+from w2sd_video.latents.schedules import check_scheduler
+from w2sd_video.pair import ModelSpec, Selection
 
 Weak = Any  # a pipeline | nn.Module | ModelSpec | (pipeline or nn.Module, ModelSpec) | "zero-gap" | None
 Progress = bool | Callable[[int, int], None] | None
@@ -86,7 +86,7 @@ def reflected(
         method: "w2sd" (Alg. 1); "w2sd-auto" (Alg. 2), which picks the stronger side by `selection`, step by step and
             sample by sample, and begins with the strong one; "resample" (Alg. 3), which makes no use of the weak side;
             "resample-aligned" (Alg. 4) and its control "resample-opposed" (Table 15); or "autoguided" (App. E.5).
-            Which settings a method has: `adapters.method.SETTINGS`. Noise is drawn with the call's own generators.
+            Which settings a method takes: `core.options.SETTINGS`. Noise is drawn with the call's own generators.
         selection: the reward of "w2sd-auto".
         on_reflect: called after each reflection with the number of the step (from 0) and the latents x and x~ before
             and after it, float32, at that step's level; not to be changed in place.
@@ -102,9 +102,9 @@ def reflected(
         NonFiniteLatentError: in the call, naming the step whose latent was not finite.
     """
     chosen = _config(config, num_reflections, mode, strength, reflector)
-    settings = method_of(method, chosen, first_order=first_order)
+    chosen.check_method(method)
     spec = ModelSpec() if chosen.reflector is None else chosen.reflector
-    check_selection(settings, selection)
+    check_selection(method, selection)
     if hasattr(type(pipe), HOSTED):
         raise UserError("this pipeline is already inside a `with reflected(...)`; leave that one first")
     networks = networks_of(pipe)
@@ -113,17 +113,21 @@ def reflected(
     check_spec_control(spec.control, "reflector", pipe)
     foreign = weak if isinstance(weak, ForeignSide) else None
     if foreign is not None:
-        check_foreign(settings)
-    side = None if foreign else _weak_side(pipe, weak, weak_inputs, settings)
-    if settings.plain:
+        check_foreign(method, chosen)
+    side = (
+        None
+        if foreign
+        else _weak_side(pipe, weak, weak_inputs, asked=not chosen.plain(method) and method != "resample")
+    )
+    if chosen.plain(method):
         side, foreign, spec = None, None, ModelSpec()  # plain sampling, whatever the sides
-    elif settings.name == "resample":
+    elif method == "resample":
         side = None
     elif selection is not None:
         check_pictures(pipe)
     run = Run() if foreign is None else foreign.run
     kind = type(pipe)
-    host = _Host(pipe, kind, side, foreign, spec, settings, run, selection, on_reflect, progress)
+    host = _Host(pipe, kind, side, foreign, spec, method, chosen, first_order, run, selection, on_reflect, progress)
     object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
     try:
         yield run
@@ -140,7 +144,9 @@ class _Host:
     _weak: WeakSide | None
     _foreign: ForeignSide | None
     _reflector: ModelSpec
-    _method: Method
+    _method: str
+    _options: ReflectionConfig
+    _first_order: bool
     _run: Run
     _selection: Selection | None
     _on_reflect: OnReflect | None
@@ -162,7 +168,8 @@ class _Host:
         pipe, kind = self._pipe, self._kind
         self._run.reset()
         arguments = call_arguments(kind, pipe, args, kwargs)
-        check_call(pipe, arguments, self._method, controls=self._foreign is None)
+        check_scheduler(pipe.scheduler, first_order=self._first_order)
+        check_call(pipe, arguments, self._options, controls=self._foreign is None)
         guidance = call_guidance(kind, pipe, arguments)
         maker = SideMaker(pipe, kind, arguments, guidance)
         reflector = maker.reflector(self._reflector)
@@ -172,12 +179,15 @@ class _Host:
         hosted = HostedCall(
             pipe,
             self._method,
+            self._options,
             Sides(maker.strong(), reflector, weak),
             guidance,
             self._run,
-            self._foreign,
-            begin=functools.partial(self._begin, arguments),
-            observer=self._on_reflect,
+            foreign=self._foreign,
+            first_order=self._first_order,
+            noise_sampler=noise_sampler(arguments.get("generator")),
+            selector=functools.partial(self._selector, arguments),
+            on_reflect=self._on_reflect,
         )
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
@@ -203,22 +213,26 @@ class _Host:
                 pipe._guidance_scale = maker.argument("guidance_scale")
         return result
 
-    def _begin(self, arguments: Mapping[str, Any], schedule: Schedule, sample: Tensor) -> Sampling:
-        """The sampler of a call with these arguments, whose latents are like `sample`."""
-        selector, selection = None, self._selection
-        if selection is not None and not self._method.plain:
-            judge = Judge(selection, self._pipe, self._kind, arguments, sample.shape, run=self._run)
-            selector = Selector(judge, selection.threshold)
-            self._run._choices = selector.choices
-        return Sampling(self._method, schedule, drawn_by(arguments.get("generator")), selector)
+    def _selector(self, arguments: Mapping[str, Any], sample: Tensor) -> Selector:
+        """The selector of a call with these arguments, whose latents are like `sample`."""
+        assert self._selection is not None
+        judge = Judge(self._selection, self._pipe, self._kind, arguments, sample.shape, run=self._run)
+        selector = Selector(judge, self._selection.threshold)
+        self._run._choices = selector.choices
+        return selector
 
     def _bar(self, hosted: HostedCall, iterable: Iterable | None, num_steps: int) -> EvaluationBar:
-        total = self._method.evaluations(num_steps)
+        total = self._options.evaluations(num_steps, self._method)
         own = self._progress is None or self._progress is True
         bar = self._kind.progress_bar(self._pipe, total=total) if own else None  # type: ignore[attr-defined]
         report = self._progress if callable(self._progress) else None
         hosted.bar = EvaluationBar(bar, iterable, total, report)
         return hosted.bar
+
+
+def noise_sampler(generator: torch.Generator | list[torch.Generator] | None) -> NoiseSampler:
+    """Noise as pipelines draw it: by the call's generator, or each sample's by its own of a list."""
+    return lambda x: randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def _hosted_class(kind: type, call: Callable[[tuple, Mapping[str, Any]], Any]) -> type:
@@ -241,14 +255,14 @@ def _config(
     return config or ReflectionConfig(num_reflections, mode, strength, reflector)
 
 
-def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, method: Method) -> WeakSide | None:
+def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, *, asked: bool) -> WeakSide | None:
     """The `weak` argument taken apart and checked; None for the control and where no weak side is used."""
     if isinstance(weak, str) or weak is None:
         if weak not in (None, "zero-gap"):
             raise UserError(
                 f'weak is {weak!r}; the only name is "zero-gap" (load a checkpoint first and give the pipeline)'
             )
-        if weak is None and not method.plain and method.name != "resample":
+        if weak is None and asked:
             raise UserError(
                 "weak is missing; give a pipeline, a network or a ModelSpec of what differs, the control "
                 'weak="zero-gap", or num_reflections=0 for plain sampling'

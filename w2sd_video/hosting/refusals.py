@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from w2sd_video.core.samplers import check_reflections as core_check
+from w2sd_video.core import ReflectionConfig
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import check_control
 from w2sd_video.hosting.conditioning import Conditioning
 from w2sd_video.hosting.controls import check_same_latent
-from w2sd_video.hosting.method import Method
 from w2sd_video.hosting.recording import RecordedStep
 from w2sd_video.hosting.settings import networks_of
-from w2sd_video.latents.schedules import Schedule, check_scheduler
+from w2sd_video.latents.schedules import Schedule
 from w2sd_video.latents.spaces import LatentSpace, check_shared
 from w2sd_video.pair import Selection
 
@@ -35,14 +34,13 @@ SHARED_CONFIG = (
 )
 
 
-def check_call(pipe: Any, arguments: Mapping[str, Any], method: Method, *, controls: bool) -> None:
+def check_call(pipe: Any, arguments: Mapping[str, Any], options: ReflectionConfig, *, controls: bool) -> None:
     """Raises `UserError` for a call, or a state of the pipeline, that a reflected call would get wrong.
 
     `controls`: whether a ControlNet that can be called at any latent is allowed.
     """
-    check_scheduler(pipe.scheduler, first_order=method.first_order)
     check_state(pipe, arguments, controls=controls)
-    _check_reflections(arguments, method)
+    _check_reflections(arguments, options)
 
 
 def check_state(pipe: Any, arguments: Mapping[str, Any], *, controls: bool = False) -> None:
@@ -73,9 +71,9 @@ def check_state(pipe: Any, arguments: Mapping[str, Any], *, controls: bool = Fal
             )
 
 
-def _check_reflections(arguments: Mapping[str, Any], method: Method) -> None:
+def _check_reflections(arguments: Mapping[str, Any], options: ReflectionConfig) -> None:
     """Early, from the number of steps asked for; the schedule has the last word (image to image makes fewer)."""
-    steps, lam = arguments.get("num_inference_steps"), method.num_reflections
+    steps, lam = arguments.get("num_inference_steps"), options.num_reflections
     plain = steps is not None and not any(arguments.get(name) for name in ("timesteps", "sigmas"))
     if plain and lam is not None and steps is not None and lam > steps:
         raise UserError(
@@ -84,22 +82,22 @@ def _check_reflections(arguments: Mapping[str, Any], method: Method) -> None:
         )
 
 
-def check_selection(method: Method, selection: Any) -> None:
+def check_selection(method: str, selection: Any) -> None:
     """Raises `UserError` for a missing, unusable or needless `selection`."""
     if selection is not None and not isinstance(selection, Selection):
         raise UserError(f"selection is a {type(selection).__name__}; give a Selection, such as Selection(reward)")
-    if method.name == "w2sd-auto" and selection is None:
+    if method == "w2sd-auto" and selection is None:
         raise UserError('method "w2sd-auto" picks the stronger side by a reward; give selection=Selection(reward)')
-    if method.name != "w2sd-auto" and selection is not None:
-        raise UserError(f'selection is given, and method {method.name!r} picks no side; use method="w2sd-auto"')
+    if method != "w2sd-auto" and selection is not None:
+        raise UserError(f'selection is given, and method {method!r} picks no side; use method="w2sd-auto"')
 
 
-def check_foreign(method: Method) -> None:
+def check_foreign(method: str, options: ReflectionConfig) -> None:
     """Raises `UserError` for what a pair of two latent spaces cannot do."""
-    if method.name != "w2sd":
-        raise UserError(f'method is {method.name!r}; a pair of two latent spaces can do "w2sd" only')
-    if method.fixed_point or method.lag:
-        name = "fixed_point" if method.fixed_point else "lag"
+    if method != "w2sd":
+        raise UserError(f'method is {method!r}; a pair of two latent spaces can do "w2sd" only')
+    if options.fixed_point or options.lag:
+        name = "fixed_point" if options.fixed_point else "lag"
         raise UserError(
             f"{name} is given; a reflection through pixels makes no inversion and asks the strong model at its own "
             f"latent: leave {name} out"
@@ -143,23 +141,19 @@ def first_index(scheduler: Any, timestep: Any) -> int:
     return timesteps.index(float(timestep))
 
 
-def check_reflections(method: Method, schedule: Schedule) -> None:
-    """Raises `UserError` for a number of reflections, mode or strength that this schedule does not allow."""
-    if method.name == "autoguided":
+def check_reflections(method: str, options: ReflectionConfig, schedule: Schedule) -> None:
+    """Raises `UserError` for a number of reflections or a mode that this schedule does not allow."""
+    if method == "autoguided":
         return
-    redraws = method.name == "resample"  # it inverts nothing
-    mode = "fused" if redraws else method.mode
-    try:
-        lam = core_check(method.num_reflections, schedule.levels, mode, method.strength)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    steps = method.steps(schedule.num_steps)
+    options.check_levels(schedule.levels, method)
+    steps, lam = options.steps(schedule.num_steps), options.num_reflections
+    lam = schedule.num_steps - 1 if lam is None else lam
     if lam and not steps:
         raise UserError(
-            f"the window {method.window} leaves none of the first {lam} of {schedule.num_steps} steps to be reflected; "
-            "widen it, raise num_reflections, or set that to 0"
+            f"the window {options.window} leaves none of the first {lam} of {schedule.num_steps} steps to be "
+            "reflected; widen it, raise num_reflections, or set that to 0"
         )
-    if 0 in steps and mode != "fused" and schedule.starts_at_pure_noise:
+    if 0 in steps and options.mode != "fused" and method != "resample" and schedule.starts_at_pure_noise:
         raise UserError(
             "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
             'image; use mode="fused", or rescale_betas_zero_snr=False for a network that was trained without it'

@@ -36,7 +36,7 @@ class Run:
 
     @property
     def num_evaluations(self) -> int:
-        """Evaluations of a side; a guided one counts once: T + 2 lambda for W2SD (`Method.evaluations`).
+        """Evaluations of a side; a guided one counts once: T + 2 lambda for W2SD (`ReflectionConfig.evaluations`).
 
         Where the samples of a batch choose different sides, each side is evaluated on all of them.
         """

@@ -10,14 +10,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from w2sd_video.core import Denoiser, Level, OnReflect, Together
+from w2sd_video.core import (
+    W2SD,
+    AutoSelect,
+    CachedDenoiser,
+    CustomReflection,
+    Denoiser,
+    DPMSolverMultistep,
+    Euler,
+    JointDenoiser,
+    Level,
+    NoiseSampler,
+    Observed,
+    OnReflect,
+    Reflection,
+    ReflectionConfig,
+    Resample,
+    Selector,
+    Solver,
+    autoguidance,
+)
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.switches import SwitchBoard
 from w2sd_video.hosting.conditioning import Conditioning, predict_each, read_conditioning
 from w2sd_video.hosting.controls import check_scales
 from w2sd_video.hosting.finite import FiniteWatch, likely_cause
 from w2sd_video.hosting.lora_batches import by_sample, check_loras, in_one_batch, side_by_side
-from w2sd_video.hosting.method import Method
 from w2sd_video.hosting.probing import Guided
 from w2sd_video.hosting.progress import EvaluationBar
 from w2sd_video.hosting.recording import RecordedStep
@@ -30,7 +48,6 @@ from w2sd_video.hosting.refusals import (
 )
 from w2sd_video.hosting.resolved import Resolved, Side, Sides
 from w2sd_video.hosting.run import Run
-from w2sd_video.hosting.sampling import Models, Sampling
 from w2sd_video.hosting.settings import BOTH_HALVES, CallGuidance, networks_of
 from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
 
@@ -43,31 +60,37 @@ class HostedCall:
 
     Args:
         pipe: the pipeline.
-        method: the sampler.
+        method, options: what to do, as for `reflected`.
         sides: what is evaluated.
         guidance: how the user's call guides.
         run: where to count.
         foreign: a weak side in another latent space, in place of that of `sides`.
-        begin: makes the sampler, once the schedule and the latents are known.
-        observer: called after each reflection.
+        first_order: whether steps of a multistep scheduler are of first order.
+        noise_sampler: of methods that draw noise.
+        selector: of "w2sd-auto": makes it, once the latents are known.
+        on_reflect: called after each reflection.
     """
 
     def __init__(
         self,
         pipe: Any,
-        method: Method,
+        method: str,
+        options: ReflectionConfig,
         sides: Sides,
         guidance: CallGuidance,
         run: Run,
-        foreign: ForeignSide | None = None,
         *,
-        begin: Callable[[Schedule, Tensor], Sampling],
-        observer: OnReflect | None = None,
+        noise_sampler: NoiseSampler,
+        selector: Callable[[Tensor], Selector],
+        foreign: ForeignSide | None = None,
+        first_order: bool = False,
+        on_reflect: OnReflect | None = None,
     ) -> None:
-        self.pipe, self.method, self.run, self.foreign = pipe, method, run, foreign
+        self.pipe, self.method, self.options, self.run, self.foreign = pipe, method, options, run, foreign
         self.bar: EvaluationBar | None = None
         self._sides, self._guidance = sides, guidance
-        self._begin_sampling, self._observer = begin, observer
+        self._noise_sampler, self._selector = noise_sampler, selector
+        self._first_order, self._observer = first_order, on_reflect
         self._networks = networks_of(pipe)
         self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
@@ -75,6 +98,7 @@ class HostedCall:
         self._orders: dict[tuple, Guided] = {}
         self._sent: tuple[Tensor, int] | None = None
         self._latent: Tensor | None = None
+        self._now: dict[int, Resolved] = {}
 
     def step(self, recorded: RecordedStep) -> Tensor:
         """Returns the pipeline's next latent; called in place of `scheduler.step`."""
@@ -112,11 +136,11 @@ class HostedCall:
 
     def _begin(self, recorded: RecordedStep) -> Schedule:
         """Reads the schedule, and checks once what holds for the whole call."""
-        pipe, method = self.pipe, self.method
+        pipe, method, options = self.pipe, self.method, self.options
         start = first_index(pipe.scheduler, recorded.timestep)
         count = getattr(pipe, "_num_timesteps", None)
-        schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=method.first_order)
-        check_reflections(method, schedule)
+        schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=self._first_order)
+        check_reflections(method, options, schedule)
         self._current = self._read(recorded)
         check_first_step(recorded, schedule)
         for side in (self._sides.reflector, self._sides.weak):
@@ -126,9 +150,11 @@ class HostedCall:
                 check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
         self._schedule = schedule
-        self._sampling = self._begin_sampling(schedule, recorded.sample)
+        self._costs = options.costs(schedule.num_steps, method)
+        self._choose_method(schedule, recorded.sample)
         if self.foreign is not None:
-            self.foreign.begin(schedule, self._sampling.steps, recorded.sample, self._evaluated)
+            steps = options.steps(schedule.num_steps, method)
+            self.foreign.begin(schedule, steps, recorded.sample, self._evaluated)
         sides = self._sides
         weak, reflector = self._resolved(sides.weak), self._resolved(sides.reflector)
         for now in (reflector, weak):
@@ -140,7 +166,7 @@ class HostedCall:
                 "the weak side differs in nothing from the strong side as it reflects; say what differs, "
                 'or ask for that control by name: weak="zero-gap"'
             )
-        if method.lag and not reflector.equals(self._resolved(sides.strong), self._switches):
+        if options.lag and not reflector.equals(self._resolved(sides.strong), self._switches):
             raise UserError(
                 "lag puts a prediction of the strong side as it samples into the reflection, and here the strong side "
                 "reflects otherwise; leave reflector out, or lag"
@@ -148,19 +174,45 @@ class HostedCall:
         self._switches.hold(self._networks, [(now.network, now.settings) for now in (reflector, weak)])
         return schedule
 
+    def _choose_method(self, schedule: Schedule, sample: Tensor) -> None:
+        """What the method's parts are on this schedule: the denoiser that samples, the reflection and the solver."""
+        method, options, sides = self.method, self.options, self._sides
+        levels, path, draw = schedule.levels, schedule.path, self._noise_sampler
+        strong, reflector, weak = (self._denoiser(side) for side in (sides.strong, sides.reflector, sides.weak))
+        reflection: Reflection | None = None
+        if options.plain(method):
+            pass
+        elif method == "autoguided":
+            strong = autoguidance(strong, weak, options.strength, joint=self._joint(sides.strong))
+        elif self.foreign is not None:
+            across = partial(self.foreign.reflect, strong=reflector)
+            reflection = CustomReflection(levels, across, options, noise_sampler=draw)
+        elif method == "w2sd-auto":
+            joint, selector = self._joint(sides.strong), self._selector(sample)
+            auto = AutoSelect(levels, strong, weak, path, selector, options, joint=joint, noise_sampler=draw)
+            reflection, strong = auto, auto.strong
+        elif method == "w2sd" and options.lag:
+            strong = cached = CachedDenoiser(strong)
+            reflection = W2SD(levels, cached.recall, weak, path, options, noise_sampler=draw)
+        elif method == "w2sd":
+            joint = self._joint(sides.reflector)
+            reflection = W2SD(levels, reflector, weak, path, options, joint=joint, noise_sampler=draw)
+        else:
+            other, opposed = None if method == "resample" else weak, method == "resample-opposed"
+            reflection = Resample(levels, reflector, path, options, weak=other, opposed=opposed, noise_sampler=draw)
+        self._strong = strong
+        self._reflection = None if reflection is None else Observed(reflection, self._on_reflect)
+        self._solver: Solver = DPMSolverMultistep(path, schedule.orders) if 2 in schedule.orders else Euler(path)
+        self._state = self._solver.init()
+
     def _advance(self, i: int, x: Tensor) -> Tensor:
-        """Step i of the sampler, with the two sides as they are at it."""
-        sampling, reflector = self._sampling, self._denoiser(self._sides.reflector)
-        meets = self._sides.reflector if sampling.method.name == "w2sd" else self._sides.strong
-        models = Models(
-            strong=self._denoiser(self._sides.strong),
-            reflector=reflector,
-            weak=self._denoiser(self._sides.weak),
-            together=self._together(meets) if sampling.asks_together(i) else None,
-            abroad=None if self.foreign is None else partial(self.foreign.reflect, strong=reflector),
-        )
-        self._owed = sampling.costs[i]
-        x = sampling.advance(i, x, models, lambda _, before, after: self._on_reflect(i, before, after))
+        """Step i of the sampling loop, as `core.sample` makes it, with the sides as they are at the pipeline's step."""
+        assert self._schedule is not None
+        start, end = self._schedule.levels[i : i + 2]
+        self._now, self._owed = {}, self._costs[i]
+        tilde = None if self._reflection is None else self._reflection.reflect(i, x)
+        x = x if tilde is None else tilde
+        x, self._state = self._solver.step(x, self._strong(x, start), start, end, self._state)
         if self.bar is not None and self._owed:  # evaluations that this step did without
             self.bar.advance(self._owed)
         return x
@@ -200,6 +252,12 @@ class HostedCall:
         """The pipeline's current step, from 0, and how many it counts."""
         return max(self._visited - 1, 0), len(schedule.steps)
 
+    def _at_step(self, side: Side) -> Resolved:
+        """What the side is at the current step, made out once a step."""
+        if id(side) not in self._now:
+            self._now[id(side)] = self._resolved(side)
+        return self._now[id(side)]
+
     def _resolved(self, side: Side) -> Resolved:
         """What the side is at the current step."""
         assert self._schedule is not None
@@ -219,20 +277,25 @@ class HostedCall:
         return Resolved(network, conditioning, guidance, prediction, side.settings)
 
     def _denoiser(self, side: Side) -> Denoiser:
-        """The side as a function of (x, level told), at the current step's timestep."""
-        now = self._resolved(side)
-        return lambda x, level: self._predictions(now, [now.guidance], x, level)[0]
+        """The side as a function of (x, level), at the pipeline's current step."""
 
-    def _together(self, strong: Side) -> Together | None:
-        """This side and the weak one as one function, where one evaluation gives both; None for two evaluations."""
-        if self._sides.weak is strong:  # the control costs what a pair does
-            return None
-        now, weak = self._resolved(strong), self._resolved(self._sides.weak)
-        one_batch = in_one_batch(strong, self._sides.weak, now, weak)
-        if not one_batch and not self._sides.weak.differs_in_guidance_alone(strong):
-            return None
+        def predict(x: Tensor, level: Level) -> Tensor:
+            now = self._at_step(side)
+            return self._predictions(now, [now.guidance], x, level)[0]
+
+        return predict
+
+    def _joint(self, strong: Side) -> JointDenoiser:
+        """This side and the weak one as one function, by one evaluation at steps where that gives both."""
+        weak_side = self._sides.weak
 
         def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+            now, weak = self._at_step(strong), self._at_step(weak_side)
+            alike = weak_side is not strong  # the control costs what a pair does
+            one_batch = alike and in_one_batch(strong, weak_side, now, weak)
+            if not one_batch and not (alike and weak_side.differs_in_guidance_alone(strong)):
+                good, bad = (self._predictions(side, [side.guidance], x, level)[0] for side in (now, weak))
+                return good, bad
             model, latent = (side_by_side(now, weak, x), torch.cat([x, x])) if one_batch else (now, x)
             good, bad = self._predictions(model, [now.guidance, weak.guidance], latent, level)
             return good[: len(x)], bad[-len(x) :]

@@ -49,7 +49,7 @@ def on_trajectories(noise: Tensor, levels: list[Level], sides: Mapping[str, Deno
         if i + 1 < len(levels) - 1:
             found.append(gap_cosine(x, levels[i + 1], sides))
 
-    sample(noise, levels, sides["strong"], path, on_step=observe)
+    sample(noise, levels, sides["strong"], path, callback=observe)
     return _collected(levels[:-1], found)
 
 

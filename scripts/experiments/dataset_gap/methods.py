@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from w2sd_video.core import Denoiser, Level, autoguided, sample, w2sd
+from w2sd_video.core import Denoiser, Level, autoguidance, sample, w2sd
 from w2sd_video.core import Path as SamplingPath
 
 STEPS, REFLECTIONS = 50, 49  # the paper's T, and its lambda T - 1
@@ -121,7 +121,7 @@ def make(
     if method.partner is None:
         pictures = sample(noise, grid, main, path)
     elif method.algorithm == "autoguided":
-        pictures = autoguided(noise, grid, main, counted(sides[method.partner]), path)
+        pictures = sample(noise, grid, autoguidance(main, counted(sides[method.partner])), path)
     else:
         pictures = w2sd(
             noise,

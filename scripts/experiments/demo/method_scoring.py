@@ -18,7 +18,6 @@ from w2sd_video.commands.rewards import oracle_share
 from w2sd_video.demo import oracle, world
 from w2sd_video.demo.captions import parse_caption
 from w2sd_video.hosting.hosting import reflected
-from w2sd_video.hosting.method import method_of
 from w2sd_video.pair import Selection
 
 BATCH = 24
@@ -82,5 +81,5 @@ def score(
     said = {"second": sum(choices) / len(choices)} if choices else {}
     evaluations = run.num_evaluations
     if way.reward is not None:
-        evaluations = method_of(way.algorithm, way.config).evaluations(way.steps)
+        evaluations = way.config.evaluations(way.steps, way.algorithm)
     return Score(torch.cat(correct), evaluations, evaluations, seconds), said  # unguided: a row each

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from experiments.theory.mixtures import IDEAL, PATHS, STRONG, Mixture, logit_weak, ratio_weak, schedule
 from w2sd_video.core import (
-    AS_PRINTED,
+    W2SD,
+    CachedDenoiser,
     Denoiser,
-    Lagging,
     Level,
+    Observed,
     Path,
-    Refinements,
-    autoguided,
-    resample,
-    resample_aligned,
+    Reflection,
+    ReflectionConfig,
+    Resample,
+    autoguidance,
     sample,
-    w2sd,
 )
 
 SCHEDULES = ("ddpm", "sdxl", "flow")
@@ -78,21 +78,11 @@ class Run:
         return self.latents[-1]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a run; as for the samplers in `core`."""
-
-    num_reflections: int | None = None
-    mode: str = "fused"
-    strength: float = 1.0
-    refinements: Refinements = AS_PRINTED
-    lag: bool = False
-    seed: int = 0
+FUSED = ReflectionConfig(mode="fused")
 
 
-def run(bed: Bed, method: str, x: Tensor, num_steps: int, settings: Settings | None = None) -> Run:
-    """Samples from the noise x [N, D] by a method of `METHODS`; noise of its own is drawn with the settings' seed."""
-    settings = settings or Settings()
+def run(bed: Bed, method: str, x: Tensor, num_steps: int, options: ReflectionConfig = FUSED, seed: int = 0) -> Run:
+    """Samples from x [N, D] by a method of `METHODS`, which takes the options it has; `seed` is of noise it adds."""
     levels, path, calls = bed.levels(num_steps), bed.path, 0
     latents: list[Tensor] = [x]
     moves: dict[int, tuple[Tensor, Tensor]] = {}
@@ -112,46 +102,27 @@ def run(bed: Bed, method: str, x: Tensor, num_steps: int, settings: Settings | N
         moves[i] = (x, tilde)
 
     ideal, strong, weak = counted(bed.ideal), counted(bed.strong), counted(bed.weak)
-    draw, lam = drawing(settings.seed), settings.num_reflections
+    sampled, noise_sampler = strong, drawing(seed)
+    reflection: Reflection | None = None
     if method in SAMPLED:
-        sample(x, levels, {"ideal": ideal, "strong": strong, "weak": weak}[method], path, on_step=kept)
-    elif method in ("w2sd", "swapped"):
-        w2sd(
-            x,
-            levels,
-            strong,
-            weak if method == "w2sd" else strong,
-            path,
-            num_reflections=lam,
-            mode=settings.mode,
-            reflector=weak if method == "swapped" else None,
-            strength=settings.strength,
-            refinements=settings.refinements,
-            lagging=Lagging() if settings.lag else None,
-            draw=draw,
-            on_step=kept,
-            on_reflect=moved,
-        )
+        sampled = {"ideal": ideal, "strong": strong, "weak": weak}[method]
     elif method == "autoguided":
-        autoguided(x, levels, strong, weak, path, weight=settings.strength, on_step=kept)
-    elif method == "resample":
-        resample(x, levels, strong, path, num_reflections=lam, draw=draw, on_step=kept, on_reflect=moved)
-    elif method in ("resample-aligned", "resample-opposed"):
-        resample_aligned(
-            x,
-            levels,
-            strong,
-            weak,
-            path,
-            similarity="above" if method == "resample-aligned" else "below",
-            num_reflections=lam,
-            mode=settings.mode,
-            draw=draw,
-            on_step=kept,
-            on_reflect=moved,
+        sampled = autoguidance(strong, weak, options.strength)
+    elif method in ("w2sd", "swapped"):
+        cached = CachedDenoiser(strong)
+        inner, other = (strong, weak) if method == "w2sd" else (weak, strong)
+        if options.lag:
+            sampled, inner = cached, cached.recall
+        reflection = W2SD(levels, inner, other, path, options, noise_sampler=noise_sampler)
+    elif method in METHODS:
+        other_side = None if method == "resample" else weak
+        taken, opposed = options.for_method(method), method == "resample-opposed"
+        reflection = Resample(
+            levels, strong, path, taken, weak=other_side, opposed=opposed, noise_sampler=noise_sampler
         )
     else:
         raise ValueError(f"unknown method {method!r}; it must be one of {', '.join(METHODS)}")
+    sample(x, levels, sampled, path, reflect=reflection and Observed(reflection, moved), callback=kept)
     return Run(torch.stack(latents), moves, calls)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands.lora_flags import LoraFlag
-from w2sd_video.commands.method_settings import SideRows, hosted_method, num_rows, reflection_record, rows_at_most
+from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_rows, reflection_record, rows_at_most
 from w2sd_video.commands.request import located, lora_scales_of
 from w2sd_video.commands.rewards import RewardSettings
 from w2sd_video.pair import Loras, ModelPair, ReflectionConfig
@@ -195,7 +195,7 @@ class ImagePlan:
 
     def evaluations(self, method: str) -> int:
         """Returns the evaluations of one picture: T, T + 2 lambda of W2SD, and so on (`adapters.method`)."""
-        return hosted_method(method, self.reflection).evaluations(self.steps_of(method))
+        return num_evaluations(method, self.reflection, self.steps_of(method))
 
     def rows(self, method: str) -> int:
         """Returns the batch rows of one picture: two for a guided evaluation, one at scale 0 or 1; both sides of a gap

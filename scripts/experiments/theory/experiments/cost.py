@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.theory.bed import SCHEDULES, Settings, logit_bed, ratio_bed
+from experiments.theory.bed import SCHEDULES, logit_bed, ratio_bed
 from experiments.theory.experiments.magnitude import measured
+from w2sd_video.core import ReflectionConfig
 
 STANDARD_STEPS = (10, 20, 30, 50, 100)
 STEPS = (4, 6, 10, 16, 25, 50)
@@ -31,7 +32,9 @@ def matched_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
         for standard in STANDARD_STEPS:
             for label, (method, mode) in METHODS.items():
                 steps = standard if label == "strong" else standard // 2
-                rows[label].append(measured(bed, method, steps, Settings(mode=mode, num_reflections=steps // 2)))
+                rows[label].append(
+                    measured(bed, method, steps, ReflectionConfig(mode=mode, num_reflections=steps // 2))
+                )
         found[name] = rows
     return found
 
@@ -43,7 +46,7 @@ def per_evaluation_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, An
         **{
             name: {
                 weak: {
-                    label: [measured(make(name), method, steps, Settings(mode=mode)) for steps in STEPS]
+                    label: [measured(make(name), method, steps, ReflectionConfig(mode=mode)) for steps in STEPS]
                     for label, (method, mode) in METHODS.items()
                 }
                 for weak, make in WEAK.items()

@@ -11,7 +11,6 @@ from torch import Tensor
 from experiments.theory.bed import (
     BOTH,
     SCHEDULES,
-    Settings,
     divergence,
     logit_bed,
     mixtures_bed,
@@ -23,6 +22,7 @@ from experiments.theory.bed import (
 from experiments.theory.experiments import plane
 from experiments.theory.experiments.magnitude import measured
 from experiments.theory.mixtures import Mixture, normal_quantiles
+from w2sd_video.core import ReflectionConfig
 
 # The four modes of the plane as styles: ink to the right, Disney upwards; both together is the goal.
 STYLES = ("neither", "Disney", "ink", "both")
@@ -60,7 +60,7 @@ def conflict_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
 def move_over_error(name: str, ratio: float) -> float:
     """The size of the gap's move over that of the inversion's error, mean over the reflected steps of a run."""
     bed = ratio_bed(name, ratio)
-    settings = Settings(mode="paper")
+    settings = ReflectionConfig()
     moved, idle = run(bed, "w2sd", normal_quantiles(), STEPS, settings), None
     sizes, errors = [], []
     same = ratio_bed(name, 1.0)
@@ -92,7 +92,7 @@ def similarity_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
         found[name] = {
             "strong": measured(ratio_bed(name), "strong", STEPS),
             **{
-                mode: [measured(ratio_bed(name, ratio), "w2sd", STEPS, Settings(mode=mode)) for ratio in RATIOS]
+                mode: [measured(ratio_bed(name, ratio), "w2sd", STEPS, ReflectionConfig(mode=mode)) for ratio in RATIOS]
                 for mode in ("paper", "fused")
             },
             "move_over_error": [move_over_error(name, ratio) for ratio in RATIOS],

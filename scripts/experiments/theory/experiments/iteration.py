@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.theory.bed import BOTH, Bed, Settings, drawing, logit_bed, mixtures_bed, mode_shares, noise, run
+from experiments.theory.bed import BOTH, FUSED, Bed, drawing, logit_bed, mixtures_bed, mode_shares, noise, run
 from experiments.theory.experiments import plane
 from experiments.theory.experiments.plane import cosines
 from experiments.theory.mixtures import IDEAL, STRONG, Mixture, left_mass, two_modes, wasserstein
-from w2sd_video.core import Level, Selector, resample, sample, sample_reflected, w2sd_auto
+from w2sd_video.core import AutoSelect, CustomReflection, Level, Observed, ReflectionConfig, Resample, Selector, sample
 
 STEPS, SAMPLES, GROUPS = 20, 4000, 5
 REFLECTIONS = (0, 1, 2, 3, 5, 8, 12, 19)
@@ -45,7 +45,8 @@ def alignment_numbers(bed: Bed, dimensions: int) -> dict[str, list[float]]:
         gap = bed.weak(x, levels[i]) - bed.strong(x, levels[i])
         cosine.append(cosines(drawn[-1], path.gap_coefficient(levels[i], levels[i + 1]) * gap))
 
-    final = resample(noise(SAMPLES, dimensions), levels, bed.strong, path, draw=kept, on_reflect=compared)
+    reflection = Observed(Resample(levels, bed.strong, path, noise_sampler=kept), compared)
+    final = sample(noise(SAMPLES, dimensions), levels, bed.strong, path, reflect=reflection)
     mean = torch.stack(cosine).mean(0)
     order = mean.argsort().chunk(GROUPS)
     return {
@@ -64,7 +65,7 @@ def resampling_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
             "strong": rare_share(line, run(line, "strong", noise(SAMPLES, 1), STEPS).final),
             "by_reflections": {
                 method: [
-                    rare_share(line, run(line, method, noise(SAMPLES, 1), STEPS, Settings(num_reflections=lam)).final)
+                    rare_share(line, run(line, method, noise(SAMPLES, 1), STEPS, ReflectionConfig(lam, "fused")).final)
                     for lam in REFLECTIONS
                 ]
                 for method in METHODS
@@ -75,15 +76,9 @@ def resampling_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
 
 def literal_resampling(bed: Bed, x: Tensor, num_steps: int) -> Tensor:
     """Alg. 3 as printed: what Add_Noise gets is x_t, which holds its noise already."""
-    levels, draw = bed.levels(num_steps), drawing(0)
-    return sample_reflected(
-        x,
-        levels,
-        bed.strong,
-        lambda i, x: bed.path.renoise(x, draw(x), levels[i]),
-        bed.path,
-        num_reflections=num_steps - 1,
-    )
+    levels, noise_sampler = bed.levels(num_steps), drawing(0)
+    printed = CustomReflection(levels, lambda x, start, _: bed.path.renoise(x, noise_sampler(x), start))
+    return sample(x, levels, bed.strong, bed.path, reflect=printed)
 
 
 def misprint_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
@@ -125,12 +120,13 @@ def _auto(name: str, first: Mixture, second: Mixture) -> dict[str, Any]:
     bed, x = mixtures_bed(name, IDEAL, first, second), noise(SAMPLES, 1)
     turned = mixtures_bed(name, IDEAL, second, first)
     levels, path, selector = bed.levels(STEPS), bed.path, Selector(reward)
+    selecting = AutoSelect(levels, bed.strong, bed.weak, path, selector, FUSED)
     finals = {
         "model 1": sample(x, levels, bed.strong, path),
         "model 2": sample(x, levels, bed.weak, path),
         "W2SD, 1 strong": run(bed, "w2sd", x, STEPS).final,
         "W2SD, 2 strong": run(turned, "w2sd", x, STEPS).final,
-        "auto": w2sd_auto(x, levels, bed.strong, bed.weak, path, selector, mode="fused"),
+        "auto": sample(x, levels, selecting.strong, path, reflect=selecting),
     }
     outcomes: dict[str, Any] = {
         label: {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.theory.bed import BOTH, Bed, Settings, logit_bed, ratio_bed, run
+from experiments.theory.bed import BOTH, FUSED, Bed, logit_bed, ratio_bed, run
 from experiments.theory.mixtures import IDEAL, left_mass, normal_quantiles, wasserstein
+from w2sd_video.core import ReflectionConfig
 
 RATIOS = (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 STEPS = 50
@@ -18,9 +19,9 @@ CURVES = {  # label: family of weak models, method, mode
 }
 
 
-def measured(bed: Bed, method: str, num_steps: int, settings: Settings | None = None) -> dict[str, float]:
+def measured(bed: Bed, method: str, num_steps: int, options: ReflectionConfig = FUSED) -> dict[str, float]:
     """The left mass, its distance W2 to the ideal mixture, and the evaluations of one run from 1000 quantiles."""
-    done = run(bed, method, normal_quantiles(), num_steps, settings)
+    done = run(bed, method, normal_quantiles(), num_steps, options)
     return {
         "left": left_mass(done.final),
         "distance": wasserstein(done.final, IDEAL, 2),
@@ -39,7 +40,7 @@ def magnitude_numbers(schedules: Sequence[str] = BOTH) -> dict[str, Any]:
         curves: dict[str, dict[str, list[float]]] = {}
         for label, (family, method, mode) in CURVES.items():
             make = ratio_bed if family == "exact" else logit_bed
-            points = [measured(make(name, ratio), method, STEPS, Settings(mode=mode)) for ratio in RATIOS]
+            points = [measured(make(name, ratio), method, STEPS, ReflectionConfig(mode=mode)) for ratio in RATIOS]
             curves[label] = {key: [point[key] for point in points] for key in ("left", "distance")}
         found[name] = {"curves": curves, "strong": measured(ratio_bed(name), "strong", STEPS)}
     return found

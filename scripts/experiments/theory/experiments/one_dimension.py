@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.theory.bed import SCHEDULES, Bed, Settings, in_mode_std, logit_bed, mixtures_bed, mode_shares, run
+from experiments.theory.bed import SCHEDULES, Bed, in_mode_std, logit_bed, mixtures_bed, mode_shares, run
 from experiments.theory.mixtures import IDEAL, STRONG, Mixture, logit_weak, normal_quantiles, two_modes, wasserstein
-from w2sd_video.core import Level
+from w2sd_video.core import Level, ReflectionConfig
 
 STEPS = 50
 FEW_AND_MANY = (5, 20)
@@ -68,7 +68,7 @@ def histogram(x: Tensor, low: float, high: float, bins: int) -> tuple[list[float
 
 def paths(bed: Bed, method: str, num_steps: int, count: int, mode: str = "fused") -> Tensor:
     """The latents of each step [count, T + 1] from evenly spread quantiles of the starting noise."""
-    return run(bed, method, normal_quantiles(count), num_steps, Settings(mode=mode)).latents[:, :, 0].T
+    return run(bed, method, normal_quantiles(count), num_steps, ReflectionConfig(mode=mode)).latents[:, :, 0].T
 
 
 def roughness(latents: Tensor) -> float:
@@ -79,7 +79,7 @@ def roughness(latents: Tensor) -> float:
 
 def outcome(bed: Bed, method: str, num_steps: int, mode: str = "fused") -> dict[str, float]:
     """The share of the leftmost mode, the distance to the ideal, the spread within modes, how rough the paths are."""
-    done = run(bed, method, normal_quantiles(), num_steps, Settings(mode=mode))
+    done = run(bed, method, normal_quantiles(), num_steps, ReflectionConfig(mode=mode))
     return {
         "left": mode_shares(done.final, bed.target.means)[0],
         "distance": wasserstein(done.final, bed.target, 2),

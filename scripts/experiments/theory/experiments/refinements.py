@@ -10,9 +10,9 @@ import torch
 
 from experiments.theory.bed import (
     BOTH,
+    FUSED,
     SCHEDULES,
     Bed,
-    Settings,
     in_mode_std,
     logit_bed,
     mixtures_bed,
@@ -23,7 +23,7 @@ from experiments.theory.bed import (
 )
 from experiments.theory.experiments.magnitude import measured
 from experiments.theory.mixtures import IDEAL, STRONG, left_mass, normal_quantiles, two_modes, wasserstein
-from w2sd_video.core import Refinements
+from w2sd_video.core import ReflectionConfig
 
 STEPS = 20
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
@@ -44,7 +44,7 @@ def strength_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
         "steps": STEPS,
         **{
             name: {
-                weak: [measured(make(name), "w2sd", STEPS, Settings(strength=strength)) for strength in STRENGTHS]
+                weak: [measured(make(name), "w2sd", STEPS, replace(FUSED, strength=strength)) for strength in STRENGTHS]
                 for weak, make in beds.items()
             }
             for name in schedules
@@ -58,14 +58,14 @@ def thinning_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     for name in schedules:
         bed = ratio_bed(name)
 
-        def outcome(refinements: Refinements, strength: float = 1.0, bed: Bed = bed) -> dict[str, float]:
-            return measured(bed, "w2sd", STEPS, Settings(refinements=refinements, strength=strength))
+        def outcome(options: ReflectionConfig, bed: Bed = bed) -> dict[str, float]:
+            return measured(bed, "w2sd", STEPS, options)
 
         found[name] = {
             "strong": measured(bed, "strong", STEPS),
-            "every": [outcome(Refinements(every=k)) for k in EVERY],
-            "every, strength k": [outcome(Refinements(every=k), k) for k in EVERY],
-            "windows": [outcome(Refinements(window=window)) for window in WINDOWS],
+            "every": [outcome(replace(FUSED, every=k)) for k in EVERY],
+            "every, strength k": [outcome(replace(FUSED, every=k, strength=k)) for k in EVERY],
+            "windows": [outcome(replace(FUSED, window=window)) for window in WINDOWS],
         }
     return found
 
@@ -82,7 +82,7 @@ def fixed_point_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
                             ratio_bed(name),
                             "w2sd",
                             steps,
-                            Settings(mode="paper", refinements=Refinements(fixed_point=n)),
+                            ReflectionConfig(fixed_point=n),
                         )
                         for steps in FIXED_STEPS
                     ]
@@ -101,7 +101,7 @@ def noise_numbers(count: int = 4000, schedules: Sequence[str] = BOTH) -> dict[st
     x = noise(count, 1)
     for name in schedules:
         bed = ratio_bed(name)
-        finals = [run(bed, "w2sd", x, 50, Settings(refinements=Refinements(noise=k))).final for k in NOISES]
+        finals = [run(bed, "w2sd", x, 50, replace(FUSED, noise=k)).final for k in NOISES]
         found[name] = {
             "strong": wasserstein(run(bed, "strong", x, 50).final, IDEAL, 2),
             "distance": [wasserstein(final, IDEAL, 2) for final in finals],
@@ -124,7 +124,7 @@ def cap_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     x = normal_quantiles()
     for name in schedules:
         bed = lost_bed(name)
-        finals = [run(bed, "w2sd", x, 50, Settings(refinements=Refinements(cap=cap))).final for cap in CAPS]
+        finals = [run(bed, "w2sd", x, 50, replace(FUSED, cap=cap)).final for cap in CAPS]
         found[name] = {
             "strong": measured(bed, "strong", 50),
             "left": [left_mass(final) for final in finals],
@@ -136,7 +136,7 @@ def cap_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
 
 def lag_numbers(schedules: Sequence[str] = SCHEDULES) -> dict[str, Any]:
     """Lagging beside plain W2SD over its own evaluations, and what either does where there is no gap (T 50)."""
-    settings = {"fused": Settings(), "paper": Settings(mode="paper")}
+    settings = {"fused": FUSED, "paper": ReflectionConfig()}
     found: dict[str, Any] = {"steps": list(LAG_STEPS)}
     x = normal_quantiles()
     for name in schedules:

@@ -16,7 +16,6 @@ from w2sd_video.core import (
     Level,
     NoisePath,
     Path,
-    Refinements,
     invert,
     reflect,
     reflect_fused,
@@ -43,8 +42,7 @@ def reflections(kind: str, levels: list[Level], model: Denoiser, path: Path) -> 
             return reflect_fused(x, start, end, model, model, path)
         if kind == "lower level":
             return invert(path.step(x, model(x, start), start, end), start, end, lambda x, _: model(x, end), path)
-        fixed = Refinements(fixed_point=2 if kind == "fixed point 2" else 0).fixed_point
-        return reflect(x, start, end, model, model, path, fixed_point=fixed)
+        return reflect(x, start, end, model, model, path, fixed_point=2 if kind == "fixed point 2" else 0)
 
     return reflected
 

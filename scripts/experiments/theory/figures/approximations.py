@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from experiments.theory.bed import SCHEDULES, Settings, run
+from dataclasses import replace
+
+from experiments.theory.bed import FUSED, SCHEDULES, run
 from experiments.theory.experiments import refinements
 from experiments.theory.experiments.one_dimension import histogram
 from experiments.theory.made import COLOURS, NAMES, Made, verdict
 from experiments.theory.mixtures import normal_quantiles
-from w2sd_video.core import Refinements
 from w2sd_video.report.plotting import Area, Axis, Line, Panel, Rule, Sheet
 
 SHOWN = 0.05  # the cap whose samples are drawn
@@ -79,9 +80,7 @@ def cap() -> Made:
     x = normal_quantiles(4000)
     runs = {
         "without a cap": run(refinements.lost_bed("ddpm"), "w2sd", x, 50).final,
-        f"cap {SHOWN}": run(
-            refinements.lost_bed("ddpm"), "w2sd", x, 50, Settings(refinements=Refinements(cap=SHOWN))
-        ).final,
+        f"cap {SHOWN}": run(refinements.lost_bed("ddpm"), "w2sd", x, 50, replace(FUSED, cap=SHOWN)).final,
         "strong model": run(refinements.lost_bed("ddpm"), "strong", x, 50).final,
     }
     colours = {"without a cap": "#882255", f"cap {SHOWN}": COLOURS["w2sd"], "strong model": COLOURS["strong"]}

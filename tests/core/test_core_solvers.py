@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) as main steps: its formula, its order on data whose paths are known exactly, and its history."""
+"""DPM-Solver++(2M): its formula, its order on data whose paths are known exactly, and its history."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from experiments.theory.mixtures import PATHS, STRONG, Mixture, continuous_level, logit_weak, schedule, slope
 from torch import Tensor
 
+from tests.support.sampled import by_autoguidance
 from w2sd_video.core import (
+    DPMSolverMultistep,
     FlowPath,
     Level,
-    Multistep,
     NoisePath,
     Past,
     Path,
-    autoguided,
     reflect,
     sample,
     second_order_step,
@@ -65,10 +65,10 @@ def algorithm_2(x: Tensor, levels: list[Level], clean: Callable[[Tensor, Level],
 
 
 @pytest.mark.parametrize("name", ["ddpm", "sdxl", "flow"])
-def test_main_steps_are_algorithm_2_written_out(name: str) -> None:
+def test_its_steps_are_algorithm_2_written_out(name: str) -> None:
     path = PATHS[name]
     levels = even_levels("flow", 7) if name == "flow" else schedule(name, 7)
-    got = sample(noise(5, 1), levels, STRONG.denoiser(path), path, main_step=Multistep(path))
+    got = sample(noise(5, 1), levels, STRONG.denoiser(path), path, solver=DPMSolverMultistep(path))
     torch.testing.assert_close(got, algorithm_2(noise(5, 1), levels, STRONG.clean), rtol=1e-11, atol=1e-11)
 
 
@@ -79,7 +79,7 @@ def test_the_order_of_accuracy_is_two_where_plain_steps_have_one(name: str) -> N
     def error(step: float, second: bool) -> float:
         levels = even_levels(name, round(8 / step))
         x = noise(64, 1)
-        end = sample(x, levels, DATA.denoiser(path), path, main_step=Multistep(path) if second else None)
+        end = sample(x, levels, DATA.denoiser(path), path, solver=DPMSolverMultistep(path) if second else None)
         return float((end - carried(x, levels[0], levels[-1])).abs().max())
 
     plain, second = (slope(lambda h, two=two: error(h, two), 0.2, 3) for two in (False, True))
@@ -116,12 +116,12 @@ def test_eight_steps_of_second_order_come_nearer_than_sixteen_plain_ones() -> No
     # Few steps are what the paper's Figure 19 is about (T 8).
     path, x = PATHS["sdxl"], noise(64, 1)
 
-    def error(num_steps: int, main_step: Any = None) -> float:
+    def error(num_steps: int, solver: Any = None) -> float:
         levels = karras_levels(num_steps)
-        end = sample(x, levels, DATA.denoiser(path), path, main_step=main_step)
+        end = sample(x, levels, DATA.denoiser(path), path, solver=solver)
         return float((end - carried(x, levels[0], levels[-1])).abs().max())
 
-    assert error(8, Multistep(path)) < error(16) < error(8)
+    assert error(8, DPMSolverMultistep(path)) < error(16) < error(8)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flow"])
@@ -131,7 +131,7 @@ def test_data_of_one_point_is_reached_exactly_as_by_plain_steps(name: str) -> No
     point = Mixture(means=((0.7,),), weights=(1.0,), std=0.0).denoiser(path)
     levels = levels[1:] if name == "flow" else levels
     plain = sample(noise(5, 1), levels, point, path)
-    second = sample(noise(5, 1), levels, point, path, main_step=Multistep(path))
+    second = sample(noise(5, 1), levels, point, path, solver=DPMSolverMultistep(path))
     torch.testing.assert_close(second, plain, rtol=0, atol=1e-12)
 
 
@@ -139,10 +139,12 @@ def test_steps_from_pure_noise_and_to_clean_data_are_of_first_order() -> None:
     path, levels = FlowPath(), schedule("flow", 4)  # alpha 0 at the start, sigma 0 at the end
     denoiser = DATA.denoiser(path)
     x = noise(5, 1)
-    multistep = Multistep(path)
+    solver = DPMSolverMultistep(path)
+    state = solver.init()
     for i, (start, end) in enumerate(itertools.pairwise(levels)):
         prediction = denoiser(x, start)
-        got, plain = multistep(x, prediction, start, end), path.step(x, prediction, start, end)
+        plain = path.step(x, prediction, start, end)
+        got, state = solver.step(x, prediction, start, end, state)
         # Step 1 has an infinitely distant step before it, which extrapolates by nothing: the same up to rounding.
         same = bool(torch.allclose(got, plain, rtol=0, atol=1e-14))
         assert same == (i != 2)
@@ -152,7 +154,7 @@ def test_steps_from_pure_noise_and_to_clean_data_are_of_first_order() -> None:
 
 @pytest.mark.parametrize("name", ["sdxl", "flow"])
 @pytest.mark.parametrize("lam", [1, 3, 5])
-def test_reflections_are_of_first_order_and_leave_the_history_to_the_main_steps(name: str, lam: int) -> None:
+def test_reflections_are_of_first_order_and_leave_the_history_to_the_sampling_steps(name: str, lam: int) -> None:
     path = PATHS[name]
     levels = schedule("sdxl", 6) if name == "sdxl" else even_levels("flow", 6)
     strong, weak = STRONG.denoiser(path), logit_weak(2).denoiser(path)
@@ -166,7 +168,7 @@ def test_reflections_are_of_first_order_and_leave_the_history_to_the_main_steps(
         else:
             following = second_order_step(expected, clean, start, end, before)
         expected, before = following, Past(start, clean)
-    got = w2sd(noise(9, 1), levels, strong, weak, path, num_reflections=lam, main_step=Multistep(path))
+    got = w2sd(noise(9, 1), levels, strong, weak, path, num_reflections=lam, solver=DPMSolverMultistep(path))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)
     plain = w2sd(noise(9, 1), levels, strong, weak, path, num_reflections=lam)
     assert (got - plain).abs().max() > 1e-2
@@ -175,9 +177,9 @@ def test_reflections_are_of_first_order_and_leave_the_history_to_the_main_steps(
 def test_fused_reflections_of_equal_models_are_second_order_sampling_bit_for_bit() -> None:
     path, levels = PATHS["sdxl"], schedule("sdxl", 6)
     strong = STRONG.denoiser(path)
-    plain = sample(noise(9, 1), levels, strong, path, main_step=Multistep(path))
-    fused = w2sd(noise(9, 1), levels, strong, strong, path, mode="fused", main_step=Multistep(path))
-    guided = autoguided(noise(9, 1), levels, strong, strong, path, main_step=Multistep(path))
+    plain = sample(noise(9, 1), levels, strong, path, solver=DPMSolverMultistep(path))
+    fused = w2sd(noise(9, 1), levels, strong, strong, path, mode="fused", solver=DPMSolverMultistep(path))
+    guided = by_autoguidance(noise(9, 1), levels, strong, strong, path, solver=DPMSolverMultistep(path))
     assert torch.equal(plain, fused) and torch.equal(plain, guided)
 
 
@@ -186,9 +188,9 @@ def test_the_strong_models_bias_is_taken_back_with_second_order_steps_too() -> N
     path, levels = PATHS["ddpm"], [continuous_level("vp", 1 - 0.999 * k / 20) for k in range(21)]
     start = torch.special.ndtri((torch.arange(400, dtype=torch.float64) + 0.5) / 400)[:, None]
     strong, weak = STRONG.denoiser(path), logit_weak(2).denoiser(path)
-    plain = sample(start, levels, strong, path, main_step=Multistep(path))
-    moved = w2sd(start, levels, strong, weak, path, main_step=Multistep(path))
-    swapped = w2sd(start, levels, strong, strong, path, reflector=weak, main_step=Multistep(path))
+    plain = sample(start, levels, strong, path, solver=DPMSolverMultistep(path))
+    moved = w2sd(start, levels, strong, weak, path, solver=DPMSolverMultistep(path))
+    swapped = w2sd(start, levels, strong, strong, path, reflector=weak, solver=DPMSolverMultistep(path))
     left = [float((x < 0).double().mean()) for x in (swapped, plain, moved)]
     assert left[1] == pytest.approx(0.25, abs=0.01)  # second order: sampling itself has hardly an error left
     assert left[0] < left[1] - 0.05 and left[1] + 0.05 < left[2] <= 0.5
@@ -196,9 +198,9 @@ def test_the_strong_models_bias_is_taken_back_with_second_order_steps_too() -> N
 
 def test_an_order_asked_for_is_kept_and_a_new_run_starts_anew() -> None:
     path, levels = PATHS["sdxl"], schedule("sdxl", 6)
-    strong, multistep, x = STRONG.denoiser(path), Multistep(path), noise(5, 1)
+    strong, x = STRONG.denoiser(path), noise(5, 1)
     plain = sample(x, levels, strong, path)
-    asked = sample(x, levels, strong, path, main_step=lambda *step: multistep(*step, order=1))
-    assert torch.equal(asked, plain)
-    first, again = (sample(x, levels, strong, path, main_step=Multistep(path)) for _ in range(2))
+    assert torch.equal(sample(x, levels, strong, path, solver=DPMSolverMultistep(path, [1] * 6)), plain)
+    solver = DPMSolverMultistep(path)
+    first, again = (sample(x, levels, strong, path, solver=solver) for _ in range(2))
     assert torch.equal(first, again) and not torch.equal(first, plain)
