@@ -1,0 +1,256 @@
+"""What every family of pairs keeps, whatever its pipelines are: written once, run over all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conformance import families
+from tests.conformance.families import FAMILIES, Family, Run
+from tests.support import programs
+
+TIMES = ("seconds", "peak_memory_mb")
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    families.prepare(folder)
+    return folder
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture
+def make(family: Family, disk: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Runs the family's program into a folder called `name`; the rest are words."""
+
+    def made(name: str, *words: str, thing: int = 0) -> Run:
+        return families.make(family, disk, tmp_path / name, words, thing=thing)
+
+    return made
+
+
+def timeless(run: Run) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in run.lines]
+
+
+def told(family: Family, disk: Path, *words: str) -> dict[str, Any]:
+    """The one JSON object that a command prints; nothing else is on standard output."""
+    ended = programs.run(family.line("--format", "json", *words), disk)
+    report = json.loads(ended.out)
+    assert ended.out.count("\n") == 1 and report["exit_code"] == ended.code
+    return report
+
+
+# -- plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_does_what_its_dry_run_says(family: Family, disk: Path, tmp_path: Path) -> None:
+    words = ("--methods", ",".join(family.methods), family.count, "2", "--output", str(tmp_path / "out"))
+    plan = told(family, disk, *words, "--dry-run")
+    assert plan["status"] == "planned" and not (tmp_path / "out").exists()
+    report, run = told(family, disk, *words, "--quiet"), Run(tmp_path / "out")
+    assert report["status"] == "done" and report["failed"] == []
+    assert {name: run.record[name] for name in ("pair", "settings", "device", "dtype")} == {
+        name: plan[name] for name in ("pair", "settings", "device", "dtype")
+    }
+    assert set(plan["methods"]) == set(family.methods)
+    assert [name for name in plan["files"] if not (run.folder / name).exists()] == []
+    assert len(run.lines) == 2 * len(family.methods)
+    for line in run.lines:
+        cost = plan["methods"][line["method"]]
+        skipped = 2 * line.get("num_skipped", 0)  # a bridge leaves out levels that its weak side does not know
+        assert line["num_evaluations"] + skipped == cost["evaluations"], line["method"]
+        if "rows" in cost:
+            assert line["num_rows"] + skipped == cost["rows"], line["method"]
+        if "vae_calls" in cost:
+            assert line["num_encodes"] + line["num_decodes"] + 3 * skipped == cost["vae_calls"], line["method"]
+    steps = run.record["settings"]["steps"]
+    extra = {"weak": 0, "strong": 0}
+    assert {m: plan["methods"][m]["evaluations"] for m in family.methods} == {
+        m: steps + extra.get(m, 2 * 2) for m in family.methods
+    }
+    assert len({run.frames(method).tobytes() for method in family.methods}) == len(family.methods)
+
+
+def test_words_for_people_say_where_the_page_is_and_quiet_says_only_that(
+    family: Family, disk: Path, tmp_path: Path
+) -> None:
+    words = ("--methods", "strong", "--output", str(tmp_path / "out"))
+    loud = programs.run(family.line(*words), disk)
+    assert str(tmp_path / "out" / "index.html") in loud.out and "evaluations" in loud.out and loud.err
+    quiet = programs.run(family.line(*words, "--quiet"), disk)
+    assert quiet.out.strip() == str(tmp_path / "out" / "index.html")
+    assert all(line.startswith("note: ") for line in quiet.err.splitlines())
+
+
+# -- seeds, batches ---------------------------------------------------------------------------------------------------
+
+
+def test_an_output_depends_on_its_seed_and_on_nothing_beside_it(family: Family, make: Callable[..., Run]) -> None:
+    every = make("every", "--methods", "weak,strong,w2sd", family.count, "2", "--seed", "5")
+    alone = make("alone", "--methods", "w2sd", "--seed", "6")
+    assert every.of("w2sd", 1)["seed"] == alone.of("w2sd")["seed"] == 6
+    assert np.array_equal(every.frames("w2sd", 1), alone.frames("w2sd"))
+    assert not np.array_equal(every.frames("w2sd", 0), every.frames("w2sd", 1))
+    other = make("other", "--methods", "w2sd", "--seed", "6", thing=1)
+    lossy = family.name == "whole video pipeline"  # its prompts change less than mp4 keeps
+    assert lossy or not np.array_equal(other.frames("w2sd"), alone.frames("w2sd"))
+
+
+def test_batches_make_what_single_outputs_are(family: Family, make: Callable[..., Run]) -> None:
+    if not family.batch:
+        pytest.skip("makes one at a time")
+    words = ("--methods", "strong,w2sd", family.count, "3")
+    single, batched = make("single", *words), make("batched", *words, *family.batch.split())
+    for line in single.lines:
+        one, other = (run.frames(line["method"], line["index"]).astype(int) for run in (single, batched))
+        assert np.abs(one - other).max() <= 1
+        assert batched.of(line["method"], line["index"])["num_evaluations"] == line["num_evaluations"]
+
+
+# -- the stock pipeline -----------------------------------------------------------------------------------------------
+
+
+def test_without_reflections_w2sd_is_the_stock_pipeline(family: Family, make: Callable[..., Run]) -> None:
+    run = make("out", "--methods", "strong,w2sd", "--reflections", "0", "--seed", "7")
+    assert run.of("w2sd")["num_evaluations"] == run.of("strong")["num_evaluations"]
+    assert np.array_equal(run.frames("w2sd"), run.frames("strong"))
+    stock = families.stock_frames(family, families.stock_pipeline(family), 7)
+    assert stock.shape == run.frames("w2sd").shape
+    assert np.abs(stock - run.frames("w2sd")).mean() <= family.tolerance
+
+
+class Boom(Exception):
+    pass
+
+
+def test_an_exception_leaves_the_pipeline_as_it_was(family: Family) -> None:
+    from bridges.pixel.bridged import bridged
+    from w2sd_video import ModelSpec, Routing, reflected
+
+    pipe = families.stock_pipeline(family)
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    before, scheduler = families.stock_frames(family, pipe, 1), pipe.scheduler
+    if family.name == "bridge":
+        weak = families.stock_pipeline(families.FAMILIES[2])
+        context = bridged(pipe, (weak, ModelSpec(guidance=1.0)), num_reflections=2, noise_map="fixed")
+    elif family.name == "moe":
+        context = reflected(pipe, weak=ModelSpec(routing=Routing("bottom", k=2)), num_reflections=2)
+    else:
+        context = reflected(pipe, weak=ModelSpec(guidance=0.0), num_reflections=2)
+    calls: list[int] = []
+
+    def boom(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:  # inside the first reflection, or the step after it
+            raise Boom
+
+    hook = network.register_forward_pre_hook(boom)
+    with pytest.raises(Boom), context:
+        families.stock_frames(family, pipe, 1)
+    hook.remove()
+    assert "forward" not in vars(network) and "step" not in vars(scheduler) and pipe.scheduler is scheduler
+    assert np.array_equal(families.stock_frames(family, pipe, 1), before)
+
+
+# -- stopped and gone on with -----------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_is_finished_by_the_same_command_with_the_same_bytes(
+    family: Family, disk: Path, tmp_path: Path, make: Callable[..., Run]
+) -> None:
+    words = ("--methods", "strong,w2sd", family.count, "3")
+    whole, cut = make("whole", *words), Run(tmp_path / "cut")
+    child = os.fork()  # this process has torch already, and one thread
+    if child == 0:
+        os.closerange(0, 3)
+        families.make(family, disk, cut.folder, words)
+        os._exit(0)
+    results = cut.folder / "results.jsonl"
+    deadline = time.monotonic() + 60
+    while not (results.exists() and results.read_bytes().count(b"\n") >= 2):
+        assert time.monotonic() < deadline, "nothing was made"
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "it was done before it was killed"
+    kept = {path: path.stat().st_mtime_ns for path in (cut.folder / line["path"] for line in cut.lines[:1])}
+    assert len(cut.lines) < len(whole.lines)
+    make("cut", *words)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished is not made again"
+    assert cut.files() == whole.files()
+    assert timeless(cut) == timeless(whole)
+    assert list(cut.folder.rglob("*.part*")) == []
+
+
+def test_a_folder_takes_more_methods_and_no_other_run(family: Family, disk: Path, make: Callable[..., Run]) -> None:
+    run = make("out", "--methods", "strong")
+    before = run.lines
+    assert make("out", "--methods", "strong,w2sd").lines[: len(before)] == before
+    assert run.of("w2sd")["status"] == "done"
+    report = told(family, disk, "--methods", "strong", "--seed", "3", "--output", str(run.folder))
+    assert report["status"] == "refused" and report["exit_code"] == 2
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+REFUSED = {  # words -> what the one sentence has to name
+    "steps": (("--steps", "0"), "steps"),
+    "reflections": (("--reflections", "99"), "reflections"),
+    "negative reflections": (("--reflections", "-1"), "reflections"),
+    "seed": (("--seed", "-1"), "seed"),
+    "no number": (("--steps", "many"), "many"),
+    "guidance": (("--guidance", "nan"), "guidance"),
+    "weak guidance": (("--weak-guidance", "inf"), "guidance"),
+    "strength": (("--strength", "nan"), "strength"),
+    "method": (("--methods", "weak,wek"), "wek"),
+    "dtype": (("--dtype", "float8"), "float8"),
+    "device": (("--device", "tpu"), "tpu"),
+    "flag": (("--promt", "x"), "--promt"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_values_are_refused_alike_by_a_run_and_its_dry_run(
+    case: str, family: Family, disk: Path, tmp_path: Path
+) -> None:
+    words, named = REFUSED[case]
+    output = ("--output", str(tmp_path / "out"))
+    reports = [told(family, disk, *words, *output, *dry) for dry in ((), ("--dry-run",))]
+    assert [report["exit_code"] for report in reports] == [2, 2]
+    assert reports[0]["error"] == reports[1]["error"] and named in reports[0]["error"]
+    assert "\n" not in reports[0]["error"] and not (tmp_path / "out").exists()
+    text = programs.run(family.line(*words, *output), disk)
+    assert (text.code, text.out, text.err) == (2, "", f"error: {reports[0]['error']}\n")
+
+
+def test_refusals_come_before_torch(disk: Path, tmp_path: Path) -> None:
+    lines = [family.line(*words, "--output", "out") for family in FAMILIES for words, _ in REFUSED.values()]
+    program = (
+        "import json, sys; from pathlib import Path; from tests.support import programs\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    assert programs.run(line, Path(sys.argv[2])).code == 2, line\n"
+        "    assert 'torch' not in sys.modules, line\n"
+    )
+    lines = [line for line in lines if "tpu" not in line]  # torch knows its devices
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(lines), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(programs.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
