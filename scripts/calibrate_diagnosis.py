@@ -144,14 +144,14 @@ class _Pictures:
         self._known: dict[Any, Any] = {}
 
     def measured(self, name: str) -> dict[str, Any]:
-        from experiments.demo import gap_scoring
-        from experiments.demo.gap_methods import Setting
+        from experiments.demo import gaps
+        from experiments.demo.gaps import Setting
 
         from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS
         from w2sd_video.diagnosis.measuring import baseline, measure
         from w2sd_video.loading.lora_files import use_loras
 
-        self._pipe = self._pipe or gap_scoring.load(PICTURE_WEIGHTS / "weak", LORA_WEIGHTS)
+        self._pipe = self._pipe or gaps.load(PICTURE_WEIGHTS / "weak", LORA_WEIGHTS)
         _, ours, theirs = GAPS[name]
         strong = Setting(**ours)
         network = theirs.get("network")
@@ -173,7 +173,7 @@ class _BundledGap:
     """A gap of the bundled pictures as something to measure, in one batch."""
 
     def __init__(self, pipe: Any, strong: Any, weak: Any, count: int, other: bool) -> None:
-        from experiments.demo.gap_scoring import prompts_and_seeds
+        from experiments.demo.gaps import prompts_and_seeds
 
         self.pipe, self.strong, self.weak, self.network = pipe, strong, weak, None
         self.captions, self.seeds = prompts_and_seeds(count)
@@ -182,7 +182,7 @@ class _BundledGap:
 
     def sample(self, partner: str | None, mode: str, num_reflections: int | None, watch: Any) -> Any:
         import torch
-        from experiments.demo.gap_methods import ADAPTER
+        from experiments.demo.gaps import ADAPTER
 
         from w2sd_video.demo import world
         from w2sd_video.hosting.hosting import reflected
@@ -230,12 +230,12 @@ class _Videos:
         self._known: Any = None
 
     def measured(self, share: float) -> dict[str, Any]:
-        from experiments.demo import scoring
+        from experiments.demo import videos
 
         from w2sd_video.demo import WEIGHTS
         from w2sd_video.diagnosis.measuring import baseline, measure
 
-        self._sides = self._sides or scoring.load(WEIGHTS)
+        self._sides = self._sides or videos.load(WEIGHTS)
         partner = copy.deepcopy(self._sides["strong"].unet)
         for ours, theirs in zip(partner.parameters(), self._sides["weak"].unet.parameters(), strict=True):
             ours.data.lerp_(theirs.data, share)
@@ -246,7 +246,7 @@ class _Videos:
 
 class _BundledVideos:
     def __init__(self, pipe: Any, partner: Any, count: int) -> None:
-        from experiments.demo.scoring import prompts_and_seeds
+        from experiments.demo.videos import prompts_and_seeds
 
         self.pipe, self.partner = pipe, partner
         prompts, seeds = prompts_and_seeds(120)

@@ -36,8 +36,7 @@ def run(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str,
         listed = {name: {"source": entry.source, "claim": entry.claim} for name, entry in entries.items()}
         lines = [f"{name:14s} {entry.source}: {entry.claim}" for name, entry in entries.items()]
         return EXIT_DONE, {"figures": listed} if arguments.format == "json" else {"text": "\n".join(lines)}
-    from experiments.theory.making import make_figures
-    from experiments.theory.page import text
+    from experiments.theory.report import make_figures, text
 
     def told(name: str) -> None:
         if not arguments.quiet:

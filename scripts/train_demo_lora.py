@@ -11,39 +11,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.errors import exit_code
-from w2sd_video.runs.progress import calm_libraries
+from experiments.engine import program, train_parser
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/lora-weights"), help="where the LoRA is written")
-    parser.add_argument("--work", type=Path, default=Path("outputs/lora-training"), help="checkpoint to resume from")
+def main(words: list[str] | None = None) -> int:
+    parser = train_parser(__doc__, name="lora", threads=None)
     parser.add_argument("--weights", type=Path, help="an SDXL pipeline's folder (default: the bundled pair's)")
-    parser.add_argument("--seed", type=int, default=0, help="of all draws (default 0: the bundled LoRA's)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    calm_libraries()
-    return exit_code(lambda: run(options))
+    return program(parser, words, run)
 
 
 def run(options: argparse.Namespace) -> int:
-    import torch
     from experiments.demo import lora
 
-    from w2sd_video.demo import PICTURE_WEIGHTS
-
-    for folder in (options.work, options.output):  # what cannot be written is refused now, not after the training
-        folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    pipe = lora.load_pipeline(options.weights or PICTURE_WEIGHTS / "weak")
-    lora.train_lora(pipe, options.work, options.seed, quiet=options.quiet)
-    print(f"wrote {lora.save_lora(pipe, options.output)}")
-    return 0
+    return lora.run(options)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Scoring the picture pair: the methods make what they say, are counted, kept, and read by the oracle."""
 
-import json
 import math
 
 import pytest
 import torch
-from experiments.bridge import report, scoring
+from experiments.bridge import scores as scoring
+from experiments.engine import Score
 
 from bridges.pixel.command.presets import NOISE_MAP
 from bridges.pixel.noise_maps import Mapped
@@ -48,11 +48,11 @@ def test_the_bundled_map_is_the_one_that_is_fitted(sides):
 def test_a_real_gap_moves_pictures_and_is_counted(sides, fitted):
     strong, moved = (scoring.score(sides, short(name), fitted, 3) for name in ("strong", "w2sd"))
     assert strong[0].num_evaluations == 4
-    assert strong[0].num_decodes == strong[0].num_encodes == 0
+    assert strong[0].notes == {"decodes": 0, "encodes": 0, "skipped": 0}
     assert not torch.equal(moved[1], strong[1])
-    made = 2 - moved[0].num_skipped
+    made = 2 - moved[0].notes["skipped"]
     assert moved[0].num_evaluations == moved[0].num_rows == 4 + 2 * made
-    assert moved[0].num_decodes == moved[0].num_encodes == 3 * made
+    assert moved[0].notes["decodes"] == moved[0].notes["encodes"] == 3 * made
 
 
 def test_each_side_draws_the_colours_and_shapes_it_is_told_and_the_strong_side_better(sides, fitted):
@@ -80,19 +80,11 @@ def test_the_test_set_has_every_caption_equally_often_with_noise_of_its_own():
     assert len(set(seeds)) == 480
 
 
-def test_a_score_survives_its_file():
-    score = scoring.PictureScore(torch.tensor([[True, False], [True, True]]), 46, 46, 0.5, 27, 27, 1)
-    back = report.from_json(json.loads(json.dumps(report.to_json(score) | {"settings": {}})))
-    assert torch.equal(back.correct, score.correct)
-    assert back.all.tolist() == [False, True]
-    assert (back.num_evaluations, back.num_skipped, back.num_encodes) == (46, 1, 27)
-
-
 def test_the_table_has_a_row_per_method_with_its_difference_to_strong():
     right, wrong = torch.ones(40, 2, dtype=torch.bool), torch.zeros(40, 2, dtype=torch.bool)
-    scores = {"strong": scoring.PictureScore(wrong, 28, 28, 0.1, 0, 0, 0)}
-    scores["w2sd"] = scoring.PictureScore(right, 46, 46, 0.2, 27, 27, 1)
-    lines = report.table(scores).splitlines()
+    scores = {"strong": Score(wrong, 28, 28, 0.1, {"decodes": 0, "encodes": 0, "skipped": 0})}
+    scores["w2sd"] = Score(right, 46, 46, 0.2, {"decodes": 27, "encodes": 27, "skipped": 1})
+    lines = scoring.table(scores).splitlines()
     assert len(lines) == 4
     assert "| W2SD through pixels | 46 | 54 | 1.000 | 1.000 | 1.000 | +1.000 [+1.000, +1.000] | 0.20 |" in lines
 
@@ -110,13 +102,13 @@ def test_finished_methods_are_kept_and_others_of_the_pair_are_not_taken_for_them
     assert score_bridge.main(words) == 0
     first = capsys.readouterr().out
     assert "| W2SD through pixels | " in first
-    written = (tmp_path / "w2sd.json").stat().st_mtime_ns
+    written = (tmp_path / "w2sd.pt").stat().st_mtime_ns
     assert score_bridge.main(words) == 0
     assert capsys.readouterr().out == first
-    assert (tmp_path / "w2sd.json").stat().st_mtime_ns == written
+    assert (tmp_path / "w2sd.pt").stat().st_mtime_ns == written
     monkeypatch.setitem(scoring.METHODS, "w2sd", short("w2sd", strength=2.0))
     assert score_bridge.main(words) == 0
-    assert (tmp_path / "w2sd.json").stat().st_mtime_ns != written
+    assert (tmp_path / "w2sd.pt").stat().st_mtime_ns != written
 
 
 @pytest.mark.parametrize(

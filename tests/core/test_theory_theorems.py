@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from experiments.theory.experiments.theorems import bound_numbers, line_numbers, random_triple, theorem_1_numbers
 from experiments.theory.gaps import Triple, fisher_ratio, terms
 from experiments.theory.mixtures import IDEAL, PATHS, STRONG, Mixture, logit_weak, normal_quantiles, schedule
+from experiments.theory.theorems import bound_numbers, line_numbers, random_triple, theorem_1_numbers
 from torch import Tensor
 
 from w2sd_video.core import Level, NoisePath, reflect_fused

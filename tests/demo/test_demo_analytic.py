@@ -3,8 +3,8 @@
 import pytest
 import torch
 from experiments.demo.analytic import ClipSpace, PosteriorMean, caption_log_posterior
-from experiments.demo.report import paired_interval
-from experiments.demo.scoring import REFLECTIONS, STEPS
+from experiments.demo.videos import REFLECTIONS, STEPS
+from experiments.engine import paired_interval
 
 from w2sd_video.core import Level, NoisePath, autoguidance, sample, w2sd
 from w2sd_video.demo import components, oracle

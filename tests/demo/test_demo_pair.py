@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import AnimateDiffSDXLPipeline, AutoencoderKL, UNet2DConditionModel
-from experiments.demo import scoring
+from experiments.demo import videos as scoring
 
 from w2sd_video.demo import CAPTIONS, WEIGHTS, oracle, parse_caption, world
 
@@ -53,7 +53,7 @@ def test_the_sides_share_motion_modules_and_differ_in_the_2d_layers(sides):
 
 def test_the_strong_side_knows_colour_shape_and_motion(sides):
     """Each attribute is right more often than chance plus four standard deviations of chance over the 24 videos."""
-    score, _ = scoring.score(sides, scoring.METHODS["strong"], 24)
+    score, _ = scoring.score(sides, scoring.Method(), 24)
     assert score.num_rows == scoring.STEPS
     for rate, kinds in zip(score.correct.double().mean(dim=0).tolist(), (6, 4, 5), strict=True):
         chance = 1 / kinds
@@ -62,7 +62,7 @@ def test_the_strong_side_knows_colour_shape_and_motion(sides):
 
 def test_fused_zero_gap_is_the_strong_side_bit_for_bit_and_a_real_gap_is_not(sides):
     names = ("strong", "zero-gap-fused", "w2sd-fused")
-    strong, same, moved = (scoring.score(sides, scoring.METHODS[name], 3) for name in names)
+    strong, same, moved = (scoring.score(sides, scoring.METHODS[name][1], 3) for name in names)
     assert torch.equal(same[1], strong[1])
     assert not torch.equal(moved[1], strong[1])
     assert moved[0].num_rows == same[0].num_rows == scoring.STEPS + 2 * scoring.REFLECTIONS
@@ -78,10 +78,8 @@ def test_the_test_set_has_every_caption_equally_often_with_noise_of_its_own():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_bundled_pair_meets_its_bars(sides):
-    """Every bar of `report.BARS` on 240 videos (about 20 minutes on two cores)."""
-    from experiments.demo import report
-
-    names = {name for bar in report.BARS for name in (bar.method, bar.against)}
-    scores = {name: scoring.score(sides, scoring.METHODS[name], 240)[0] for name in sorted(names)}
-    assert not [bar.claim for bar in report.BARS if not report.holds(bar, scores[bar.method], scores[bar.against])]
+    """Every bar on 240 videos (about 20 minutes on two cores)."""
+    names = {name for bar in scoring.BARS for name in (bar.method, bar.against)}
+    scores = {name: scoring.score(sides, scoring.METHODS[name][1], 240)[0] for name in sorted(names)}
+    assert not [bar.claim for bar in scoring.BARS if not bar.holds(scores)]
     assert 0.4 <= scores["strong"].all.double().mean() <= 0.85

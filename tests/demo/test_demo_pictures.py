@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, StableDiffusionXLPipeline
 from experiments.demo import picture_training
-from experiments.demo.loop import Phase
-from experiments.demo.picture_recipe import PHASES, Recipe, make_picture_pair
+from experiments.demo.picture_training import PHASES, Recipe, write_pipelines
 from experiments.demo.training import signal_rates
+from experiments.training import Phase
 from safetensors import safe_open
 
 from scripts import train_bridge_demo
@@ -176,7 +176,7 @@ def short_pair(tmp_path_factory):
     """The folder of a pair after two steps of every phase, and of its control."""
     folder = tmp_path_factory.mktemp("pair")
     recipe = Recipe(folder, 0, phases=SHORT, pictures=64, quiet=True)
-    assert make_picture_pair(folder / "pair", recipe, ("strong", "weak", "control"))
+    write_pipelines(folder / "pair", recipe, ("strong", "weak", "control"))
     return folder / "pair"
 
 
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, ca
     assert "file" in capsys.readouterr().err
 
 
-def test_nothing_is_written_when_a_side_did_not_finish(tmp_path):
-    recipe = Recipe(tmp_path, 0, phases=SHORT, pictures=64, quiet=True)
-    assert not make_picture_pair(tmp_path / "pair", recipe, ("strong",), lambda: False)
-    assert not (tmp_path / "pair").exists()
+def test_nothing_is_written_when_a_side_did_not_finish(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_training, "train_side_by_side", lambda program, options, sides: False)
+    assert train_bridge_demo.main(["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]) == 1
+    assert not list((tmp_path / "out").iterdir())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiments.demo import training
-from experiments.demo.loop import Phase, train
+from experiments.training import Phase, normalise_latents, train
 from torch import nn
 
 from w2sd_video.demo import CAPTIONS, components, parse_caption, world
@@ -61,7 +61,7 @@ def test_folding_the_latents_statistics_changes_no_picture():
         before = vae.encode(pixels).latent_dist
         picture = vae.decode(before.mean).sample
         mean, std = before.mean.mean(dim=(0, 2, 3)), before.mean.std(dim=(0, 2, 3))
-        training.normalise_latents(vae, mean, std)
+        normalise_latents(vae, mean, std)
         after = vae.encode(pixels).latent_dist
         assert torch.allclose(after.mean.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-5)
         assert torch.allclose(after.mean.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-5)

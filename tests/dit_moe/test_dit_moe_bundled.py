@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.digits import gaps, measures, report, scoring
-from experiments.digits.export import JUDGE
-from experiments.digits.judge import Reading, load_judge
+from experiments.digits import gaps, scoring
+from experiments.digits.judge import JUDGE, load_judge
 
 from bridges.dit_moe.demo import WEIGHTS
 
@@ -28,7 +27,7 @@ def scored(seed: int, num_evaluations: int = 50) -> scoring.Score:
     probabilities = torch.rand(40, 10, generator=generator, dtype=torch.float64).softmax(dim=1)
     features = torch.randn(40, 32, generator=generator, dtype=torch.float64)
     correct = torch.arange(40) % (seed + 2) > 0
-    return scoring.Score(measures.Sample(Reading(features, probabilities), correct), num_evaluations, 100, 0.1, 0.01)
+    return scoring.Score(features, probabilities, correct, num_evaluations, 100, 0.1, 0.01)
 
 
 def test_the_bundle_is_a_half_precision_pipeline_of_a_few_megabytes(pipe):
@@ -100,17 +99,18 @@ def test_a_gap_that_points_at_what_is_missing_is_worth_adding_and_one_that_does_
     assert 0 < found.margin < 0.03
 
 
-def test_the_sweep_is_drawn_once_every_point_is_scored():
-    reference = measures.moments(torch.randn(50, 32, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+def test_the_sweep_is_drawn_once_every_point_is_scored(tmp_path):
+    reference = torch.randn(50, 32, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     scores = {name: scored(i % 5) for i, name in enumerate(scoring.METHODS)}
-    found = report.rows(scores, reference, draws=20)
-    assert report.sweep_plot(found) is not None
-    assert report.sweep_plot({name: row for name, row in found.items() if name != "w2sd-20"}) is None
+    assert scoring.sweep_plot(scores, reference, tmp_path / "sweep.png", draws=20)
+    some = {name: score for name, score in scores.items() if name != "w2sd-20"}
+    assert not scoring.sweep_plot(some, reference, tmp_path / "none.png", draws=20)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.png"]
     for name, against in scoring.PAIRS:
         assert {name, against} <= set(scoring.METHODS)
-    lines = report.pairs({name: scores[name] for name in ("strong", "w2sd")}, reference, draws=20).splitlines()
+    lines = scoring.pairs({name: scores[name] for name in ("strong", "w2sd")}, reference, draws=20).splitlines()
     assert len(lines) == 3  # the head, and the only pair that is finished
-    difference = scores["w2sd"].sample.correct.double().mean() - scores["strong"].sample.correct.double().mean()
+    difference = scores["w2sd"].correct.double().mean() - scores["strong"].correct.double().mean()
     assert f"| {difference:+.3f} [" in lines[2]
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from experiments.dataset_gap import comparison, sources
-from experiments.dataset_gap.methods import METHODS
+from experiments.dataset_gap import pictures, results
 from experiments.dataset_gap.recipe import CIFAR
-from experiments.demo.loop import Phase
+from experiments.dataset_gap.scoring import METHODS
+from experiments.training import Phase
 from PIL import Image
 
 from scripts import score_dataset_gap, train_dataset_gap
@@ -37,20 +37,20 @@ def folder(tmp_path):
 
 
 def test_both_commands_take_a_folder_of_cifar_batches(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sources, "CIFAR", SMALL)
+    monkeypatch.setattr(pictures, "CIFAR", SMALL)
     for name in ("strong", "w2sd"):
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], steps=2, num_reflections=1))
-    monkeypatch.setattr(comparison, "NUM_COSINES", 2)
-    monkeypatch.setattr(comparison, "STEPS", 2)
+    monkeypatch.setattr(results, "NUM_COSINES", 2)
+    monkeypatch.setattr(results, "STEPS", 2)
     weights, given = tmp_path / "weights", ["--cifar-dir", str(folder), "--quiet"]
     trained = ["--paths", "noise", "--output", str(weights), "--work", str(tmp_path / "work")]
     assert train_dataset_gap.main([*given, *trained]) == 0
     scored = ["--weights", str(weights), "--output", str(tmp_path / "out"), "--count", "3", "--methods", "strong,w2sd"]
     assert score_dataset_gap.main([*given, *scored]) == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert (results["majority"], results["minority"]) == ("horse", "automobile")
-    assert results["trained_on"] == {"weak": [20, 2], "strong": [20, 10], "ideal": [20, 20]}
-    assert results["methods"].keys() == {"strong", "w2sd"}
+    written = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert (written["majority"], written["minority"]) == ("horse", "automobile")
+    assert written["trained_on"] == {"weak": [20, 2], "strong": [20, 10], "ideal": [20, 20]}
+    assert written["methods"].keys() == {"strong", "w2sd"}
     assert Image.open(tmp_path / "out" / "samples.png").width > 2 * 32
     # The bundled networks are for digits.
     capsys.readouterr()

@@ -3,21 +3,20 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from experiments.dataset_gap import WEIGHTS, comparison, cosines, figures, neighbours, report, scoring
-from experiments.dataset_gap.export import export_judge, export_network
-from experiments.dataset_gap.judge import MINORITY, Judge, Reading, verdicts
-from experiments.dataset_gap.methods import METHODS, STRENGTHS, sweep_name
+from experiments.dataset_gap import WEIGHTS, cosines, figures, results, scoring
+from experiments.dataset_gap.judge import MINORITY, Judge, verdicts
 from experiments.dataset_gap.networks import build_network
 from experiments.dataset_gap.pictures import Pictures, load_digits
 from experiments.dataset_gap.recipe import DIGITS, PATHS, SIDES
-from experiments.dataset_gap.statistics import Interval, frechet_interval
+from experiments.dataset_gap.scoring import METHODS, STRENGTHS, sweep_name
+from experiments.dataset_gap.training import export_judge, export_network
 from PIL import Image
 
 from scripts import score_dataset_gap
+from vbench_eval.statistics import Interval
 from w2sd_video.core import Level, NoisePath
 from w2sd_video.errors import UserError
 
@@ -81,9 +80,8 @@ def quick(monkeypatch):
     """All methods at T 3 with two reflections at most, few draws, few samples beside the methods'."""
     for name, method in METHODS.items():
         monkeypatch.setitem(METHODS, name, replace(method, steps=3, num_reflections=min(2, method.num_reflections)))
-    monkeypatch.setattr(report, "frechet_interval", partial(frechet_interval, draws=20))
-    for name, number in (("NUM_EXACT", 20), ("NUM_COSINES", 6), ("STEPS", 3)):
-        monkeypatch.setattr(comparison, name, number)
+    for name, number in (("DRAWS", 20), ("NUM_EXACT", 20), ("NUM_COSINES", 6), ("STEPS", 3)):
+        monkeypatch.setattr(results, name, number)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -99,15 +97,15 @@ def test_the_command_scores_all_methods_once_and_draws_every_figure(
     for name in ("samples", "features", "strength", "cosine", "overview"):
         picture = Image.open(tmp_path / "out" / f"{name}.png").convert("RGB")
         assert len(picture.getcolors(1 << 24)) > 4, "more than paper"
-    results = json.loads(first)
-    assert results["methods"].keys() == METHODS.keys()
-    assert all(sum(row["majority_minority_neither"]) == 12 for row in results["methods"].values())
-    assert results["methods"]["zero-gap-fused"]["minus"]["strong"]["difference"] == [0, 0, 0]
+    written = json.loads(first)
+    assert written["methods"].keys() == METHODS.keys()
+    assert all(sum(row["majority_minority_neither"]) == 12 for row in written["methods"].values())
+    assert written["methods"]["zero-gap-fused"]["minus"]["strong"]["difference"] == [0, 0, 0]
 
     def never(*_):
         raise AssertionError("a finished method was run again")
 
-    monkeypatch.setattr(scoring, "score", never)
+    monkeypatch.setattr(results, "scored", never)
     assert score_dataset_gap.main(arguments) == 0
     assert (tmp_path / "out" / "results.json").read_bytes() == first
 
@@ -117,11 +115,10 @@ def test_a_part_of_the_methods_is_scored_and_a_damaged_file_made_again(weights, 
     arguments = ["--weights", str(weights), "--output", str(out), "--count", "4", "--quiet", "--methods", "weak, w2sd"]
     assert score_dataset_gap.main(arguments) == 0
     assert {file.stem for file in out.glob("*.pt")} == {"weak", "w2sd"}
-    good = scoring.load_score(out / "w2sd.pt", torch.load(out / "w2sd.pt")["settings"])
+    good = torch.load(out / "w2sd.pt")["score"]
     (out / "w2sd.pt").write_bytes(b"damaged")
     assert score_dataset_gap.main(arguments) == 0
-    again = scoring.load_score(out / "w2sd.pt", torch.load(out / "w2sd.pt")["settings"])
-    assert torch.equal(good.pictures, again.pictures)
+    assert torch.equal(good["pictures"], torch.load(out / "w2sd.pt")["score"]["pictures"])
 
 
 @pytest.mark.parametrize(
@@ -201,21 +198,21 @@ def test_independent_errors_of_one_size_have_the_cosine_that_the_figure_marks():
 def test_nearness_knows_a_copy(weights):
     split = load_digits()
     copies = ((split.seen.of_side("weak").minority + 1) * 127.5).round().to(torch.uint8)
-    reading = Reading(torch.zeros(len(copies), 16), torch.full((len(copies),), MINORITY))
-    rows = neighbours.nearness("weak", scoring.Score(copies, reading, 0, 0.0, 0.0), split)
+    features, classes = torch.zeros(len(copies), 16), torch.full((len(copies),), MINORITY)
+    rows = results.nearness("weak", scoring.Score(copies, features, classes, 0, 0.0, 0.0), split)
     assert [(row.kind, row.num_trained, row.num_samples) for row in rows] == [("minority", 14, 14)]
     assert rows[0].of_samples < 0.04, "8 bits: at most 1/255 in each of 64 pixels"
     assert rows[0].of_unseen > 1
 
 
 def test_the_theorys_numbers_are_those_of_the_odds():
-    found = comparison.theory({})["of_training_sets"]
+    found = results.theory({})["of_training_sets"]
     assert found["gap"] == pytest.approx(math.log(5), rel=1e-12)
     assert found["static_share"] == pytest.approx(5 / 7, rel=1e-12)
     assert found["strength_for_balance"] == pytest.approx(math.log(2) / math.log(5), rel=1e-12)
     equal = Interval(0.5, 0.4, 0.6)
-    assert "of_measured_shares" in comparison.theory({"weak": Interval(0.1, 0, 0.2), "strong": equal})
-    assert "of_measured_shares" not in comparison.theory({"weak": Interval(0.0, 0, 0.2), "strong": equal})
+    assert "of_measured_shares" in results.theory({"weak": Interval(0.1, 0, 0.2), "strong": equal})
+    assert "of_measured_shares" not in results.theory({"weak": Interval(0.0, 0, 0.2), "strong": equal})
 
 
 def test_every_strength_of_the_sweep_is_a_method():

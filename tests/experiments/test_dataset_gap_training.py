@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from experiments.dataset_gap import training
-from experiments.dataset_gap.export import export_judge, export_network
 from experiments.dataset_gap.judge import Judge, judging_loss, load_judge
 from experiments.dataset_gap.networks import build_network, load_network
 from experiments.dataset_gap.pictures import Pictures, Split, load_digits
 from experiments.dataset_gap.recipe import CIFAR, DIGITS, PATHS
-from experiments.demo.loop import Phase, generator_for
+from experiments.dataset_gap.training import export_judge, export_network
+from experiments.training import Phase, generator_for
 
 from scripts import train_dataset_gap
 from w2sd_video.errors import UserError

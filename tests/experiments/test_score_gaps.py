@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.demo import gap_report, gap_scoring, lora
-from experiments.demo.gap_methods import GAPS, REFLECTIONS, STEPS, Sampling, Setting
-from experiments.demo.loop import Phase
-from experiments.demo.scoring import Score
+from experiments.demo import gaps, lora
+from experiments.demo.gaps import GAPS, REFLECTIONS, STEPS, Sampling, Setting
+from experiments.engine import Score
+from experiments.training import Phase
 from safetensors.torch import load_file, save_file
 
 from scripts import score_gaps, train_demo_lora
@@ -21,13 +21,13 @@ LORA_FILE = LORA_WEIGHTS / "pytorch_lora_weights.safetensors"
 
 @pytest.fixture(scope="module")
 def pipe():
-    return gap_scoring.load(PICTURE_WEIGHTS / "weak", LORA_WEIGHTS)
+    return gaps.load(PICTURE_WEIGHTS / "weak", LORA_WEIGHTS)
 
 
 @pytest.fixture
 def few_steps(monkeypatch):
     """Three steps, one of which is reflected (or guided)."""
-    monkeypatch.setattr(gap_scoring, "REFLECTIONS", 1)
+    monkeypatch.setattr(gaps, "REFLECTIONS", 1)
 
     def shortened(method: Sampling) -> Sampling:
         return dataclasses.replace(method, steps=3, guided_steps=None if method.guided_steps is None else 1)
@@ -36,7 +36,7 @@ def few_steps(monkeypatch):
 
 
 def made(pipe, method: Sampling) -> torch.Tensor:
-    return gap_scoring.generate(pipe, method, ["a red ring", "a red ring"], [1, 2])[0]
+    return gaps.generate(pipe, method, ["a red ring", "a red ring"], [1, 2])[0]
 
 
 def cost(method: Sampling) -> tuple[int, int]:
@@ -56,7 +56,7 @@ def cost(method: Sampling) -> tuple[int, int]:
 @pytest.mark.parametrize("name", GAPS)
 def test_every_method_costs_what_the_formulas_say(name, pipe, few_steps):
     for label, method in GAPS[name].methods().items():
-        _, run = gap_scoring.generate(pipe, few_steps(method), ["a red ring"], [1])
+        _, run = gaps.generate(pipe, few_steps(method), ["a red ring"], [1])
         assert (run.num_evaluations, run.num_rows) == cost(few_steps(method)), label
 
 
@@ -101,7 +101,8 @@ def test_matched_guidance_is_twice_the_strong_sides_less_the_weak_ones():
 
 def test_guidance_for_the_first_steps_is_for_those_only(pipe, few_steps):
     """For none of the steps left over it is guidance throughout, and from then on it is the other guidance."""
-    first = few_steps(GAPS["guidance"].methods()["matched guidance 2, first 10 steps"])
+    methods = GAPS["guidance"].methods()
+    first = few_steps(next(method for method in methods.values() if method.guided_steps is not None))
     throughout, never = made(pipe, few_steps(Sampling(Setting(2.0)))), made(pipe, few_steps(Sampling(Setting())))
     assert torch.equal(made(pipe, dataclasses.replace(first, guided_steps=3)), throughout)
     assert not torch.equal(made(pipe, first), throughout)
@@ -141,26 +142,28 @@ def test_training_starts_from_no_change_and_goes_on_where_it_stopped(tmp_path: P
 
 def test_differences_are_to_the_gaps_own_controls():
     right, wrong = torch.ones(40, 2, dtype=torch.bool), torch.zeros(40, 2, dtype=torch.bool)
-    scores = {("lora", "strong"): Score(wrong, 28, 28, 0.1), ("lora", "W2SD, paper mode"): Score(right, 48, 48, 0.2)}
-    scores["lora", "zero-gap, paper mode"] = Score(right, 48, 48, 0.2)
-    line = gap_report.differences(scores).splitlines()[2]
+    methods = GAPS["lora"].methods()
+    names = ("strong", "W2SD, paper mode", "zero-gap, paper mode")
+    keys = dict(zip(names, (methods[name].key for name in names), strict=True))
+    scores = {keys["strong"]: Score(wrong, 28, 28, 0.1), keys["W2SD, paper mode"]: Score(right, 48, 48, 0.2)}
+    scores[keys["zero-gap, paper mode"]] = Score(right, 48, 48, 0.2)
+    line = gaps.differences(scores).splitlines()[2]
     assert line == (
         "| LoRA 0.8 over -1.5 | paper mode | +1.000 [+1.000, +1.000] | +0.000 [+0.000, +0.000] | - | - | - |"
     )
-    assert "| 48 | 48 | 1.000 | 1.000 | 1.000 | +1.000 [+1.000, +1.000] | 0.20 |" in gap_report.table(scores)
+    assert "| 48 | 48 | 1.000 | 1.000 | 1.000 | +1.000 [+1.000, +1.000] | 0.20 |" in gaps.table(scores)
 
 
 def test_finished_methods_are_kept(tmp_path, monkeypatch, capsys):
     short = {"lora": dataclasses.replace(GAPS["lora"], label="short")}
     few = {"strong": Sampling(Setting(lora=0.8), steps=2), "weak": Sampling(Setting(lora=-1.5), steps=2)}
-    monkeypatch.setattr("experiments.demo.gap_methods.Gap.methods", lambda gap: few | {"strong, equal": few["strong"]})
-    monkeypatch.setattr("experiments.demo.gap_methods.GAPS", short)
-    monkeypatch.setattr(gap_report, "GAPS", short)
-    words = ["--count", "2", "--output", str(tmp_path), "--quiet", "--threads", "1"]
+    monkeypatch.setattr(gaps.Gap, "methods", lambda gap: few | {"strong, equal": few["strong"]})
+    monkeypatch.setattr(gaps, "GAPS", short)
+    words = ["--count", "2", "--curves", "none", "--output", str(tmp_path), "--quiet", "--threads", "1"]
     assert score_gaps.main(words) == 0
     first = capsys.readouterr().out
     assert "| short | weak | 2 | 2 |" in first
-    monkeypatch.setattr(gap_scoring, "score", None)  # nothing is made again
+    monkeypatch.setattr(gaps, "score", None)  # nothing is made again
     assert score_gaps.main(words) == 0
     assert capsys.readouterr().out == first
 

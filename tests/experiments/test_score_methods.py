@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
-from experiments.demo import method_report, method_scoring, scoring
-from experiments.demo.method_ways import ALGORITHMS, CURVES, SETTINGS, Way, groups
-from experiments.demo.scoring import Score, fingerprint
+from experiments.demo import methods, videos
+from experiments.demo.methods import ALGORITHMS, CURVES, SETTINGS, groups
+from experiments.demo.videos import Method as Way
+from experiments.engine import Score, Scores, fingerprint
 
 from scripts import score_methods
 from w2sd_video.demo import WEIGHTS, world
@@ -22,7 +22,7 @@ CAPTION = "a red ring moving up"
 
 @pytest.fixture(scope="module")
 def sides():
-    return scoring.load(WEIGHTS)
+    return videos.load(WEIGHTS)
 
 
 def shortened(way: Way) -> Way:
@@ -39,14 +39,14 @@ def score_of(right: list[int], evaluations: int = 20) -> Score:
 @pytest.mark.parametrize("label", ALGORITHMS)
 def test_every_algorithm_costs_what_its_method_says(label, sides):
     way = shortened(ALGORITHMS[label])
-    _, run = method_scoring.generate(sides, way, [CAPTION], [1])
+    _, run = videos.generate(sides, way, [CAPTION], [1])
     assert run.num_evaluations == way.config.evaluations(3, way.algorithm)
 
 
 def test_ways_differ_wherever_their_keys_do_and_are_made_once_where_they_do_not():
     assert len({repr(way) for way in EVERY.values()}) == len(EVERY)
     assert SETTINGS["W2SD, paper mode"].key == ALGORITHMS["W2SD, paper mode (Alg. 1)"].key
-    _, values, lines = CURVES["lambda"]
+    values, lines = CURVES["lambda"].values, CURVES["lambda"].lines
     assert lines["w2sd"][values.index(10)] == SETTINGS["W2SD, paper mode"]
     assert all(line[values.index(0)].key == Way().key for line in lines.values())
 
@@ -55,7 +55,7 @@ def test_the_rewards_count_all_attributes_or_the_colour_alone():
     wanted = torch.tensor([parse_caption(CAPTION)])
     clip = world.render(wanted, world.random_starts(1, torch.Generator().manual_seed(0))).frames[0]
     frames = (clip.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    oracle, colour = method_scoring.reward_called("oracle"), method_scoring.reward_called("colour")
+    oracle, colour = videos.reward_called("oracle"), videos.reward_called("colour")
     assert oracle(frames, CAPTION) == colour(frames, CAPTION) == 1.0
     assert oracle(frames, "a green ring moving up") == pytest.approx(2 / 3)
     assert colour(frames, "a green ring moving up") == 0.0 and colour(frames, "a red cross moving down") == 1.0
@@ -65,7 +65,7 @@ def test_the_rewards_count_all_attributes_or_the_colour_alone():
 def test_a_random_reward_chooses_the_weak_side_about_as_often_as_the_strong_one(sides):
     way = dataclasses.replace(ALGORITHMS["auto-selection, reward random, paper mode (control)"], steps=3)
     prompts, seeds = [CAPTION] * 12, list(range(12))
-    _, run = method_scoring.generate(sides, shortened(way), prompts, seeds)
+    _, run = videos.generate(sides, shortened(way), prompts, seeds)
     chosen = [second for selection in run.choices for second in selection]
     assert len(chosen) == 2 * 12
     assert 3 <= sum(chosen) <= 21  # fair coins miss this once in 90,000
@@ -74,36 +74,36 @@ def test_a_random_reward_chooses_the_weak_side_about_as_often_as_the_strong_one(
 def test_the_controls_are_the_same_reflections_without_a_gap_and_no_more_evaluations():
     paper, auto = ALGORITHMS["W2SD, paper mode (Alg. 1)"], ALGORITHMS["auto-selection, reward colour, paper mode"]
     zero = ALGORITHMS["zero-gap, paper mode"]
-    assert method_report.zero_gap_of(paper) == method_report.zero_gap_of(auto) == zero
-    assert method_report.zero_gap_of(zero) is None
-    assert method_report.zero_gap_of(SETTINGS["paper, fixed point 1"]) == SETTINGS["zero-gap, fixed point 1"]
-    assert method_report.zero_gap_of(ALGORITHMS["swapped roles (the weak side samples), fused"]) is None
+    assert methods.zero_gap_of(paper) == methods.zero_gap_of(auto) == zero
+    assert methods.zero_gap_of(zero) is None
+    assert methods.zero_gap_of(SETTINGS["paper, fixed point 1"]) == SETTINGS["zero-gap, fixed point 1"]
+    assert methods.zero_gap_of(ALGORITHMS["swapped roles (the weak side samples), fused"]) is None
     scores = {Way(steps=n).key: score_of([1, 0], n) for n in (20, 30, 40)} | {paper.key: score_of([1, 1], 39)}
-    assert method_report.equal_of(paper, scores) is scores[Way(steps=30).key]
-    assert method_report.equal_of(Way(steps=40), scores) is None
+    assert methods.equal_of(paper, scores) is scores[Way(steps=30).key]
+    assert methods.equal_of(Way(steps=40), scores) is None
 
 
-def test_the_table_has_paired_differences_and_the_curve_its_intervals():
+def test_the_table_has_paired_differences_and_the_curve_its_intervals(tmp_path):
     strong, paper = Way(), ALGORITHMS["W2SD, paper mode (Alg. 1)"]
     scores = {strong.key: score_of([1, 0, 0, 0] * 5), paper.key: score_of([1, 1, 0, 0] * 5, 40)}
-    row = method_report.table({"paper": paper}, scores).splitlines()[-1]
+    row = methods.table({"paper": paper}, scores).splitlines()[-1]
     assert row.startswith("| paper | 40 | 0.500 | 0.500 | 0.500 | 0.500 | +0.250 [")
     assert row.endswith("| - | - |")
-    curve = method_report.curve_table("lambda", scores).splitlines()
+    curve = CURVES["lambda"].table(scores).splitlines()
     assert curve[2].startswith("| 0 | 0.250 [")
     assert curve[5].startswith("| 10 | 0.500 [") and curve[5].endswith("| - | - |")
-    assert method_report.curve_picture("lambda", scores) is None
+    assert not CURVES["lambda"].draw(scores, "share right", tmp_path / "lambda.png")
     whole = {key: score_of([1, 0, 1]) for key in EVERY}
-    assert method_report.curve_picture("strength", whole) is not None
+    assert CURVES["strength"].draw(whole, "share right", tmp_path / "strength.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["strength.png"]
 
 
 def test_finished_ways_are_read_and_not_made_again(tmp_path, monkeypatch, capsys):
-    settings = {"count": 4, "weights": fingerprint(WEIGHTS)}
-    for key in EVERY:
-        record = {"settings": settings, "way": "", "said": {"second": 0.25}, "correct": [[1, 1, 1]] * 4}
-        record |= {"num_evaluations": 20, "num_rows": 20, "seconds": 1.0}
-        (tmp_path / f"{key}.json").write_text(json.dumps(record))
-    monkeypatch.setattr(scoring, "load", lambda weights: pytest.fail("the pair was loaded"))
+    prints = fingerprint(WEIGHTS)
+    kept = Scores(tmp_path, Score, lambda way: (4, prints, way))
+    for key, way in EVERY.items():
+        kept.put(key, way, Score(torch.ones(4, 3).bool(), 20, 20, 1.0, {"second": 0.25}))
+    monkeypatch.setattr(methods, "load", lambda weights: pytest.fail("the pair was loaded"))
     assert score_methods.main(["--count", "4", "--output", str(tmp_path), "--quiet"]) == 0
     printed = capsys.readouterr().out
     assert "| strong | 20 | 1.000 | 1.000 | 1.000 | 1.000 | - | - | - |" in printed

@@ -78,7 +78,7 @@ def test_a_picture_has_a_row_per_prompt_and_a_column_per_method(folder: Path) ->
 def test_finished_scores_are_kept_and_damaged_ones_are_not_taken_for_any(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments.demo import scoring
+    from experiments.demo import videos
 
     words = ["--count", "2", "--methods", "weak, strong", "--output", "scores", "--quiet"]
     assert program("score_demo")(words) == 0
@@ -86,11 +86,11 @@ def test_finished_scores_are_kept_and_damaged_ones_are_not_taken_for_any(
     assert "| weak |" in table and "not run  W2SD (fused) beats strong by 0.05" in table
 
     made: list[str] = []
-    score = scoring.score
+    score = videos.score
     monkeypatch.setattr(
-        scoring, "score", lambda sides, method, *a, **k: made.append(method.label) or score(sides, method, *a, **k)
+        videos, "score", lambda sides, method, *a, **k: made.append(method.sampled) or score(sides, method, *a, **k)
     )
-    (folder / "scores" / "weak.json").write_text("{")
+    (folder / "scores" / "weak.pt").write_text("{")
     assert program("score_demo")(words) == 0
     assert made == ["weak"]
 

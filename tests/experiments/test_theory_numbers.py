@@ -7,21 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from experiments.theory.bed import METHODS, logit_bed, noise, ratio_bed, run
-from experiments.theory.experiments import (
-    cost,
-    failures,
-    iteration,
-    magnitude,
-    one_dimension,
-    plane,
-    refinements,
-    theorems,
-    zero_gap,
-)
+from experiments.theory import failures, iteration, line, plane, settings, sizes, theorems, zero_gap
 from experiments.theory.mixtures import IDEAL, STRONG, Mixture, normal_quantiles
-
-from w2sd_video.core import ReflectionConfig
+from experiments.theory.testbed import METHODS, logit_testbed, noise, options, ratio_testbed, run
 
 
 def column(points: list[dict[str, float]], key: str) -> list[float]:
@@ -29,7 +17,7 @@ def column(points: list[dict[str, float]], key: str) -> list[float]:
 
 
 def test_every_method_counts_what_it_evaluates_and_gives_the_same_again() -> None:
-    bed, x = logit_bed("sdxl"), noise(20, 1)
+    bed, x = logit_testbed("sdxl"), noise(20, 1)
     counts = {"weak": 6, "strong": 6, "ideal": 6, "autoguided": 12, "resample": 11}
     for method in METHODS:
         first, again = (run(bed, method, x, 6) for _ in range(2))
@@ -53,7 +41,7 @@ def test_figure_3_samples_are_nearest_to_the_ideal_where_epsilon_is_0() -> None:
 
 @pytest.mark.parametrize("name", ["ddpm", "flow"])
 def test_figures_4_and_5_put_w2sd_between_strong_and_ideal(name: str) -> None:
-    mine = one_dimension.balance_numbers((name,))[name]
+    mine = line.balance_numbers((name,))[name]
     assert mine["weak"]["left"] == pytest.approx(0.1, abs=0.01)
     assert mine["strong"]["left"] == pytest.approx(0.25, abs=0.01)
     assert mine["w2sd"]["left"] == pytest.approx({"ddpm": 0.402, "flow": 0.413}[name], abs=0.01)
@@ -72,7 +60,7 @@ def test_figure_6_fills_the_neglected_mode_of_the_plane() -> None:
 
 
 def test_figure_12_gains_between_no_gap_and_twice_the_bias_and_overshoots_beyond() -> None:
-    numbers = magnitude.magnitude_numbers(("ddpm",))
+    numbers = sizes.magnitude_numbers(("ddpm",))
     strong = numbers["ddpm"]["strong"]
     curves = {
         label: dict(zip(numbers["gaps"], c["left"], strict=True)) for label, c in numbers["ddpm"]["curves"].items()
@@ -88,26 +76,26 @@ def test_figure_12_gains_between_no_gap_and_twice_the_bias_and_overshoots_beyond
 
 
 def test_figure_14_fused_w2sd_beats_standard_sampling_at_equal_evaluations() -> None:
-    numbers = cost.matched_numbers(("ddpm", "flow"))
+    numbers = sizes.matched_numbers(("ddpm", "flow"))
     for name in ("ddpm", "flow"):
         rows = numbers[name]
-        for k, standard in enumerate(cost.STANDARD_STEPS):
+        for k, standard in enumerate(sizes.STANDARD_STEPS):
             assert standard - 2 <= rows["fused"][k]["evaluations"] <= standard
             assert rows["fused"][k]["distance"] < rows["strong"][k]["distance"]
-        assert rows["fused"][cost.STANDARD_STEPS.index(50)]["evaluations"] == 49, "not the printed 48"
+        assert rows["fused"][sizes.STANDARD_STEPS.index(50)]["evaluations"] == 49, "not the printed 48"
     first = [numbers["ddpm"][label][0]["distance"] for label in ("strong", "paper")]
     assert first[1] > first[0], "as printed, five steps of which two are reflected lose"
 
 
 def test_table_16_is_not_what_exact_models_do() -> None:
-    rows = cost.per_evaluation_numbers(("sdxl",))["sdxl"]["exact"]
+    rows = sizes.per_evaluation_numbers(("sdxl",))["sdxl"]["exact"]
     for guided, reflected in zip(rows["autoguided"], rows["fused"], strict=True):
         assert guided["evaluations"] < reflected["evaluations"]
     assert rows["autoguided"][-1]["distance"] < 0.6 * rows["fused"][-1]["distance"]
 
 
 def test_figure_21_holds_at_20_steps_and_as_printed_fails_at_5() -> None:
-    few, many = one_dimension.budget_numbers(("ddpm",))["ddpm"].values()
+    few, many = line.budget_numbers(("ddpm",))["ddpm"].values()
     assert few["w2sd fused"]["left"] > few["strong"]["left"] + 0.1
     assert few["w2sd paper"]["left"] < few["strong"]["left"] + 0.02
     assert many["w2sd paper"]["left"] > many["strong"]["left"] + 0.05
@@ -139,7 +127,7 @@ def test_figure_23_similar_models_move_little_and_anywhere() -> None:
 
 
 def test_figure_25_brings_other_pairs_nearer_to_the_ideal() -> None:
-    mine = one_dimension.case_numbers(("ddpm",))["ddpm"]
+    mine = line.case_numbers(("ddpm",))["ddpm"]
     assert set(mine) == {"missing", "rare", "three", "wide"}
     assert all(case["w2sd"]["distance"] < case["strong"]["distance"] for case in mine.values())
     assert mine["wide"]["strong"]["std"] > 1.2 > mine["wide"]["w2sd"]["std"]
@@ -211,13 +199,13 @@ def best(values: Any, scores: list[float]) -> Any:
 
 
 def test_strength_above_1_makes_up_for_a_real_mixture_and_overshoots_for_an_exact_ratio() -> None:
-    mine = refinements.strength_numbers(("ddpm",))["ddpm"]
+    mine = settings.strength_numbers(("ddpm",))["ddpm"]
     for weak in ("mixture", "exact"):
         assert all(a < b for a, b in itertools.pairwise(column(mine[weak], "left")))
-    assert best(refinements.STRENGTHS, column(mine["mixture"], "distance")) == 2.0
-    assert best(refinements.STRENGTHS, column(mine["exact"], "distance")) in (1.0, 1.25)
+    assert best(settings.STRENGTHS, column(mine["mixture"], "distance")) == 2.0
+    assert best(settings.STRENGTHS, column(mine["exact"], "distance")) in (1.0, 1.25)
     # The study's numbers for strengths .5, 1, 1.5, 2 and 3.
-    left = dict(zip(refinements.STRENGTHS, column(mine["mixture"], "left"), strict=True))
+    left = dict(zip(settings.STRENGTHS, column(mine["mixture"], "left"), strict=True))
     assert [left[g] for g in (0.5, 1.0, 1.5, 2.0, 3.0)] == pytest.approx([0.323, 0.390, 0.449, 0.501, 0.589], abs=0.005)
 
 
@@ -230,18 +218,18 @@ def test_strength_above_1_makes_up_for_a_real_mixture_and_overshoots_for_an_exac
     ],
 )
 def test_early_reflections_do_the_work_and_strength_makes_up_for_fewer(name: str, quarters: list[float]) -> None:
-    mine = refinements.thinning_numbers((name,))[name]
+    mine = settings.thinning_numbers((name,))[name]
     assert column(mine["windows"], "left") == pytest.approx(quarters, abs=0.005)
     assert all(a < b for a, b in itertools.pairwise(column(mine["every"], "distance")))
-    assert column(mine["every"], "evaluations") == [20 + 2 * len(range(0, 19, k)) for k in refinements.EVERY]
-    second = refinements.EVERY.index(2)
+    assert column(mine["every"], "evaluations") == [20 + 2 * len(range(0, 19, k)) for k in settings.EVERY]
+    second = settings.EVERY.index(2)
     assert mine["every, strength k"][second]["distance"] < mine["every"][second]["distance"] / 1.9
 
 
 def test_fixed_points_take_the_error_out_of_the_inversion_from_20_steps_on() -> None:
     for name in ("sdxl", "flow"):
-        mine = refinements.fixed_point_numbers((name,))[name]
-        for k, steps in enumerate(refinements.FIXED_STEPS):
+        mine = settings.fixed_point_numbers((name,))[name]
+        for k, steps in enumerate(settings.FIXED_STEPS):
             if steps >= 20:
                 assert mine["2"][k]["distance"] < 0.6 * mine["0"][k]["distance"]
             iterated = steps - 1 if name == "sdxl" else steps - 2  # not from pure noise, where none converges
@@ -250,7 +238,7 @@ def test_fixed_points_take_the_error_out_of_the_inversion_from_20_steps_on() -> 
 
 
 def test_noise_costs_sharpness_first_and_then_the_gain() -> None:
-    numbers = refinements.noise_numbers(1000, ("ddpm",))
+    numbers = settings.noise_numbers(1000, ("ddpm",))
     mine = {key: dict(zip(numbers["noises"], numbers["ddpm"][key], strict=True)) for key in ("distance", "std", "left")}
     # The study's spreads within a mode, from 6000 samples; here 1000.
     spreads = {0.0: 0.98, 0.05: 1.02, 0.1: 1.15, 0.3: 1.96, 1.0: 4.96}
@@ -260,9 +248,9 @@ def test_noise_costs_sharpness_first_and_then_the_gain() -> None:
 
 
 def test_a_cap_keeps_samples_from_being_thrown_beyond_the_mode() -> None:
-    mine = refinements.cap_numbers(("flow",))["flow"]
-    caps = dict(zip(refinements.CAPS, mine["distance"], strict=True))
-    beyond = dict(zip(refinements.CAPS, mine["beyond"], strict=True))
+    mine = settings.cap_numbers(("flow",))["flow"]
+    caps = dict(zip(settings.CAPS, mine["distance"], strict=True))
+    beyond = dict(zip(settings.CAPS, mine["beyond"], strict=True))
     assert caps[None] == pytest.approx(4.5, abs=0.05)
     assert beyond[None] > 0.4 > 0.15 > beyond[0.05]
     assert caps[0.05] < mine["strong"]["distance"] < caps[None]
@@ -270,8 +258,8 @@ def test_a_cap_keeps_samples_from_being_thrown_beyond_the_mode() -> None:
 
 
 def test_lag_saves_a_third_and_moves_equal_models() -> None:
-    numbers = refinements.lag_numbers(("ddpm",))
-    at = refinements.LAG_STEPS.index(50)
+    numbers = settings.lag_numbers(("ddpm",))
+    at = settings.LAG_STEPS.index(50)
     mine = numbers["ddpm"]
     assert [mine[label][at]["evaluations"] for label in ("fused", "fused, lag")] == [148, 100]
     assert mine["fused, no gap"]["shift"] == 0.0
@@ -282,7 +270,7 @@ def test_lag_saves_a_third_and_moves_equal_models() -> None:
 def test_a_pair_on_a_line_is_run_with_its_own_weak_model() -> None:
     """The bed takes what it is given: weak as ideal undoes the gain, and no reflections leave the strong model."""
     x = normal_quantiles(200)
-    turned = one_dimension.Case("turned", IDEAL, STRONG, Mixture(IDEAL.means, IDEAL.weights)).bed("ddpm")
+    turned = line.Case("turned", IDEAL, STRONG, Mixture(IDEAL.means, IDEAL.weights)).bed("ddpm")
     strong = run(turned, "strong", x, 20).final
     assert (run(turned, "w2sd", x, 20).final > strong - 1e-12).all(), "away from the ideal: to the right"
-    assert torch.equal(run(ratio_bed("ddpm"), "w2sd", x, 20, ReflectionConfig(num_reflections=0)).final, strong)
+    assert torch.equal(run(ratio_testbed("ddpm"), "w2sd", x, 20, options(num_reflections=0)).final, strong)

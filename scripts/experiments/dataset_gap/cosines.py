@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.dataset_gap.statistics import Interval, mean_interval
+from vbench_eval.statistics import Interval, percentile_interval
 from w2sd_video.core import Denoiser, Level, sample
 from w2sd_video.core import Path as SamplingPath
 
@@ -35,7 +35,7 @@ def gap_cosine(x: Tensor, level: Level, sides: Mapping[str, Denoiser]) -> Tensor
 def _collected(levels: list[Level], found: list[Tensor]) -> Cosines:
     return Cosines(
         [level.timestep for level in levels],
-        [mean_interval(cosines) for cosines in found],
+        [percentile_interval(cosines) for cosines in found],
         [(cosines > 0).double().mean().item() for cosines in found],
     )
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.dataset_gap.methods import Method, make
 from experiments.dataset_gap.networks import sampling_levels, sampling_path
 from experiments.dataset_gap.pictures import Pictures, augmented
 from experiments.dataset_gap.recipe import SIDES, STRIDES, Augmentation
+from experiments.dataset_gap.scoring import Method, make
 from w2sd_video.core import Denoiser, Level, NoisePath, Path
 
 FLOOR = 1e-4  # variance added to each direction: pixels of the border never vary

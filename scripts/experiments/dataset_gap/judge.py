@@ -16,6 +16,7 @@ from experiments.dataset_gap.pictures import Pictures, augmented
 from experiments.dataset_gap.recipe import Augmentation, Recipe
 from w2sd_video.errors import UserError
 
+JUDGE = "judge"  # its folder, beside the networks'
 MAJORITY, MINORITY, NEITHER = range(3)
 NUM_FEATURES = 16  # few, so that tens of held-out pictures have a covariance
 

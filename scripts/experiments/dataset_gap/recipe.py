@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.demo.loop import Phase
+from experiments.training import Phase
 
 STRIDES = {"weak": 10, "strong": 2, "ideal": 1}
 """A side is trained on every n-th picture of the minority and all of the majority: 10:1, 2:1 and 1:1."""

@@ -1,27 +1,152 @@
-"""Samples of a method and what the judge reads in them, kept in a file, so that no method is run twice."""
+"""The methods that are compared on the dataset gap, how one makes samples, and what the judge reads in them."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from experiments.dataset_gap.export import JUDGE
-from experiments.dataset_gap.judge import MAJORITY, MINORITY, NEITHER, Judge, Reading, load_judge
-from experiments.dataset_gap.methods import Method, make
+from experiments.dataset_gap.judge import JUDGE, MAJORITY, MINORITY, NEITHER, Judge, load_judge
 from experiments.dataset_gap.networks import denoiser, load_network, sampling_levels, sampling_path
 from experiments.dataset_gap.recipe import SIDES
-from w2sd_video.core import Denoiser
+from experiments.engine import Progress
+from w2sd_video.core import Denoiser, Level, autoguidance, sample, w2sd
+from w2sd_video.core import Path as SamplingPath
 from w2sd_video.errors import UserError
 
 FIRST_SEED = 500_000
+STEPS, REFLECTIONS = 50, 49  # the paper's T, and its lambda T - 1
+FEWER = STEPS // 2
+EQUAL_STEPS = STEPS + 2 * REFLECTIONS
+STRENGTHS = (0.5, 1.5, 2.0, 3.0)  # of the sweep, beside 0 and 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table: the side that samples, the side that inverts (None: nothing reflects), and how.
+
+    `algorithm` is "w2sd" or "autoguided"; `reflector` is the side that denoises in the reflection, if not the one that
+    samples.
+    """
+
+    label: str
+    sampled: str = "strong"
+    partner: str | None = None
+    mode: str = "paper"
+    strength: float = 1.0
+    num_reflections: int = REFLECTIONS
+    steps: int = STEPS
+    algorithm: str = "w2sd"
+    reflector: str | None = None
+
+    def settings(self) -> tuple[object, ...]:
+        """What determines the samples: all but the label."""
+        reflection = (self.partner, self.mode, self.strength, self.num_reflections, self.algorithm, self.reflector)
+        return (self.sampled, self.steps, *reflection)
+
+
+def sweep_name(partner: str, mode: str, strength: float) -> str:
+    """The name in METHODS of a reflection with this partner, mode and strength; "strong" for none."""
+    if strength == 0:
+        return "strong"
+    base = ("w2sd" if partner == "weak" else "zero-gap") + ("-fused" if mode == "fused" else "")
+    return base if strength == 1 else f"{base}-x{strength:g}"
+
+
+def swept(partner: str, mode: str) -> dict[str, Method]:
+    """The sweep's methods that are not in the table anyway."""
+    words = f"{'W2SD' if partner == 'weak' else 'zero-gap'}, {mode}{' mode' if mode == 'paper' else ''}"
+    return {
+        sweep_name(partner, mode, strength): Method(
+            f"{words}, strength {strength:g}", "strong", partner, mode, strength
+        )
+        for strength in STRENGTHS
+    }
+
+
+METHODS: Mapping[str, Method] = {
+    "weak": Method("weak (10:1)", "weak"),
+    "strong": Method("strong (2:1)"),
+    "ideal": Method("ideal (1:1)", "ideal"),
+    "strong-equal": Method(f"strong, equal evaluations (T {EQUAL_STEPS})", steps=EQUAL_STEPS),
+    "w2sd": Method("W2SD, paper mode", partner="weak"),
+    "w2sd-fused": Method("W2SD, fused", partner="weak", mode="fused"),
+    "zero-gap": Method("zero-gap, paper mode", partner="strong"),
+    "zero-gap-fused": Method("zero-gap, fused", partner="strong", mode="fused"),
+    "s2wd": Method("S2WD: weak denoises, strong inverts and samples", partner="strong", reflector="weak"),
+    "swapped": Method("roles swapped: the weak one samples too", "weak", "strong"),
+    "autoguided": Method("auto-guidance, weight 1", partner="weak", algorithm="autoguided"),
+    "w2sd-half": Method(f"W2SD, paper mode, lambda {FEWER}", partner="weak", num_reflections=FEWER),
+    "w2sd-fused-half": Method(f"W2SD, fused, lambda {FEWER}", partner="weak", mode="fused", num_reflections=FEWER),
+    "zero-gap-half": Method(f"zero-gap, paper mode, lambda {FEWER}", partner="strong", num_reflections=FEWER),
+    **swept("weak", "paper"),
+    **swept("weak", "fused"),
+}
+
+
+class Made(NamedTuple):
+    """What a method made: pictures [B, C, H, W] about in [-1, 1]; evaluations; the mean root mean square of x~ - x."""
+
+    pictures: Tensor
+    num_evaluations: int
+    gap: float
+
+
+@torch.no_grad()
+def make(
+    method: Method,
+    noise: Tensor,
+    sides: Mapping[str, Denoiser],
+    path: SamplingPath,
+    levels: Callable[[int], list[Level]],
+) -> Made:
+    """Pictures from noises [B, C, H, W] by one method.
+
+    Args:
+        sides: the denoisers called "weak", "strong" and "ideal"; the method takes what it names.
+        levels: the noise levels for T steps.
+    """
+    count = 0
+    gaps: list[float] = []
+
+    def counted(model: Denoiser) -> Denoiser:
+        def evaluated(x: Tensor, level: Level) -> Tensor:
+            nonlocal count
+            count += 1
+            return model(x, level)
+
+        return evaluated
+
+    def observe(i: int, x: Tensor, tilde: Tensor) -> None:
+        gaps.append((tilde - x).square().mean().sqrt().item())
+
+    main, grid = counted(sides[method.sampled]), levels(method.steps)
+    if method.partner is None:
+        pictures = sample(noise, grid, main, path)
+    elif method.algorithm == "autoguided":
+        pictures = sample(noise, grid, autoguidance(main, counted(sides[method.partner])), path)
+    else:
+        pictures = w2sd(
+            noise,
+            grid,
+            main,
+            counted(sides[method.partner]),
+            path,
+            num_reflections=method.num_reflections,
+            mode=method.mode,
+            reflector=None if method.reflector is None else counted(sides[method.reflector]),
+            strength=method.strength,
+            on_reflect=observe,
+        )
+    return Made(pictures, count, sum(gaps) / len(gaps) if gaps else 0.0)
+
+
+# --- the world they are compared in ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -37,17 +162,18 @@ class World:
 
 @dataclass(frozen=True)
 class Score:
-    """Pictures [N, C, H, W] as uint8, what the judge reads in them, and what a sample cost."""
+    """Pictures [N, C, H, W] as uint8, the judge's features [N, 16] and classes [N] of them, and what a sample cost."""
 
     pictures: Tensor
-    reading: Reading
+    features: Tensor
+    classes: Tensor
     num_evaluations: int
     gap: float
     seconds: float
 
     def of_class(self, number: int) -> Tensor:
         """Whether the judge sees this class, [N] booleans."""
-        return self.reading.classes == number
+        return self.classes == number
 
     @property
     def minority(self) -> Tensor:
@@ -83,9 +209,7 @@ def noises(first: int, count: int, shape: tuple[int, int, int]) -> Tensor:
     )
 
 
-def score(
-    world: World, method: Method, count: int, batch: int, progress: Callable[[int], object] = lambda finished: None
-) -> Score:
+def score(world: World, method: Method, count: int, batch: int, progress: Progress = lambda finished: None) -> Score:
     """`count` samples of a method, `batch` at a time, rounded to 8 bits as a file would hold them, and read."""
     made: list[Tensor] = []
     gaps: list[float] = []
@@ -101,41 +225,5 @@ def score(
         progress(len(noise))
     seconds = (time.perf_counter() - start) / count
     pictures = torch.cat(made)
-    reading = world.judge.read(pictures.to(world.device))
-    return Score(pictures, reading, evaluations, sum(gaps) / len(gaps), seconds)
-
-
-def save_score(score: Score, file: Path, settings: str) -> None:
-    """Write a score, whole or not at all, with what it was made by."""
-    record = {
-        "settings": settings,
-        "pictures": score.pictures,
-        "features": score.reading.features,
-        "classes": score.reading.classes,
-        "num_evaluations": score.num_evaluations,
-        "gap": score.gap,
-        "seconds": score.seconds,
-    }
-    torch.save(record, file.with_suffix(".part"))
-    os.replace(file.with_suffix(".part"), file)
-
-
-def load_score(file: Path, settings: str) -> Score | None:
-    """The score in a file, or None where there is none, a damaged one, or one made by other settings."""
-    try:
-        record = torch.load(file, weights_only=True)
-        if record["settings"] != settings:
-            return None
-        reading = Reading(record["features"], record["classes"])
-        return Score(record["pictures"], reading, record["num_evaluations"], record["gap"], record["seconds"])
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
-        return None
-
-
-def fingerprint(weights: Path, path: str) -> str:
-    """A hash of a path's networks and of the judge, so that scores of other weights are not taken for these."""
-    digest = hashlib.sha256()
-    for folder in (*(weights / path / side for side in SIDES), weights / JUDGE):
-        for file in sorted(folder.glob("*.safetensors")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    features, classes = world.judge.read(pictures.to(world.device))
+    return Score(pictures, features, classes, evaluations, sum(gaps) / len(gaps), seconds)

@@ -1,4 +1,4 @@
-"""How the networks and their judge are trained; every draw of step n comes from a generator of (seed, phase, n).
+"""How the networks and their judge are trained and written.
 
 The three sides of a path start from the same weights and see the same noise, levels and movements of pictures in each
 step: what differs between them is how many pictures of the minority there are.
@@ -6,18 +6,20 @@ step: what differs between them is how many pictures of the minority there are.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from experiments.dataset_gap.judge import Judge, judging_loss
+from experiments.dataset_gap.judge import JUDGE, Judge, judging_loss, save_judge, verdicts
 from experiments.dataset_gap.networks import TIMESTEPS, build_network, signal_rates
-from experiments.dataset_gap.pictures import Pictures, augmented
-from experiments.dataset_gap.recipe import Recipe
-from experiments.demo.loop import round_to_half, train
+from experiments.dataset_gap.pictures import Pictures, augmented, load_source
+from experiments.dataset_gap.recipe import PATHS, SIDES, Recipe
+from experiments.engine import chosen, make_folders, set_threads
+from experiments.training import round_to_half, train
 
 
 def train_judge(recipe: Recipe, seen: Pictures, folder: Path, seed: int, device: str, quiet: bool) -> Judge:
@@ -98,3 +100,31 @@ def train_network(
     train(f"{recipe.name}-{path}-{side}", recipe.network_phase, network, loss, folder, seed, quiet)
     round_to_half(network)
     return network.cpu()
+
+
+def export_judge(output: Path, recipe: Recipe, judge: Judge, unseen: Pictures) -> None:
+    """Save the judge to `output/judge`, with how many unseen pictures of each kind it names rightly."""
+    right = {kind: list(counts) for kind, counts in verdicts(judge.eval(), unseen).items()}
+    save_judge(judge, output / JUDGE, majority=recipe.majority, minority=recipe.minority, right_of_unseen=right)
+
+
+def export_network(output: Path, path: str, side: str, network: UNet2DModel) -> None:
+    """Save a network to `output/<path>/<side>`."""
+    nn.Module.half(network).save_pretrained(output / path / side)
+
+
+def run(options: argparse.Namespace) -> int:
+    """scripts/train_dataset_gap.py."""
+    paths = chosen(options.paths, PATHS, "path")
+    recipe, split = load_source(options.cifar_dir)
+    make_folders(options.work, options.output)
+    set_threads(options.threads)
+    judge = train_judge(recipe, split.seen, options.work, options.seed, options.device, options.quiet)
+    export_judge(options.output, recipe, judge, split.unseen)
+    settings = {"seed": options.seed, "device": options.device, "quiet": options.quiet}
+    for path in paths:
+        for side in SIDES:
+            network = train_network(recipe, split.seen, path, side, options.work, **settings)
+            export_network(options.output, path, side, network)
+    print(f"wrote the networks and their judge to {options.output}")
+    return 0

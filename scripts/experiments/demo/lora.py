@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 
-from experiments.demo.loop import Phase, train
 from experiments.demo.picture_training import PictureBank, noise_loss
-from w2sd_video.demo import world
+from experiments.engine import make_folders, set_threads
+from experiments.training import Phase, train
+from w2sd_video.demo import PICTURE_WEIGHTS, world
 from w2sd_video.demo.pictures import PICTURE_CAPTIONS
 from w2sd_video.errors import UserError
 
@@ -64,3 +66,13 @@ def save_lora(pipe: Any, folder: Path) -> Path:
     halved = {name: tensor.half().contiguous() for name, tensor in layers.items()}
     StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=halved)
     return folder / "pytorch_lora_weights.safetensors"
+
+
+def run(options: argparse.Namespace) -> int:
+    """scripts/train_demo_lora.py."""
+    make_folders(options.work, options.output)
+    set_threads(1)
+    pipe = load_pipeline(options.weights or PICTURE_WEIGHTS / "weak")
+    train_lora(pipe, options.work, options.seed, quiet=options.quiet)
+    print(f"wrote {save_lora(pipe, options.output)}")
+    return 0

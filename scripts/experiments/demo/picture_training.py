@@ -4,16 +4,23 @@ The two sides share nothing but the pictures: their latents, their paths and the
 of the paper asks, the weak side's captions are wrong about twice as often (0.30 per attribute against 0.15).
 """
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.demo.loop import Phase, generator_for, round_to_half, train
 from experiments.demo.training import (
     CORRUPTION,
     EMPTY_PROMPTS,
@@ -23,11 +30,13 @@ from experiments.demo.training import (
     probe_loss,
     signal_rates,
 )
+from experiments.engine import make_folders, set_threads
+from experiments.training import Phase, generator_for, round_to_half, train, train_side_by_side
 from w2sd_video.demo import components, picture_components, world
 from w2sd_video.demo.captions import COLOURS, SHAPES
 from w2sd_video.demo.pictures import PICTURE_CAPTIONS, PICTURE_TOKENS, picture_attributes
 
-# --- text encoders ---------------------------------------------------------------------------------------------------
+# --- text encoders --------------------------------------------------------------------------------------------------
 
 
 class FlowTextEncoders(nn.Module):
@@ -61,7 +70,7 @@ def train_text(
     round_to_half(encoders)
 
 
-# --- VAEs ------------------------------------------------------------------------------------------------------------
+# --- VAEs -----------------------------------------------------------------------------------------------------------
 
 
 def small_pictures(pixels: Tensor) -> Tensor:
@@ -121,7 +130,7 @@ def train_vae(name: str, vae: AutoencoderKL, folder: Path, seed: int, phase: Pha
         vae.register_to_config(shift_factor=round(shift.item(), 5))
 
 
-# --- the networks ----------------------------------------------------------------------------------------------------
+# --- the networks ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -245,3 +254,108 @@ def train_control(
     """The weak side taught with the strong side's captions, in place: equal bias, another architecture."""
     train("control", phase, unet, noise_loss(unet, bank, phase.batch, CORRUPTION["strong"]), folder, seed, quiet)
     return unet
+
+
+# --- the recipe ------------------------------------------------------------------------------------------------------
+
+PHASES: Mapping[str, Phase] = {
+    "flow-text": Phase(12, steps=400, batch=48, learning_rate=3e-3, ema=0.99),
+    "flow-vae": Phase(13, steps=1200, batch=64, learning_rate=3e-3, ema=0.99),
+    "flow": Phase(14, steps=4500, batch=96, learning_rate=1.2e-3, ema=0.998),
+    "noise-text": Phase(11, steps=400, batch=48, learning_rate=3e-3, ema=0.99),
+    "noise-vae": Phase(17, steps=1200, batch=64, learning_rate=3e-3, ema=0.99),
+    "noise": Phase(15, steps=2000, batch=128, learning_rate=1.5e-3, ema=0.997),
+    "control": Phase(16, steps=400, batch=128, learning_rate=6e-4, ema=0.995),
+}
+PICTURES = 16_384  # encoded once and drawn from
+
+
+class Recipe:
+    """The phases over one folder of checkpoints; finished ones are read from it, an unfinished one is continued."""
+
+    def __init__(
+        self,
+        work: Path,
+        seed: int,
+        *,
+        phases: Mapping[str, Phase] = PHASES,
+        pictures: int = PICTURES,
+        quiet: bool = False,
+    ) -> None:
+        self.work, self.seed, self.quiet = work, seed, quiet
+        self.phases, self.pictures = phases, pictures
+
+    def strong(self) -> FluxPipeline:
+        """The flow side, with its own VAE and text encoders."""
+        torch.manual_seed(self.seed)
+        encoders = FlowTextEncoders()
+        arguments = (self.work, self.seed)
+        train_text("flow-text", encoders, *arguments, self.phases["flow-text"], self.quiet)
+        torch.manual_seed(self.seed + 1)
+        vae = picture_components.build_flow_vae()
+        train_vae("flow-vae", vae, *arguments, self.phases["flow-vae"], self.quiet)
+        bank = make_picture_bank(encoders, vae, self.seed, self.pictures)
+        return FluxPipeline(
+            vae=vae,
+            text_encoder=encoders.clip,
+            text_encoder_2=encoders.t5,
+            tokenizer=encoders.tokenizer,
+            tokenizer_2=encoders.t5_tokenizer,
+            transformer=train_transformer(bank, *arguments, self.phases["flow"], self.quiet),
+            scheduler=picture_components.build_flow_scheduler(),
+        )
+
+    def weak(self, *, control: bool = False) -> StableDiffusionXLPipeline:
+        """The noise side, with a VAE of its own too; `control`: taught on with the strong side's captions."""
+        torch.manual_seed(self.seed)
+        encoders = TextEncoders()
+        arguments = (self.work, self.seed)
+        train_text("noise-text", encoders, *arguments, self.phases["noise-text"], self.quiet)
+        torch.manual_seed(self.seed + 1)
+        vae = components.build_vae()
+        train_vae("noise-vae", vae, *arguments, self.phases["noise-vae"], self.quiet)
+        bank = make_picture_bank(encoders, vae, self.seed, self.pictures)
+        unet = train_unet(bank, *arguments, self.phases["noise"], self.quiet)
+        if control:
+            train_control(unet, bank, *arguments, self.phases["control"], self.quiet)
+        return StableDiffusionXLPipeline(
+            vae=vae,
+            text_encoder=encoders.one,
+            text_encoder_2=encoders.two,
+            tokenizer=encoders.tokenizer,
+            tokenizer_2=encoders.tokenizer,
+            unet=unet,
+            scheduler=components.build_scheduler(),
+            add_watermarker=False,
+        )
+
+    def train(self, side: str) -> DiffusionPipeline:
+        """The "strong", the "weak" or the "control" pipeline."""
+        return self.strong() if side == "strong" else self.weak(control=side == "control")
+
+
+def write_pipelines(output: Path, recipe: Recipe, sides: tuple[str, ...]) -> None:
+    """Write each side as `output/<side>`, in float16, trained as far as it is not."""
+    for side in sides:
+        recipe.train(side).to(torch.float16).save_pretrained(output / side)
+
+
+def run(options: argparse.Namespace) -> int:
+    """scripts/train_bridge_demo.py: both sides at once, a thread each, then the pipelines and their noise map."""
+    from bridges.pixel.command.presets import NOISE_MAP
+    from experiments.bridge import scores
+
+    make_folders(options.work, options.output)
+    set_threads(1)
+    if options.side:
+        Recipe(options.work, options.seed, quiet=options.quiet).train(options.side)
+        return 0
+    last = "control" if options.control else "weak"  # the control goes on from the weak side
+    if not train_side_by_side("train_bridge_demo.py", options, ("strong", last)):
+        return 1
+    finished = Recipe(options.work, options.seed, quiet=True)  # what follows only reads it
+    write_pipelines(options.output, finished, ("strong", "weak", "control") if options.control else ("strong", "weak"))
+    pair = scores.load(options.output)
+    scores.fit_noise_map(pair["strong"], pair["weak"]).save(options.output / NOISE_MAP)
+    print(f"wrote the pair and its noise map to {options.output}")
+    return 0

@@ -2,30 +2,47 @@
 
 The pair follows the paper's Theorem 2: both sides start from the same networks and see the same batches; only the
 share of wrong captions differs (strong 0.15, weak 0.30 per attribute), so the weak side's bias is about twice the
-strong's. Every draw of step n comes from a generator seeded with (seed, phase, n), so that a phase can be stopped and
-resumed anywhere.
+strong's.
 """
 
+import argparse
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNetMotionModel
+from diffusers import AnimateDiffSDXLPipeline, AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.demo.loop import Phase, generator_for, round_to_half, train
+from experiments.engine import make_folders, set_threads
+from experiments.training import (
+    Phase,
+    generator_for,
+    noisy_round_trip_loss,
+    normalise_latents,
+    round_to_half,
+    stratified_timesteps,
+    train,
+    train_side_by_side,
+)
 from w2sd_video.demo import components, world
 from w2sd_video.demo.captions import CAPTIONS, COLOURS, MOTIONS, SHAPES, parse_caption
 from w2sd_video.loading.animatediff import assemble_motion_unet
 
 CORRUPTION = {"strong": 0.15, "weak": 0.30}
 EMPTY_PROMPTS = 0.10
+
+TEXT = Phase(1, steps=400, batch=120, learning_rate=3e-3, ema=0.99)
+VAE = Phase(2, steps=1200, batch=64, learning_rate=3e-3, ema=0.99)
+FRAMES = Phase(3, steps=1500, batch=128, learning_rate=1.5e-3, ema=0.995)
+CLIPS = Phase(4, steps=1300, batch=16, learning_rate=1.2e-3, ema=0.995, horizon=2200)
+SIDES = Phase(5, steps=700, batch=16, learning_rate=6e-4, ema=0.995)
+
 TIME_IDS = (world.SIZE, world.SIZE, 0, 0, world.SIZE, world.SIZE)  # original size, crop, target size
 
-# --- text encoders ---------------------------------------------------------------------------------------------------
+# --- text encoders --------------------------------------------------------------------------------------------------
 
 
 class TextEncoders(nn.Module):
@@ -78,21 +95,12 @@ def train_text(folder: Path, seed: int, phase: Phase, quiet: bool) -> TextEncode
     return encoders
 
 
-# --- VAE -------------------------------------------------------------------------------------------------------------
+# --- VAE ------------------------------------------------------------------------------------------------------------
 
 
 def reconstruction_loss(vae: AutoencoderKL, batch: int) -> Callable[[torch.Generator], Tensor]:
-    """The error of single frames after a round trip whose latents are a little off."""
-
-    def loss(generator: torch.Generator) -> Tensor:
-        pixels = world.random_frames(batch, generator).frames[:, 0] * 2 - 1
-        posterior = vae.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        latents = posterior.mean + 0.1 * posterior.mean.std().detach() * noise  # a decoder that forgives small errors
-        error = vae.decode(latents).sample - pixels
-        return error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean()
-
-    return loss
+    """The error of single frames after a round trip."""
+    return noisy_round_trip_loss(vae, lambda generator: world.random_frames(batch, generator).frames[:, 0] * 2 - 1)
 
 
 def train_vae(folder: Path, seed: int, phase: Phase, quiet: bool) -> AutoencoderKL:
@@ -113,18 +121,7 @@ def latent_statistics(vae: AutoencoderKL, generator: torch.Generator) -> tuple[T
     return means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
 
 
-def normalise_latents(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
-    """Fold latents' mean and standard deviation [C] into the 1x1 convolutions around them, in place."""
-    channels = len(mean)
-    to, back = vae.quant_conv, vae.post_quant_conv
-    to.weight.data[:channels] /= std[:, None, None, None]
-    to.bias.data[:channels] = (to.bias.data[:channels] - mean) / std
-    to.bias.data[channels:] -= 2 * std.log()  # the log-variances shrink with the latents
-    back.bias.data += back.weight.data[:, :, 0, 0] @ mean
-    back.weight.data *= std[None, :, None, None]
-
-
-# --- diffusion -------------------------------------------------------------------------------------------------------
+# --- diffusion ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -178,8 +175,7 @@ def diffusion_loss(
         if not video:
             rows = torch.arange(batch)
             clean, noise = clean[rows, :, frame], noise[rows, :, frame]
-        timestep = (torch.arange(batch) + torch.rand(batch, generator=generator)) * (1000 / batch)  # stratified
-        timestep = timestep.long().clamp_max(999)
+        timestep = stratified_timesteps(batch, generator)
         hidden, pooled = bank.embed(world.corrupt(bank.attributes[chosen], corruption, generator), generator)
         if video:
             hidden = hidden.repeat_interleave(world.NUM_FRAMES, dim=0)
@@ -232,3 +228,87 @@ def train_side(
     loss = diffusion_loss(network, bank, phase.batch, CORRUPTION[side], True)
     train(side, phase, network, loss, folder, seed, quiet)
     return network
+
+
+# --- the recipe, and real formats ------------------------------------------------------------------------------------
+
+
+def extract_unet(network: UNetMotionModel) -> UNet2DConditionModel:
+    """The 2-D UNet inside a motion UNet."""
+    unet = components.build_unet()
+    unet.load_state_dict({k: v for k, v in network.state_dict().items() if "motion_modules" not in k})
+    return unet
+
+
+def extract_motion_adapter(network: UNetMotionModel) -> MotionAdapter:
+    """The motion modules of a motion UNet."""
+    adapter = components.build_motion_adapter()
+    adapter.load_state_dict({k: v for k, v in network.state_dict().items() if "motion_modules" in k})
+    return adapter
+
+
+def export_pair(
+    output: Path, encoders: TextEncoders, vae: AutoencoderKL, strong: UNetMotionModel, weak: UNetMotionModel
+) -> None:
+    """Save float16 safetensors: `output` is an AnimateDiffSDXLPipeline folder, `output/weak/unet` the weak side's UNet.
+
+    Raises:
+        ValueError: the sides' motion modules differ, so that one adapter cannot serve both.
+    """
+    adapters = [extract_motion_adapter(network) for network in (strong, weak)]
+    for (name, one), two in zip(adapters[0].named_parameters(), adapters[1].parameters(), strict=True):
+        if not torch.equal(one, two):
+            raise ValueError(f"the motion modules of the two sides differ at {name}: train both from one clip phase")
+    pipeline = AnimateDiffSDXLPipeline(
+        vae=vae,
+        text_encoder=encoders.one,
+        text_encoder_2=encoders.two,
+        tokenizer=encoders.tokenizer,
+        tokenizer_2=encoders.tokenizer,
+        unet=strong,
+        motion_adapter=adapters[0],
+        scheduler=components.build_scheduler(),
+    )
+    pipeline.to(torch.float16).save_pretrained(output)
+    extract_unet(weak).half().save_pretrained(output / "weak" / "unet")
+
+
+class Recipe:
+    """The phases over one folder of checkpoints; finished ones are read from it, an unfinished one is continued."""
+
+    def __init__(self, work: Path, seed: int, *, quiet: bool = False) -> None:
+        self.work, self.seed, self.quiet = work, seed, quiet
+        self.encoders = train_text(work, seed, TEXT, quiet)
+        self.vae = train_vae(work, seed, VAE, quiet)
+        self.bank = make_bank(self.encoders, self.vae, seed)
+        self.unet = train_frames(self.bank, work, seed, FRAMES, quiet)
+        self.train_clips()
+
+    def train_clips(self) -> UNetMotionModel:
+        """The network both sides start from, a new copy at each call."""
+        return train_clips(self.unet, self.bank, self.work, self.seed, CLIPS, self.quiet)
+
+    def train_side(self, side: str) -> UNetMotionModel:
+        """The "strong" or the "weak" network."""
+        start = self.train_clips()
+        return train_side(side, start, self.bank, self.work, self.seed, SIDES, self.quiet)
+
+    def export(self, output: Path) -> None:
+        """Train what is left, and write the pair to `output`."""
+        export_pair(output, self.encoders, self.vae, self.train_side("strong"), self.train_side("weak"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """scripts/train_demo.py: the shared phases, then both sides at once, a thread each, then the pair's files."""
+    make_folders(options.work, options.output)
+    set_threads(1 if options.side else options.threads)
+    recipe = Recipe(options.work, options.seed, quiet=options.quiet)
+    if options.side:
+        recipe.train_side(options.side)
+        return 0
+    if not train_side_by_side("train_demo.py", options, ("strong", "weak")):
+        return 1
+    recipe.quiet = True  # everything is finished: what follows only reads it
+    recipe.export(options.output)
+    print(f"wrote the pair to {options.output}")
+    return 0

@@ -20,6 +20,7 @@ from torch import Tensor
 from bridges.dit_moe.demo.digits import Digits
 from bridges.dit_moe.pipeline import DiTMoEPipeline
 from experiments.digits.training import encode, signal_rates
+from experiments.engine import markdown
 from w2sd_video.pair import Routing
 
 TIMESTEPS = (900, 700, 500, 300, 100)
@@ -81,11 +82,9 @@ def gap_by_level(
 
 def gap_table(gaps: Sequence[Gap]) -> str:
     """A Markdown table, the noisiest level first."""
-    lines = [
-        "| timestep | error, strong | error, weak | size of the gap | best multiple to add |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for gap in gaps:
         best = f"{gap.best:+.3f} [{gap.best - gap.margin:+.3f}, {gap.best + gap.margin:+.3f}]"
-        lines.append(f"| {gap.timestep} | {gap.strong_error:.4f} | {gap.weak_error:.4f} | {gap.size:.3f} | {best} |")
-    return "\n".join(lines)
+        sizes = [f"{gap.strong_error:.4f}", f"{gap.weak_error:.4f}", f"{gap.size:.3f}"]
+        rows.append([gap.timestep, *sizes, best])
+    return markdown(["timestep", "error, strong", "error, weak", "size of the gap", "best multiple to add"], rows)

@@ -17,6 +17,7 @@ from bridges.dit_moe.demo.digits import NUM_CLASSES, Digits, to_pictures, to_sca
 from w2sd_video.errors import UserError
 
 NUM_FEATURES = 32
+JUDGE = "judge"  # its folder, inside the pipeline's
 
 
 class Reading(NamedTuple):

@@ -6,6 +6,7 @@ anywhere.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,20 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from bridges.dit_moe.demo import components
-from bridges.dit_moe.demo.digits import NUM_CLASSES, Digits, to_pictures
+from bridges.dit_moe.demo.digits import NAMES, NUM_CLASSES, Digits, load, to_pictures
 from bridges.dit_moe.network import DiTMoE
-from bridges.dit_moe.pipeline import build_scheduler
-from experiments.demo.loop import Phase, round_to_half, train
-from experiments.demo.training import normalise_latents
-from experiments.digits.judge import Judge, classification_loss
+from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
+from experiments.digits.judge import JUDGE as JUDGE_FOLDER
+from experiments.digits.judge import Judge, accuracy, classification_loss, save_judge
+from experiments.engine import make_folders, set_threads
+from experiments.training import (
+    Phase,
+    noisy_round_trip_loss,
+    normalise_latents,
+    round_to_half,
+    stratified_timesteps,
+    train,
+)
 
 JUDGE = Phase(1, steps=1500, batch=128, learning_rate=3e-3, ema=0.99)
 VAE = Phase(2, steps=600, batch=48, learning_rate=3e-3, ema=0.99)
@@ -43,15 +52,10 @@ def reconstruction_loss(vae: AutoencoderKL, digits: Digits, batch: int) -> Calla
     """The error of pictures after a round trip through latents that noise has moved a little."""
     pictures = to_pictures(digits.scans) * 2 - 1
 
-    def loss(generator: torch.Generator) -> Tensor:
-        pixels = pictures[torch.randint(len(pictures), (batch,), generator=generator)]
-        posterior = vae.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        latents = posterior.mean + 0.1 * posterior.mean.std().detach() * noise  # a decoder that forgives small errors
-        error = vae.decode(latents).sample - pixels
-        return error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean()
+    def draw(generator: torch.Generator) -> Tensor:
+        return pictures[torch.randint(len(pictures), (batch,), generator=generator)]
 
-    return loss
+    return noisy_round_trip_loss(vae, draw)
 
 
 def train_vae(digits: Digits, folder: Path, seed: int, phase: Phase, quiet: bool) -> AutoencoderKL:
@@ -92,8 +96,7 @@ def diffusion_loss(network: DiTMoE, latents: Tensor, labels: Tensor, batch: int)
         chosen = torch.randint(len(latents), (batch,), generator=generator)
         clean = latents[chosen]
         noise = torch.randn(clean.shape, generator=generator)
-        timestep = (torch.arange(batch) + torch.rand(batch, generator=generator)) * (1000 / batch)  # stratified
-        timestep = timestep.long().clamp_max(999)
+        timestep = stratified_timesteps(batch, generator)
         alpha, sigma = (rate[timestep].view(-1, 1, 1, 1) for rate in (alphas, sigmas))
         dropped = torch.rand(batch, generator=generator) < NO_CLASS
         classes = labels[chosen].masked_fill(dropped, NUM_CLASSES)
@@ -113,3 +116,27 @@ def train_network(vae: AutoencoderKL, digits: Digits, folder: Path, seed: int, p
     train("network", phase, network, diffusion_loss(network, latents, digits.labels, phase.batch), folder, seed, quiet)
     round_to_half(network)
     return network
+
+
+def export(output: Path, judge: Judge, vae: AutoencoderKL, network: DiTMoE) -> None:
+    """Save a float16 pipeline to `output` and the judge, with its accuracy on digits it never saw, beside it."""
+    scheduler = build_scheduler("noise")
+    pipe = DiTMoEPipeline(transformer=network, vae=vae, scheduler=scheduler, id2label=dict(enumerate(NAMES)))
+    pipe.to(torch.float16).save_pretrained(output)
+    parts = {part: load(part) for part in ("train", "test")}
+    facts = {f"{part}_accuracy": round(accuracy(judge, digits), 4) for part, digits in parts.items()}
+    save_judge(judge, output / JUDGE_FOLDER, **facts)
+
+
+def run(options: argparse.Namespace) -> int:
+    """scripts/train_digits.py."""
+    make_folders(options.work, options.output)
+    set_threads(options.threads)
+    seen = load("train")
+    settings = (options.work, options.seed)
+    judge = train_judge(seen, *settings, JUDGE, options.quiet)
+    vae = train_vae(seen, *settings, VAE, options.quiet)
+    network = train_network(vae, seen, *settings, NETWORK, options.quiet)
+    export(options.output, judge, vae, network)
+    print(f"wrote the pipeline and its judge to {options.output}")
+    return 0

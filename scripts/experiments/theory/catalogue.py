@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from w2sd_video.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.theory.made import Made
+    from experiments.theory.drawing import Made
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Entry:
 
     def make(self) -> Made:
         module, _, function = self.maker.partition(":")
-        make: Callable[[], Made] = getattr(importlib.import_module(f"experiments.theory.figures.{module}"), function)
+        make: Callable[[], Made] = getattr(importlib.import_module(f"experiments.theory.{module}"), function)
         return make()
 
 
@@ -46,12 +46,12 @@ ENTRIES: dict[str, Entry] = {
     "figure-4": Entry(
         "Figure 4",
         "On two modes W2SD shifts the samples towards the one that the strong model lacks.",
-        "one_dimension:figure_4",
+        "line:figure_4",
     ),
     "figure-5": Entry(
         "Figure 5",
         "Reflections draw the paths of samples closer to the mode that both models neglect.",
-        "one_dimension:figure_5",
+        "line:figure_5",
     ),
     "figure-6": Entry(
         "Figure 6",
@@ -61,22 +61,22 @@ ENTRIES: dict[str, Entry] = {
     "figure-12": Entry(
         "Figures 12 and 13",
         "A positive gap gives gains, none gives plain sampling, a negative one losses.",
-        "magnitude:figure_12",
+        "sizes:figure_12",
     ),
     "figure-14": Entry(
         "Figure 14",
         "At equal evaluations (half the steps, half of those reflected) W2SD beats standard sampling throughout.",
-        "cost:figure_14",
+        "sizes:figure_14",
     ),
     "table-16": Entry(
         "Table 16, App. E.5",
         "Reflection reaches more than auto-guidance with weight 1, its interpolation in latents.",
-        "cost:table_16",
+        "sizes:table_16",
     ),
     "figure-21": Entry(
         "Figure 21",
         "Paths of 5 steps are less smooth, and W2SD still steers them well, as it does at 20.",
-        "one_dimension:figure_21",
+        "line:figure_21",
     ),
     "figure-22": Entry(
         "Figure 22",
@@ -91,7 +91,7 @@ ENTRIES: dict[str, Entry] = {
     "figure-25": Entry(
         "Figure 25",
         "W2SD corrects the paths of other pairs on a line too.",
-        "one_dimension:figure_25",
+        "line:figure_25",
     ),
     "figure-27": Entry(
         "Figure 27",
@@ -121,32 +121,32 @@ ENTRIES: dict[str, Entry] = {
     "noise": Entry(
         "Table 14, setting noise",
         "A larger error of inversion costs more of the gain; at k .01 all of it, and more.",
-        "approximations:noise",
+        "settings:noise",
     ),
     "strength": Entry(
         "setting strength (ours)",
         "A factor above 1 makes up for a weak model that is too little worse; too much overshoots.",
-        "refinements:strength",
+        "settings:strength",
     ),
     "thinning": Entry(
         "settings every and window (ours)",
         "Early reflections do the work; fewer of them can be made up for by strength.",
-        "refinements:thinning",
+        "settings:thinning",
     ),
     "fixed-point": Entry(
         "setting fixed_point (ours)",
         "Two iterations take the error out of the inversion from about 20 steps on, and may do harm below.",
-        "refinements:fixed_point",
+        "settings:fixed_point",
     ),
     "cap": Entry(
         "setting cap (ours)",
         "Keeps a weak model that has lost a mode from throwing samples beyond it.",
-        "approximations:cap",
+        "settings:cap",
     ),
     "lag": Entry(
         "setting lag (ours)",
         "A third fewer evaluations for about the same result.",
-        "approximations:lag",
+        "settings:lag",
     ),
 }
 

@@ -1,1 +1,0 @@
-"""The numbers of the figures: pure functions of nothing but their settings."""
