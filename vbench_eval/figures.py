@@ -126,6 +126,17 @@ def subplots(
     return figure, axes
 
 
+def log_scale(axes: Any, *which: str) -> None:
+    """Logarithmic axes, "x" or "y" or both, with plain numbers at their ticks."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for name in which:
+        getattr(axes, f"set_{name}scale")("log")
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def shared_legend(figure: Figure, *, columns: int = 4) -> None:
     """One legend below all axes, each label once."""
     found: dict[str, Any] = {}

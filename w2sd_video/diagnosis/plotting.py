@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from w2sd_video.diagnosis.measuring import Array, Measured
-from w2sd_video.report.figures import GREY, METHOD_COLOURS, interval_line, shared_legend, style, subplots
+from w2sd_video.report.figures import GREY, METHOD_COLOURS, interval_line, log_scale, shared_legend, style, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,11 +27,13 @@ def draw_gap(measured: Measured, title: str, reflections: float, similar_below: 
     _line(moves, x, measured.move, MOVE, "move of a reflection (fused)")
     if np.isfinite(measured.error).all():
         _line(moves, x, measured.error, GREY, "error of the inversion (zero-gap)")
-    moves.set(title="What a reflection moves", ylabel="rms, latent units", yscale="log")
+    moves.set(title="What a reflection moves", ylabel="rms, latent units")
+    log_scale(moves, "y")
     _line(sizes, x, measured.clean_gap, GAP, "gap of clean estimates / sample")
     _line(sizes, x, measured.gap, OTHER, "gap / prediction")
     sizes.axhline(similar_below, color=GREY, linestyle="--", label="too similar below (mean over levels)")
-    sizes.set(title="Size of the gap", ylabel="relative", yscale="log")
+    sizes.set(title="Size of the gap", ylabel="relative")
+    log_scale(sizes, "y")
     _line(directions, x[1:], measured.cosine[:, 1:], GAP, None)
     lowest = min(0.0, float(np.nanmin(measured.cosine))) - 0.05
     directions.set(title="Direction of successive gaps", ylabel="cosine", ylim=(lowest, 1.05))

@@ -8,7 +8,17 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from vbench_eval import figures as shared
-from vbench_eval.figures import GREY, INSTALL, METHOD_COLOURS, available, interval_line, save, shared_legend, subplots
+from vbench_eval.figures import (
+    GREY,
+    INSTALL,
+    METHOD_COLOURS,
+    available,
+    interval_line,
+    log_scale,
+    save,
+    shared_legend,
+    subplots,
+)
 from w2sd_video.errors import UserError
 
 if TYPE_CHECKING:
@@ -139,6 +149,7 @@ __all__ = [
     "choices",
     "curve",
     "interval_line",
+    "log_scale",
     "save",
     "shared_legend",
     "style",

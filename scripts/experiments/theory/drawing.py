@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from w2sd_video.report.figures import GREY, METHOD_COLOURS, shared_legend, style, subplots
+from w2sd_video.report.figures import GREY, METHOD_COLOURS, log_scale, shared_legend, style, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +72,7 @@ __all__ = [
     "Made",
     "finished",
     "level",
+    "log_scale",
     "log_x",
     "style",
     "subplots",

@@ -139,10 +139,17 @@ def figure_22() -> Made:
     numbers = conflict_numbers()
     axis = plane.grid(points=61)
     title = "Figure 22: models in conflict; W2SD moves away from what was wanted"
-    figure, ((styles, bars, line),) = subplots(1, 3, size=(4.2, 3.7), title=title)
+    figure, ((styles, bars, opposed),) = subplots(1, 3, size=(4.2, 3.7), title=title)
     for label, model in (("Disney model", DISNEY), ("ink model", INK)):
         heights = [0.002, 0.006, 0.015, 0.03, 0.06]
-        styles.contour(axis, axis, plane.density(model, axis), heights, colors=BARS[label], linewidths=1.2)
+        styles.contour(
+            axis,
+            axis,
+            plane.density(model, axis),
+            heights,
+            colors=BARS[label],
+            linestyles="-" if model is DISNEY else ":",
+        )
     for (x, y), words in zip(plane.MEANS, STYLES, strict=True):
         styles.text(x, y - 3.4, words, ha="center")
     styles.set(title="two models, goal: both styles", xlabel="ink", ylabel="Disney", xlim=(-8, 8), ylim=(-8, 8))
@@ -153,15 +160,17 @@ def figure_22() -> Made:
     bars.set(title="what is sampled (noise path)", ylabel="share of samples", ylim=(0, 1))
     bars.set_xticks(range(4), STYLES)
     samples = run(logit_testbed("ddpm", OPPOSED), "w2sd", normal_quantiles(4000), 50).final
-    line.fill_between(*histogram(samples, -8, 8, 80), color=COLOURS["w2sd"], alpha=0.25, label="samples of W2SD")
+    opposed.fill_between(*histogram(samples, -8, 8, 80), color=COLOURS["w2sd"], alpha=0.25, label="samples of W2SD")
     places_x = torch.linspace(-8, 8, 400, dtype=torch.float64)
     for model, colour, words, dash in (
         (logit_weak(OPPOSED), COLOURS["weak"], "weak model (left .75)", "-"),
         (STRONG, COLOURS["strong"], "strong model (left .25)", "-"),
         (IDEAL, COLOURS["ideal"], "ideal (left .5)", "--"),
     ):
-        line.plot(places_x, density(model, places_x), dash, color=colour, label=words)
-    line.set(title="opposed biases on a line", xlabel="x", xticks=(-8, -4, 0, 4, 8), ylabel="density", ylim=(0, 0.52))
+        opposed.plot(places_x, density(model, places_x), dash, color=colour, label=words)
+    opposed.set(
+        title="opposed biases on a line", xlabel="x", xticks=(-8, -4, 0, 4, 8), ylabel="density", ylim=(0, 0.52)
+    )
     goal = {name: {label: share[3] for label, share in numbers[name]["shares"].items()} for name in SCHEDULES}
     left = {name: numbers[name]["line"] for name in SCHEDULES}
     measured = (

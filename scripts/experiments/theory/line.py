@@ -162,8 +162,8 @@ def figure_4() -> Made:
             axes.annotate("", (-4.0, high), (-4.0, low), arrowprops=arrow)
             axes.text(-3.6, (low + high) / 2, words, color=colour, fontsize=8, va="center")
         left = {method: numbers[name][method]["left"] for method in ("w2sd", "strong")}
-        axes.text(-7.8, 0.36, f"left share with W2SD {left['w2sd']:.2f}, strong alone {left['strong']:.2f}")
-        axes.set(title=NAMES[name], xlabel="x", xticks=PLACES, ylabel="density", ylim=(0, 0.4))
+        words = f"left share with W2SD {left['w2sd']:.2f}, strong alone {left['strong']:.2f}"
+        axes.set(title=f"{NAMES[name]}: {words}", xlabel="x", xticks=PLACES, ylabel="density", ylim=(0, 0.4))
     return Made(numbers, finished(figure), *_balance(numbers))
 
 
@@ -223,7 +223,7 @@ def figure_21() -> Made:
 def figure_25() -> Made:
     numbers = case_numbers()
     title = "Figure 25: more pairs on a line; grey paths end outside the left mode"
-    figure, rows = subplots(3, len(CASES), size=(3.2, 2.5), title=title)
+    figure, rows = subplots(3, len(CASES), size=(3.5, 2.5), title=title)
     for row, method in zip(rows, ("weak", "strong", "w2sd"), strict=True):
         for axes, case in zip(row, CASES.values(), strict=True):
             _paths(axes, case.bed("ddpm"), method, STEPS, f"{NOUNS[method]}: {case.title}")
@@ -256,6 +256,6 @@ def _paths(axes: Any, bed: Testbed, method: str, num_steps: int, title: str, mod
             )
             lines[0].set_label(label)
     ended = outcome(bed, method, num_steps, mode)
-    axes.set_title(f"{title}\nleft share {ended['left']:.2f}, std {ended['std']:.2f}", fontsize=9.5)
+    axes.set_title(f"{title}\nleft share {ended['left']:.2f}, std {ended['std']:.2f}", fontsize=9)
     high = float(means.abs().max()) + 4.0
     axes.set(xlabel="step", xlim=(0, num_steps), ylabel="x", ylim=(-high, high), yticks=means.tolist())

@@ -10,7 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.theory.drawing import COLOURS, GREY, PATH_LOOKS, Made, finished, level, log_x, style, subplots, verdict
+from experiments.theory.drawing import (
+    COLOURS,
+    GREY,
+    PATH_LOOKS,
+    Made,
+    finished,
+    level,
+    log_scale,
+    log_x,
+    style,
+    subplots,
+    verdict,
+)
 from experiments.theory.gaps import Triple, exact_ratio_log_density, fisher_ratio, terms
 from experiments.theory.mixtures import IDEAL, PATHS, STRONG, continuous_level, logit_weak, normal_quantiles
 from experiments.theory.sizes import measured
@@ -220,7 +232,8 @@ def theorem_1() -> Made:
             sizes = [max(size, 1.2e-5) for size in numbers[name][f"{kind}, t 0.6"]["remainder"]]
             axes.plot(intervals, sizes, line, marker="o", color=colour, label=words)
         axes.plot([0.0025, 0.04], [1e-4, 1e-4 * 256], ":", color=GREY, label="second order")
-        axes.set(title=f"remainder, {path}, t 0.6", ylabel="|x~ - x - c gap|", yscale="log", ylim=(1e-5, 1.0))
+        axes.set(title=f"remainder, {path}, t 0.6", ylabel="|x~ - x - c gap|", ylim=(1e-5, 1.0))
+        log_scale(axes, "y")
     row[2].plot(intervals, numbers["printed_over_true"], "o-", color=COLOURS["strong"], label="printed / true")
     level(row[2], 1.0, GREY)
     row[2].set(title="Eq. 5's coefficient as printed", ylabel="printed / true", ylim=(0.0, 2.5))
@@ -259,7 +272,8 @@ def theorem_2() -> Made:
         if above:
             axes.plot(*zip(*above, strict=True), ".", color=COLOURS["w2sd"], label="above the bound")
         axes.plot([1e-6, 1e3], [1e-6, 1e3], "--", color="black", linewidth=1.2, label="error = bound")
-        axes.set(title=f"{words}: {mine['violations']} of {mine['points']} above", xscale="log", yscale="log")
+        axes.set(title=f"{words}: {mine['violations']} of {mine['points']} above")
+        log_scale(axes, "x", "y")
         axes.set(
             xlim=(1e-4, 1e3), ylim=(1e-6, 1e2), xlabel="bound of Eq. 6", ylabel="|weak-to-strong - strong-to-ideal|"
         )

@@ -9,7 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.theory.drawing import COLOURS, GREY, NAMES, Made, finished, level, log_x, style, subplots, verdict
+from experiments.theory.drawing import (
+    COLOURS,
+    GREY,
+    NAMES,
+    Made,
+    finished,
+    level,
+    log_scale,
+    log_x,
+    style,
+    subplots,
+    verdict,
+)
 from experiments.theory.mixtures import PATHS, Mixture, normal_quantiles, schedule
 from experiments.theory.testbed import SCHEDULES
 from w2sd_video.core import (
@@ -119,12 +131,14 @@ def zero_gap() -> Made:
                 looks = {"color": colour, "linestyle": line, "marker": "o", "label": label}
                 above.plot(numbers["steps"], [max(error, FLOOR) for error in mine["mean_error"][kind]], **looks)
                 below.plot(numbers["variances"], mine["kept_std"][kind], **looks)
-        above.set(title=f"error of one reflection, {NAMES[name]}", xlabel="sampling steps T", yscale="log")
+        above.set(title=f"error of one reflection, {NAMES[name]}", xlabel="sampling steps T")
+        log_scale(above, "y")
         above.set(ylabel="|x~ - x| / |x|, mean over steps", ylim=(FLOOR / 1.3, 1.0))
         log_x(above, numbers["steps"])
         level(below, 1.0, GREY)
-        below.set(title=f"spread of the samples, T 50, {NAMES[name]}", xscale="log", ylim=(0.3, 1.15))
+        below.set(title=f"spread of the samples, T 50, {NAMES[name]}", ylim=(0.3, 1.15))
         below.set(xlabel="variance of the data along a direction", ylabel="std with reflections / without")
+        log_scale(below, "x")
     sdxl = numbers["sdxl"]
     at_50, at_8 = numbers["steps"].index(50), numbers["steps"].index(8)
     detail = dict(zip(numbers["variances"], sdxl["kept_std"]["paper"], strict=True))
