@@ -149,7 +149,7 @@ class _Pictures:
 
         from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS
         from w2sd_video.diagnosis.measuring import baseline, measure
-        from w2sd_video.loading.lora_files import use_loras
+        from w2sd_video.loading.loras import use_loras
 
         self._pipe = self._pipe or gaps.load(PICTURE_WEIGHTS / "weak", LORA_WEIGHTS)
         _, ours, theirs = GAPS[name]
@@ -186,7 +186,7 @@ class _BundledGap:
 
         from w2sd_video.demo import world
         from w2sd_video.hosting.hosting import reflected
-        from w2sd_video.loading.lora_files import use_loras
+        from w2sd_video.loading.loras import use_loras
         from w2sd_video.pair import ModelSpec
 
         strong, weak = self.strong, self.weak

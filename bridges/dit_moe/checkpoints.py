@@ -19,7 +19,7 @@ from torch import Tensor
 from bridges.dit_moe.layout import check_layout, infer_config, published_layout
 from bridges.dit_moe.network import DiTMoE
 from w2sd_video.errors import UserError
-from w2sd_video.loading.checkpoints import read_json, read_safetensors_header, weight_files
+from w2sd_video.loading.files import read_json, read_safetensors_header, weight_files
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WEIGHTS = ("ema", "model")  # where a training's checkpoint keeps them, the one to prefer first

@@ -27,8 +27,9 @@ from tests.support.ldm_layout import save_single_file
 from w2sd_video.commands.prompts import check_prompt
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.pipelines import load_pipeline
-from w2sd_video.loading.placement import check_memory_plan, place_pipelines
+from w2sd_video.loading.placement import place
 from w2sd_video.runs.picture_io import read_picture
 from w2sd_video.runs.tasks import Task
 from w2sd_video.runs.video_io import read_video
@@ -341,16 +342,16 @@ def test_a_weak_side_kept_on_the_host_makes_the_same_picture(disk: Path, tmp_pat
 
 def test_sequential_offloading_reaches_every_network_of_both_sides(disk: Path) -> None:
     sides = [tiny.flux(1), tiny.sdxl(1)]
-    place_pipelines(*sides, "cpu", "sequential")
+    place(*sides, "cpu", "sequential")
     networks = [part for pipe in sides for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     assert len(networks) == 8 and all(any(hasattr(m, "_hf_hook") for m in part.modules()) for part in networks)
 
 
 def test_a_plan_that_offloads_is_refused_where_there_is_nothing_to_offload_from() -> None:
-    check_memory_plan("resident", "cpu")
+    memory_plan("resident", "cpu")
     for plan in ("weak-offload", "sequential"):
         with pytest.raises(UserError, match="the device is cpu"):
-            check_memory_plan(plan, "cpu")
+            memory_plan(plan, "cpu")
 
 
 # -- plans and refusals, before any model is loaded ------------------------------------------------------------------

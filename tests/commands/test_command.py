@@ -227,7 +227,7 @@ def test_compiled_blocks_are_those_that_repeat(pair: list[str], monkeypatch: pyt
     import torch
 
     from w2sd_video.commands.rendering import compile_networks
-    from w2sd_video.loading.loading import load_pair
+    from w2sd_video.loading.pairs import load_pair
 
     compiled: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))

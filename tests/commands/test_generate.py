@@ -161,7 +161,7 @@ def test_other_formats_hold_the_same_video(pair: Path, tmp_path: Path, video_for
 
 def stock(pair: Path, network: Any = None) -> NDArray[np.uint8]:
     """The stock pipeline's own frames, float64 rounding aside: [F, H, W, 3] uint8."""
-    from w2sd_video.loading.loading import load_pair
+    from w2sd_video.loading.pairs import load_pair
 
     pipe = load_pair(str(pair / "strong"), str(pair / "weak"), device="cpu").pipe
     if network is not None:

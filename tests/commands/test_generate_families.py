@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.support import tiny
 from w2sd_video.commands.cli import main
-from w2sd_video.loading.reflectable import load_reflectable
+from w2sd_video.loading.pipelines import load_reflectable
 from w2sd_video.presets import VIDEO_PRESETS
 from w2sd_video.runs.video_io import read_video
 

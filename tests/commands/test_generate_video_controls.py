@@ -208,9 +208,8 @@ def test_what_cannot_be_made_is_refused_before_a_model_is_loaded(
     given, said = REFUSED[case]
     if case not in LOADS:
         monkeypatch.setattr("w2sd_video.loading.pipelines.load_pipeline", None)
-        monkeypatch.setattr("w2sd_video.loading.loading.load_pair", None)
-        monkeypatch.setattr("w2sd_video.loading.reflectable.load_pipeline", None)
-    assert main([*words(disk, *given), "--output", str(tmp_path / "out")]) == 2
+        monkeypatch.setattr("w2sd_video.loading.pairs.load_pair", None)
+        assert main([*words(disk, *given), "--output", str(tmp_path / "out")]) == 2
     assert re.search(said, capsys.readouterr().err)
     assert case in LOADS or not (tmp_path / "out").exists()
 
@@ -219,8 +218,7 @@ def test_a_hub_id_is_refused_by_its_index_before_its_weights_are_fetched(
     disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = {"_class_name": "StableDiffusionXLPipeline"}
-    monkeypatch.setattr("w2sd_video.loading.sources.FolderSource.config", lambda self, part: index)
-    monkeypatch.setattr("w2sd_video.loading.reflectable.load_pipeline", None)
+    monkeypatch.setattr("w2sd_video.loading.parts.Source.config", lambda self, part: index)
     given = words(disk, "--strong", "owner/name", "--motion-adapter", "@motion", *CONTROL)
     assert main([*given, "--output", str(tmp_path / "out")]) == 2
     assert "no ControlNet for videos of AnimateDiff on SDXL" in capsys.readouterr().err

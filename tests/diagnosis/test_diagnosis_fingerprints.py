@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from w2sd_video.loading.fingerprints import Fingerprint, Weights, difference, fingerprint, same_weights
+from w2sd_video.loading.describe import Weights
+from w2sd_video.loading.fingerprints import Fingerprint, difference, fingerprint, same_weights
 
 
 def weights(seed: int = 0) -> dict[str, Tensor]:

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tests.support import tiny
-from w2sd_video.loading import offload
+from w2sd_video.loading import placement
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of, tensors_of
-from w2sd_video.loading.estimate import estimate_memory
-from w2sd_video.loading.loaded_pair import LoadedPair, PairReport
-from w2sd_video.loading.loading import load_pair
-from w2sd_video.loading.memory import decoding_in_chunks, install_chunked_decode, share_equal_tensors, unique_bytes
-from w2sd_video.loading.specification import check_pair_specification
+from w2sd_video.loading.memory import estimate_memory
+from w2sd_video.loading.pair_description import describe_pair
+from w2sd_video.loading.pairs import LoadedPair, PairReport, load_pair
+from w2sd_video.loading.placement import install_chunked_decode
+from w2sd_video.loading.sharing import share_equal_tensors, unique_bytes
 
 
 def pair_of_networks() -> tuple[Any, Any]:
@@ -94,6 +94,15 @@ def frames_per_call(vae: Any) -> Iterator[list[int]]:
         handle.remove()
 
 
+@contextmanager
+def decoding_in_chunks(pipe: Any, frames: int | None = None) -> Iterator[None]:
+    undo = install_chunked_decode(pipe.vae, frames)
+    try:
+        yield
+    finally:
+        undo()
+
+
 def call(pipe: Any, frames: int = 5) -> torch.Tensor:
     settings = {"num_frames": frames, "height": 16, "width": 16, "num_inference_steps": 1, "output_type": "pt"}
     return pipe("a ring", generator=tiny.generator(), **settings).frames
@@ -130,10 +139,10 @@ def test_the_context_restores_the_pipeline_also_after_an_error_and_when_nested()
 
 def test_chunks_hold_as_many_frames_as_the_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tiny.animatediff_sdxl()
-    monkeypatch.setattr("w2sd_video.loading.memory.CHUNK_PIXELS", 3 * 16 * 16 + 5)
+    monkeypatch.setattr("w2sd_video.loading.placement.CHUNK_PIXELS", 3 * 16 * 16 + 5)
     with frames_per_call(pipe.vae) as counts, decoding_in_chunks(pipe):
         call(pipe)
-    monkeypatch.setattr("w2sd_video.loading.memory.CHUNK_PIXELS", 1)
+    monkeypatch.setattr("w2sd_video.loading.placement.CHUNK_PIXELS", 1)
     with decoding_in_chunks(pipe), frames_per_call(pipe.vae) as single:
         call(pipe, frames=2)
     assert (counts, single) == ([3, 2], [1, 1])
@@ -158,7 +167,7 @@ def test_decode_returns_what_the_stock_one_does_and_casts_latents_to_the_vaes_dt
 def test_a_loaded_pair_decodes_in_chunks_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.animatediff_sdxl().save_pretrained(tmp_path)
     pair = load_pair(str(tmp_path), str(tmp_path), device="cpu")
-    monkeypatch.setattr("w2sd_video.loading.memory.CHUNK_PIXELS", 2 * 16 * 16)
+    monkeypatch.setattr("w2sd_video.loading.placement.CHUNK_PIXELS", 2 * 16 * 16)
     with frames_per_call(pair.pipe.vae) as counts:
         call(pair.pipe)
     assert counts == [2, 2, 1]
@@ -190,7 +199,7 @@ def weak_forward(pair: LoadedPair) -> torch.Tensor:
 @pytest.mark.parametrize("other_text", [False, True])
 def test_offloading_changes_no_result_of_either_side(kind: str, other_text: bool) -> None:
     plain, moved = loaded(other_text), loaded(other_text)
-    offload.place(moved.pipe, moved.weak, torch.device("cpu"), kind)
+    placement.place(moved.pipe, moved.weak, torch.device("cpu"), kind)
     for _ in range(2):  # a call ends by setting the hooks up anew
         assert torch.equal(weak_forward(plain), weak_forward(moved))
         inputs = moved.encode("a ring")
@@ -218,8 +227,8 @@ def test_each_kind_of_offloading_reaches_every_network_of_both_sides(
         module, _, name = helper.rpartition(".")
         with monkeypatch.context() as patch:
             patch.setattr(pair.pipe, method, lambda seen=seen, **_: seen.append("strong"))
-            patch.setattr(sys.modules[module], name, lambda part, *_args, seen=seen, **_: seen.append(part))
-            offload.place(pair.pipe, pair.weak, torch.device("cpu"), kind)
+            patch.setattr(sys.modules[module], name, lambda part, *_args, seen=seen, **_: (seen.append(part), None))
+            placement.place(pair.pipe, pair.weak, torch.device("cpu"), kind)
         parts = [pair.weak_unet]
         if other_text:
             parts += [pair.weak.text_encoder, pair.weak.text_encoder_2]
@@ -231,7 +240,7 @@ def test_each_kind_of_offloading_reaches_every_network_of_both_sides(
 
 
 def test_the_estimate_for_the_papers_pair_is_what_was_measured_at_real_size() -> None:
-    pair = check_pair_specification("owner/juggernaut", "owner/sdxl", "owner/motion")
+    pair = describe_pair("owner/juggernaut", "owner/sdxl", "owner/motion")
     found = estimate_memory(pair, dtype="bfloat16", height=1024, width=1024, num_frames=16, rows=2)
     # Shared motion and VAE, encoders freed, decode in chunks, guidance as a batch of 2: 19.7 GB.
     assert found.peak == found.sample_peak == pytest.approx(19.7e9, rel=0.005)
@@ -247,20 +256,18 @@ def test_the_estimate_of_the_weights_is_what_loading_takes(tmp_path: Path, dtype
         tiny.sdxl(side).save_pretrained(tmp_path / str(side))
     tiny.motion_adapter().save_pretrained(tmp_path / "motion")
     given = (str(tmp_path / "1"), str(tmp_path / "2"), str(tmp_path / "motion"))
-    found = estimate_memory(check_pair_specification(*given), dtype=dtype, height=16, width=16, num_frames=2)
+    found = estimate_memory(describe_pair(*given), dtype=dtype, height=16, width=16, num_frames=2)
     pair = load_pair(*given, device="cpu", dtype=dtype)
     networks = unique_bytes(pair.pipe.unet) + unique_bytes(pair.weak_unet) - unique_bytes(pair.pipe.motion_adapter)
     assert found.strong_unet + found.weak_unet + found.shared == networks
     assert found.vae == unique_bytes(pair.pipe.vae)
     encoders = (pair.pipe.text_encoder, pair.pipe.text_encoder_2)
     assert found.text_encoders == 2 * sum(tensor.nbytes for part in encoders for tensor in part.parameters())
-    same = estimate_memory(check_pair_specification(given[0], given[0], given[2]), dtype=dtype, height=16, width=16,
+    same = estimate_memory(describe_pair(given[0], given[0], given[2]), dtype=dtype, height=16, width=16,
                            num_frames=2)  # fmt: skip
     assert same.networks == unique_bytes(pair.pipe.unet)
     peaks = [
-        estimate_memory(
-            check_pair_specification(*given), dtype=dtype, height=16, width=16, num_frames=2, offload=kind
-        ).sample_peak
+        estimate_memory(describe_pair(*given), dtype=dtype, height=16, width=16, num_frames=2, memory=kind).sample_peak
         for kind in ("none", "model", "group")
     ]
     assert peaks == sorted(peaks, reverse=True)

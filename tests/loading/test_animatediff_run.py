@@ -11,8 +11,8 @@ from diffusers import AnimateDiffSDXLPipeline, UNetMotionModel
 
 from tests.support import tiny
 from w2sd_video import ModelSpec, reflected
-from w2sd_video.loading import offload
-from w2sd_video.loading.loading import LoadedPair, load_pair
+from w2sd_video.loading import placement
+from w2sd_video.loading.pairs import LoadedPair, load_pair
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +67,20 @@ def test_each_side_is_prompted_with_its_own_text_encoders(disk: dict[str, str]) 
 @pytest.mark.parametrize("weak", ["weak", "weak-other-text"])
 def test_offloaded_networks_make_the_same_video(disk: dict[str, str], kind: str, weak: str) -> None:
     plain, moved = load(disk, weak), load(disk, weak)
-    offload.place(moved.pipe, moved.weak, torch.device("cpu"), kind)
+    placement.place(moved.pipe, moved.weak, torch.device("cpu"), kind)
     assert torch.equal(generate(plain), generate(moved))
 
 
 @pytest.mark.parametrize("kind", ["model", "group"])
 def test_offloaded_networks_may_take_turns_in_the_pipeline(disk: dict[str, str], kind: str) -> None:
     pairs = [load(disk, "weak") for _ in range(2)]
-    offload.place(pairs[1].pipe, pairs[1].weak, torch.device("cpu"), kind)
+    placement.place(pairs[1].pipe, pairs[1].weak, torch.device("cpu"), kind)
     videos = []
     for pair in pairs:
         strong, weak = pair.pipe.unet, pair.weak
         for sampled, other in ((strong, weak), (weak, strong), (strong, weak)):
             pair.pipe.unet = sampled
-            videos.append(generate(LoadedPair(pair.pipe, other, pair.report, pair._encodings)))
+            videos.append(generate(LoadedPair(pair.pipe, other, pair.report, _encodings=pair._encodings)))
     assert all(torch.equal(videos[i], videos[i + 3]) for i in range(3))
     assert torch.equal(videos[0], videos[2])
     assert not torch.equal(videos[0], videos[1])

@@ -18,11 +18,11 @@ from diffusers import AnimateDiffSDXLPipeline, UNetMotionModel
 from tests.support import tiny
 from tests.support.disk_pairs import assert_holds, sdxl, weights_of, write_checkpoints
 from w2sd_video.errors import UserError
-from w2sd_video.loading import sources
 from w2sd_video.loading.animatediff import tensors_of
-from w2sd_video.loading.loading import load_pair
-from w2sd_video.loading.memory import unique_bytes
-from w2sd_video.loading.specification import check_pair_specification
+from w2sd_video.loading.pair_description import describe_pair
+from w2sd_video.loading.pairs import load_pair
+from w2sd_video.loading.parts import Source
+from w2sd_video.loading.sharing import unique_bytes
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_half_size_variants_and_shards_are_found(disk: dict[str, str], tmp_path:
     if len(files) > 1:
         (tmp_path / "weak" / "unet" / files[0]).unlink()
         with pytest.raises(UserError, match=f"index.* names {files[0]}, which is not there"):
-            check_pair_specification(*given)
+            describe_pair(*given)
 
 
 def test_the_same_checkpoint_on_both_sides_takes_no_second_storage(disk: dict[str, str]) -> None:
@@ -85,14 +85,14 @@ def test_nothing_loaded_only_to_be_compared_or_taken_apart_stays_in_memory(
     disk: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[weakref.ref[Any]] = []
-    load = sources.FolderSource.load
+    load = Source.load
 
     def remember(self: Any, *args: Any, **settings: Any) -> Any:
         module = load(self, *args, **settings)
         loaded.append(weakref.ref(module))
         return module
 
-    monkeypatch.setattr(sources.FolderSource, "load", remember)
+    monkeypatch.setattr(Source, "load", remember)
     pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
     gc.collect()
     alive = [reference() for reference in loaded if reference() is not None]
@@ -123,7 +123,7 @@ def test_a_strong_side_that_is_one_network_takes_every_other_part_from_the_weak_
     assert dict(pair.pipe.scheduler.config)["beta_schedule"] == "scaled_linear"
     assert any("holds no VAE" in note for note in pair.report.notes)
     with pytest.raises(UserError, match="two text encoders"):
-        check_pair_specification(disk["network"], disk["network"], disk["motion"])
+        describe_pair(disk["network"], disk["network"], disk["motion"])
 
 
 def test_sides_with_motion_modules_of_their_own_keep_them_and_it_is_noted(disk: dict[str, str], tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_single_file_without_text_encoders_uses_the_other_sides_and_says_so(di
     assert_holds(pair.pipe.text_encoder, tensors_of(tiny.clip_text_encoder(10, hidden=12)))
     both = disk["weak-no-text.safetensors"]
     with pytest.raises(UserError, match="holds SDXL's two text encoders; give one side as a whole"):
-        check_pair_specification(both, both, disk["motion"], config=disk["config"])
+        describe_pair(both, both, disk["motion"], config=disk["config"])
 
 
 # -- the VAE --------------------------------------------------------------------------------------------------------
@@ -245,8 +245,8 @@ def test_another_vae_of_the_same_scaling_is_noted_and_the_strong_one_decodes(
 
 def test_another_scaling_of_the_latents_is_refused_before_loading(disk: dict[str, str], tmp_path: Path) -> None:
     sdxl(2, scaling_factor=0.5).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"VAE scaling_factor is 0\.13025 in .* and 0\.5 in"):
-        check_pair_specification(disk["strong"], str(tmp_path), disk["motion"])
+    with pytest.raises(UserError, match=r"do not share a latent space.*scale 0\.13025 and 0\.5"):
+        describe_pair(disk["strong"], str(tmp_path), disk["motion"])
 
 
 def test_progress_bars_are_silenced_on_request_and_come_back(
@@ -266,7 +266,7 @@ sys.path[:0] = {path!r}
 import torch
 torch.set_num_threads(1)
 from tests.support.disk_pairs import assert_holds, weights_of
-from w2sd_video.loading.loading import load_pair
+from w2sd_video.loading.pairs import load_pair
 for weak in ("owner/weak", {file!r}):
     given = ("owner/strong", weak, "owner/motion")
     pair = load_pair(*given, device="cpu", dtype="bfloat16", num_frames=16, quiet=True)

@@ -17,9 +17,9 @@ from tests.support import tiny
 from tests.support.disk_pairs import assert_holds, sdxl, weights_of, write_checkpoints
 from tests.support.ldm_layout import save_single_file
 from w2sd_video.errors import UserError
-from w2sd_video.loading.checkpoints import LDM_UNET
-from w2sd_video.loading.loading import load_pair
-from w2sd_video.loading.specification import check_pair_specification
+from w2sd_video.loading.files import LDM_UNET
+from w2sd_video.loading.pair_description import describe_pair
+from w2sd_video.loading.pairs import load_pair
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +29,24 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def refused(match: str, *given: str, **settings: Any) -> None:
     with pytest.raises(UserError, match=match):
-        check_pair_specification(*given, **settings)
+        describe_pair(*given, **settings)
     with pytest.raises(UserError, match=match):
         load_pair(*given, device="cpu", **settings)
 
 
 def test_what_does_not_exist_is_refused(disk: dict[str, str], tmp_path: Path) -> None:
-    refused("strong checkpoint '/no/such.safetensors' does not exist", "/no/such.safetensors", disk["weak"])
-    refused("weak checkpoint 'sdxl' does not exist", disk["strong"], "sdxl")
+    refused("strong side '/no/such.safetensors' does not exist", "/no/such.safetensors", disk["weak"])
+    refused("weak side 'sdxl' does not exist", disk["strong"], "sdxl")
     refused("motion adapter '/no/such' is no folder", disk["strong"], disk["weak"], "/no/such")
     refused("holds no network", str(tmp_path), disk["weak"])
-    refused("config folder /no/such does not exist", disk["strong.safetensors"], disk["weak"], disk["motion"],
+    refused("config /no/such does not exist", disk["strong.safetensors"], disk["weak"], disk["motion"],
             config="/no/such")  # fmt: skip
 
 
 def test_hub_ids_are_taken_without_touching_the_network(disk: dict[str, str]) -> None:
-    found = check_pair_specification("owner/strong", disk["weak.safetensors"], "owner/motion")
-    assert (found.strong.kind, found.weak_config, found.needs_network) == ("hub", "owner/strong", True)
-    assert not check_pair_specification(disk["strong"], disk["weak"], disk["motion"]).needs_network
+    found = describe_pair("owner/strong", disk["weak.safetensors"], "owner/motion")
+    assert (found.strong.kind, found.weak.config, found.needs_network) == ("hub", "owner/strong", True)
+    assert not describe_pair(disk["strong"], disk["weak"], disk["motion"]).needs_network
     with pytest.raises(UserError, match=r"cannot load the unet of owner/strong.*check the hub id and"):  # offline
         load_pair("owner/strong", disk["weak"], disk["motion"], device="cpu")
 
@@ -54,7 +54,7 @@ def test_hub_ids_are_taken_without_touching_the_network(disk: dict[str, str]) ->
 def test_two_single_files_need_a_config_folder(disk: dict[str, str]) -> None:
     files = (disk["strong.safetensors"], disk["weak.safetensors"], disk["motion"])
     refused("is a single file and needs the configs and tokenizers", *files)
-    refused("lacks model_index.json", *files, config=disk["motion"])
+    refused("has no model_index.json", *files, config=disk["motion"])
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.0001], ids=["half the file", "half the header"])
@@ -62,12 +62,14 @@ def test_a_truncated_file_is_refused_by_name(disk: dict[str, str], tmp_path: Pat
     whole = Path(disk["weak.safetensors"]).read_bytes()
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(whole[: int(len(whole) * keep)])
-    refused(r"damaged\.safetensors is (cut short|corrupt)", disk["strong"], str(damaged), disk["motion"])
+    refused(r"damaged\.safetensors is cut short, corrupt", disk["strong"], str(damaged), disk["motion"])
 
 
 def test_garbage_and_truncated_folders_are_refused_by_name(disk: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)) * 40)
-    refused(r"noise\.safetensors is corrupt", disk["strong"], str(tmp_path / "noise.safetensors"), disk["motion"])
+    refused(
+        r"noise\.safetensors is cut short, corrupt", disk["strong"], str(tmp_path / "noise.safetensors"), disk["motion"]
+    )
     shutil.copytree(disk["weak"], tmp_path / "weak")
     weights = tmp_path / "weak" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -135,8 +137,8 @@ def test_other_families_are_refused_as_files_and_as_folders(disk: dict[str, str]
     sd15 = {name: tensor for name, tensor in tensors.items() if "label_emb" not in name}
     lora = {"lora_unet_down.weight": torch.zeros(1)}
     for name, content, match in (
-        ("inpainting", inpainting, "takes 9 input channels; allowed: 4"),
-        ("sd15", sd15, "SD1.5 / SD2 family"),
+        ("inpainting", inpainting, "takes 9 input channels, not 4"),
+        ("sd15", sd15, "is of the family of StableDiffusionPipeline"),
         ("lora", lora, "looks like a LoRA"),
     ):
         save_file(content, tmp_path / f"{name}.safetensors")
@@ -178,8 +180,11 @@ def test_motion_adapters_that_do_not_fit_are_refused_before_loading(disk: dict[s
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"offload": "disk"}, "offload is 'disk'; choose one of none, model, sequential, group"),
-        ({"offload": "model"}, "the device is cpu; leave offload out"),
+        (
+            {"memory": "disk"},
+            "memory is 'disk'; choose one of resident, model-offload, sequential, group",
+        ),
+        ({"memory": "model"}, "'model-offload' keeps networks off an accelerator, but the device is cpu"),
         ({"dtype": "int8"}, "dtype is int8; choose one of float32, float16, bfloat16"),
         ({"device": "warp"}, "device 'warp' cannot be used here"),
     ],
@@ -192,12 +197,12 @@ def test_settings_are_refused_by_name(disk: dict[str, str], settings: dict[str, 
 def test_checking_a_specification_and_estimating_its_memory_import_no_torch(disk: dict[str, str]) -> None:
     program = (
         "import sys\n"
-        "from w2sd_video.loading.specification import check_pair_specification\n"
-        "from w2sd_video.loading.estimate import estimate_memory\n"
+        "from w2sd_video.loading.pair_description import describe_pair\n"
+        "from w2sd_video.loading.memory import estimate_memory\n"
         "from w2sd_video.presets import PRESETS\n"
-        f"pair = check_pair_specification({disk['strong']!r}, {disk['weak.safetensors']!r}, {disk['motion']!r})\n"
+        f"pair = describe_pair({disk['strong']!r}, {disk['weak.safetensors']!r}, {disk['motion']!r})\n"
         "estimate_memory(pair, dtype='float16', height=64, width=64, num_frames=2)\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)\n"
     )
     root = Path(__file__).resolve().parents[2]

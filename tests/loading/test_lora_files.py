@@ -16,7 +16,7 @@ from tests.support import tiny
 from tests.support.tiny_loras import ATTENTION, CONVOLUTIONS, add_lora, kohya_file
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.errors import UserError
-from w2sd_video.loading.lora_files import load_loras, use_loras
+from w2sd_video.loading.loras import load_loras, use_loras
 
 FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sd15": (tiny.sd15, {**tiny.IMAGE_CALL, "guidance_scale": 3.0}),

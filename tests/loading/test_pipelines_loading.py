@@ -20,7 +20,7 @@ from tests.support import disk_pairs, tiny
 from tests.support.flux_layout import save_flux_file
 from tests.support.ldm_layout import save_sd15_file, save_single_file
 from w2sd_video.errors import UserError
-from w2sd_video.loading.pipeline_files import describe_pipeline
+from w2sd_video.loading.describe import describe
 from w2sd_video.loading.pipelines import load_pipeline
 
 MAKERS = {"flux": tiny.flux, "sdxl": disk_pairs.sdxl, "sd15": tiny.sd15, "animatediff": tiny.animatediff_sdxl}
@@ -129,7 +129,7 @@ def test_an_overflowing_vae_is_widened_and_still_decodes(disk: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["flux", "sdxl", "sd15", "animatediff"])
 def test_a_description_says_what_planning_needs(disk: Path, kind: str) -> None:
-    files = describe_pipeline(str(disk / kind), "strong", video=kind == "animatediff")
+    files = describe(str(disk / kind), "strong", video=kind == "animatediff")
     made = MAKERS[kind](1)
     assert files.class_name == type(made).__name__
     assert files.cell == 2 and files.part("vae") is not None
@@ -139,14 +139,14 @@ def test_a_description_says_what_planning_needs(disk: Path, kind: str) -> None:
 
 
 def test_a_hub_id_is_taken_as_given() -> None:
-    files = describe_pipeline("black-forest-labs/FLUX.1-dev", "strong")
+    files = describe("black-forest-labs/FLUX.1-dev", "strong")
     assert (files.kind, files.class_name, files.cell, files.own_size, files.is_video) == ("hub", None, None, None, None)
 
 
 def test_describing_loads_no_torch(disk: Path) -> None:
     program = (
-        "import sys; from w2sd_video.loading.pipeline_files import describe_pipeline;"
-        f"describe_pipeline({str(disk / 'sdxl.safetensors')!r}, 'weak', config={str(disk / 'sdxl')!r});"
+        "import sys; from w2sd_video.loading.describe import describe;"
+        f"describe({str(disk / 'sdxl.safetensors')!r}, 'weak', config={str(disk / 'sdxl')!r});"
         "print(*{'torch', 'diffusers', 'transformers'} & sys.modules.keys())"
     )
     root = Path(__file__).resolve().parents[2]
@@ -159,7 +159,7 @@ def test_describing_loads_no_torch(disk: Path) -> None:
 
 def refused(given: Path | str, said: str, **settings: Any) -> None:
     with pytest.raises(UserError, match=said):
-        describe_pipeline(str(given), "weak", **settings)
+        describe(str(given), "weak", **settings)
 
 
 def changed_index(folder: Path, **entries: Any) -> None:
@@ -185,10 +185,10 @@ def test_a_folder_with_a_truncated_or_missing_part_is_refused(disk: Path, tmp_pa
     folder = Path(shutil.copytree(disk / "flux", tmp_path / "flux"))
     file = next((folder / part).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-10])
-    refused(folder, "cut short or corrupt")
+    refused(folder, "cut short, corrupt")
     file.rename(file.with_suffix(".bin"))
     refused(folder, "its weights are pickles")
-    describe_pipeline(str(folder), "strong", allow_pickle=True)
+    describe(str(folder), "strong", allow_pickle=True)
     shutil.rmtree(folder / part)
     refused(folder, "holds no .safetensors weights; download it again")
 
@@ -242,7 +242,7 @@ def test_single_files_of_other_families_are_refused_by_what_they_look_like(disk:
 
 def test_a_config_folder_must_hold_what_the_file_lacks(disk: Path, tmp_path: Path) -> None:
     config = Path(shutil.copytree(disk / "sdxl", tmp_path / "config", ignore=shutil.ignore_patterns("*.safetensors")))
-    describe_pipeline(str(disk / "sdxl.safetensors"), "weak", config=str(config))
+    describe(str(disk / "sdxl.safetensors"), "weak", config=str(config))
     refused(disk / "sdxl-no-vae.safetensors", "holds no vae, and its config folder", config=str(config))
     refused(disk / "sdxl-no-text.safetensors", "holds no text_encoder, and its config folder", config=str(config))
 

@@ -31,7 +31,7 @@ from w2sd_video.runs.tasks import METHODS, SELECTING, Medium, Task
 from w2sd_video.runs.video_io import read_video, write_video
 
 if TYPE_CHECKING:
-    from w2sd_video.loading.loaded_pair import LoadedPair, PromptInputs
+    from w2sd_video.loading.pairs import LoadedPair, PromptInputs
 
 __all__ = ["GenerationRequest", "Summary", "generate", "plan"]
 
@@ -103,12 +103,12 @@ def on_device(done: Plan) -> tuple[Plan, str]:
     """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not."""
     import torch
 
-    from w2sd_video.loading.loading import choose_device, choose_dtype
-    from w2sd_video.loading.offload import check_offload
+    from w2sd_video.loading.memory import memory_plan
+    from w2sd_video.loading.placement import choose_device, choose_dtype
 
     device = choose_device(done.device)
     dtype = str(choose_dtype(done.dtype, device)).removeprefix("torch.")
-    check_offload(done.offload, device)
+    memory_plan(done.offload, device)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return replace(done, device=device, dtype=dtype), name
 
@@ -116,7 +116,7 @@ def on_device(done: Plan) -> tuple[Plan, str]:
 def load_planned(done: Plan, pending: Sequence[Task], progress: Progress) -> LoadedPair:
     """Returns the pair of a plan, with the prompts of `pending` encoded and the text encoders freed."""
     from w2sd_video.commands.rendering import compile_networks
-    from w2sd_video.loading.loading import load_pair
+    from w2sd_video.loading.pairs import load_pair
 
     assert done.pair.strong.checkpoint is not None and done.pair.weak.checkpoint is not None
     pair = load_pair(
@@ -126,7 +126,8 @@ def load_planned(done: Plan, pending: Sequence[Task], progress: Progress) -> Loa
         config=done.config,
         dtype=done.dtype,
         device=done.device,
-        offload=done.offload,
+        memory=done.offload,
+        placed=False,
         allow_pickle=done.allow_pickle,
         num_frames=done.num_frames,
         quiet=not progress.bars,
@@ -134,13 +135,13 @@ def load_planned(done: Plan, pending: Sequence[Task], progress: Progress) -> Loa
     for note in pair.report.notes:
         progress.note(note)
     if done.scheduler is not None:
-        from w2sd_video.loading.reflectable import chosen_scheduler
+        from w2sd_video.loading.pipelines import chosen_scheduler
 
         for role, side in (("strong", pair.pipe), ("weak", pair.weak)):
             if side is not pair.weak_unet:
                 side.scheduler = chosen_scheduler(side.scheduler, done.scheduler, role)
     if strong := {name: done.lora_sources[name] for name, _ in done.loras_of("strong")}:
-        from w2sd_video.loading.lora_files import load_loras, use_loras
+        from w2sd_video.loading.loras import load_loras, use_loras
 
         loras = load_loras(pair.pipe, strong)
         if loras.with_text and pair.weak is pair.weak_unet:

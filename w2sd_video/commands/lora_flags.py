@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2sd_video.errors import UserError
-from w2sd_video.loading.checkpoints import HUB_ID
-from w2sd_video.loading.lora_headers import found_lora
+from w2sd_video.loading.files import HUB_ID, found_lora
 from w2sd_video.pair import Loras
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from w2sd_video.commands.checked_values import whole
 from w2sd_video.errors import UserError
-from w2sd_video.loading.pipeline_files import PipelineFiles
+from w2sd_video.loading.describe import Description
 
 MAX_SIZE = 8192
 
@@ -14,7 +14,7 @@ def checked_sizes(
     width: int | None,
     default_height: int | None,
     default_width: int | None,
-    files: PipelineFiles,
+    files: Description,
 ) -> tuple[int, int]:
     """Returns height and width in pixels.
 

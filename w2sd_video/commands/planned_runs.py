@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from w2sd_video.commands.rewards import reward_record
-from w2sd_video.errors import UserError
 from w2sd_video.runs.runs import library_versions
 
 
@@ -42,18 +41,12 @@ def on_device(plan: Plan) -> tuple[Plan, str]:
     """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not."""
     import torch
 
-    from w2sd_video.loading.loading import choose_device, choose_dtype
-    from w2sd_video.loading.placement import check_memory_plan
+    from w2sd_video.loading.memory import memory_plan
+    from w2sd_video.loading.placement import choose_device, choose_dtype
 
     device = choose_device(plan.device)
     dtype = str(choose_dtype(plan.dtype, device)).removeprefix("torch.")
-    try:
-        check_memory_plan(plan.memory, device)
-    except UserError as error:  # it speaks of offloading, which no flag here is called
-        raise UserError(
-            f"--memory {plan.memory} keeps networks off an accelerator, but the device is {device}; "
-            "use --memory resident"
-        ) from error
+    memory_plan(plan.memory, device)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return replace(plan, device=device, dtype=dtype), name  # type: ignore[type-var]
 

@@ -39,7 +39,7 @@ from w2sd_video.runs.tasks import METHODS
 from w2sd_video.runs.video_io import check_format
 
 if TYPE_CHECKING:
-    from w2sd_video.loading.specification import PairSpecification
+    from w2sd_video.loading.pair_description import PairDescription
 
 MAX_STEPS = 1000  # the training levels of every diffusion scheduler here
 SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths, also where the VAE would take less
@@ -191,14 +191,14 @@ def _checkpoints(request: GenerationRequest, preset: Preset) -> tuple[str, str, 
     return strong, weak, adapter
 
 
-def specification_of(done: Plan) -> PairSpecification:
+def specification_of(done: Plan) -> PairDescription:
     """Returns the plan's pair as its files describe it; raises UserError for files that do not exist, are damaged or
     do not fit.
     """
-    from w2sd_video.loading.specification import check_pair_specification
+    from w2sd_video.loading.pair_description import describe_pair
 
     assert done.pair.strong.checkpoint is not None and done.pair.weak.checkpoint is not None
-    return check_pair_specification(
+    return describe_pair(
         done.pair.strong.checkpoint,
         done.pair.weak.checkpoint,
         done.motion_adapter,
@@ -209,15 +209,8 @@ def specification_of(done: Plan) -> PairSpecification:
 
 
 def _check_checkpoints(done: Plan) -> None:
-    from w2sd_video.loading.specification import local_configs
-
-    specification = specification_of(done)
-    if done.config is not None and specification.strong_config is None and specification.weak_config is None:
-        raise UserError(
-            f"neither side is a .safetensors file, so the config {done.config} would go unused; leave it out"
-        )
-    configs = local_configs(specification)
-    vae = configs.strong_vae or configs.weak_vae or {}
+    pair = specification_of(done)
+    vae = pair.part("strong", "vae") or pair.part("weak", "vae") or {}
     factor = max(SIZE_FACTOR, 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1))
     for name, size in (("height", done.height), ("width", done.width)):
         if size % factor:

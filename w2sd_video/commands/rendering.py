@@ -18,7 +18,7 @@ from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hoste
 from w2sd_video.commands.request import Plan
 from w2sd_video.hosting import reflected
 from w2sd_video.hosting.finite import NonFiniteLatentError
-from w2sd_video.loading.loaded_pair import LoadedPair, PromptInputs
+from w2sd_video.loading.pairs import LoadedPair, PromptInputs
 from w2sd_video.pair import ModelSpec, Selection
 from w2sd_video.runs.choices import as_text
 from w2sd_video.runs.tasks import SELECTING

@@ -11,7 +11,7 @@ from w2sd_video.commands.request import Plan
 from w2sd_video.commands.rewards import reward_record
 
 if TYPE_CHECKING:
-    from w2sd_video.loading.estimate import MemoryEstimate
+    from w2sd_video.loading.memory import MemoryEstimate
     from w2sd_video.runs.runs import Summary
 
 
@@ -47,7 +47,7 @@ def describe_plan(done: Plan) -> dict[str, Any]:
 
 
 def _memory(done: Plan) -> MemoryEstimate:
-    from w2sd_video.loading.estimate import estimate_memory
+    from w2sd_video.loading.memory import estimate_memory
 
     scales = (done.guidance, done.strong_guidance, done.weak_guidance)
     return estimate_memory(
@@ -57,7 +57,7 @@ def _memory(done: Plan) -> MemoryEstimate:
         width=done.width,
         num_frames=done.num_frames,
         rows=1 if all(scale in (0, 1) for scale in scales) else 2,
-        offload=done.offload,
+        memory=done.offload,
     )
 
 

@@ -19,8 +19,8 @@ from w2sd_video.commands.request import GenerationRequest, Plan
 from w2sd_video.diagnosis.sides import VIDEO_KINDS, Side, read_side
 from w2sd_video.diagnosis.verdicts import Verdict, judge
 from w2sd_video.errors import UserError
-from w2sd_video.loading.checkpoints import read_json
-from w2sd_video.loading.specification import check_pair_specification
+from w2sd_video.loading.files import read_json
+from w2sd_video.loading.pair_description import describe_pair
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, get_preset
 from w2sd_video.runs.progress import Progress
 
@@ -117,7 +117,7 @@ def verdict_on(question: Question) -> tuple[Verdict, Side | None, Side | None]:
     found = judge(strong, weak, gaps=question.gaps, adapted=adapted)
     if found.reflects_directly and weak is not None and question.videos and put_together(strong):
         try:  # the loading's own conditions on motion modules, channels and predictions
-            check_pair_specification(
+            describe_pair(
                 question.strong,
                 weak.given,
                 question.motion_adapter,

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import LatentSpace
-from w2sd_video.loading.checkpoints import (
-    HUB_ID,
-    LDM_UNET,
-    LDM_VAE,
-    PICKLES,
-    describe_checkpoint,
-    read_json,
-    read_safetensors_header,
-    weight_files,
-)
-from w2sd_video.loading.fingerprints import Fingerprint, Weights, fingerprint
-from w2sd_video.loading.pipeline_files import WEIGHTED, PipelineFiles, describe_pipeline, named
-from w2sd_video.loading.single_files import FAMILIES, TEXT, family_of, flux_prefix, missing_parts
+from w2sd_video.loading.describe import NETWORKS, VIDEO_KINDS, WEIGHTED, Description, Weights, describe, named
+from w2sd_video.loading.files import FAMILIES, family_of, is_hub_id, read_json, read_safetensors_header
+from w2sd_video.loading.fingerprints import Fingerprint, fingerprint
 
-NETWORKS = ("unet", "transformer")
-VIDEO_KINDS = ("AnimateDiff", "Wan")
 TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 FAMILY_IDS = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
@@ -90,7 +77,7 @@ def read_side(given: str, role: str, *, config: str | None = None, allow_pickle:
     """
     path = Path(given).expanduser()
     if not path.exists():
-        if HUB_ID.fullmatch(given) and path.suffix not in (".safetensors", *PICKLES) and not path.parent.is_dir():
+        if is_hub_id(given):
             return _from_hub(given, role)
         raise FileNotFoundError(
             f"the {role} side {given!r} does not exist; give a diffusers folder, a single .safetensors file, or a hub "
@@ -98,9 +85,10 @@ def read_side(given: str, role: str, *, config: str | None = None, allow_pickle:
         )
     if path.is_file() and config is None and path.suffix == ".safetensors":
         return _from_file_alone(given, path, role)
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        return _from_network(given, role, allow_pickle)
-    return _from_pipeline(describe_pipeline(given, role, config=config, allow_pickle=allow_pickle, video=True), role)
+    alone = path.is_dir() and not (path / "model_index.json").is_file()
+    return _described(
+        describe(given, role, config=config, allow_pickle=allow_pickle, video=None, network_alone=alone), role
+    )
 
 
 def borrowing(side: Side, other: Side) -> Side:
@@ -140,7 +128,7 @@ def _from_hub(given: str, role: str) -> Side:
     index = try_to_load_from_cache(given, "model_index.json")
     if not isinstance(index, str):
         return Side(given, role, "hub", notes=(f"{given} is not on this machine; it has to be fetched to be judged",))
-    side = _from_pipeline(PipelineFiles(given, "folder", Path(index).parent), role)
+    side = _described(Description(given, "folder", Path(index).parent), role)
     return replace(side, kind="hub", notes=(f"the {role} side is read from the local cache of the hub",))
 
 
@@ -152,55 +140,24 @@ def _from_file_alone(given: str, path: Path, role: str) -> Side:
         f"{given} is a single file without configs: its schedule and VAE's scale are not known; give --config "
         f"(a diffusers folder of its family, or {FAMILY_IDS[family]})"
     )
-    weights = _file_weights(path, family, header)
+    weights = _weights_of(Description(given, "file", path, family, header), WEIGHTED)
     return Side(given, role, "file", FAMILIES[family], parts, weights, notes=(note,))
 
 
-def _from_network(given: str, role: str, allow_pickle: bool) -> Side:
-    found = describe_checkpoint(given, role, allow_pickle=allow_pickle)
-    folder = found.part_folder("unet")
-    config = found.config("unet")
-    assert folder is not None and config is not None
-    files = tuple(weight_files(folder))
-    return Side(given, role, "network", None, {"network": config}, {"network": Weights(files)} if files else {})
-
-
-def _from_pipeline(files: PipelineFiles, role: str) -> Side:
-    parts: dict[str, Mapping[str, Any]] = {}
-    weights: dict[str, Weights] = {}
-    folder = files.configs
-    index = files.index or {}
-    for part in ("scheduler", *WEIGHTED):
-        if folder is None or (part != "scheduler" and not named(index, part)):
-            continue
-        name = "network" if part in NETWORKS else part
-        if (config := files.part(part)) is not None:
-            parts[name] = config
-        if part != "scheduler" and (folder / part).is_dir() and (found := weight_files(folder / part)):
-            weights[name] = Weights(tuple(found))
-    if files.kind == "file":
-        assert files.path is not None and files.family is not None and files.header is not None
-        weights |= _file_weights(files.path, files.family, files.header)
-        if "v_pred" in files.header and "scheduler" in parts:
-            parts["scheduler"] = {**parts["scheduler"], "prediction_type": "v_prediction"}
-        if "ztsnr" in files.header and "scheduler" in parts:
-            parts["scheduler"] = {**parts["scheduler"], "rescale_betas_zero_snr": True}
-        if parts.get("network", {}).get("_class_name") == "UNetMotionModel":  # a config's; the file is of pictures
-            parts["network"] = {**parts["network"], "_class_name": "UNet2DConditionModel"}
+def _described(found: Description, role: str) -> Side:
+    index, folder = found.index or {}, found.configs
+    held = NETWORKS if found.kind == "network" else tuple(part for part in WEIGHTED if named(index, part))
+    parts = {_name(part): config for part in (*held, "scheduler") if (config := found.part(part)) is not None}
     tokenizers = {} if folder is None else {part.name: part for part in sorted(folder.glob("tokenizer*"))}
-    return Side(files.given, role, files.kind, files.class_name, parts, weights, tokenizers)
+    return Side(found.given, role, found.kind, found.class_name, parts, _weights_of(found, held), tokenizers)
 
 
-def _file_weights(path: Path, family: str, header: Mapping[str, Any]) -> dict[str, Weights]:
-    if family == "flux":
-        return {"network": Weights((path,), flux_prefix(header))}
-    lacking = missing_parts(family, header)
-    found = {"network": Weights((path,), LDM_UNET)}
-    if "vae" not in lacking:
-        found["vae"] = Weights((path,), LDM_VAE)
-    if "text_encoder" not in lacking:
-        found |= {part: Weights((path,), prefix) for part, prefix in TEXT[family].items()}
-    return found
+def _weights_of(found: Description, parts: Iterable[str]) -> dict[str, Weights]:
+    return {_name(part): weights for part in parts if (weights := found.weights(part)) is not None}
+
+
+def _name(part: str) -> str:
+    return "network" if part in NETWORKS else part
 
 
 def tokens_of(folder: Path) -> str:
@@ -214,4 +171,7 @@ def tokens_of(folder: Path) -> str:
     return ""
 
 
-__all__ = ["FAMILY_IDS", "NETWORKS", "TEXT_PARTS", "Side", "UserError", "borrowing", "read_side", "tokens_of"]
+__all__ = [
+    *("FAMILY_IDS", "NETWORKS", "TEXT_PARTS", "VIDEO_KINDS", "Side", "UserError"),
+    *("borrowing", "read_side", "tokens_of"),
+]

@@ -15,7 +15,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
-from w2sd_video.loading.specification import check_adapter_fits
+from w2sd_video.loading.pair_description import check_adapter_fits
 
 
 def assemble_motion_unet(unet: UNet2DConditionModel, motion_adapter: MotionAdapter) -> UNetMotionModel:

@@ -15,13 +15,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from w2sd_video.loading.checkpoints import read_safetensors_header
+from w2sd_video.loading.describe import Weights
+from w2sd_video.loading.files import read_safetensors_header
 
 BLOCKS, BLOCK = 16, 4096  # of a tensor, values that are looked at: all of up to 65 536, else 16 runs of 4096
 KEPT = 64  # of these, values that are compared as numbers
@@ -30,14 +30,6 @@ SMALLEST = 2.0**-24  # absolute: what float16 takes for 0
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 
 Numbers = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where the tensors of one part lie: safetensors files, and what their names begin with there."""
-
-    files: tuple[Path, ...]
-    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +70,7 @@ def fingerprint(weights: Weights) -> Fingerprint:
     tensors = {}
     for path in weights.files:
         read_safetensors_header(path)  # refuses what is cut short
+        # Offsets are read here: safetensors' own reader gives rows or whole tensors, and numpy has no bfloat16.
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             entries: dict[str, Any] = json.loads(file.read(length))

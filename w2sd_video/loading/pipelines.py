@@ -1,9 +1,12 @@
-"""Load a whole pipeline, of pictures or AnimateDiff, from a hub id, a folder or a file, no tensor left random."""
+"""Load a whole pipeline of any family from a hub id, a folder or a file, no tensor left random; its scheduler, its
+ControlNet and its IP-Adapter.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +17,44 @@ from diffusers import (
     AnimateDiffSDXLPipeline,
     AutoencoderTiny,
     DDIMScheduler,
-    FluxTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     MotionAdapter,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 
 from w2sd_video.errors import UserError
+from w2sd_video.gaps.control_images import canny_edges, read_control_image, read_rgb
+from w2sd_video.latents.schedules import check_scheduler, is_flow
 from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of
-from w2sd_video.loading.checkpoints import Checkpoint, describe_motion_adapter
-from w2sd_video.loading.loading import ANIMATEDIFF_SDXL_SCHEDULER
-from w2sd_video.loading.memory import install_chunked_decode
-from w2sd_video.loading.pipeline_files import (
+from w2sd_video.loading.describe import (
     LEFT_OUT,
     VIDEO_KINDS,
     WEIGHTED,
-    PipelineFiles,
+    Description,
     check_class,
-    describe_pipeline,
+    describe,
+    describe_motion_adapter,
     named,
 )
-from w2sd_video.loading.single_files import FAMILIES, flux_prefix, missing_parts
-from w2sd_video.loading.sources import FileSource, FolderSource, check_complete, progress_bars, reading
-from w2sd_video.loading.text_parts import TextParts, check_tokenizers
+from w2sd_video.loading.files import FAMILIES, check_weights, is_hub_id
+from w2sd_video.loading.parts import Source, check_tokenizers, progress_bars, reading
+from w2sd_video.loading.placement import install_chunked_decode
+from w2sd_video.loading.sharing import share_equal_tensors, share_pipelines
 
+# The recipe of diffusers' documentation for AnimateDiff on SDXL, but for the spacing: with its "linspace" DDIM misses
+# its own grid. "trailing" starts from the same level, 999, and chains when the number of steps divides 1000.
+ANIMATEDIFF_SDXL_SCHEDULER: Mapping[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+}
 # As the motion modules for SD 1.5 were trained: linear betas.
 ANIMATEDIFF_SCHEDULER: dict[str, Any] = {
     "beta_start": 0.00085,
@@ -48,16 +64,27 @@ ANIMATEDIFF_SCHEDULER: dict[str, Any] = {
     "clip_sample": False,
     "steps_offset": 1,
 }
-FLUX_MODULES = (
-    "double_blocks",
-    "single_blocks",
-    "img_in",
-    "txt_in",
-    "time_in",
-    "vector_in",
-    "guidance_in",
-    "final_layer",
-)
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+}
+# By pipeline: the pipeline with a ControlNet, and the ControlNet's class.
+CONTROLLED = {
+    "StableDiffusionPipeline": ("StableDiffusionControlNetPipeline", "ControlNetModel"),
+    "StableDiffusionXLPipeline": ("StableDiffusionXLControlNetPipeline", "ControlNetModel"),
+    "AnimateDiffPipeline": ("AnimateDiffControlNetPipeline", "ControlNetModel"),
+    "FluxPipeline": ("FluxControlNetPipeline", "FluxControlNetModel"),
+    "StableDiffusion3Pipeline": ("StableDiffusion3ControlNetPipeline", "SD3ControlNetModel"),
+}
+WIDTHS = ("cross_attention_dim", "joint_attention_dim", "pooled_projection_dim")
+# By pipeline, in the collection that --ip-adapter takes a hub id for: subfolder and file.
+ADAPTERS = {
+    "StableDiffusion": ("models", "ip-adapter_sd15.safetensors"),
+    "StableDiffusionXL": ("sdxl_models", "ip-adapter_sdxl.safetensors"),
+    "AnimateDiff": ("models", "ip-adapter_sd15.safetensors"),
+    "AnimateDiffSDXL": ("sdxl_models", "ip-adapter_sdxl.safetensors"),
+}
 
 
 def load_pipeline(
@@ -71,6 +98,7 @@ def load_pipeline(
     video: bool = False,
     allow_pickle: bool = False,
     quiet: bool = False,
+    sharing: Any = None,
 ) -> Any:
     """Returns a diffusers pipeline of its own class, in evaluation mode.
 
@@ -84,17 +112,26 @@ def load_pipeline(
         video: whether it must make videos; otherwise it must make pictures.
         allow_pickle: open .bin weights.
         quiet: silence the libraries' progress bars.
+        sharing: a pipeline loaded before, whose tensors are used wherever this one's are equal (`share_pipelines`). Of
+            a folder with one network alone it also lends everything else.
 
     Raises:
         UserError: what was given does not exist, is damaged, incomplete, or no such pipeline.
     """
-    files = describe_pipeline(given, role, config=config, allow_pickle=allow_pickle, video=video)
+    lending = sharing is not None and hasattr(sharing, "unet")
+    described = describe(given, role, config=config, allow_pickle=allow_pickle, video=video, network_alone=lending)
+    source = Source(described, dtype, allow_pickle)
     with progress_bars(shown=not quiet):
-        pipe = (
-            _from_file(files, dtype, allow_pickle) if files.kind == "file" else _from_folder(files, dtype, allow_pickle)
-        )
-        if motion_adapter is not None:
-            pipe = _with_motion(pipe, files, motion_adapter, dtype, allow_pickle)
+        if described.kind == "network":
+            pipe = _with_network(sharing, source)
+        else:
+            index = _index(source)
+            name = FAMILIES.get(described.family or "", str(index.get("_class_name")))
+            pipe = _assembled(source, index, _class_of(["diffusers", name], given), sharing)
+        if motion_adapter is not None and not type(pipe).__name__.startswith(VIDEO_KINDS):
+            pipe = _with_motion(pipe, given, motion_adapter, dtype, allow_pickle)
+    if sharing is not None:
+        share_pipelines(sharing, pipe)
     makes_videos = type(pipe).__name__.startswith(VIDEO_KINDS)
     if makes_videos != video:
         what, wanted = ("videos", "pictures") if makes_videos else ("pictures", "videos (AnimateDiff)")
@@ -105,66 +142,61 @@ def load_pipeline(
     return pipe if device is None else pipe.to(device)
 
 
-def _from_folder(files: PipelineFiles, dtype: torch.dtype, allow_pickle: bool) -> Any:
-    checkpoint = Checkpoint(files.given, "hub" if files.path is None else "pipeline", files.path)
-    source = FolderSource(checkpoint, dtype, allow_pickle)
-    index = _index(source)
-    return _assembled(source, index, _class_of(["diffusers", index.get("_class_name")], files.given), {})
+def _with_network(other: Any, source: Source) -> Any:
+    """The other side's pipeline, scheduler of its own, with the network of a folder that holds nothing else."""
+    network: Any = source.unet()
+    if isinstance(network, UNet2DConditionModel) and not isinstance(other.unet, UNet2DConditionModel):
+        network = assemble_motion_unet(network, motion_adapter_of(other.unet))
+    share_equal_tensors(other.unet, network)
+    taken = inspect.signature(type(other)).parameters
+    parts = {name: part for name, part in other.components.items() if name in taken}
+    settings = {name: other.config[name] for name in taken if name in other.config and name not in parts}
+    scheduler = type(other.scheduler).from_config(other.scheduler.config)
+    return type(other)(**{**parts, **settings, "unet": network, "scheduler": scheduler})
 
 
-def _from_file(files: PipelineFiles, dtype: torch.dtype, allow_pickle: bool) -> Any:
-    """The file's own parts, and the rest from its config."""
-    assert files.family is not None and files.header is not None and files.config is not None
-    checkpoint = Checkpoint(files.given, "file", files.path, files.header)
-    source = FileSource(checkpoint, str(files.configs or files.config), dtype)
-    source.base.allow_pickle = allow_pickle
-    lacking = missing_parts(files.family, files.header)
-    parts: dict[str, Any] = {}
-    if files.family == "flux":
-        parts["transformer"] = _flux_transformer(source, dtype)
-    else:
-        parts["unet"] = source.unet()
-        if "vae" not in lacking:
-            parts["vae"] = source.vae()
-        if "text_encoder" not in lacking:
-            parts |= _text_of(source, files.family)
-    kind = getattr(diffusers, FAMILIES[files.family])
-    pipe = _assembled(source.base, _index(source.base), kind, parts)
-    return _as_trained(pipe, files.header)
-
-
-def _assembled(source: FolderSource, index: Mapping[str, Any], kind: Any, parts: dict[str, Any]) -> Any:
-    """The pipeline of these parts; those with weights that are not among them are loaded one by one, strictly."""
-    name, path = source.checkpoint.given, source.checkpoint.path
-    parts = {**parts, **{part: None for part in LEFT_OUT if part in index}}
+def _assembled(source: Source, index: Mapping[str, Any], kind: Any, sharing: Any) -> Any:
+    """The pipeline of a class, its parts with weights loaded one by one, strictly, and shared as they come."""
+    found, name = source.description, source.name
+    parts: dict[str, Any] = {part: None for part in LEFT_OUT if part in index}
+    if found.kind == "file" and found.family in ("sdxl", "sd15") and "text_encoder" not in found.lacking:
+        parts |= source.text_components(found.family)
     for part in WEIGHTED:
         if part not in parts and named(index, part) and part != "motion_adapter":
             own = vae_dtype(source.config("vae") or {}, source.dtype) if part == "vae" else source.dtype
-            parts[part] = source.load(_class_of(index[part], name), part, own)
-    if named(index, "motion_adapter") and isinstance(parts.get("unet"), UNet2DConditionModel):
-        place = {"subfolder": "motion_adapter"} if path is None else {}
-        adapter = source.load(MotionAdapter, "motion_adapter", source.dtype, **place)
+            single = part == "unet" and found.kind == "file"  # whatever the config's makes
+            parts[part] = source.load(UNet2DConditionModel if single else _class_of(index[part], name), part, own)
+            if isinstance(other := getattr(sharing, part, None), torch.nn.Module):
+                share_equal_tensors(other, parts[part])
+    moving = named(index, "motion_adapter") and found.kind != "file"
+    if moving and isinstance(parts.get("unet"), UNet2DConditionModel):
+        place = {} if source.local else {"subfolder": "motion_adapter"}
+        adapter = source.load(MotionAdapter, "motion_adapter", **place)
         parts["unet"] = assemble_motion_unet(parts["unet"], adapter)  # diffusers' own leaves some of it random
-    if named(index, "motion_adapter"):
+    if moving:
         parts["motion_adapter"] = motion_adapter_of(parts["unet"])
     if "requires_safety_checker" in index:
         parts["requires_safety_checker"] = False
     if "StableDiffusionXL" in kind.__name__:
         parts["add_watermarker"] = False
     with reading(name, "pipeline"):
-        pipe = kind.from_pretrained(str(path or name), local_files_only=path is not None, dtype=source.dtype, **parts)
-    if getattr(pipe, "tokenizer", None) is not None and getattr(pipe, "text_encoder", None) is not None:
-        second = "_2" if getattr(pipe, "tokenizer_2", None) is not None else ""
-        text = [getattr(pipe, part + which) for part in ("tokenizer", "text_encoder") for which in ("", second)]
-        check_tokenizers(TextParts(*text), name)
+        pipe = kind.from_pretrained(
+            source.place, local_files_only=source.local, dtype=source.dtype, trust_remote_code=False, **parts
+        )
+    if "CLIPTokenizer" in type(getattr(pipe, "tokenizer", None)).__name__:
+        text = [f"{part}{which}" for part in ("tokenizer", "text_encoder") for which in ("", "_2")]
+        check_tokenizers({each: getattr(pipe, each, None) for each in text}, name)
+    scheduler = found.as_marked("scheduler", dict(pipe.scheduler.config)) if found.kind == "file" else None
+    if scheduler is not None and scheduler != dict(pipe.scheduler.config):
+        pipe.scheduler = type(pipe.scheduler).from_config(scheduler)
     return pipe
 
 
-def _index(source: FolderSource) -> dict[str, Any]:
+def _index(source: Source) -> dict[str, Any]:
     index = source.config("model_index")
     if index is None:
-        raise UserError(f"{source.checkpoint.given} has no model_index.json; give the id of a whole diffusers pipeline")
-    check_class(str(index.get("_class_name")), index, source.checkpoint.given)
+        raise UserError(f"{source.name} has no model_index.json; give the id of a whole diffusers pipeline")
+    check_class(str(index.get("_class_name")), index, source.name)
     return index
 
 
@@ -181,55 +213,15 @@ def _class_of(entry: Any, name: str) -> Any:
     return found
 
 
-def _flux_transformer(source: FileSource, dtype: torch.dtype) -> Any:
-    network = source.load(FluxTransformer2DModel, "transformer", dtype)
-    header = source.checkpoint.header or {}
-    prefix = flux_prefix(header)
-    starts = tuple(f"{prefix}{module}." for module in FLUX_MODULES)
-    held = sum(tensor.numel for name, tensor in header.items() if name.startswith(starts))
-    described = sum(parameter.numel() for parameter in network.parameters())
-    if held != described:  # diffusers drops without a word what the config does not describe
-        raise UserError(
-            f"the transformer of {source.checkpoint.given} holds {held} numbers and its config describes {described}; "
-            "give the config of the file's own model (FLUX.1-dev and -schnell differ)"
-        )
-    return network
-
-
-def _text_of(source: FileSource, family: str) -> dict[str, Any]:
-    if family == "sdxl":
-        text = source.text()
-        return {} if text is None else text.components()
-    name = source.checkpoint.given
-    nothing: dict[str, Any] = dict.fromkeys(("unet", "vae", "safety_checker", "feature_extractor"))
-    with reading(name, "text encoder"):
-        pipe = StableDiffusionPipeline.from_single_file(
-            str(source.checkpoint.path), dtype=source.dtype, **nothing, **source.place
-        )
-    encoder = check_complete(pipe.text_encoder, name, "text_encoder")
-    return {"text_encoder": encoder, "tokenizer": pipe.tokenizer}
-
-
-def _as_trained(pipe: Any, header: Mapping[str, Any]) -> Any:
-    """With the scheduler that a file's marks ask for: "v_pred", and "ztsnr" for zero terminal SNR."""
-    changes: dict[str, Any] = {"prediction_type": "v_prediction"} if "v_pred" in header else {}
-    if "ztsnr" in header:
-        changes["rescale_betas_zero_snr"] = True
-    if changes:
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
-    return pipe
-
-
-def _with_motion(pipe: Any, files: PipelineFiles, given: str, dtype: torch.dtype, allow_pickle: bool) -> Any:
+def _with_motion(pipe: Any, checkpoint: str, given: str, dtype: torch.dtype, allow_pickle: bool) -> Any:
     """AnimateDiff made of a pipeline for pictures, SDXL or SD 1.5, and motion modules of its family."""
     name = type(pipe).__name__
     if name not in (FAMILIES["sdxl"], FAMILIES["sd15"]):
         raise UserError(
-            f"{files.given} is a {name}; a motion adapter goes with an SDXL or SD 1.5 checkpoint: leave it out"
+            f"{checkpoint} is a {name}; a motion adapter goes with an SDXL or SD 1.5 checkpoint: leave it out"
         )
-    adapter = FolderSource(
-        describe_motion_adapter(given, allow_pickle=allow_pickle), dtype, allow_pickle
-    ).motion_adapter()
+    described = describe_motion_adapter(given, allow_pickle=allow_pickle)
+    adapter = Source(described, dtype, allow_pickle).motion_adapter()
     large = name == FAMILIES["sdxl"]
     names = ("vae", "text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if large else ()))
     settings: Mapping[str, Any] = ANIMATEDIFF_SDXL_SCHEDULER if large else ANIMATEDIFF_SCHEDULER
@@ -256,19 +248,9 @@ def load_vae(
     Raises:
         UserError: as `load_pipeline`.
     """
-    files = describe_pipeline(given, role, config=config, allow_pickle=allow_pickle, video=video)
+    described = describe(given, role, config=config, allow_pickle=allow_pickle, video=video)
+    source = Source(described, dtype, allow_pickle)
     with progress_bars(shown=False):
-        if files.kind == "file":
-            assert files.family is not None and files.header is not None and files.config is not None
-            own = FileSource(
-                Checkpoint(given, "file", files.path, files.header), str(files.configs or files.config), dtype
-            )
-            if "vae" not in missing_parts(files.family, files.header):
-                return own.vae()
-            source = own.base
-        else:
-            source = FolderSource(Checkpoint(given, "hub" if files.path is None else "pipeline", files.path), dtype)
-        source.allow_pickle = allow_pickle
         found = source.config("vae")
         if found is None:
             raise UserError(f"the {role} side {given} has no VAE; give a whole pipeline")
@@ -281,7 +263,159 @@ def load_tiny_vae(given: str, dtype: torch.dtype) -> Any:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = Path(given).expanduser()
-    checkpoint = Checkpoint(given, "network", path) if path.is_dir() else Checkpoint(given, "hub")
     with progress_bars(shown=False):
-        return FolderSource(checkpoint, dtype).load(AutoencoderTiny, "vae", dtype, subfolder=None)
+        return _alone(given, dtype).load(AutoencoderTiny, "vae", subfolder=None)
+
+
+def _alone(given: str, dtype: torch.dtype, allow_pickle: bool = False) -> Source:
+    """A folder or a repository that holds one component and nothing else."""
+    path = Path(given).expanduser()
+    found = Description(given, "network", path) if path.is_dir() else Description(given, "hub")
+    return Source(found, dtype, allow_pickle)
+
+
+# -- schedulers -------------------------------------------------------------------------------------------------------
+
+
+def load_reflectable(
+    given: str,
+    *,
+    role: str,
+    dtype: torch.dtype,
+    note: Callable[[str], None],
+    scheduler: str | None = None,
+    config: str | None = None,
+    motion_adapter: str | None = None,
+    video: bool = False,
+    allow_pickle: bool = False,
+    quiet: bool = False,
+    sharing: Any = None,
+) -> Any:
+    """Returns the pipeline of `load_pipeline` with the scheduler asked for, on the pipeline's own noise levels.
+
+    `scheduler` None is the pipeline's own; where that cannot be reflected DDIM (for flows Euler) takes its place, and
+    `note` is told so.
+
+    Raises:
+        UserError: as `load_pipeline`, or a scheduler that the pipeline cannot have.
+    """
+    pipe = load_pipeline(
+        given,
+        role=role,
+        dtype=dtype,
+        config=config,
+        motion_adapter=motion_adapter,
+        video=video,
+        allow_pickle=allow_pickle,
+        quiet=quiet,
+        sharing=sharing,
+    )
+    if scheduler is not None:
+        pipe.scheduler = chosen_scheduler(pipe.scheduler, scheduler, role)
+        return pipe
+    try:
+        check_scheduler(pipe.scheduler)
+    except UserError:
+        own = pipe.scheduler
+        pipe.scheduler = _flow(own) if is_flow(own) else _noise("ddim", own)
+        kinds = [type(scheduler).__name__ for scheduler in (pipe.scheduler, own)]
+        note(f"the {role} side samples with {kinds[0]}: its own {kinds[1]} cannot be reflected")
+    return pipe
+
+
+def chosen_scheduler(own: Any, name: str, role: str) -> Any:
+    """Returns the scheduler of a name on the noise levels of a pipeline's own; raises `UserError` if it cannot be."""
+    if is_flow(own):
+        if name != "euler":
+            raise UserError(f"the {role} side is a flow, which samples with euler; leave the scheduler {name} out")
+        return _flow(own)
+    made = _noise(name, own)
+    check_scheduler(made)
+    return made
+
+
+def _flow(own: Any) -> Any:
+    """Euler on the levels of another flow scheduler, some of which call their shift towards noise another name."""
+    shift = {"shift": own.config.flow_shift} if "flow_shift" in own.config else {}
+    return FlowMatchEulerDiscreteScheduler.from_config(own.config, **shift)
+
+
+def _noise(name: str, own: Any) -> Any:
+    kind, settings = SCHEDULERS[name]
+    return kind.from_config(own.config, clip_sample=False, thresholding=False, **settings)
+
+
+# -- ControlNets and IP-Adapters --------------------------------------------------------------------------------------
+
+
+def with_controlnet(pipe: Any, given: str, dtype: torch.dtype, *, allow_pickle: bool = False) -> Any:
+    """Returns the pipeline of the same parts that has the ControlNet of a folder or a hub id.
+
+    Raises:
+        UserError: no such ControlNet, a damaged one, or one for another family.
+    """
+    name = type(pipe).__name__
+    if name not in CONTROLLED:
+        raise UserError(f"no ControlNet goes with a {name} here; it goes with {', '.join(CONTROLLED)}")
+    kind, net_class = (getattr(diffusers, each) for each in CONTROLLED[name])
+    path = Path(given).expanduser()
+    if path.is_dir():
+        check_weights(path, "the ControlNet's folder", allow_pickle)
+    elif not is_hub_id(given):
+        raise UserError(f"there is no ControlNet at {given}; give its folder (config.json beside weights) or a hub id")
+    with progress_bars(shown=False):
+        net = _alone(given, dtype, allow_pickle).load(net_class, "controlnet", subfolder=None)
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    for width in WIDTHS:
+        ours, theirs = network.config.get(width), net.config.get(width)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise UserError(
+                f"the ControlNet {given} has {width} {theirs} and the {name} {ours}; give one made for this family"
+            )
+    taken = inspect.signature(kind).parameters
+    return kind(**{part: module for part, module in pipe.components.items() if part in taken}, controlnet=net)
+
+
+def control_arguments(pipe: Any, file: str, height: int, width: int, *, canny: bool, resize: bool) -> dict[str, Any]:
+    """Returns the call argument with the picture that a ControlNet follows.
+
+    Raises:
+        UserError: no picture, or one of another size.
+    """
+    picture = read_control_image(Path(file).expanduser(), width, height, resize=resize)
+    taken = inspect.signature(type(pipe).__call__).parameters
+    return {"control_image" if "control_image" in taken else "image": canny_edges(picture) if canny else picture}
+
+
+def add_ip_adapter(pipe: Any, given: str) -> None:
+    """Load an IP-Adapter into the pipeline: a .safetensors file beside a folder `image_encoder`, or a hub id.
+
+    Raises:
+        UserError: there is none, or it does not fit.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        place = (str(path.parent), "", path.name)
+    elif is_hub_id(given):
+        family = type(pipe).__name__.partition("Pipeline")[0].removesuffix("ControlNet")
+        if family not in ADAPTERS:
+            raise UserError(f"which file of {given} is for a {type(pipe).__name__} is not known; give the file itself")
+        place = (given, *ADAPTERS[family])
+    else:
+        raise UserError(f"there is no IP-Adapter at {given}; give a .safetensors file or a hub id")
+    folder, subfolder, name = place
+    if path.is_file() and not (path.parent / "image_encoder").is_dir():
+        raise UserError(f"the IP-Adapter {given} needs its image encoder; put it in {path.parent / 'image_encoder'}")
+    with reading(given, "IP-Adapter"), progress_bars(shown=False):
+        if hasattr(pipe, "unet"):
+            pipe.load_ip_adapter(folder, subfolder=subfolder, weight_name=name)
+        else:
+            encoder = str(path.parent / "image_encoder")
+            pipe.load_ip_adapter(
+                folder, subfolder=subfolder, weight_name=name, image_encoder_pretrained_model_name_or_path=encoder
+            )
+
+
+def adapter_arguments(file: str) -> dict[str, Any]:
+    """Returns the call argument with the picture that an IP-Adapter is told; raises `UserError` if there is none."""
+    return {"ip_adapter_image": read_rgb(Path(file).expanduser(), "picture for the IP-Adapter")}

@@ -1,50 +1,128 @@
-"""Two whole pipelines on one device: their prompts encoded once, and where each waits (the memory plans)."""
+"""Where two models live on one device (the memory plans), their prompts encoded once, and decoding in chunks."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import gc
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
-from w2sd_video.loading.offload import check_offload
+from w2sd_video.loading.memory import memory_plan
+from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines
 
-# Memory plans, as the kind of offloading that the strong and the weak pipeline get.
-MEMORY_PLANS = {
-    "resident": ("none", "none"),
-    "weak-offload": ("none", "model"),
-    "sequential": ("sequential", "sequential"),
-}
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+# A chunk is as many frames as fit this many pixels: one frame at 1024 x 1024, all of a small video.
+CHUNK_PIXELS = 1024 * 1024
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def check_memory_plan(plan: str, device: str) -> None:
-    """Raises `UserError` for an unknown plan, or one that offloads where there is nothing to offload from."""
-    if plan not in MEMORY_PLANS:
-        raise UserError(f"the memory plan is {plan!r}; choose one of {', '.join(MEMORY_PLANS)}")
-    check_offload(MEMORY_PLANS[plan][1], device)
+def choose_device(device: str | None) -> str:
+    """Returns `device`, or for None and "auto" the first of cuda, mps and cpu that there is.
 
-
-def place_pipelines(strong: Any, weak: Any, device: torch.device | str, plan: str) -> None:
-    """Put both pipelines (`weak` may be None) where a memory plan wants them.
-
-    "resident" keeps both on the device. "weak-offload" keeps the weak one on the host: its networks come to the device
-    one at a time, the UNet for each of its evaluations. "sequential" fetches both layer by layer, which takes little
-    memory and is many times slower.
+    Raises:
+        UserError: no device of that name, or this machine has none.
     """
-    for pipe, kind in zip((strong, weak), MEMORY_PLANS[plan], strict=True):
-        if pipe is None:
-            continue
-        if kind == "none":
-            pipe.to(device)
-        elif kind == "model":
-            pipe.enable_model_cpu_offload(device=device)
-        else:
-            pipe.enable_sequential_cpu_offload(device=device)
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert device is not None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts on a build without CUDA
+        raise UserError(f"device {device!r} cannot be used here ({error}); try auto or cpu") from error
+    return device
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
+    """Returns the dtype named, or for None float32 on a CPU and 16 bits on an accelerator.
+
+    Raises:
+        UserError: another dtype than float32, float16 and bfloat16.
+    """
+    if dtype is None or dtype == "auto":
+        if torch.device(device).type == "cpu":
+            return torch.float32
+        wide = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if wide else torch.float16
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise UserError(f"dtype is {dtype}; choose one of {', '.join(DTYPES)}")
+    return found
+
+
+def place(strong: Any, weak: Any, device: torch.device | str, memory: str = "resident") -> None:
+    """Put a strong pipeline and a weak pipeline or network where a memory plan (`memory.MEMORY_PLANS`) wants them.
+
+    Either may be None. In "model-offload" strong and weak alternate many times, so the weak network takes no turn with
+    the strong one: once called it stays on the device beside it. "weak-offload" gives the weak side copies of its own
+    of what it shares.
+    """
+    memory, device = memory_plan(memory), torch.device(device)
+    if strong is None:
+        strong, weak = weak, None
+        memory = "model-offload" if memory == "weak-offload" else memory
+    if memory == "weak-offload" and weak is not None:
+        separate(strong, weak)
+    own = [] if weak is None else _own_parts(strong, weak)
+    if memory in ("resident", "weak-offload"):
+        strong.to(device)
+    if memory == "resident":
+        for module in own:
+            module.to(device)
+        if isinstance(weak, nn.Module):  # moving parameters keeps them shared, moving buffers does not
+            share_equal_tensors(strong.unet, weak)
+        elif weak is not None:
+            share_pipelines(strong, weak)
+        if getattr(strong, "motion_adapter", None) is not None:
+            share_equal_tensors(strong.unet, strong.motion_adapter)
+    elif memory == "model-offload":
+        strong.enable_model_cpu_offload(device=device)
+        _in_turn(own, device)
+    elif memory == "weak-offload":
+        _in_turn(own, device)
+    elif memory == "sequential":
+        from accelerate import cpu_offload
+
+        strong.enable_sequential_cpu_offload(device=device)
+        for module in own:
+            cpu_offload(module, device, offload_buffers=len(module._parameters) > 0)
+    else:
+        from diffusers.hooks import apply_group_offloading
+
+        settings = {"offload_type": "leaf_level", "use_stream": device.type == "cuda"}
+        strong.enable_group_offload(onload_device=device, **settings)
+        for module in own:
+            apply_group_offloading(module, onload_device=device, **settings)
+
+
+def _own_parts(strong: Any, weak: Any) -> list[nn.Module]:
+    """The modules of the weak side that the strong pipeline does not hold, in the order in which a call needs them."""
+    held = {id(module) for module in modules_of(strong)}
+    adapter = getattr(weak, "motion_adapter", None)  # its parameters are the network's
+    parts = [part for part in modules_of(weak) if id(part) not in held and part is not adapter]
+    encoders = [getattr(weak, name, None) for name in TEXT_ENCODERS]
+    vae = getattr(weak, "vae", None)
+    return sorted(parts, key=lambda part: (part is vae, not any(part is encoder for encoder in encoders)))
+
+
+def _in_turn(parts: Iterable[nn.Module], device: torch.device) -> None:
+    """Each comes to the device when it is called, and sends the one before it back."""
+    from accelerate import cpu_offload_with_hook
+
+    hook = None
+    for module in parts:
+        module.to("cpu")
+        hook = cpu_offload_with_hook(module, device, prev_module_hook=hook)[1]
+
+
+def _hooked(module: Any) -> bool:
+    return hasattr(module, "_hf_hook") or any(hasattr(each, "_diffusers_hook") for each in module.modules())
 
 
 def can_encode(pipe: Any) -> bool:
@@ -77,10 +155,7 @@ def encoded_prompts(
     The text encoders go to `device` for it, unless hooks of offloading fetch them. `negative_prompt` None is the
     pipeline's own empty one; Flux gets none then, so that it runs no true guidance.
     """
-    encoders = [getattr(pipe, name) for name in TEXT_ENCODERS if getattr(pipe, name, None) is not None]
-    for encoder in encoders:
-        if not hasattr(encoder, "_hf_hook"):
-            encoder.to(device)
+    encoders_to(pipe, device)
     return {
         prompt: {
             name: tensor.cpu()
@@ -90,13 +165,24 @@ def encoded_prompts(
     }
 
 
-def free_text_encoders(pipe: Any) -> None:
+def encoders_to(pipe: Any, device: torch.device | str) -> None:
+    """Bring the text encoders to a device, unless hooks of offloading fetch them."""
+    for name in TEXT_ENCODERS:
+        encoder = getattr(pipe, name, None)
+        if encoder is not None and not _hooked(encoder):
+            encoder.to(device)
+
+
+def free_text_encoders(*pipes: Any) -> None:
     """Drop the text encoders; calls must give embeddings from then on."""
-    pipe.register_modules(**{name: None for name in TEXT_ENCODERS if hasattr(pipe, name)})
-    pipe.maybe_free_model_hooks()  # so that no offloading hook keeps them alive
+    for pipe in pipes:
+        pipe.register_modules(**{name: None for name in TEXT_ENCODERS if hasattr(pipe, name)})
+        pipe.maybe_free_model_hooks()  # so that no offloading hook keeps them alive
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc keeps what was freed, unless asked to give it back
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _encoded(pipe: Any, prompt: str, negative: str | None, device: Any, length: int | None) -> dict[str, Tensor]:
@@ -115,3 +201,41 @@ def _encoded(pipe: Any, prompt: str, negative: str | None, device: Any, length: 
         tensors = pipe.encode_prompt(prompt, device=device, negative_prompt=negative)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     return dict(zip(names, tensors, strict=False))  # SD 1.5 has the first two
+
+
+def install_chunked_decode(vae: Any, frames: int | None = None) -> Callable[[], None]:
+    """Make `vae.decode` take a long batch in chunks of `frames` and return the function that undoes it.
+
+    The stock AnimateDiffSDXLPipeline decodes all frames in one call: 24 GiB for 16 frames at 1024 x 1024, more than
+    the sampler needs. Frames do not meet in an image VAE, so chunks change nothing but rounding. None takes as many
+    frames as hold `CHUNK_PIXELS`. Latents are cast to the VAE's dtype, which may be wider than the networks'.
+    """
+    if frames is not None and frames < 1:
+        raise ValueError(f"frames is {frames}; it must be at least 1")
+    previous = vae.__dict__.get("decode")
+    whole = getattr(previous, "decodes_whole", None) or vae.decode  # a second wrapper replaces the first
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    @functools.wraps(whole)
+    def decode(z: Tensor, return_dict: bool = True, **settings: Any) -> Any:
+        # [B, C, h, w] -> [B, 3, H, W]
+        pixels = z.shape[-2] * z.shape[-1] * factor**2
+        size = frames or max(1, CHUNK_PIXELS // pixels)
+        parts = [whole(part, return_dict=False, **settings)[0] for part in z.to(vae.dtype).split(size)]
+        images = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if not return_dict:
+            return (images,)
+        from diffusers.models.autoencoders.vae import DecoderOutput
+
+        return DecoderOutput(sample=images)
+
+    decode.decodes_whole = whole  # type: ignore[attr-defined]
+    vae.decode = decode
+
+    def undo() -> None:
+        if previous is None:
+            del vae.decode
+        else:
+            vae.decode = previous
+
+    return undo

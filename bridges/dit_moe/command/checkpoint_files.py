@@ -10,8 +10,14 @@ from typing import Any
 from bridges.dit_moe.demo import WEIGHTS
 from bridges.dit_moe.layout import infer_config
 from w2sd_video.errors import UserError
-from w2sd_video.loading.checkpoints import HUB_ID, PICKLES, read_json, read_safetensors_header
-from w2sd_video.loading.pipeline_files import check_vae_folder, check_weights
+from w2sd_video.loading.files import (
+    HUB_ID,
+    PICKLES,
+    check_vae_folder,
+    check_weights,
+    read_json,
+    read_safetensors_header,
+)
 
 EXPERTS_PER_TOKEN = 2  # of every published network; no shape tells it
 VAE_FACTOR = 8  # of the published networks' VAE, sd-vae-ft-mse

@@ -22,8 +22,8 @@ from w2sd_video.errors import UserError
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import reflected
 from w2sd_video.hosting.finite import NonFiniteLatentError
-from w2sd_video.loading.loading import DTYPES
-from w2sd_video.loading.sources import progress_bars
+from w2sd_video.loading.parts import progress_bars
+from w2sd_video.loading.placement import DTYPES
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import Task

@@ -12,7 +12,7 @@ from bridges.dit_moe.command.making import Sampler, load_pipeline
 from bridges.dit_moe.command.request import SHOWN, SamplePlan
 from bridges.dit_moe.command.scores import write_scores
 from bridges.dit_moe.command.sheets import write_sheets
-from w2sd_video.loading.loading import choose_device, choose_dtype
+from w2sd_video.loading.placement import choose_device, choose_dtype
 from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES

@@ -6,11 +6,12 @@ from bridges.pixel.command.request import TINY_VAES, VIDEO_FPS, BridgePlan, Brid
 from w2sd_video.commands.checked_values import MAX_SEED
 from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import compare_spaces
-from w2sd_video.loading.pipeline_files import PipelineFiles, check_vae_folder
+from w2sd_video.loading.describe import Description
+from w2sd_video.loading.files import check_vae_folder
 from w2sd_video.runs.video_io import check_format
 
 
-def check_settings(request: BridgeRequest, done: BridgePlan, ours: PipelineFiles, theirs: PipelineFiles) -> None:
+def check_settings(request: BridgeRequest, done: BridgePlan, ours: Description, theirs: Description) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the two sides are."""
     if done.true_cfg is not None:
         if ours.is_flux is False:
@@ -48,7 +49,7 @@ def check_settings(request: BridgeRequest, done: BridgePlan, ours: PipelineFiles
         _check_spaces(done, ours, theirs)
 
 
-def _check_tiny(done: BridgePlan, ours: PipelineFiles, theirs: PipelineFiles) -> None:
+def _check_tiny(done: BridgePlan, ours: Description, theirs: Description) -> None:
     for role, given, side in (("strong", done.strong_tiny_vae, ours), ("weak", done.weak_tiny_vae, theirs)):
         if given is not None and done.codec != "tiny":
             raise UserError(f"--{role}-tiny-vae is for --codec tiny; give that too, or leave it out")
@@ -61,7 +62,7 @@ def _check_tiny(done: BridgePlan, ours: PipelineFiles, theirs: PipelineFiles) ->
             )
 
 
-def _check_spaces(done: BridgePlan, ours: PipelineFiles, theirs: PipelineFiles) -> None:
+def _check_spaces(done: BridgePlan, ours: Description, theirs: Description) -> None:
     """What two configs alone say against the noise map: equal ones may still be of different weights."""
     if ours.cell is None or theirs.cell is None or done.noise_map in ("fresh", "fixed"):
         return

@@ -13,9 +13,8 @@ from bridges.pixel.command.latent_spaces import Spaces, fitted_map, known_map, s
 from bridges.pixel.command.making import LoadedBridge, Texts
 from bridges.pixel.command.request import TINY_VAES, BridgePlan
 from w2sd_video.errors import UserError
-from w2sd_video.loading.pipelines import load_tiny_vae, load_vae
-from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place_pipelines
-from w2sd_video.loading.reflectable import load_reflectable
+from w2sd_video.loading.pipelines import load_reflectable, load_tiny_vae, load_vae
+from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place
 
 Note = Callable[[str], None]
 FITTED_NOW = "fitted to {count} pictures that the strong model made for it"
@@ -44,7 +43,7 @@ def load_bridge(
     if plan.noise_map.endswith(".safetensors") and "w2sd" in methods:
         known_map(plan, load_spaces(plan))
     strong: Any = None if methods == {"weak"} else _pipeline(plan, "strong", note, quiet=quiet)
-    weak: Any = _pipeline(plan, "weak", note, quiet=quiet) if methods != {"strong"} else None
+    weak: Any = _pipeline(plan, "weak", note, quiet=quiet, sharing=strong) if methods != {"strong"} else None
     tiny = _tiny_vaes(plan, strong, weak)
     chosen, missing = None, 0
     if "w2sd" in methods and plan.reflections:
@@ -74,7 +73,7 @@ def _making(plan: BridgePlan, count: int) -> str:
     return f"making {calls} {plan.noun}s of the strong model to fit the noise map ({calls * plan.steps} evaluations)"
 
 
-def _pipeline(plan: BridgePlan, role: str, note: Note, *, quiet: bool) -> Any:
+def _pipeline(plan: BridgePlan, role: str, note: Note, *, quiet: bool, sharing: Any = None) -> Any:
     strong = role == "strong"
     return load_reflectable(
         plan.strong if strong else plan.weak,
@@ -86,6 +85,7 @@ def _pipeline(plan: BridgePlan, role: str, note: Note, *, quiet: bool) -> Any:
         video=plan.video and strong,
         allow_pickle=plan.allow_pickle,
         quiet=quiet,
+        sharing=sharing,
     )
 
 
@@ -130,12 +130,12 @@ def _place(bridge: LoadedBridge, prompts: Iterable[str]) -> None:
     plan, prompts = bridge.plan, list(prompts)
     first = plan.memory == "sequential"
     if first:
-        place_pipelines(bridge.strong, bridge.weak, plan.device, plan.memory)
+        place(bridge.strong, bridge.weak, plan.device, plan.memory)
     for side, pipe in (("strong", bridge.strong), ("weak", bridge.weak)):
         if pipe is not None:
             bridge.texts[side] = _texts(plan, side, pipe, prompts)
     if not first:
-        place_pipelines(bridge.strong, bridge.weak, plan.device, plan.memory)
+        place(bridge.strong, bridge.weak, plan.device, plan.memory)
 
 
 def _texts(plan: BridgePlan, side: str, pipe: Any, prompts: list[str]) -> Texts | None:

@@ -24,8 +24,8 @@ from w2sd_video.commands.picture_sizes import MAX_SIZE, check_multiple, checked_
 from w2sd_video.commands.prompts import check_prompt, without_repeats
 from w2sd_video.commands.request import DTYPES
 from w2sd_video.errors import UserError
-from w2sd_video.loading.checkpoints import describe_motion_adapter, read_safetensors_header
-from w2sd_video.loading.pipeline_files import PipelineFiles, describe_pipeline
+from w2sd_video.loading.describe import Description, describe, describe_motion_adapter
+from w2sd_video.loading.files import read_safetensors_header
 from w2sd_video.pair import ModelPair, ModelSpec
 from w2sd_video.runs.file_names import run_folder, video_stems
 
@@ -115,11 +115,9 @@ def _sides(request: BridgeRequest, preset: BridgePreset) -> tuple[str, str]:
     return strong, weak
 
 
-def _described(request: BridgeRequest, strong: str, weak: str) -> tuple[PipelineFiles, PipelineFiles]:
+def _described(request: BridgeRequest, strong: str, weak: str) -> tuple[Description, Description]:
     """Both sides as far as their files tell."""
-    ours = describe_pipeline(
-        strong, "strong", config=request.config, allow_pickle=request.allow_pickle, video=request.video
-    )
+    ours = describe(strong, "strong", config=request.config, allow_pickle=request.allow_pickle, video=request.video)
     if request.motion_adapter is not None:
         if not request.video:
             raise UserError(
@@ -131,11 +129,11 @@ def _described(request: BridgeRequest, strong: str, weak: str) -> tuple[Pipeline
             f"the strong side {strong} is a {ours.class_name}, which makes pictures; for --video give AnimateDiff's "
             "folder or an SDXL checkpoint with --motion-adapter"
         )
-    return ours, describe_pipeline(weak, "weak", config=request.weak_config, allow_pickle=request.allow_pickle)
+    return ours, describe(weak, "weak", config=request.weak_config, allow_pickle=request.allow_pickle)
 
 
 def _sizes(
-    request: BridgeRequest, preset: BridgePreset, files: tuple[PipelineFiles, PipelineFiles]
+    request: BridgeRequest, preset: BridgePreset, files: tuple[Description, Description]
 ) -> tuple[int, int, int, int]:
     """Height and width of the strong side, then of the weak one."""
     ours, theirs = files

@@ -10,7 +10,7 @@ from w2sd_video.commands.pictures.request import ImagePlan, ImageRequest
 from w2sd_video.commands.prompt_pairs import check_gap
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import read_control_image, read_rgb
-from w2sd_video.loading.pipeline_files import VIDEO_VAES, PipelineFiles
+from w2sd_video.loading.describe import VIDEO_VAES, Description
 from w2sd_video.pair import gap
 from w2sd_video.presets import get_preset
 from w2sd_video.runs.tasks import SELECTING
@@ -18,7 +18,7 @@ from w2sd_video.runs.tasks import SELECTING
 SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
 
 
-def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles, theirs: PipelineFiles | None) -> None:
+def check_image_plan(request: ImageRequest, done: ImagePlan, ours: Description, theirs: Description | None) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
     check_reflection(done.reflection, done.methods, done.steps)
     if SELECTING in done.methods:
@@ -55,7 +55,7 @@ def check_image_plan(request: ImageRequest, done: ImagePlan, ours: PipelineFiles
         read_rgb(Path(done.ip_adapter_image).expanduser(), "picture for the IP-Adapter")
 
 
-def _check_decoded(done: ImagePlan, ours: PipelineFiles) -> None:
+def _check_decoded(done: ImagePlan, ours: Description) -> None:
     """What a reward is shown must be decoded frame by frame; of files that are not here the preset says what it is."""
     own = str((ours.part("vae") or {}).get("_class_name"))
     if own in VIDEO_VAES or (ours.class_name is None and get_preset(done.preset).family == "Wan"):
@@ -81,7 +81,7 @@ def _check_sampling(done: ImagePlan) -> None:
             )
 
 
-def _check_one_space(ours: PipelineFiles, theirs: PipelineFiles) -> None:
+def _check_one_space(ours: Description, theirs: Description) -> None:
     """What the configs alone say against one latent space."""
     flows = (ours.is_flow, theirs.is_flow)
     vaes = [files.part("vae") for files in (ours, theirs)]

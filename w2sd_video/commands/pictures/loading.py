@@ -15,16 +15,16 @@ from w2sd_video.commands.pictures.request import ImagePlan
 from w2sd_video.commands.pictures.videos import check_family
 from w2sd_video.commands.rewards import load_reward
 from w2sd_video.gaps.control_images import canny_edges
-from w2sd_video.loading.checkpoints import Checkpoint
-from w2sd_video.loading.pipeline_extras import (
+from w2sd_video.loading.describe import Description
+from w2sd_video.loading.parts import Source
+from w2sd_video.loading.pipelines import (
     adapter_arguments,
     add_ip_adapter,
     control_arguments,
+    load_reflectable,
     with_controlnet,
 )
-from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place_pipelines
-from w2sd_video.loading.reflectable import load_reflectable
-from w2sd_video.loading.sources import FolderSource
+from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.tasks import SELECTING
 
@@ -48,14 +48,14 @@ def load_images(
     strong = None if methods == {"weak"} and not one else _pipeline(plan, "strong", plan.pair.strong, note, quiet)
     weak = None
     if not one and methods - {"strong", "zero-gap", "resample"}:
-        weak = _pipeline(plan, "weak", plan.pair.weak, note, quiet)
+        weak = _pipeline(plan, "weak", plan.pair.weak, note, quiet, sharing=strong)
     loaded = LoadedImages(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
     first = plan.memory == "sequential"  # then the text encoders, too, never are on the device as a whole
     if first:
-        place_pipelines(strong, weak, plan.device, plan.memory)
+        place(strong, weak, plan.device, plan.memory)
     _encode(loaded, prompts)
     if not first:
-        place_pipelines(strong, weak, plan.device, plan.memory)
+        place(strong, weak, plan.device, plan.memory)
     return loaded
 
 
@@ -64,11 +64,11 @@ def _check_fetched(plan: ImagePlan) -> None:
     given = plan.pair.strong.checkpoint
     assert given is not None
     if plan.num_frames is not None and (plan.controlnet or plan.ip_adapter) and not Path(given).expanduser().exists():
-        index = FolderSource(Checkpoint(given, "hub"), torch.float32).config("model_index") or {}
+        index = Source(Description(given, "hub"), torch.float32).config("model_index") or {}
         check_family(plan, index.get("_class_name"))
 
 
-def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bool) -> Any:
+def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bool, sharing: Any = None) -> Any:
     assert spec.checkpoint is not None
     pipe = load_reflectable(
         spec.checkpoint,
@@ -81,9 +81,10 @@ def _pipeline(plan: ImagePlan, role: str, spec: ModelSpec, note: Note, quiet: bo
         video=plan.num_frames is not None,
         allow_pickle=plan.allow_pickle,
         quiet=quiet,
+        sharing=sharing,
     )
     if sources := {name: plan.lora_sources[name] for name, _ in plan.loras_of(role)}:
-        from w2sd_video.loading.lora_files import load_loras, use_loras
+        from w2sd_video.loading.loras import load_loras, use_loras
 
         loras = load_loras(pipe, sources)
         use_loras(pipe, plan.loras_of(role))  # text encoders too, for the prompts
@@ -137,7 +138,7 @@ def _as_weak(loaded: LoadedImages) -> Iterator[None]:
     if not loaded.plan.lora_sources:
         yield
         return
-    from w2sd_video.loading.lora_files import use_loras
+    from w2sd_video.loading.loras import use_loras
 
     use_loras(loaded.strong, loaded.plan.loras_of("weak"))
     try:

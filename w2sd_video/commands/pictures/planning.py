@@ -20,7 +20,7 @@ from w2sd_video.commands.prompt_pairs import both_sides
 from w2sd_video.commands.request import DTYPES, SCHEDULERS
 from w2sd_video.commands.rewards import identity_of, plan_reward
 from w2sd_video.errors import UserError
-from w2sd_video.loading.pipeline_files import PipelineFiles, describe_pipeline
+from w2sd_video.loading.describe import Description, describe
 from w2sd_video.pair import MODES, ModelPair, ModelSpec
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, Preset, get_preset
 from w2sd_video.runs.file_names import run_folder, video_stems
@@ -41,10 +41,10 @@ def plan_images(request: ImageRequest) -> ImagePlan:
     weak = request.weak or (preset.pair.weak.checkpoint if not own else None)
     assert strong is not None
     reading: dict[str, Any] = {"allow_pickle": request.allow_pickle, "video": request.video}
-    files = describe_pipeline(strong, "strong", config=request.config, **reading)
+    files = describe(strong, "strong", config=request.config, **reading)
     other = None
     if weak is not None:
-        other = describe_pipeline(weak, "weak", config=request.weak_config, **reading)
+        other = describe(weak, "weak", config=request.weak_config, **reading)
     elif request.weak_config is not None:
         raise UserError("--weak-config is for a --weak that is a single file; leave it out")
     match = matched(request.match_evaluations, steps=request.steps, reflections=request.reflections)
@@ -181,7 +181,7 @@ def _name(preset: Preset, own: bool, strong: str, weak: str | None) -> str:
     return Path(strong).stem if weak is None else f"{Path(strong).stem}-vs-{Path(weak).stem}"
 
 
-def _size_defaults(preset: Preset, own: bool, files: PipelineFiles) -> tuple[int | None, int | None]:
+def _size_defaults(preset: Preset, own: bool, files: Description) -> tuple[int | None, int | None]:
     return (files.own_size, files.own_size) if own else (preset.height, preset.width)
 
 

@@ -12,8 +12,7 @@ from w2sd_video.commands.pictures.checking import check_parts
 from w2sd_video.commands.pictures.request import ImagePlan, ImageRequest
 from w2sd_video.commands.request import PIPELINE_GAPS, GenerationRequest
 from w2sd_video.errors import UserError
-from w2sd_video.loading.checkpoints import read_json, read_safetensors_header
-from w2sd_video.loading.single_files import FAMILIES, family_of
+from w2sd_video.loading.files import FAMILIES, family_of, read_json, read_safetensors_header
 from w2sd_video.presets import VIDEO_PRESETS
 
 PUT_TOGETHER = "AnimateDiff SDXL"  # the family whose pairs are put together part by part

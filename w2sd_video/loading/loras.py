@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.settings import networks_of
-from w2sd_video.loading.checkpoints import HUB_ID, PICKLES
-from w2sd_video.loading.lora_headers import found_lora
-from w2sd_video.loading.sources import reading
+from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id
+from w2sd_video.loading.parts import reading
 from w2sd_video.pair import ModelSpec
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -147,11 +146,10 @@ def _find(name: str, given: str) -> _File:
     path = found_lora(name, given)
     if path is not None:
         return _File(name, given, str(path.parent), path.name)
-    path = Path(given).expanduser()
     owner, _, weight_name = given.rpartition("/")
     if HUB_ID.fullmatch(owner) and weight_name.endswith(".safetensors"):
         return _File(name, given, owner, weight_name)
-    if HUB_ID.fullmatch(given) and path.suffix not in (".safetensors", *PICKLES) and not path.parent.is_dir():
+    if is_hub_id(given):
         return _File(name, given, given, None)
     raise UserError(
         f"the LoRA {given!r} does not exist; give a .safetensors file, a folder with one, or a hub id (owner/name)"

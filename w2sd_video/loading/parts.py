@@ -1,0 +1,325 @@
+"""Components of a model from where they lie: a diffusers folder, a hub id, a single file and its configs.
+
+Every tensor of a component comes from the checkpoint, or it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from w2sd_video.errors import UserError
+from w2sd_video.latents.vaes import vae_dtype
+from w2sd_video.loading.describe import Description
+from w2sd_video.loading.files import LDM_UNET, read_json, weight_files
+
+UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
+FLUX_MODULES = (
+    *("double_blocks", "single_blocks", "img_in", "txt_in", "time_in", "vector_in", "guidance_in"),
+    "final_layer",
+)
+SD15_EXTRAS = ("safety_checker", "feature_extractor")
+# What a text encoder's config says of its file rather than of what it computes.
+BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+@contextmanager
+def progress_bars(*, shown: bool) -> Iterator[None]:
+    """Inside, the libraries' progress bars for loading are as they were, or silenced; afterwards as they were."""
+    switches = [logging for logging in (diffusers_logging, transformers_logging) if not shown]
+    active = [logging for logging in switches if logging.is_progress_bar_enabled()]
+    for logging in active:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in active:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def reading(name: str, part: str) -> Iterator[None]:
+    """Turn what the libraries raise for damaged, missing or unfitting weights into an error that names the file."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # safetensors, huggingface_hub, diffusers and transformers each raise their own
+        if "meta tensor" in str(error):  # how diffusers ends when a single file leaves part of a network without values
+            raise UserError(
+                f"the {part} of {name} lacks tensors, which would be random; download the checkpoint again, "
+                "or give the config made for it"
+            ) from error
+        reason = " ".join(str(error).split())[:400].rstrip(".")
+        remedy = "check that the checkpoint is complete and that its configs are its own"
+        if not Path(name).expanduser().exists():
+            remedy = "check the hub id and the connection, or give a local folder or file"
+        raise UserError(f"cannot load the {part} of {name}: {type(error).__name__}: {reason}; {remedy}") from error
+
+
+def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | None = None) -> Any:
+    """Returns `module` in evaluation mode, once every tensor of it is known to come from the checkpoint."""
+    unset = set((info or {}).get("missing_keys") or ())
+    unset |= {key for key, *_ in (info or {}).get("mismatched_keys") or ()}
+    unset |= {key for key, tensor in module.named_parameters() if tensor.is_meta}
+    if unset:
+        raise UserError(
+            f"the {part} of {name} lacks {len(unset)} tensors, which would be random: {', '.join(sorted(unset)[:5])}; "
+            "download the checkpoint again, or give the config made for it"
+        )
+    return module.eval()
+
+
+class Source:
+    """One model's components, loaded one by one; what a single file does not hold comes from its configs' folder."""
+
+    def __init__(self, description: Description, dtype: torch.dtype, allow_pickle: bool = False) -> None:
+        self.description, self.dtype, self.allow_pickle = description, dtype, allow_pickle
+
+    @property
+    def name(self) -> str:
+        return self.description.given
+
+    @cached_property
+    def place(self) -> str:
+        """The folder or hub id of diffusers' layout."""
+        found = self.description
+        if found.configs is not None:
+            return str(found.configs)
+        return str(found.config) if found.kind == "file" else found.given
+
+    @property
+    def local(self) -> bool:
+        return self.description.configs is not None
+
+    def config(self, part: str) -> dict[str, Any] | None:
+        """The config of `part` ("unet", "scheduler", "model_index" ...), fetched from the hub where that is the place;
+        None where there is none.
+        """
+        if part == "model_index" and self.local:
+            return self.description.index
+        if self.local:
+            return self.description.part(part)
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        file = "scheduler_config.json" if part == "scheduler" else "config.json"
+        inside = {"model_index": "model_index.json", "motion_adapter": "config.json"}.get(part, f"{part}/{file}")
+        with reading(self.place, part):
+            try:
+                found = read_json(Path(hf_hub_download(self.place, inside)))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                return None
+        return self.description.as_marked(part, found)
+
+    def has(self, part: str) -> bool:
+        """Whether the model itself has a component, which the configs of a single file do not say."""
+        return part not in self.description.lacking and self.config(part) is not None
+
+    def load(self, kind: Any, part: str, dtype: torch.dtype | None = None, **settings: Any) -> Any:
+        """`kind.from_pretrained` of `part` (or `from_single_file`), refused where a tensor of it would stay random.
+
+        On the hub a part lies in the subfolder of its name, unless `settings` has another `subfolder` (None: none).
+        """
+        dtype = dtype or self.dtype
+        single = self.description.kind == "file" and part not in self.description.lacking
+        return self._from_file(kind, part, dtype) if single else self._from_folder(kind, part, dtype, settings)
+
+    def _from_file(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        place = {"config": self.place, "local_files_only": self.local}
+        with reading(self.name, part):
+            module = kind.from_single_file(str(self.description.path), subfolder=part, dtype=dtype, **place)
+        self._check_all_used(check_complete(module, self.name, part), part)
+        return module
+
+    def _check_all_used(self, module: Any, part: str) -> None:
+        """Raises `UserError` for tensors of a single file's network that diffusers dropped without a word, as the
+        config does not describe them.
+        """
+        header = self.description.header
+        if header is None or part not in ("unet", "transformer"):
+            return
+        if part == "unet":  # the layouts correspond tensor by tensor
+            what, held, described = "tensors", sum(n.startswith(LDM_UNET) for n in header), len(module.state_dict())
+        else:  # tensors are cut up, numbers are kept
+            weights = self.description.weights(part)
+            prefix = "" if weights is None else weights.prefix
+            starts = tuple(f"{prefix}{each}." for each in FLUX_MODULES)
+            what, held = "numbers", sum(each.numel for name, each in header.items() if name.startswith(starts))
+            described = sum(parameter.numel() for parameter in module.parameters())
+        if held != described:
+            raise UserError(
+                f"the {part} of {self.name} holds {held} {what} and its config describes {described}; give the config "
+                "of the file's own model" + ("" if part == "unet" else " (FLUX.1-dev and -schnell differ)")
+            )
+
+    def _from_folder(self, kind: Any, part: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+        folder = self.description.part_folder(part)
+        if self.description.kind == "network" and folder is None:
+            folder = self.description.path
+        if not self.local and part != "motion_adapter":
+            settings = {"subfolder": part, **settings}
+        variants: list[str | None] = [None]
+        if folder is not None:
+            files = weight_files(folder)
+            variants = ["fp16" if files and ".fp16" in files[0].name else None]
+        elif dtype in (torch.float16, torch.bfloat16):
+            variants = ["fp16", None]
+        name = self.name if self.description.kind != "file" else self.place
+        for variant in variants:
+            with reading(name, part):
+                try:
+                    module, info = kind.from_pretrained(
+                        str(folder) if folder is not None else self.place,
+                        dtype=dtype,
+                        variant=variant,
+                        use_safetensors=None if self.allow_pickle else True,
+                        local_files_only=folder is not None,
+                        output_loading_info=True,
+                        **settings,
+                    )
+                except OSError:
+                    if variant == variants[-1]:
+                        raise
+                    continue
+            surplus = info.get("unexpected_keys") or ()
+            if surplus and part in ("unet", "transformer", "motion_adapter"):
+                raise UserError(
+                    f"the {part} of {name} holds {len(surplus)} tensors that its config has no place for: "
+                    f"{', '.join(sorted(surplus)[:5])}; they would be dropped: give the config made for it"
+                )
+            return check_complete(module, name, part, info)
+        raise AssertionError("the last variant either loads or raises")
+
+    def unet(self) -> UNet2DConditionModel | UNetMotionModel:
+        name = (self.config("unet") or {}).get("_class_name", "UNet2DConditionModel")
+        if name not in UNETS:
+            raise UserError(f"the unet of {self.name} is a {name}; allowed: {' or '.join(UNETS)}")
+        return self.load(UNETS[name], "unet")
+
+    def vae(self) -> AutoencoderKL | None:
+        """The model's own image VAE, in float32 where float16 overflows."""
+        if not self.has("vae"):
+            return None
+        return self.load(AutoencoderKL, "vae", vae_dtype(self.config("vae") or {}, self.dtype))
+
+    def motion_adapter(self) -> MotionAdapter:
+        return self.load(MotionAdapter, "motion_adapter")
+
+    def text(self) -> TextParts | None:
+        """SDXL's tokenizers and text encoders, where the model itself has both."""
+        if not self.has("text_encoder") or not self.has("text_encoder_2"):
+            return None
+        index = self.config("model_index") or {}
+        return TextParts(
+            **self.text_components("sdxl"), force_zeros=bool(index.get("force_zeros_for_empty_prompt", True))
+        )
+
+    def text_components(self, family: str) -> dict[str, Any]:
+        """Tokenizers and text encoders of SDXL or SD 1.5 by the names of the pipeline's components, checked."""
+        names = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in names]
+        if self.description.kind == "file":
+            kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+            settings: dict[str, Any] = {"config": self.place, "local_files_only": self.local, "unet": None, "vae": None}
+            settings |= {"add_watermarker": False} if family == "sdxl" else dict.fromkeys(SD15_EXTRAS)
+            with reading(self.name, "text encoders"):
+                pipe = kind.from_single_file(str(self.description.path), dtype=self.dtype, **settings)
+            found = {name: check_complete(getattr(pipe, name), self.name, name) for name in names}
+            found |= {
+                each: getattr(pipe, each) for each in (name.replace("text_encoder", "tokenizer") for name in names)
+            }
+        else:
+            kinds = (CLIPTextModel, CLIPTextModelWithProjection)
+            found = {name: self.load(kind, name) for name, kind in zip(names, kinds, strict=False)}
+            for part in tokenizers:
+                with reading(self.name, part):
+                    found[part] = CLIPTokenizer.from_pretrained(
+                        self.place, subfolder=part, local_files_only=self.local, trust_remote_code=False
+                    )
+        check_tokenizers(found, self.name if self.description.kind != "file" else self.place)
+        return found
+
+
+@dataclass
+class TextParts:
+    """SDXL's two tokenizers and text encoders; `force_zeros` says that an absent negative prompt is all zeros."""
+
+    tokenizer: Any
+    tokenizer_2: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    force_zeros: bool = True
+
+    def components(self) -> dict[str, Any]:
+        names = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
+        return {name: getattr(self, name) for name in names}
+
+
+def check_tokenizers(parts: dict[str, Any], name: str) -> None:
+    """Checks vocabularies: transformers makes an empty one where a tokenizer's files miss.
+
+    Raises:
+        UserError: a tokenizer without words, or with more than its text encoder knows.
+    """
+    for part, tokenizer in parts.items():
+        encoder = parts.get(part.replace("tokenizer", "text_encoder"))
+        if not part.startswith("tokenizer") or tokenizer is None or encoder is None:
+            continue
+        tokens, known = len(tokenizer), encoder.config.vocab_size
+        if tokens <= len(tokenizer.all_special_tokens) or tokens > known:
+            raise UserError(
+                f"the {part} of {name} has {tokens} tokens and its text encoder knows {known}; "
+                "download the folder again with vocab.json and merges.txt"
+            )
+
+
+def same_text_parts(first: TextParts, second: TextParts) -> bool:
+    """Whether both sides encode every prompt alike: the same vocabularies, settings and weights."""
+    for part in ("tokenizer", "tokenizer_2"):
+        ours, theirs = getattr(first, part), getattr(second, part)
+        if ours.get_vocab() != theirs.get_vocab() or ours.model_max_length != theirs.model_max_length:
+            return False
+        if ours.special_tokens_map != theirs.special_tokens_map:
+            return False
+    if first.force_zeros != second.force_zeros:
+        return False
+    for part in ("text_encoder", "text_encoder_2"):
+        ours, theirs = getattr(first, part), getattr(second, part)
+        if settings_of(ours) != settings_of(theirs) or not same_weights(ours, theirs):
+            return False
+    return True
+
+
+def settings_of(module: Any) -> dict[str, Any]:
+    """What a component's config says of what it computes, and nothing of its file."""
+    config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+    return {key: value for key, value in config.items() if key not in BOOKKEEPING and not key.startswith("_")}
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules of one class hold equal tensors under equal names."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        tensor.shape == theirs[name].shape and torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
+    )
