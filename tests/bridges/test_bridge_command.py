@@ -427,7 +427,7 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "strong missing": (lambda d: ["--strong", "no/such/thing"], "does not exist"),
     "method": (lambda d: ["--methods", "strong,w2ds"], "did you mean 'w2sd'"),
     "memory": (lambda d: ["--memory", "swap"], "unknown memory plan"),
-    "memory on a cpu": (lambda d: ["--memory", "sequential"], "the device is cpu; use --memory resident"),
+    "memory on a cpu": (lambda d: ["--memory", "sequential"], "the device is cpu.*use resident"),
     "codec": (lambda d: ["--codec", "tiny"], "needs a tiny VAE for the strong side"),
     "tiny without codec": (lambda d: ["--weak-tiny-vae", str(d / "tiny-1")], "is for --codec tiny"),
     "tiny of another kind": (

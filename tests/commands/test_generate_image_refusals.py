@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "LoRA scale": (["--lora", "a=LORA:inf"], "must be a finite number"),
     "LoRA file": (["--lora", "a=./nowhere.safetensors:1"], "there is no LoRA at"),
     "LoRA that is none": (["--lora", "a=WEIGHTS:1"], "is no LoRA: it holds 1 tensors such as to_q.weight"),
-    "LoRA cut short": (["--lora", "a=CUT:1"], "cut short or corrupt"),
+    "LoRA cut short": (["--lora", "a=CUT:1"], "cut short, corrupt"),
     "LoRA from nowhere": (["--weak-lora", "a:-1"], "give --lora a=FILE"),
     "pairs and prompts": (["--prompt-pairs", "PAIRS"], "leave --prompt, --prompts, --weak-prompt out"),
     "pairs of one column": (["--prompt-pairs", "LORA"], "binary|UTF-8|columns"),
