@@ -219,7 +219,7 @@ def test_what_is_no_checkpoint_is_refused_with_what_it_is(tmp_path: Path) -> Non
         load(tmp_path / "none.pt")
     for name, content in {"text.pt": b"hello world", "empty.pt": b"", "text.safetensors": b"hello world"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name} is corrupt or no"):
+        with pytest.raises(UserError, match=rf"{name} is (cut short, )?corrupt or no"):
             load(tmp_path / name)
     whole = saved(tmp_path / "whole.pt", state()).read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
