@@ -209,7 +209,7 @@ def test_what_cannot_be_made_is_refused_before_a_model_is_loaded(
     if case not in LOADS:
         monkeypatch.setattr("w2sd_video.loading.pipelines.load_pipeline", None)
         monkeypatch.setattr("w2sd_video.loading.pairs.load_pair", None)
-        assert main([*words(disk, *given), "--output", str(tmp_path / "out")]) == 2
+    assert main([*words(disk, *given), "--output", str(tmp_path / "out")]) == 2
     assert re.search(said, capsys.readouterr().err)
     assert case in LOADS or not (tmp_path / "out").exists()
 

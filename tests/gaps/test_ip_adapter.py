@@ -25,7 +25,7 @@ from tests.hosting.test_hosting_reference import (
 from tests.support import tiny, tiny_controls
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.errors import UserError
-from w2sd_video.gaps.ip_adapters import find_ip_adapters
+from w2sd_video.gaps.switches import find_ip_adapters
 
 PLAIN = ModelSpec(ip_adapter=0.0)
 SCALE = 4.0  # of the strong side; large, as random adapters do little

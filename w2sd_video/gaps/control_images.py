@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,40 +71,18 @@ def canny_edges(picture: Image, *, low: float = 100.0, high: float = 200.0, sigm
         UserError: thresholds that are not 0 <= low <= high, or a negative sigma.
     """
     from PIL import Image
+    from scipy import ndimage
 
     if not 0 <= low <= high < math.inf:
         raise UserError(f"low is {low:g} and high is {high:g}; thresholds must be 0 <= low <= high")
     if not 0 <= sigma < math.inf:
         raise UserError(f"sigma is {sigma:g}; it must be 0 (no smoothing) or more")
     luma = np.asarray(picture.convert("RGB").convert("L"), dtype=np.float32)
-    across, down = _gradient(_smoothed(luma, sigma))
-    ridges = _ridges(across, down)
-    edges = _connected(ridges > low, ridges > high)
+    smooth = ndimage.gaussian_filter(luma, sigma, mode="nearest", radius=math.ceil(3 * sigma)) if sigma else luma
+    ridges = _ridges(ndimage.sobel(smooth, 1, mode="nearest"), ndimage.sobel(smooth, 0, mode="nearest"))
+    eight = np.ones((3, 3), bool)
+    edges = ndimage.binary_propagation(ridges > high, structure=eight, mask=ridges > low)
     return Image.fromarray(np.where(edges, np.uint8(255), np.uint8(0))).convert("RGB")
-
-
-def _smoothed(field: Field, sigma: float) -> Field:
-    """The field [H, W] convolved with a Gaussian cut off at 3 sigma, its border repeated outside."""
-    if sigma == 0:
-        return field
-    radius = math.ceil(3 * sigma)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    return _filtered(_filtered(field, weights / weights.sum(), 0), weights / weights.sum(), 1)
-
-
-def _gradient(field: Field) -> tuple[Field, Field]:
-    """Sobel's two answers [H, W]: growing to the right, growing downwards."""
-    smooth, difference = np.array([1.0, 2.0, 1.0]), np.array([-1.0, 0.0, 1.0])
-    across = _filtered(_filtered(field, smooth, 0), difference, 1)
-    return across, _filtered(_filtered(field, smooth, 1), difference, 0)
-
-
-def _filtered(field: Field, weights: NDArray[np.float64], axis: int) -> Field:
-    """The field correlated with weights of odd length along one axis."""
-    radius, length = len(weights) // 2, field.shape[axis]
-    padded = np.pad(field, [(radius, radius) if k == axis else (0, 0) for k in (0, 1)], mode="edge")
-    parts = (np.float32(w) * padded.take(range(k, k + length), axis) for k, w in enumerate(weights) if w != 0)
-    return sum(parts, np.zeros_like(field))
 
 
 def _ridges(across: Field, down: Field) -> Field:
@@ -121,20 +99,3 @@ def _ridges(across: Field, down: Field) -> Field:
         largest = (turns == direction) & (size >= after) & (size > before)
         kept[largest] = size[largest]
     return kept
-
-
-def _connected(allowed: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where `allowed` is connected with a seed, going to any of eight neighbours."""
-    open_ = np.pad(allowed, 1)
-    width = open_.shape[1]
-    steps = np.array([row * width + column for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column])
-    flat: Any = open_.ravel()  # a view: what is reached is closed
-    found = np.zeros_like(flat)
-    front = np.flatnonzero(np.pad(seeds & allowed, 1))
-    flat[front] = False
-    while front.size:
-        found[front] = True
-        around = np.unique((front[:, None] + steps).ravel())
-        front = around[flat[around]]
-        flat[front] = False
-    return found.reshape(open_.shape)[1:-1, 1:-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from w2sd_video.gaps.ip_adapters import find_ip_adapters
+from w2sd_video.errors import UserError
 from w2sd_video.gaps.loras import find_loras
 from w2sd_video.gaps.routing import find_router
 from w2sd_video.pair import ModelSpec
@@ -38,6 +39,58 @@ class HeldSwitch(Protocol):
     def meaning(self, value: Any) -> Any:
         """What `value` comes to on this network, None being what is in force: equal for values that do the same."""
 
+
+# -- IP-Adapters: what they are told is recorded with the rest, as no latent changes it; their scale is switched ------
+
+
+def find_ip_adapters(network: nn.Module) -> IpAdapterScale:
+    """Returns the switch of a network with IP-Adapters (`pipe.load_ip_adapter`).
+
+    Raises:
+        UserError: the network has none.
+    """
+    inner: Any = getattr(network, "_orig_mod", network)  # of a compiled module
+    processors = getattr(inner, "attn_processors", {}).values()
+    adapted = [p for p in processors if "IPAdapter" in type(p).__name__ and hasattr(p, "scale")]
+    if not adapted:
+        raise UserError(
+            f"{type(inner).__name__} has no IP-Adapter whose scale could differ; call load_ip_adapter first, or leave "
+            "ip_adapter out"
+        )
+    return IpAdapterScale(adapted)
+
+
+class IpAdapterScale:
+    """The scale of attention processors: a list with a number per IP-Adapter, or one number (SD3)."""
+
+    def __init__(self, processors: Sequence[Any]) -> None:
+        self._processors = processors
+
+    def check(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(f"ip_adapter is {value}; it must be a finite number (0 is as if there were no IP-Adapter)")
+
+    @property
+    def now(self) -> Any:
+        """The one number they all have, or else all of them."""
+        scales = [p.scale if isinstance(p.scale, list) else [p.scale] for p in self._processors]
+        single = {each for scale in scales for each in scale if isinstance(each, int | float)}
+        plain = all(isinstance(each, int | float) for scale in scales for each in scale)
+        return float(single.pop()) if plain and len(single) == 1 else scales
+
+    @contextmanager
+    def set_to(self, value: float) -> Iterator[None]:
+        before = [p.scale for p in self._processors]
+        try:
+            for processor, own in zip(self._processors, before, strict=True):
+                processor.scale = [value] * len(own) if isinstance(own, list) else value
+            yield
+        finally:
+            for processor, own in zip(self._processors, before, strict=True):
+                processor.scale = own
+
+
+# -- all switches of a call -------------------------------------------------------------------------------------------
 
 # By the field of `ModelSpec` that has the value: what makes the switch of a network (`UserError` where it has none).
 SWITCHES: dict[str, Callable[[nn.Module], Switch]] = {

@@ -137,7 +137,7 @@ class LoadedImages:
 
                     stack.enter_context(lora_scales(network, loras))
                 if side.ip_adapter is not None:
-                    from w2sd_video.gaps.ip_adapters import find_ip_adapters
+                    from w2sd_video.gaps.switches import find_ip_adapters
 
                     stack.enter_context(find_ip_adapters(network).set_to(side.ip_adapter))
             yield
