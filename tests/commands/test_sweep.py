@@ -97,16 +97,14 @@ def test_a_stopped_sweep_goes_on_and_values_may_be_added(
     assert len(calls) == 2 and [means(more, "w2sd")[k] for k in (0, 2)] == means(first, "w2sd")
 
 
-def test_a_file_that_changed_is_scored_again_and_a_torn_line_is_no_score(disk: Path, tmp_path: Path) -> None:
+def test_a_file_that_was_replaced_is_made_again_and_a_torn_line_is_no_score(disk: Path, tmp_path: Path) -> None:
     own = ["--setting", "strength", "--values", "1"]
-    run(disk, tmp_path / "out", own, "--weak-guidance", "0")
+    first = run(disk, tmp_path / "out", own, "--weak-guidance", "0")
     folder = tmp_path / "out" / "strength 1"
     write_picture(folder / "w2sd" / "a cat-0.png", np.zeros((16, 16, 3), np.uint8))
     with (folder / "scores.jsonl").open("a") as file:
         file.write('{"scorer": "or')
-    report = run(disk, tmp_path / "out", own, "--weak-guidance", "0")
-    other = read_picture(folder / "w2sd" / "a dog!-0.png").pixels.mean() + 6
-    assert means(report, "w2sd") == pytest.approx([(5 + other) / 2])
+    assert run(disk, tmp_path / "out", own, "--weak-guidance", "0")["methods"] == first["methods"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ Knows neither models nor what is made (videos, pictures): both come with the pla
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import time
@@ -24,11 +25,11 @@ from numpy.typing import NDArray
 
 from w2sd_video import __version__
 from w2sd_video.errors import UserError
-from w2sd_video.report.page import Row, render_page
+from w2sd_video.report.page import Row, render_pages
 from w2sd_video.runs.choices import CHOICES, write_choices
 from w2sd_video.runs.comparison import Panel, of_one_size, panel_note, side_by_side
 from w2sd_video.runs.fellows import Worker
-from w2sd_video.runs.journal import COMPARED, Journal, Record, fingerprint
+from w2sd_video.runs.journal import COMPARED, JOINED, Journal, Record, fingerprint
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.tasks import SELECTING, Groups, Medium, Method, Task
 from w2sd_video.runs.video_io import write_bytes
@@ -36,6 +37,7 @@ from w2sd_video.runs.video_io import write_bytes
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
 WAIT = 0.3  # seconds between looks at what other processes made
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "av", "pillow")
+_NO_FACT = {*COMPARED, *JOINED, "notes"}  # entries of run.json that its page shows elsewhere or not at all
 _OF_THE_RUN = ("seed", "num_videos", "num_pictures")  # settings that say nothing about a single file
 
 Report = Callable[[int, int], None]
@@ -375,21 +377,26 @@ def _read_back(plan: RunPlan, path: Path) -> NDArray[np.uint8]:
 
 
 def _write_page(plan: RunPlan, journal: Journal, every: float = 0.0) -> None:
-    """Writes index.html unless it was written within the last `every` seconds."""
+    """Writes index.html, and the pages after it; with `every` the former only, if it is older than so many seconds."""
     page = plan.output / "index.html"
     if every and page.exists() and time.time() - page.stat().st_mtime < every:
         return
-    groups = plan.groups[: plan.shown]
     rows = []
-    for group in groups:
+    for group in plan.groups[: plan.shown]:
         records = {task.method: journal.records[task.key] for task in group if task.key in journal.records}
         comparison = _comparison_path(plan, group[0])
         there = (plan.output / comparison).exists()
         rows.append(Row(group[0].prompt, group[0].index, records, comparison if there else None))
-    drawn = CHOICES if (plan.output / CHOICES).exists() else None
-    expected = len(groups) * len(plan.record["methods"])
-    text = render_page(journal.run, rows, expected, methods=plan.methods, noun=plan.medium.noun, choices=drawn)
-    write_bytes(page, text.encode("utf-8"))
+    pages = render_pages(
+        journal.run,
+        rows,
+        methods=plan.methods,
+        noun=plan.medium.noun,
+        facts={name: value for name, value in journal.run.items() if name not in _NO_FACT},
+        choices=CHOICES if (plan.output / CHOICES).exists() else None,
+    )
+    for name, text in itertools.islice(pages, 1 if every else None):
+        write_bytes(plan.output / name, text.encode("utf-8"))
 
 
 def _comparison_path(plan: RunPlan, task: Task) -> str:

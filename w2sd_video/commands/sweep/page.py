@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
-from urllib.parse import quote
+
+from vbench_eval.pages import render
 
 HEAD = ("method", "value", "mean", "95 % interval", "over strong", "95 % interval", "files", "evaluations")
 
@@ -34,23 +34,21 @@ def sweep_text(report: Mapping[str, Any]) -> str:
     return "\n".join([f"{report['setting']} swept; {report['scorer']}: {report['about']}", *lines])
 
 
-def sweep_page(report: Mapping[str, Any], curve: str) -> str:
-    """Returns the page; it refers to files of the sweep's folder alone; `curve` is the HTML of its plot."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in sweep_rows(report)
-    )
-    runs = "".join(
-        f'<li><a href="{quote(folder)}/index.html">{escape(folder)}</a></li>' for folder in report["folders"].values()
-    )
-    title = f"{report['setting']} swept"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>'
-        "body{font:15px sans-serif;margin:2em;max-width:60em}td,th{padding:.2em .8em;text-align:right}"
-        f"img{{max-width:100%}}</style><h1>{escape(title)}</h1>"
-        f"<p>Score: {escape(report['scorer'])}, {escape(report['about'])}. Intervals treat the prompt as the unit.</p>"
-        f"{curve}<table><tr>{head}</tr>{body}</table><h2>Runs</h2><ul>{runs}</ul>"
-        f"<p><code>{escape(report['command'])}</code></p></html>\n"
+def sweep_page(report: Mapping[str, Any], *, curve: str | None, missing: str = "") -> str:
+    """Returns the page; it refers to files of the sweep's folder alone. Without a picture of the curve it says what is
+    `missing`.
+    """
+    told = {name: report[name] for name in ("setting", "scorer", "about", "command")}
+    rows, folders = sweep_rows(report), list(report["folders"].values())
+    return render(
+        "sweep.html",
+        package="w2sd_video.report",
+        head=HEAD,
+        rows=rows,
+        folders=folders,
+        curve=curve,
+        missing=missing,
+        **told,
     )
 
 

@@ -172,11 +172,9 @@ def _draw(report: Mapping[str, Any], axis: Axis, folder: Path) -> None:
         for method, rows in report["methods"].items()
         if rows and all("mean" in row for row in rows)
     }
-    drawn = "<p>nothing is scored yet</p>"
+    curve, missing = None, figures.NOT_DRAWN if lines else "nothing is scored yet"
     if lines and figures.available():
         title = f"{report['about']} ({report['scorer']})"
         figures.save(figures.curve(title, axis.label, axis.values, lines), folder / "curve.png")
-        drawn = '<img src="curve.png" alt="the means with their intervals">'
-    elif lines:
-        drawn = f"<p>{figures.NOT_DRAWN}</p>"
-    write_bytes(folder / "index.html", sweep_page(report, drawn).encode())
+        curve = "curve.png"
+    write_bytes(folder / "index.html", sweep_page(report, curve=curve, missing=missing).encode())
