@@ -100,8 +100,8 @@ def gap_in_words(pair: Record, settings: Record) -> str:
         parts.append("another model")
     if "strong_experts" in pair and pair["strong_experts"] != pair.get("weak_experts"):
         parts.append(f"experts: {pair['strong_experts']} strong, {pair.get('weak_experts')} weak")
-    scales = {"guidance": {"strong": settings.get("strong_guidance", settings.get("guidance"))}}
-    scales["guidance"]["weak"] = settings.get("weak_guidance")
+    strong_guidance = settings.get("strong_guidance", settings.get("guidance"))
+    scales: dict[str, Record] = {"guidance": {"strong": strong_guidance, "weak": settings.get("weak_guidance")}}
     scales |= {f"LoRA {name}": entry for name, entry in pair.get("loras", {}).items() if isinstance(entry, Mapping)}
     scales |= {"ControlNet": pair.get("control", {}), "IP-Adapter": pair.get("ip_adapter_scale", {})}
     for what, scale in scales.items():
