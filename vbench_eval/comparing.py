@@ -34,7 +34,7 @@ from vbench_eval.comparison import (
 from vbench_eval.errors import UserError
 from vbench_eval.naming import nfc, parse_name
 from vbench_eval.proxies import PROXIES
-from vbench_eval.results import EVAL_SUFFIX, INFO_SUFFIX, find_results, read_report
+from vbench_eval.result_reading import EVAL_SUFFIX, INFO_SUFFIX, check_report, find_results, read_report
 from vbench_eval.statistics import (
     DRAWS,
     LEVEL,
@@ -204,6 +204,7 @@ def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) ->
     """
     if isinstance(source, Mapping):
         report, place, said = source, Path(), f"{source.get('name', 'report')}"
+        check_report({"videos": [], **source}, label)
         prompts: Mapping[str, str] = {}
     else:
         if not (given := Path(source)).exists():
@@ -211,7 +212,7 @@ def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) ->
         found = find_results(given)
         report, place, said = read_report(found), found.parent, str(source)
         prompts = _prompts_beside(found)
-    videos = _by_key(label, report.get("videos", ()), prompts)
+    videos = _by_key(label, report.get("videos") or (), prompts)
     dimensions: Mapping[str, Mapping[str, Any]] = report.get("dimensions") or {}
     scores, proxies = _scores(videos, dimensions)
     if not scores:
@@ -225,7 +226,7 @@ def read_side(label: str, source: str | os.PathLike[str] | Mapping[str, Any]) ->
         frozenset(scores) - proxies,
         {name: _measured_by(dimensions.get(name) or {}) for name in scores},
         {key: _shown(video, str(report.get("folder", "")), place) for key, video in videos.items()},
-        {str(one["path"]): str(one["reason"]) for one in report.get("skipped", ())},
+        {one["path"]: str(one.get("reason")) for one in report.get("skipped") or ()},
         {name: str(one["reason"]) for name, one in dimensions.items() if one.get("reason") and name not in scores},
     )
 
@@ -258,9 +259,12 @@ def _scores(
             own = _own_name(name, measured, dimensions.get(name) or {})
             if own != name or own not in ALL_DIMENSIONS:
                 proxies.add(own)
-            weight = float(measured.get("weight", 1.0)) if _weighs(dimensions, name) else 1.0
+            weight = measured.get("weight") if _weighs(dimensions, name) else None
+            weight = 1.0 if weight is None else float(weight)
             yes_or_no = isinstance(measured.get("value"), bool)
-            scores.setdefault(own, {})[key] = Score(float(measured["score"]), yes_or_no, weight)
+            scores.setdefault(own, {})[key] = Score(
+                float(measured["score"]), yes_or_no, 1.0 if weight is None else float(weight)
+            )
     return scores, proxies
 
 
@@ -275,7 +279,8 @@ def _prompts_beside(results: Path) -> dict[str, str]:
         path: entry["prompt_en"]
         for entry in entries
         if isinstance(entry.get("prompt_en"), str)
-        for path in entry.get("video_list") or ()
+        for path in (entry.get("video_list") if isinstance(entry.get("video_list"), list) else ())
+        if isinstance(path, str)
     }
 
 

@@ -7,6 +7,7 @@ of files with cleaned names; VBench's prompt file (file name -> prompt); the fil
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,4 +195,4 @@ def _numbered(videos: list[FolderVideo]) -> list[FolderVideo]:
 
 
 def _key(path: Path) -> str:
-    return nfc(str(path.resolve()))
+    return nfc(os.path.realpath(path))  # which takes loops as they are

@@ -46,9 +46,12 @@ class Entry:
 
 
 def key_of(path: Path, folder: Path) -> VideoKey:
-    """Returns the key of the video at `path` inside `folder`. Raises OSError if it is not there."""
-    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
+    """Returns the key of the video at `path` inside `folder`; one that cannot be looked at has no bytes and no time."""
+    try:
+        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
+    except OSError:
+        stats = []
     size, newest = sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
     return VideoKey(path.relative_to(folder).as_posix(), size, newest)
 
@@ -116,7 +119,7 @@ def read_entries(folder: Path) -> Iterator[Entry]:
             if line.strip():
                 try:
                     entry = _from_json(json.loads(line.decode("ascii")))
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
                 yield entry
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def repeats(paths: Sequence[Path]) -> list[str]:
     by_content: dict[str, list[Path]] = {}
     for same in by_size.values():
         for path in same if len(same) > 1 else ():
-            with open(path, "rb") as file:
+            with suppress(OSError), open(path, "rb") as file:  # what cannot be read is told where it is scored
                 by_content.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), []).append(path)
     groups = [group for group in by_content.values() if len(group) > 1]
     return [

@@ -56,7 +56,10 @@ class FrameScorer(Backbone, Protocol):
 
 @runtime_checkable
 class FlowEstimator(Backbone, Protocol):
-    """Two frames to the motion between them (RAFT). The caller pads both sides to `pad_multiple`."""
+    """Two frames to the motion between them (RAFT). The caller pads both sides to `pad_multiple`.
+
+    An estimator may have a number `vbench_side`: padded sides below it have no value under the profile "vbench".
+    """
 
     pad_multiple: int
 

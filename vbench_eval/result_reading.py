@@ -70,8 +70,46 @@ def read_report(path: Path, *, pairs: Mapping[str, int] | None = None) -> dict[s
                 f"report {path} has schema {data['schema']!r}; this version reads {SCHEMA}: score again, "
                 "or use the version that wrote it"
             )
+        check_report(data, f"report {path}")
         return data
     return _as_report(path, _dimensions(path, pairs or {}))
+
+
+def check_report(report: Mapping[str, Any], what: str) -> None:
+    """Raises UserError, naming the place, for a report that is not of the shape that `results.write_results` gives."""
+
+    def expect(value: Any, kinds: type | tuple[type, ...], place: str, words: str) -> None:
+        if not isinstance(value, kinds):
+            raise UserError(f"{what}: {place} is {value!r:.60}, not {words}; give the file as it was written")
+
+    expect(report.get("dimensions") or {}, Mapping, "dimensions", "an object")
+    for name, facts in (report.get("dimensions") or {}).items():
+        expect(facts, Mapping, f"dimensions.{name}", "an object")
+        expect(facts.get("backbone"), (str, Mapping, type(None)), f"dimensions.{name}.backbone", "an object or a name")
+    expect(report.get("profile"), (str, Mapping, type(None)), "profile", "a name")
+    for key in ("name", "folder"):
+        expect(report.get(key) or "", str, key, "text")
+    expect(report.get("skipped") or [], list, "skipped", "a list")
+    for place, one in enumerate(report.get("skipped") or []):
+        expect(one, Mapping, f"skipped[{place}]", "an object")
+        expect(one.get("path"), str, f"skipped[{place}].path", "text")
+    expect(report["videos"], list, "videos", "a list")
+    for place, video in enumerate(report["videos"]):
+        at = f"videos[{place}]"
+        expect(video, Mapping, at, "an object")
+        expect(video.get("path"), str, f"{at}.path", "text")
+        expect(video.get("prompt"), (str, type(None)), f"{at}.prompt", "text")
+        expect(video.get("index"), (int, type(None)), f"{at}.index", "a whole number")
+        for key in ("info", "measured", "generation"):
+            expect(video.get(key) or {}, Mapping, f"{at}.{key}", "an object")
+        for key in ("width", "height", "fps", "frames"):
+            expect((video.get("info") or {}).get(key), (int, float, type(None)), f"{at}.info.{key}", "a number")
+        for name, measured in (video.get("measured") or {}).items():
+            expect(measured, Mapping, f"{at}.measured.{name}", "an object")
+            for key in ("value", "score", "weight"):
+                got = measured.get(key)
+                expect(got, (int, float, type(None)), f"{at}.measured.{name}.{key}", "a number")
+            expect(measured.get("extras") or {}, Mapping, f"{at}.measured.{name}.extras", "an object")
 
 
 def _as_report(path: Path, found: Mapping[str, tuple[float | None, list[dict[str, Any]]]]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ and why, and the scores made of the dimensions.
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -28,7 +30,7 @@ from vbench_eval.result_reading import (
     read_report,
     read_results,
 )
-from vbench_eval.strict_json import cleaned, write_json
+from vbench_eval.strict_json import cleaned, write_bytes, write_json
 from vbench_eval.suite import ALL_DIMENSIONS
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "find_results",
     "read_report",
     "read_results",
+    "submission",
     "write_results",
 ]
 
@@ -186,6 +189,20 @@ def write_results(
     write_json(written.full_info, cleaned(info)[0])
     write_json(written.report_file, report, ascii_only=False)
     return written
+
+
+def submission(written: Written) -> Path:
+    """Writes NAME.zip beside the files of a run, and returns it: VBench's two files and nothing else.
+
+    VBench's cal_final_score.py takes every JSON file of the archive for results: our report would stop it.
+    """
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (written.eval_results, written.full_info):
+            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+    target = written.eval_results.with_name(written.eval_results.name.removesuffix(EVAL_SUFFIX) + ".zip")
+    write_bytes(target, data.getvalue())
+    return target
 
 
 def _finite(record: VideoRecord) -> VideoRecord:

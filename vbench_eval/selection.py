@@ -19,7 +19,7 @@ from vbench_eval.settings import ELSEWHERE, ScoringSettings
 if TYPE_CHECKING:
     from vbench_eval.dimensions import Dimension
 
-# Always measured, because a folder of stills looks consistent; cheap beside decoding.
+# Measured unless no proxies are wanted, because a folder of stills looks consistent; cheap beside decoding.
 ALWAYS = ("frozen_frames",)
 _LIBRARIES = ("torch", "transformers", "safetensors", "av", "pillow", "numpy", "imageio")
 
@@ -106,7 +106,8 @@ def select(settings: ScoringSettings) -> Selection:
             )
         else:
             beside.append(name)
-    for name in sorted({*beside, *ALWAYS}, key=list(PROXIES).index):
+    always = ALWAYS if settings.proxies else ()
+    for name in sorted({*beside, *always}, key=list(PROXIES).index):
         dimensions[name] = PROXIES[name](profile)
         described[name] = _found(getattr(dimensions[name], "backbone", None), official=False)
     stamp = {
@@ -162,7 +163,7 @@ def _backbone(name: str, settings: ScoringSettings, device: str) -> Any:
         profile=get_profile(settings.profile),
         device=device,
         dtype=settings.dtype,
-        offline=settings.offline or choice is None,  # nothing is fetched that the user did not name
+        offline=settings.offline,
         allow_pickle=settings.allow_pickle,
         cache=settings.cache,
         imaging_mode=settings.imaging_mode,

@@ -70,7 +70,8 @@ class ScoringSettings:
         profile: "vbench" or "fixed".
         backbones: a choice per dimension instead of its own: a path, a hub id or "package.module:factory".
         allow_proxy: whether a proxy's value may stand under an official name whose weights are missing, marked so.
-        proxies: whether the proxies that stand next to a missing dimension are measured too, under their own names.
+        proxies: whether the proxies that stand next to a missing dimension, and the one that finds stills, are measured
+            too, under their own names.
         device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
         dtype: of the networks; None is float32.
         offline: never touch the network, not even for a hub id in `backbones`.

@@ -17,8 +17,8 @@ def summarised(written: Written) -> tuple[int, dict[str, Any]]:
     """Returns the exit code and the summary.
 
     The code is 0 if every video there should be was read and has a value in every dimension whose weights are here,
-    and there is such a dimension; else 1. A dimension without weights does not count against it: the report says that
-    it is unavailable.
+    and there is such a dimension among those of VBench that were asked for; else 1. A dimension without weights does
+    not count against it beside others: the report says that it is unavailable.
     """
     report = written.report
     lacking = what_is_lacking(report)
@@ -51,8 +51,12 @@ def what_is_lacking(report: Mapping[str, Any]) -> list[str]:
         without = [measured["reason"] for measured in tried if measured["value"] is None]
         if without and name in OFFICIAL:
             lacking.append(f"{name} has no value for {len(without)} of {len(tried)} videos: {without[0]}")
-    if not any(facts["videos"] for name, facts in report["dimensions"].items() if name != "frozen_frames"):
+    counts = {name: facts["videos"] for name, facts in report["dimensions"].items() if name != "frozen_frames"}
+    asked = [name for name in counts if name not in PROXIES]  # proxies may stand there without having been asked for
+    if not any(counts.values()):
         lacking.append("no dimension could be measured on any video")
+    elif asked and not any(counts[name] for name in asked):
+        lacking.append(f"VBench's dimensions that were asked for could not be measured: {', '.join(asked)}")
     return lacking
 
 

@@ -23,8 +23,17 @@ def open_video(path: str | Path) -> Video:
     Raises VideoError, saying why, for what cannot be read.
     """
     path = Path(path)
+    try:
+        return _opened(path)
+    except OSError as error:
+        raise VideoError(error.strerror or str(error)) from error
+
+
+def _opened(path: Path) -> Video:
     if not path.exists():
-        raise VideoError("there is no such file")
+        raise VideoError("the link leads nowhere" if path.is_symlink() else "there is no such file")
+    if not path.is_dir() and not path.is_file():
+        raise VideoError("this is no file but a pipe or a device")
     suffix = path.suffix.lower()
     if path.is_dir() or suffix in PICTURES:
         return PictureFolder(path)
@@ -41,7 +50,8 @@ def find_videos(folder: str | Path) -> list[Path]:
     """Returns the videos of a folder, by name: its video files, and each folder in it that holds pictures only.
 
     A folder that holds pictures and no video is itself the one video; a file is that file. Hidden entries are passed
-    over. Raises UserError if there is no such folder.
+    over. An entry that cannot be looked at is among them, so that its scoring says why. Raises UserError if there is no
+    such folder.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -50,11 +60,16 @@ def find_videos(folder: str | Path) -> list[Path]:
         return [folder]
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     videos = [
-        entry
-        for entry in entries
-        if (_is_picture_folder(entry) if entry.is_dir() else entry.suffix.lower() in SUFFIXES)
+        entry for entry in entries if (_may_be_pictures(entry) if entry.is_dir() else entry.suffix.lower() in SUFFIXES)
     ]
     return videos if videos or not _is_picture_folder(folder) else [folder]
+
+
+def _may_be_pictures(folder: Path) -> bool:
+    try:
+        return _is_picture_folder(folder)
+    except OSError:
+        return True
 
 
 def _is_picture_folder(folder: Path) -> bool:

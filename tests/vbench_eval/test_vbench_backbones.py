@@ -9,8 +9,7 @@ import pytest
 
 from vbench_eval import dimensions
 from vbench_eval.backbones import weights as table
-from vbench_eval.backbones.finding import find, places
-from vbench_eval.backbones.hashing import content_sha256, sha256
+from vbench_eval.backbones.finding import content_sha256, find, places, sha256
 from vbench_eval.backbones.registry import WEIGHTS_OF, Unavailable, inventory, resolve
 from vbench_eval.errors import UserError
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.support import vbench_stand_ins
 from tests.support.vbench_files import patterned, write_video
 from vbench_eval.commands import VERBS, build_parser, main
 from vbench_eval.progress import TerminalProgress
+from vbench_eval.proxies import PROXIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate_vbench.py"
@@ -253,8 +255,9 @@ def test_backbones_may_be_given_by_name(made: Path) -> None:
 
 
 def test_a_backbone_that_is_named_and_not_to_be_had_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--dimensions", "subject_consistency", "--offline")
-    assert score(made, "w2sd", *words) == 0, "its own weights may be missing"
+    words = ("--offline", "--dimensions", "subject_consistency")
+    assert score(made, "w2sd", *words) == 1, "its own weights may be missing; but then nothing was measured"
+    assert score(made, "w2sd", *words, "temporal_flickering") == 0
     assert score(made, "w2sd", *words, "--backbone", "subject_consistency=some/vit") == 2
     assert "--backbone subject_consistency=some/vit" in capsys.readouterr().err
 
@@ -292,3 +295,15 @@ def test_a_terminal_sees_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatc
     said = capsys.readouterr().err
     assert "in the journal already: 1; to go: 2" in said
     assert "1/2" in said and "<" in said, "done, all, and the time left"
+
+
+def test_the_zip_is_what_vbenchs_script_for_final_scores_reads(made: Path) -> None:
+    assert score(made, "w2sd", "--zip", "--no-proxies") == 0
+    assert not set(report_of(made)["dimensions"]) & set(PROXIES)
+    scores = {}
+    with zipfile.ZipFile(made / "scores" / "w2sd.zip") as archive:
+        for name in archive.namelist():
+            data = json.loads(archive.read(name))
+            if isinstance(data, dict):  # as the script does: each key is a dimension, each value a list
+                scores.update({key: value[0] for key, value in data.items()})
+    assert scores.keys() == {"temporal_flickering"} and 0 < scores["temporal_flickering"] <= 1

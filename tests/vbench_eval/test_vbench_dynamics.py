@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from tests.support.vbench_stubs import Stub, TableFlow, info, measure, numbered
+from tests.support.vbench_stubs import ErringInterpolator, Stub, TableFlow, info, measure, numbered
 from vbench_eval.dimensions.dynamics import largest_motion, motion_threshold, moving_pairs_needed
-from vbench_eval.video_info import sampling_interval
+from vbench_eval.video_info import VideoError, sampling_interval
 
 THRESHOLD = 6 * 16 / 256  # of the stand-ins' 16 x 16 frames: exact in binary
 
@@ -144,3 +144,13 @@ def test_motion_per_time_is_the_same_at_another_rate() -> None:
         for flow, fps in ((at8, 8), (at10, 10))
     )
     assert one == pytest.approx(other, rel=2**-23)  # 1.6 as float32
+
+
+@pytest.mark.parametrize("dimension", ["dynamic_degree", "motion_smoothness"])
+def test_frames_on_which_vbenchs_network_divides_by_zero_have_no_value_under_its_profile(dimension: str) -> None:
+    backbone = TableFlow() if dimension == "dynamic_degree" else ErringInterpolator()
+    backbone.vbench_side = 24
+    with pytest.raises(VideoError, match=r"16x16 with padding; below 24 .* use the profile fixed"):
+        measure(dimension, numbered(5), backbone)
+    assert measure(dimension, numbered(5), backbone, profile="fixed").value is not None
+    assert measure(dimension, numbered(5, 32, 32), backbone).value is not None

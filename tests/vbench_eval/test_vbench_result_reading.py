@@ -6,6 +6,7 @@ import os
 import pytest
 
 from tests.support.written_results import write
+from vbench_eval.comparing import read_side
 from vbench_eval.errors import UserError
 from vbench_eval.results import (
     VideoRecord,
@@ -159,3 +160,37 @@ def test_a_folder_is_read_for_its_one_report_and_else_its_one_result_file(tmp_pa
     foreign(tmp_path, {}, "other_report.json")
     with pytest.raises(UserError, match="2 files"):
         find_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("videos",), {}, "videos is {}, not a list"),
+        (("videos", 0), "a", r"videos\[0\] is 'a', not an object"),
+        (("videos", 0, "path"), 3, r"videos\[0\].path is 3, not text"),
+        (("videos", 0, "prompt"), ["x"], r"prompt is \['x'\], not text"),
+        (("videos", 0, "index"), "0", "index is '0', not a whole number"),
+        (("videos", 0, "info"), "x", "info is 'x', not an object"),
+        (("videos", 0, "info"), {"fps": "8"}, "info.fps is '8', not a number"),
+        (("videos", 0, "measured"), [1], r"measured is \[1\], not an object"),
+        (("videos", 0, "measured", "dynamic_degree"), 1, "measured.dynamic_degree is 1, not an object"),
+        (("videos", 0, "measured", "dynamic_degree", "score"), "1", "score is '1', not a number"),
+        (("videos", 0, "measured", "dynamic_degree", "weight"), {}, "weight is {}, not a number"),
+        (("dimensions",), [1], r"dimensions is \[1\], not an object"),
+        (("dimensions", "dynamic_degree"), "x", "dimensions.dynamic_degree is 'x', not an object"),
+        (("dimensions", "dynamic_degree", "backbone"), 3, "backbone is 3, not an object or a name"),
+        (("skipped",), [3], r"skipped\[0\] is 3, not an object"),
+        (("profile",), 1, "profile is 1, not a name"),
+        (("schema",), 99, "has schema 99"),
+    ],
+)
+def test_a_report_of_another_shape_is_refused_at_its_place(tmp_path, place, value, said):
+    path = write(tmp_path).report_file
+    report = json.loads(path.read_text(encoding="utf-8"))
+    inside = report
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    path.write_text(json.dumps(report))
+    with pytest.raises(UserError, match=said):
+        read_side("a", path)

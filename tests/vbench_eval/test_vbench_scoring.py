@@ -104,6 +104,28 @@ def test_a_bad_video_is_recorded_with_its_reason_and_the_others_are_scored(folde
     assert any("3 videos cannot be read" in note for note in report["notes"])
 
 
+def test_a_loop_a_dangling_link_and_an_unreadable_entry_cost_only_themselves(
+    folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (folder / "a loop-0.mp4").symlink_to(folder / "a loop-0.mp4")
+    (folder / "gone-0.mp4").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "a pipe-0.mp4")
+    (folder / "closed-0").mkdir()
+    real = Path.iterdir
+
+    def refused(self: Path) -> Any:
+        if self.name == "closed-0":  # the owner of everything may open it, so the refusal is made here
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    written = scored(folder, tmp_path)
+    reasons = {one["path"]: one["reason"] for one in written.report["skipped"]}
+    assert reasons.keys() == {"a loop-0.mp4", "gone-0.mp4", "a pipe-0.mp4", "closed-0"}
+    assert "Permission denied" in reasons["closed-0"] and "no file" in reasons["a pipe-0.mp4"]
+    assert sum(value is not None for value in values(written).values()) == 4
+
+
 def test_a_second_run_decodes_nothing_and_writes_the_same_files(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     scored(folder, tmp_path)
     before = contents(tmp_path)
@@ -124,7 +146,7 @@ def test_a_dimension_more_measures_only_that_one(folder: Path, tmp_path: Path, m
     monkeypatch.setattr(one_pass, "measure", recorded)
     written = scored(folder, tmp_path, dimensions="temporal_flickering,contrast")
     assert asked == [{"contrast"}] * 4
-    assert set(written.report["videos"][0]["measured"]) == {"temporal_flickering", "contrast", "frozen_frames"}
+    assert set(written.report["videos"][0]["measured"]) == {"temporal_flickering", "contrast"}
 
 
 def test_a_changed_file_and_only_that_one_is_scored_again(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -312,7 +334,7 @@ def test_a_folder_of_stills_is_warned_of(tmp_path: Path) -> None:
     still = np.repeat(frames(0, 1), 4, axis=0)
     write_pictures(tmp_path / "videos" / "a still-0", still)
     write_pictures(tmp_path / "videos" / "a film-0", frames(1, 4))
-    report = scored(tmp_path / "videos", tmp_path).report
+    report = scored(tmp_path / "videos", tmp_path, proxies=True).report
     assert any("1 of 2 videos stand still" in note and "a still-0" in note for note in report["notes"])
 
 

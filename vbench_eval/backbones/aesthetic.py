@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbench_eval.backbones.hashing import sha256
+from vbench_eval.backbones.finding import sha256
 from vbench_eval.backbones.loading import load_state, load_strictly
 from vbench_eval.backbones.weights import WEIGHTS
 from vbench_eval.errors import UserError

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbench_eval.backbones.finding import Unavailable
-from vbench_eval.backbones.hashing import sha256
+from vbench_eval.backbones.finding import Unavailable, sha256
 from vbench_eval.backbones.loading import as_dtype, is_archive, members, placed, usable_device
 from vbench_eval.backbones.weights import WEIGHTS
 from vbench_eval.errors import UserError
@@ -30,6 +29,7 @@ class AmtInterpolator:
     itself, and returns the frame, or a table or tuple with it ("imgt_pred", or first).
     """
 
+    vbench_side = 128
     pad_multiple = 16
 
     def __init__(

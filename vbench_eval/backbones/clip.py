@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbench_eval.backbones.hashing import sha256
+from vbench_eval.backbones.finding import sha256
 from vbench_eval.backbones.loading import is_archive, load_state, origin, placed, pretrained
 from vbench_eval.backbones.weights import WEIGHTS, Weights
 from vbench_eval.errors import UserError

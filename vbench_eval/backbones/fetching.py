@@ -11,14 +11,23 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from vbench_eval.backbones.finding import HUB_ID, Unavailable, find, from_hub, missing
-from vbench_eval.backbones.hashing import own_cache, require_sha256, weight_files
-from vbench_eval.backbones.weights import TOKENIZER_FILES, WEIGHTS, Weights, named
+from vbench_eval.backbones.finding import (
+    HUB_ID,
+    Unavailable,
+    fetch_hub_file,
+    fetch_hub_folder,
+    find,
+    from_hub,
+    hub_is_offline,
+    missing,
+    own_cache,
+    require_sha256,
+)
+from vbench_eval.backbones.weights import WEIGHTS, Weights, named
 from vbench_eval.errors import UserError
 
 Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in all (0 where nobody says)
 BLOCK = 1 << 20
-NETWORK_FILES = ("model.safetensors", "pytorch_model.bin")  # first choice first
 
 
 def fetch(
@@ -38,7 +47,7 @@ def fetch(
     """
     weights = of_name(name)
     if weights.name not in WEIGHTS:
-        return from_hub(weights, name, offline=offline or hub_is_offline())
+        return from_hub(weights, name, offline=offline)
     name = weights.name
     with suppress(Unavailable):
         return find(name, cache=cache)
@@ -88,49 +97,6 @@ def of_name(name: str) -> Weights:
 def fetchable_names() -> list[str]:
     """Returns the names that `fetch` can get."""
     return [name for name, weights in WEIGHTS.items() if weights.fetchable]
-
-
-def hub_is_offline() -> bool:
-    """Returns whether the environment forbids the hub's client the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
-
-
-def fetch_hub_file(hub: str, file: str) -> Path:
-    """Returns a file of a hub repository in the hub's cache; raises Unavailable if it cannot be had."""
-    found = _from_hub(hub, file)
-    if found is None:
-        raise Unavailable(f"{hub} has no file {file}")
-    return found
-
-
-def fetch_hub_folder(hub: str, *, extra: Iterable[str] = TOKENIZER_FILES, network: bool = True) -> Path:
-    """Returns the folder in the hub's cache with config.json, the network and the `extra` files that there are.
-
-    Raises Unavailable if the hub does not answer or has no such repository.
-    """
-    folder = fetch_hub_file(hub, "config.json").parent
-    for file in extra:
-        _from_hub(hub, file)
-    for file in NETWORK_FILES if network else ():
-        if _from_hub(hub, file):
-            break
-    if network and not weight_files(folder):
-        raise Unavailable(f"{hub} has none of {', '.join(NETWORK_FILES)}: fetch it whole with `hf download {hub}`")
-    return folder
-
-
-def _from_hub(hub: str, file: str) -> Path | None:
-    """Returns the file in the hub's cache, None if the repository has none such; raises Unavailable for all else."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(hub, file))
-    except Exception as error:  # no answer, no such repository, not allowed, cut short: the client has a kind for each
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return None
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise Unavailable(f"{file} of {hub} could not be fetched ({type(error).__name__}: {reason})") from error
 
 
 def _attempts(weights: Weights, folder: Path, progress: Progress | None) -> Iterable[Callable[[], Path]]:

@@ -1,16 +1,27 @@
-"""Where weights lie on this machine: as named by the user, in our cache, VBench's or the hub's, or nowhere."""
+"""Where weights lie on this machine: as named by the user, in our cache, VBench's or the hub's, or nowhere; checksums.
+
+The network is asked by `fetching.fetch`, and here in one place, `from_hub`: for a hub id that the user names.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from vbench_eval.backbones.hashing import own_cache, require_sha256, weight_files
-from vbench_eval.backbones.weights import Weights, named
+from vbench_eval.backbones.weights import TOKENIZER_FILES, Weights, named
 from vbench_eval.errors import UserError
+from vbench_eval.strict_json import write_json
 
+REMEMBERED = "sha256.json"
+LARGE = 64 << 20  # bytes: reading so many again in every process takes longer than it should
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+NETWORK_FILES = ("model.safetensors", "pytorch_model.bin")  # first choice first
+_known: dict[str, str] = {}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/\w[\w.+-]*)*")  # org/name, or org/name/file
 
 
@@ -29,7 +40,8 @@ def find(
 
     Looked for in this order: `given` (a path, "path:..." or a hub id; nothing else is tried then), our cache folder
     (`cache`, $VBENCH_EVAL_CACHE or ~/.cache/vbench_eval), VBench's own ($VBENCH_CACHE_DIR or ~/.cache/vbench) and
-    those of its packages, the hub's, and, unless `offline`, the network.
+    those of its packages, and the hub's. Only a hub id that is given is asked of the network, unless `offline`: weights
+    that nobody named are never downloaded by looking for them.
 
     Raises Unavailable if it is nowhere, UserError if a found file is not the published one.
     """
@@ -39,11 +51,7 @@ def find(
     for place in places(weights, cache):
         if _usable(place, weights):
             return _published(place, weights, cache)
-    if offline or not weights.fetchable:
-        raise Unavailable(missing(weights, cache), weights=name)
-    from vbench_eval.backbones.fetching import fetch
-
-    return fetch(name, offline=False, cache=cache)
+    raise Unavailable(missing(weights, cache), weights=name)
 
 
 def places(weights: Weights, cache: str | os.PathLike[str] | None = None) -> Iterator[Path]:
@@ -127,15 +135,13 @@ def from_hub(weights: Weights, text: str, *, offline: bool) -> Path:
     found = _in_hub_cache(hub, file)
     if found and (file or _usable(found, weights)):
         return found
-    if offline:
+    if offline or hub_is_offline():
         command = f"hf download {hub}{' ' + file if file else ''}"
         raise Unavailable(
             f"{text} is no path here, is not in the hub's cache {hub_cache()}, and the network is not to be used: "
             f"allow the download, or get it where there is a network with `{command}` and give its path",
             weights=weights.name,
         )
-    from vbench_eval.backbones.fetching import fetch_hub_file, fetch_hub_folder
-
     if file:
         return fetch_hub_file(hub, file)
     return fetch_hub_folder(hub, extra=weights.extra, network=weights.network)
@@ -159,3 +165,129 @@ def _in_hub_cache(hub: str, file: str) -> Path | None:
     if not isinstance(found, str):
         return None
     return Path(found) if file else Path(found).parent
+
+
+# the hub's client
+
+
+def hub_is_offline() -> bool:
+    """Returns whether the environment forbids the hub's client the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def fetch_hub_file(hub: str, file: str) -> Path:
+    """Returns a file of a hub repository in the hub's cache; raises Unavailable if it cannot be had."""
+    found = _from_hub(hub, file)
+    if found is None:
+        raise Unavailable(f"{hub} has no file {file}")
+    return found
+
+
+def fetch_hub_folder(hub: str, *, extra: Iterable[str] = TOKENIZER_FILES, network: bool = True) -> Path:
+    """Returns the folder in the hub's cache with config.json, the network and the `extra` files that there are.
+
+    Raises Unavailable if the hub does not answer or has no such repository.
+    """
+    folder = fetch_hub_file(hub, "config.json").parent
+    for file in extra:
+        _from_hub(hub, file)
+    for file in NETWORK_FILES if network else ():
+        if _from_hub(hub, file):
+            break
+    if network and not weight_files(folder):
+        raise Unavailable(f"{hub} has none of {', '.join(NETWORK_FILES)}: fetch it whole with `hf download {hub}`")
+    return folder
+
+
+def _from_hub(hub: str, file: str) -> Path | None:
+    """Returns the file in the hub's cache, None if the repository has none such; raises Unavailable for all else."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub, file))
+    except Exception as error:  # no answer, no such repository, not allowed, cut short: the client has a kind for each
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise Unavailable(f"{file} of {hub} could not be fetched ({type(error).__name__}: {reason})") from error
+
+
+# checksums, each computed once: a file is known by its path, size and time of change
+
+
+def own_cache(cache: str | os.PathLike[str] | None = None) -> Path:
+    """Returns our cache folder: the given one, else $VBENCH_EVAL_CACHE, else ~/.cache/vbench_eval. It may not exist."""
+    return Path(cache or os.environ.get("VBENCH_EVAL_CACHE") or "~/.cache/vbench_eval").expanduser()
+
+
+def sha256(path: Path, *, cache: str | os.PathLike[str] | None = None) -> str:
+    """Returns the hexadecimal sha256 of a file.
+
+    It is remembered in this process, and in our cache folder if there is one; for a large file one is made.
+    """
+    key = _key(path)
+    if key not in _known:
+        store = own_cache(cache) / REMEMBERED
+        _known.update({k: v for k, v in _read(store).items() if k not in _known})
+        if key not in _known:
+            with path.open("rb") as file:
+                _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            if path.stat().st_size >= LARGE:
+                with suppress(OSError):
+                    store.parent.mkdir(parents=True, exist_ok=True)
+            _write(store, key, _known[key])
+    return _known[key]
+
+
+def content_sha256(path: Path, *, cache: str | os.PathLike[str] | None = None) -> str:
+    """Returns the sha256 of a weight file, or of the weight file of a saved network's folder.
+
+    The hash of a network in several files is that of the lines "name hash" of all of them. "" if there is none.
+    """
+    if path.is_file():
+        return sha256(path, cache=cache)
+    files = weight_files(path)
+    if len(files) == 1:
+        return sha256(files[0], cache=cache)
+    lines = "".join(f"{file.name} {sha256(file, cache=cache)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest() if files else ""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the files that hold the network of a folder, of the first kind there is; safetensors come first."""
+    for pattern in WEIGHT_PATTERNS:
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def require_sha256(path: Path, expected: str, *, cache: str | os.PathLike[str] | None = None) -> None:
+    """Raises UserError if the file's sha256 is not the expected one."""
+    got = sha256(path, cache=cache)
+    if got != expected:
+        raise UserError(
+            f"{path} has sha256 {got}, the published file has {expected}: it is damaged, cut short or another file; "
+            "delete it and fetch it again"
+        )
+
+
+def _key(path: Path) -> str:
+    state = path.stat()
+    return f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+
+
+def _read(store: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        found = json.loads(store.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return {str(key): value for key, value in found.items() if isinstance(value, str)}
+    return {}
+
+
+def _write(store: Path, key: str, value: str) -> None:
+    # Only a convenience: a folder that is missing or read-only costs another reading of the file, nothing else.
+    if not store.parent.is_dir():
+        return
+    with suppress(OSError):
+        write_json(store, _read(store) | {key: value})

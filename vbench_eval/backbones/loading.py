@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbench_eval.backbones.hashing import content_sha256, sha256
+from vbench_eval.backbones.finding import content_sha256, sha256
 from vbench_eval.backbones.weights import Weights
 from vbench_eval.errors import UserError
 

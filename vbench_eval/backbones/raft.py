@@ -106,6 +106,7 @@ class RaftFlow:
     """RAFT as a flow estimator; pairs are computed one at a time, whatever the batch."""
 
     pad_multiple = 8
+    vbench_side = 128
 
     def __init__(self, network: Raft, *, provenance: Mapping[str, Any], iterations: int = ITERATIONS) -> None:
         self.name = str(provenance["id"])

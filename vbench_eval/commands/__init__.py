@@ -35,8 +35,8 @@ as in the paper's Table 12 (VBench's own prompts and weights):
   w2sd-vbench prompts --suite VBench_full_info.json --num-prompts 200 --samples 1 --output outputs/table12
 
 exit codes: 0 done; 1 a report was written but lacks something: a video that is not there, could not be read or has no
-value, or every dimension asked for (one without weights is "unavailable", which alone is no failure); 2 refused: bad
-arguments, files or folders; 130 interrupted (the same command goes on from where it was)
+value, or every dimension of VBench's that was asked for (one without weights is "unavailable", which beside others is
+no failure); 2 refused: bad arguments, files or folders; 130 interrupted (the same command goes on from where it was)
 """
 
 

@@ -35,7 +35,8 @@ shown beside it under its own name; `w2sd-vbench doctor` says what is missing. N
 pictures; a generator's output folder is taken as it stands.
 
 written to --output: NAME_eval_results.json and NAME_full_info.json as VBench writes them, NAME_report.json with
-everything else, NAME_journal/ with a line per finished video: stopped at any moment, the same command goes on.
+everything else (--zip packs the first two alone, as VBench's cal_final_score.py wants them), NAME_journal/ with a line
+per finished video: stopped at any moment, the same command goes on.
 """
 
 
@@ -65,7 +66,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help='write a proxy under the official name where weights are missing, marked "backbone": "proxy:..."',
     )
-    what.add_argument("--no-proxies", action="store_true", help="no stand-ins beside dimensions without weights")
+    what.add_argument(
+        "--no-proxies",
+        action="store_true",
+        help="no stand-ins beside dimensions without weights, no look for stills",
+    )
     what.add_argument(
         "--imaging-mode",
         "--imaging_quality_preprocessing_mode",
@@ -98,6 +103,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="where to write (default: evaluation_results)",
     )
     out.add_argument("--name", help="begins the names of the files (default: the folder's name)")
+    out.add_argument(
+        "--zip",
+        action="store_true",
+        help="write NAME.zip too, with VBench's two files alone, for its cal_final_score.py and leaderboard",
+    )
     parser.set_defaults(run=run)
 
 
@@ -133,6 +143,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Scores and reports."""
     from vbench_eval.inputs import find_inputs
     from vbench_eval.progress import TerminalProgress
+    from vbench_eval.results import submission
     from vbench_eval.scoring import score_inputs
     from vbench_eval.settings import ScoringSettings, parse_backbones
     from vbench_eval.summary import report_text, summarised
@@ -177,6 +188,8 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if written is None:  # not the first of several launched processes: the first reports
         return 0, {}
     code, summary = summarised(written)
+    if arguments.zip:
+        summary["files"].append(str(submission(written)))
     return code, {**summary, "text": report_text(written)}
 
 

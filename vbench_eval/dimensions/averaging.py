@@ -9,7 +9,9 @@ from torch import Tensor
 
 from vbench_eval.dimensions import Measured
 from vbench_eval.errors import UserError
+from vbench_eval.profiles import Profile
 from vbench_eval.protocols import Backbone
+from vbench_eval.video_info import VideoError
 
 
 def unmeasured(reason: str) -> Measured:
@@ -22,6 +24,22 @@ def finite_mean(values: Sequence[float]) -> float | None:
     if not all(map(math.isfinite, values)):
         return None
     return math.fsum(values) / len(values)
+
+
+def refuse_small(backbone: Backbone, profile: Profile, frames: Tensor) -> None:
+    """Raises VideoError for padded frames [1, 3, H, W] on which VBench's own code divides by zero.
+
+    Networks with a pyramid of correlations (RAFT, AMT) say in `vbench_side` from which side on VBench's code works:
+    below, the coarsest level is one pixel wide, VBench's coordinates become NaN, and it calls every video still. Our
+    code gives finite numbers there, which would not be VBench's: under its profile there is no value.
+    """
+    height, width = frames.shape[-2:]
+    least = getattr(backbone, "vbench_side", 0)
+    if profile.name == "vbench" and min(height, width) < least:
+        raise VideoError(
+            f"frames are {width}x{height} with padding; below {least} pixels VBench's own {backbone.name} divides by "
+            "zero, so there is no number to compare with: use the profile fixed"
+        )
 
 
 def of_shape(backbone: Backbone, result: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vbench_eval.dimensions import Measured
-from vbench_eval.dimensions.averaging import of_shape, unmeasured
+from vbench_eval.dimensions.averaging import of_shape, refuse_small, unmeasured
 from vbench_eval.profiles import Profile
 from vbench_eval.protocols import FlowEstimator
 from vbench_eval.resizing import pad_to_multiple, to_float, unpad
@@ -103,6 +103,7 @@ class _Motions:
         multiple = self._dimension.backbone.pad_multiple
         a, pads = pad_to_multiple(to_float(before[None]), multiple)
         b, _ = pad_to_multiple(to_float(after[None]), multiple)
+        refuse_small(self._dimension.backbone, self._dimension.profile, a)
         flow = of_shape(self._dimension.backbone, self._dimension.backbone.flow(a, b), (1, 2, *a.shape[-2:]))
         return largest_motion((flow if self._dimension.profile.score_padding else unpad(flow, pads))[0])
 

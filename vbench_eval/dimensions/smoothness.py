@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vbench_eval.dimensions import Measured
-from vbench_eval.dimensions.averaging import finite_mean, of_shape, unmeasured
+from vbench_eval.dimensions.averaging import finite_mean, of_shape, refuse_small, unmeasured
 from vbench_eval.dimensions.flickering import mean_absolute_difference
 from vbench_eval.profiles import Profile
 from vbench_eval.protocols import FrameInterpolator
@@ -23,7 +23,7 @@ class MotionSmoothness:
         self.name, self.profile, self.backbone = name, profile, backbone
 
     def start(self, info: VideoInfo) -> _Midpoints:
-        return _Midpoints(self.backbone)
+        return _Midpoints(self.backbone, self.profile)
 
 
 def as_uint8(picture: Tensor) -> Tensor:
@@ -32,8 +32,8 @@ def as_uint8(picture: Tensor) -> Tensor:
 
 
 class _Midpoints:
-    def __init__(self, interpolator: FrameInterpolator) -> None:
-        self._interpolator = interpolator
+    def __init__(self, interpolator: FrameInterpolator, profile: Profile) -> None:
+        self._interpolator, self._profile = interpolator, profile
         self._even: Tensor | None = None  # the last frame of even index, and the odd one after it, [H, W, 3]
         self._odd: Tensor | None = None
         self._differences: list[float] = []
@@ -56,6 +56,7 @@ class _Midpoints:
         multiple = self._interpolator.pad_multiple
         a, pads = pad_to_multiple(to_float(before[None]) / 255.0, multiple)
         b, _ = pad_to_multiple(to_float(after[None]) / 255.0, multiple)
+        refuse_small(self._interpolator, self._profile, a)
         middle = of_shape(self._interpolator, self._interpolator.midpoint(a, b), tuple(a.shape))
         middle = unpad(middle, pads)[0].permute(1, 2, 0)
         if not bool(torch.isfinite(middle).all()):

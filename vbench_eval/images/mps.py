@@ -101,7 +101,7 @@ def _scripted(path: Path, sources: Sources) -> Preference:
     import torch
 
     from vbench_eval.backbones.amt import exported_kind
-    from vbench_eval.backbones.hashing import sha256
+    from vbench_eval.backbones.finding import sha256
     from vbench_eval.backbones.loading import usable_device
     from vbench_eval.images.clip_towers import load_tokenizer, prepare_as_clip
 

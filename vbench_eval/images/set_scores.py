@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def measure_set(name: str, job: Job) -> dict[str, Any]:
     """What the report says of "fid" or "is"; a set of fewer than 2 readable pictures has no value but a reason."""
-    from vbench_eval.backbones.hashing import content_sha256
+    from vbench_eval.backbones.finding import content_sha256
     from vbench_eval.backbones.loading import usable_device
     from vbench_eval.backbones.weights import named
     from vbench_eval.images.inception import load_inception
