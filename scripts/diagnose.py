@@ -25,4 +25,4 @@ def check_bridge(flags: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(check_bridge=check_bridge))
+    raise SystemExit(main(program="diagnose.py", check_bridge=check_bridge))

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.support.disk_pairs import write_checkpoints
+from tests.support.family_programs import video as main
 from tests.support.saved_pairs import save_pair
-from w2sd_video.commands import generate as generate_module
-from w2sd_video.commands.cli import main
+from w2sd_video.commands import making
 from w2sd_video.runs.video_io import read_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str
 
 
 def test_help_shows_every_flag_with_examples() -> None:
-    done = run("--help")
+    done = run("--help-all")
     assert done.returncode == 0
     flags = """--prompt --prompts --preset --strong --weak --motion-adapter --config --methods --mode --strength --steps
     --reflections --guidance --strong-guidance --weak-guidance --negative-prompt --num-frames --height --width --fps
@@ -57,6 +57,8 @@ BAD_ARGUMENTS = [
     (["--strong", "/nowhere", "--weak", "/nowhere/else", "--prompt", "x"], "does not exist"),
     (["--steps", "many"], "invalid int value"),
     (["--colour", "red"], "unrecognized arguments"),
+    (["--promt", "x"], "did you mean --prompt?"),
+    (["--noise-map", "auto"], "--noise-map auto: it is a flag of w2sd bridge"),
     (["--format", "jsn"], "invalid choice: 'jsn'"),
     (["--config", "/nowhere"], "the config /nowhere would go unused"),
 ]
@@ -100,7 +102,7 @@ def test_a_missing_accelerator_is_refused_before_a_model_is_loaded(
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device, so it is not missing")
-    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(making, "load_parts", lambda *_: pytest.fail("a model was loaded"))
     for device in ("cuda", "cuda:3", "toaster"):
         assert main([*pair, "--prompt", "x", "--device", device, "--output", str(tmp_path / "run")]) == 2
         assert f"device {device!r} cannot be used" in capsys.readouterr().err
@@ -110,7 +112,7 @@ def test_a_missing_accelerator_is_refused_before_a_model_is_loaded(
 def test_a_place_that_cannot_be_written_is_refused(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(making, "load_parts", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "file").write_text("")
     places = [tmp_path / "file" / "run", Path("/proc/run")]
     if os.geteuid() != 0:  # root may write anywhere
@@ -125,7 +127,7 @@ def test_a_place_that_cannot_be_written_is_refused(
 def test_a_dry_run_prints_costs_and_files_and_touches_nothing(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(making, "load_parts", lambda *_: pytest.fail("a model was loaded"))
     words = [*pair, "--prompt", "a", "--prompt", "b/c", "--num-videos", "2", "--methods", "strong,w2sd"]
     words += ["--output", str(tmp_path / "run"), "--dry-run"]
     assert main([*words, "--format", "json"]) == 0
@@ -226,13 +228,13 @@ def test_repeated_prompts_are_made_once_and_said_so(
 def test_compiled_blocks_are_those_that_repeat(pair: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from w2sd_video.commands.rendering import compile_networks
+    from w2sd_video.commands.making import compile_networks
     from w2sd_video.loading.pairs import load_pair
 
     compiled: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     loaded = load_pair(pair[1], pair[3], device="cpu")
-    compile_networks(loaded)
+    compile_networks((loaded.pipe.unet, loaded.weak_unet))
     assert set(compiled) == {"BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D"}
 
 
@@ -266,6 +268,7 @@ def test_a_run_killed_and_then_interrupted_is_finished_by_the_same_command_with_
     pair: list[str], tmp_path: Path
 ) -> None:
     words = [*pair, "--prompt", "a ring", "--prompt", "A Ring", "--prompt", "c/d", "--num-videos", "2"]
+    words += ["--methods", "weak,strong,w2sd"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main([*words, "--output", str(whole), "--quiet"]) == 0
 

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support import tiny
+from tests.support.family_programs import generated, video_request
+from tests.support.family_programs import video as main
 from tests.support.saved_pairs import quick_arguments, save_pair
-from w2sd_video.commands import generate as generate_module
-from w2sd_video.commands import rendering
-from w2sd_video.commands.cli import main
-from w2sd_video.commands.generate import GenerationRequest, generate
+from w2sd_video.commands import engine, making
+from w2sd_video.commands.request import Request
 from w2sd_video.runs.tasks import W2SD_METHODS as METHODS
 from w2sd_video.runs.video_io import read_video
 
@@ -31,7 +31,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(pair: Path, output: Path, **changes: Any) -> GenerationRequest:
+def request(pair: Path, output: Path, **changes: Any) -> Request:
     settings: dict[str, Any] = {
         "strong": str(pair / "strong"),
         "weak": str(pair / "weak"),
@@ -44,14 +44,12 @@ def request(pair: Path, output: Path, **changes: Any) -> GenerationRequest:
         "device": "cpu",
         "output": output,
     }
-    return GenerationRequest(**{**settings, **changes})
+    return video_request(**{**settings, **changes})
 
 
-def made(request: GenerationRequest) -> dict[str, NDArray[np.uint8]]:
+def made(request: Request) -> dict[str, NDArray[np.uint8]]:
     """Runs the request with lossless files; returns each method's only video."""
-    from dataclasses import replace
-
-    summary = generate(replace(request, video_format="png"))
+    summary = generated(request.changed(video_format="png"))
     assert summary.complete
     return {record["method"]: read_video(summary.folder / record["path"]).frames for record in summary.made}
 
@@ -68,9 +66,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def full_run(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "full"
-    summary = generate(
-        request(pair, output, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7), command="x"
-    )
+    summary = generated(request(pair, output, prompts=PROMPTS, num=2, methods=tuple(METHODS), seed=7), command="x")
     assert summary.complete and summary.total == len(PROMPTS) * 2 * len(METHODS)
     return output
 
@@ -111,12 +107,12 @@ def test_each_line_of_results_tells_a_video_and_its_cost(full_run: Path) -> None
 
 
 def test_the_plan_counts_what_the_run_counts(full_run: Path, pair: Path) -> None:
-    from w2sd_video.commands.planning import plan
+    from tests.support.family_programs import costs, planned
 
-    done = plan(request(pair, full_run))
+    done = costs(planned(request(pair, full_run, methods=tuple(METHODS))))
     for record in lines(full_run):
-        assert done.rows(record["method"]) == record["num_rows"]
-        assert done.evaluations(record["method"]) == record["num_evaluations"]
+        assert done[record["method"]].rows == record["num_rows"]
+        assert done[record["method"]].evaluations == record["num_evaluations"]
 
 
 def test_a_video_carries_its_true_prompt_and_settings(full_run: Path) -> None:
@@ -148,7 +144,7 @@ def test_the_page_and_the_comparison_show_every_method(full_run: Path) -> None:
 
 @pytest.mark.parametrize("video_format", ["gif", "webp", "png"])
 def test_other_formats_hold_the_same_video(pair: Path, tmp_path: Path, video_format: str) -> None:
-    summary = generate(request(pair, tmp_path / "run", methods=("strong",), video_format=video_format))
+    summary = generated(request(pair, tmp_path / "run", methods=("strong",), video_format=video_format))
     (record,) = summary.made
     video = read_video(tmp_path / "run" / record["path"])
     assert video.frames.shape == (2, 16, 16, 3) and video.fps == 8
@@ -232,7 +228,7 @@ def test_methods_of_a_pair_with_two_sets_of_text_encoders(pair: Path, tmp_path: 
 
 
 def test_each_video_starts_from_its_own_seed_whatever_else_is_made(pair: Path, tmp_path: Path, full_run: Path) -> None:
-    generate(request(pair, tmp_path / "alone", seed=8, methods=("w2sd",)))
+    generated(request(pair, tmp_path / "alone", seed=8, methods=("w2sd",)))
     alone = read_video(tmp_path / "alone" / "w2sd" / "a ring-0.mp4").frames
     assert np.array_equal(alone, read_video(full_run / "w2sd" / "a ring-1.mp4").frames), "seed 8 is seed 7 + index 1"
     assert not np.array_equal(alone, read_video(full_run / "w2sd" / "a ring-0.mp4").frames)
@@ -245,9 +241,9 @@ def test_a_finished_run_is_left_as_it_is_and_loads_no_model(
     pair: Path, full_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(full_run), lines(full_run)
-    monkeypatch.setattr(generate_module, "load_planned", lambda *_: pytest.fail("a model was loaded"))
-    again = request(pair, full_run, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7)
-    summary = generate(again)
+    monkeypatch.setattr(making, "load_parts", lambda *_: pytest.fail("a model was loaded"))
+    again = request(pair, full_run, prompts=PROMPTS, num=2, methods=tuple(METHODS), seed=7)
+    summary = generated(again)
     assert (summary.made, summary.kept, summary.complete) == ([], 30, True)
     assert (contents(full_run), lines(full_run)) == before
 
@@ -256,7 +252,7 @@ def test_a_missing_video_is_made_again_byte_for_byte(pair: Path, full_run: Path,
     folder = shutil.copytree(full_run, tmp_path / "run")
     gone = folder / "w2sd" / "a ring-1.mp4"
     gone.unlink()
-    summary = generate(request(pair, folder, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
+    summary = generated(request(pair, folder, prompts=PROMPTS, num=2, methods=tuple(METHODS), seed=7))
     assert [record["path"] for record in summary.made] == ["w2sd/a ring-1.mp4"]
     assert contents(folder) == contents(full_run)
 
@@ -265,19 +261,19 @@ def test_a_damaged_video_is_made_again_byte_for_byte(pair: Path, full_run: Path,
     folder = shutil.copytree(full_run, tmp_path / "run")
     damaged = folder / "w2sd" / "a ring-0.mp4"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    summary = generate(request(pair, folder, prompts=PROMPTS, num_videos=2, methods=tuple(METHODS), seed=7))
+    summary = generated(request(pair, folder, prompts=PROMPTS, num=2, methods=tuple(METHODS), seed=7))
     assert [record["path"] for record in summary.made] == ["w2sd/a ring-0.mp4"]
     assert contents(folder) == contents(full_run)
 
 
 def test_other_settings_are_refused_and_a_control_may_be_added(pair: Path, tmp_path: Path) -> None:
     base = {"methods": ("strong", "w2sd")}
-    generate(request(pair, tmp_path, **base))
+    generated(request(pair, tmp_path, **base))
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=r"settings\.steps: 3 -> 4"):
-        generate(request(pair, tmp_path, steps=4, **base))
+        generated(request(pair, tmp_path, steps=4, **base))
     assert contents(tmp_path) == before
-    summary = generate(request(pair, tmp_path, methods=("strong", "w2sd", "zero-gap")))
+    summary = generated(request(pair, tmp_path, methods=("strong", "w2sd", "zero-gap")))
     assert [record["method"] for record in summary.made] == ["zero-gap"]
     after = contents(tmp_path)
     assert {path: after[path] for path in before if not path.startswith("comparison")} == {
@@ -289,8 +285,11 @@ def test_other_settings_are_refused_and_a_control_may_be_added(pair: Path, tmp_p
 # -- what goes wrong ------------------------------------------------------------------------------------------------
 
 
+METHODS_ASKED = ("--methods", "weak,strong,w2sd")
+
+
 def arguments(pair: Path, output: Path, *more: str) -> list[str]:
-    return [*quick_arguments(pair), "--output", str(output), "--prompt", "ring", "--quiet", *more]
+    return [*quick_arguments(pair), "--output", str(output), "--prompt", "ring", "--quiet", *METHODS_ASKED, *more]
 
 
 def test_a_non_finite_video_is_recorded_with_its_step_and_the_others_go_on(
@@ -318,7 +317,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(
     pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(pair, tmp_path / "whole")) == 0
-    real, count = generate_module.write_video, 0
+    real, count = engine.write_video, 0
 
     def full(path: Path, *args: Any) -> None:
         nonlocal count
@@ -327,7 +326,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(
             raise OSError(28, "No space left on device", str(path))
         real(path, *args)
 
-    monkeypatch.setattr(generate_module, "write_video", full)
+    monkeypatch.setattr(engine, "write_video", full)
     assert main(arguments(pair, tmp_path / "run")) == 2
     error = capsys.readouterr().err
     assert "No space left on device" in error and "same command again" in error and "Traceback" not in error
@@ -342,7 +341,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(
     ("error", "code", "said"),
     [
         (KeyboardInterrupt(), 130, "same command again"),
-        (torch.OutOfMemoryError("CUDA out of memory"), 1, "--offload model"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "--memory model-offload"),
         (MemoryError(), 1, "out of memory"),
     ],
 )
@@ -358,7 +357,7 @@ def test_an_interrupt_or_a_lack_of_memory_ends_with_what_to_do(
     def stop(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(rendering, "render", stop)
+    monkeypatch.setattr(making, "measured", stop)
     assert main(arguments(pair, tmp_path / "run")) == code
     captured = capsys.readouterr().err
     assert said in captured and "Traceback" not in captured
@@ -368,7 +367,7 @@ def test_a_programming_error_is_not_swallowed(pair: Path, tmp_path: Path, monkey
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(rendering, "render", broken)
+    monkeypatch.setattr(making, "measured", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(arguments(pair, tmp_path / "run"))
 

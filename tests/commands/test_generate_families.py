@@ -14,7 +14,7 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from PIL import Image
 
 from tests.support import tiny
-from w2sd_video.commands.cli import main
+from tests.support.family_programs import video as main
 from w2sd_video.loading.pipelines import load_reflectable
 from w2sd_video.presets import VIDEO_PRESETS
 from w2sd_video.runs.video_io import read_video
@@ -120,14 +120,11 @@ def test_every_video_preset_builds_a_plan(name: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--compile",), "--compile is for AnimateDiff-SDXL"),
-        (("--video-format", "gif"), "other families write mp4"),
-        (("--offload", "group"), "choose from none, model, sequential"),
         (("--height", "24"), "height is 24; it must be a multiple of 16"),
         (("--weak", "@sd15-1"), "makes pictures|different families"),
     ],
 )
-def test_what_whole_pipelines_do_not_have_is_refused(
+def test_what_whole_pipelines_cannot_make_is_refused(
     given: tuple[str, ...], said: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*QUICK, "--strong", "@wan-1", "--prompt", "a", *given, "--output", str(tmp_path / "out")]
@@ -151,3 +148,16 @@ def test_the_bundled_pair_is_not_exchanged_for_pictures_where_an_ip_adapter_is_g
     words = ["--ip-adapter", "a/b", "--ip-adapter-image", str(tmp_path / "told.png"), "--prompt", "a ring", "--dry-run"]
     assert main(words) == 2
     assert "the bundled pair of videos goes with no IP-Adapter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("video_format", ["gif", "webp", "png"])
+def test_whole_pipelines_write_every_format_and_are_compiled(
+    video_format: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    words = [*QUICK, "--strong", f"{disk}/wan-1", "--prompt", "a", "--methods", "strong", "--output", str(tmp_path)]
+    assert main([*words, "--video-format", video_format, "--compile", "--quiet"]) == 0
+    assert set(compiled) == {"WanTransformerBlock"}
+    made = tmp_path / "strong" / ("a-0" if video_format == "png" else f"a-0.{video_format}")
+    assert len(read_video(made).frames) == 5

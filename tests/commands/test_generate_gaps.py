@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support import tiny, tiny_loras
+from tests.support.family_programs import video as main
 from tests.support.saved_pairs import save_pair
-from w2sd_video.commands.cli import main
 from w2sd_video.runs.video_io import read_video
 
 SIZES = ("--steps", "3", "--num-frames", "2", "--height", "16", "--width", "16", "--device", "cpu")
@@ -88,7 +88,7 @@ def test_a_gap_of_checkpoints_and_one_of_loras_add_up_to_a_third(disk: Path, tmp
         (("--lora", "a=@lora.safetensors:1", "--weak-lora", "a:1"), "differs in nothing"),
         (("--weak-prompt", "a ring"), "differs in nothing"),
         (("--weak-prompt", " "), "the weak prompt: the prompt is empty"),
-        (("--preset", "lora-sdxl"), "makes pictures: use it with generate_image.py"),
+        (("--preset", "lora-sdxl"), "makes pictures: use it with `w2sd image`"),
     ],
 )
 def test_gaps_that_are_none_are_refused(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.support import disk_pairs, tiny, tiny_families
-from w2sd_video.commands.pictures.program import main
+from tests.support.family_programs import image as main
 from w2sd_video.loading.pipelines import load_pipeline
 from w2sd_video.runs.picture_io import read_picture
 

@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from tests.hosting.test_hosting_parity import ip_adapter_weights
 from tests.support import disk_pairs, tiny, tiny_controls, tiny_loras
-from w2sd_video.commands.pictures.program import main
+from tests.support.family_programs import image as main
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.runs.picture_io import read_picture
 

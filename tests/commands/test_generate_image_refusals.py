@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.support import disk_pairs, tiny
+from tests.support.family_programs import image as main
 from w2sd_video.commands.lora_flags import LoraFlag, parse_lora, plan_loras
-from w2sd_video.commands.pictures.program import main
-from w2sd_video.commands.prompt_pairs import read_prompt_pairs
+from w2sd_video.commands.prompts import read_prompt_pairs
 from w2sd_video.errors import UserError
 from w2sd_video.presets import PICTURE_PRESETS
 
@@ -87,14 +87,14 @@ def test_every_setting_of_a_preset_can_be_overridden(capsys: pytest.CaptureFixtu
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "preset": (["--preset", "guidance-sdlx"], "did you mean 'guidance-sdxl'"),
-    "video": (["--preset", "juggernaut-vs-sdxl"], "makes videos: use it with generate_video.py"),
+    "video": (["--preset", "juggernaut-vs-sdxl"], "makes videos: use it with `w2sd video`"),
     "weak alone": (["--weak", "a/b"], "--weak is given without --strong"),
     "no gap": (["--strong", "SDXL", "--guidance", "3"], "differs in nothing"),
     "a LoRA alike on both sides": (
         ["--strong", "SDXL", "--lora", "a=LORA:0.8", "--weak-lora", "a:0.8"],
         "differs in nothing",
     ),
-    "families": (["--strong", "SDXL", "--weak", "FLUX"], "different families.*bridge_image.py"),
+    "families": (["--strong", "SDXL", "--weak", "FLUX"], "different families.*w2sd bridge"),
     "sampling": (["--guidance", "0.5"], "sampling takes 1"),
     "weak by itself": (
         ["--methods", "weak,w2sd", "--weak-guidance", "0.5"],
@@ -161,7 +161,7 @@ def test_bad_input_is_refused_with_code_2_and_nothing_written(
 
 def test_a_mistyped_flag_is_refused_without_loading_torch() -> None:
     program = (
-        "import sys; from w2sd_video.commands.pictures.program import main\n"
+        "import sys; from tests.support.family_programs import image as main\n"
         "code = main(['--preset', 'guidance-sdxl', '--prompt', 'a', '--weak-guidance', 'x'])\n"
         "sys.exit(99 if 'torch' in sys.modules else code)"
     )

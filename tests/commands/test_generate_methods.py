@@ -13,13 +13,11 @@ import pytest
 from PIL import Image
 
 from tests.support import disk_pairs
+from tests.support.family_programs import costs, image_request, planned, video_request
+from tests.support.family_programs import image as pictures
+from tests.support.family_programs import video as videos
 from tests.support.saved_pairs import save_pair
-from w2sd_video.commands.cli import main as videos
-from w2sd_video.commands.pictures.planning import plan_images
-from w2sd_video.commands.pictures.program import main as pictures
-from w2sd_video.commands.pictures.request import ImageRequest
-from w2sd_video.commands.planning import plan
-from w2sd_video.commands.request import GenerationRequest
+from w2sd_video.commands.request import Request
 from w2sd_video.runs.picture_io import read_picture
 from w2sd_video.runs.tasks import METHODS, SELECTING
 from w2sd_video.runs.video_io import read_video
@@ -45,7 +43,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def asked(disk: Path, noun: str, output: Path, **changes: Any) -> ImageRequest | GenerationRequest:
+def asked(disk: Path, noun: str, output: Path, **changes: Any) -> Request:
     """A request for a cat by every method, of a pair of checkpoints whose weak side reflects unguided."""
     given: dict[str, Any] = {
         **QUICK,
@@ -58,31 +56,24 @@ def asked(disk: Path, noun: str, output: Path, **changes: Any) -> ImageRequest |
     if SELECTING in given["methods"]:
         given.setdefault("reward", f"{disk / 'rewards.py'}:light")
     if noun == "pictures":
-        return ImageRequest(**{"strong": str(disk / "sdxl-1"), "weak": str(disk / "sdxl-2"), **given})
+        return image_request(**{"strong": str(disk / "sdxl-1"), "weak": str(disk / "sdxl-2"), **given})
     folder = disk / "videos"
-    return GenerationRequest(
+    return video_request(
         strong=str(folder / "strong"), weak=str(folder / "weak"), num_frames=2, video_format="png", **given
     )
 
 
-def made(request: ImageRequest | GenerationRequest) -> tuple[Any, dict[str, dict[str, Any]]]:
+def made(request: Request) -> tuple[Any, dict[str, dict[str, Any]]]:
     """The plan of a request, and its records by method."""
-    from w2sd_video.commands.generate import generate
-    from w2sd_video.commands.pictures.running import run_images
-    from w2sd_video.runs.progress import Progress
+    from tests.support.family_programs import generated
 
-    if isinstance(request, ImageRequest):
-        done: Any = plan_images(request)
-        summary = run_images(done, progress=Progress())
-    else:
-        done = plan(request)
-        summary = generate(done)
+    done, summary = planned(request), generated(request)
     assert summary.complete
     records = (json.loads(line) for line in (summary.folder / "results.jsonl").read_text().splitlines())
     return done, {record["method"]: record for record in records}
 
 
-def frames(request: ImageRequest | GenerationRequest, record: dict[str, Any]) -> np.ndarray:
+def frames(request: Request, record: dict[str, Any]) -> np.ndarray:
     assert request.output is not None
     path = Path(request.output) / record["path"]
     return read_picture(path).pixels if path.suffix == ".png" and path.is_file() else read_video(path).frames
@@ -108,8 +99,8 @@ def test_the_plan_counts_what_every_method_does(way: str, noun: str, disk: Path,
     done, records = made(request)
     assert set(records) == set(request.methods or ())
     for method, record in records.items():
-        assert done.evaluations(method) == record["num_evaluations"], method
-        assert done.rows(method) == record["num_rows"], method
+        assert costs(done)[method].evaluations == record["num_evaluations"], method
+        assert costs(done)[method].rows == record["num_rows"], method
         assert ("choices" in record) == (method == SELECTING)
     if SELECTING in records:
         letters = records[SELECTING]["choices"]
@@ -197,7 +188,7 @@ def test_a_weak_side_at_guidance_0_or_less_samples_with_the_prompts_exchanged(di
         theirs = made(other)[1]
         for method, same in (("weak", "strong"), ("swapped", "w2sd")):
             assert np.array_equal(frames(mine, found[method]), frames(other, theirs[same]))
-            assert plan.rows(method) == found[method]["num_rows"] == theirs[same]["num_rows"]
+            assert costs(plan)[method].rows == found[method]["num_rows"] == theirs[same]["num_rows"]
 
 
 # -- as a command ---------------------------------------------------------------------------------------------------

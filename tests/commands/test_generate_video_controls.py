@@ -15,10 +15,8 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from tests.hosting.test_hosting_parity import ip_adapter_weights
 from tests.support import tiny, tiny_controls
-from w2sd_video.commands.cli import main
-from w2sd_video.commands.pictures.control_frames import read_control_frames
-from w2sd_video.commands.planning import plan
-from w2sd_video.commands.request import GenerationRequest
+from tests.support.family_programs import video as main
+from w2sd_video.commands.control_frames import read_control_frames
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.runs.video_io import read_video, write_video
@@ -193,7 +191,6 @@ REFUSED = {
     "another size": ((*SD15, *PICTURE[:3], "@wide.mp4"), "is 32 x 16 pixels and the output 16 x 16"),
     "too many frames": ((*SD15, *PICTURE[:3], "@long.mp4"), f"has more than {FRAMES} frames and the output {FRAMES}"),
     "too few frames": ((*SD15, *CONTROL, "--num-frames", "4"), f"has {FRAMES} frames and the output 4"),
-    "another format": ((*SDXL, *XL_ADAPTER, "--video-format", "gif"), "pipelines with an IP-Adapter write mp4"),
     "a scheduler": ((*SD15, "--scheduler", "pndm"), "scheduler.*ddim, euler, dpm-solver"),
     "the demo's scheduler": (("--scheduler", "pndm"), "scheduler.*ddim, euler, dpm-solver"),
     "a flow's scheduler": (("--strong", "@wan", "--weak-guidance", "-2", "--scheduler", "ddim"), "is a flow"),
@@ -238,8 +235,3 @@ def test_an_animation_is_a_control_video_too(tmp_path: Path) -> None:
     write_video(tmp_path / "control.webp", shown, 8)
     frames = read_control_frames(tmp_path / "control.webp", 16, 16, FRAMES)
     assert np.array_equal(np.stack([np.asarray(frame) for frame in frames]), shown)
-
-
-def test_a_request_with_such_a_gap_is_no_plan_of_a_pair_put_together() -> None:
-    with pytest.raises(UserError, match="controlnet is of whole pipelines"):
-        plan(GenerationRequest(controlnet="owner/net"))

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from w2sd_video.commands.cli import main
+from tests.support.family_programs import costs, planned, video_request
+from tests.support.family_programs import image as pictures
+from tests.support.family_programs import video as main
 from w2sd_video.commands.matching import match_evaluations
-from w2sd_video.commands.pictures.program import main as pictures
-from w2sd_video.commands.planning import plan
-from w2sd_video.commands.request import GenerationRequest
 from w2sd_video.errors import UserError
 
 
@@ -37,8 +36,8 @@ def test_too_few_to_reflect_a_step_are_refused(count: object) -> None:
 
 
 def test_a_plan_matches_every_method_to_the_same_cost() -> None:
-    done = plan(GenerationRequest(match_evaluations=20, methods=("weak", "strong", "w2sd", "zero-gap", "swapped")))
-    assert [done.evaluations(method) for method in done.methods] == [20, 20, 20, 20, 20]
+    done = planned(video_request(match_evaluations=20, methods=("weak", "strong", "w2sd", "zero-gap", "swapped")))
+    assert [costs(done)[method].evaluations for method in done.methods] == [20, 20, 20, 20, 20]
     assert (done.steps, done.num_reflections, done.settings()["plain_steps"]) == (10, 5, 20)
 
 
@@ -46,7 +45,7 @@ def test_settings_that_matching_chooses_cannot_be_given_too() -> None:
     givens: tuple[dict[str, Any], ...] = ({"steps": 20}, {"reflections": 5})
     for given in givens:
         with pytest.raises(UserError, match=rf"chooses --{next(iter(given))} itself.*leave one out"):
-            plan(GenerationRequest(match_evaluations=20, **given))
+            planned(video_request(match_evaluations=20, **given))
 
 
 def test_the_command_says_what_it_chose_and_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

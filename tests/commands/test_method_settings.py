@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.family_programs import costs as planned_costs
+from tests.support.family_programs import image_request, planned, video_request
 from w2sd_video.commands.method_settings import (
     SideRows,
     config_of,
@@ -15,10 +17,6 @@ from w2sd_video.commands.method_settings import (
     reflection_record,
     without_unused,
 )
-from w2sd_video.commands.pictures.planning import plan_images
-from w2sd_video.commands.pictures.request import ImageRequest
-from w2sd_video.commands.planning import plan
-from w2sd_video.commands.request import GenerationRequest
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 from w2sd_video.runs.tasks import METHODS
@@ -104,9 +102,9 @@ def test_only_settings_that_are_not_the_papers_are_recorded() -> None:
 
 
 def test_a_sweep_drops_what_a_method_has_no_use_for() -> None:
-    request = ImageRequest(every=2, fixed_point=1, lag=True, reward="oracle", reward_weights=("x",))
-    assert without_unused(request, ("strong",)) == ImageRequest()
-    assert without_unused(request, ("strong", "resample")) == ImageRequest(every=2)
+    request = image_request(every=2, fixed_point=1, lag=True, reward="oracle", reward_weights=("x",))
+    assert without_unused(request, ("strong",)) == image_request()
+    assert without_unused(request, ("strong", "resample")) == image_request(every=2)
     assert without_unused(request, ("w2sd", "w2sd-auto")) == request
 
 
@@ -114,7 +112,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "every": ({"every": 0}, "every is 0"),
     "window order": ({"window": (0.5, 0.2)}, "window is .*two fractions"),
     "window of no step": ({"window": (0.9, 1.0)}, "holds none of the first 10 of 20 steps"),
-    "fixed point": ({"fixed_point": 3}, "fixed_point is 3; it must be 0, 1 or 2"),
+    "fixed point": ({"fixed_point": 3}, "fixed point is 3; it must be a whole number from 0 to 2"),
     "fixed point fused": ({"fixed_point": 1, "mode": "fused"}, "--fixed-point 1 is given with --mode fused"),
     "noise": ({"noise": -1.0}, "noise is -1"),
     "cap": ({"cap": 0.0}, "cap is 0"),
@@ -136,7 +134,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_settings_that_do_not_go_together_are_refused(case: str) -> None:
     changes, said = REFUSED[case]
     with pytest.raises(UserError, match=said):
-        plan(GenerationRequest(**changes))
+        planned(video_request(**changes))
 
 
 def test_pictures_are_refused_alike() -> None:
@@ -150,17 +148,19 @@ def test_pictures_are_refused_alike() -> None:
         ({"methods": ("weak", "w2sd"), "weak_guidance": 0.5}, "leave the method weak out"),
     ):
         with pytest.raises(UserError, match=said):
-            plan_images(ImageRequest(**changes))
-    assert plan_images(ImageRequest(methods=("w2sd-auto", "autoguided"))).at_most("w2sd-auto") is False
+            planned(image_request(**changes))
+    assert planned_costs(planned(image_request(methods=("w2sd-auto", "autoguided"))))["w2sd-auto"].at_most is False
 
 
-def test_a_guidance_gap_of_videos_alone_is_no_gap_for_what_asks_sides_as_they_sample() -> None:
+def test_a_guidance_gap_of_videos_is_one_for_what_asks_sides_as_they_sample() -> None:
+    """As of pictures: where only guidance differs, the weak side by itself samples with its own."""
     same = "RunDiffusion/Juggernaut-XL-v9"
-    request = GenerationRequest(preset="juggernaut-vs-sdxl", weak=same, prompts=("a corgi",), methods=("autoguided",))
-    with pytest.raises(UserError, match=r"autoguided ask both sides as they sample by themselves.*guidance 3"):
-        plan(request)
+    request = video_request(preset="juggernaut-vs-sdxl", weak=same, prompts=("a corgi",), methods=("autoguided",))
+    done = planned(request)
+    assert (done.sampling_guidance("strong"), done.sampling_guidance("weak")) == (3.0, 1.0)
+    assert planned_costs(done)["autoguided"].rows == 50 * (2 + 1), "two networks, each asked as it samples"
 
 
 def test_of_a_matched_cost_only_methods_of_one_model_make_all_the_steps() -> None:
-    done = plan(GenerationRequest(match_evaluations=20, methods=("strong", "w2sd", "autoguided")))
-    assert [done.evaluations(method) for method in done.methods] == [20, 20, 20], "T 10 and lambda 5; 2 T"
+    done = planned(video_request(match_evaluations=20, methods=("strong", "w2sd", "autoguided")))
+    assert [cost.evaluations for cost in planned_costs(done).values()] == [20, 20, 20], "T 10 and lambda 5; 2 T"

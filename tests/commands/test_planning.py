@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from w2sd_video.commands.planning import parse_methods, plan
-from w2sd_video.commands.request import GenerationRequest, Plan
+from tests.support.family_programs import costs, planned, video_request
+from w2sd_video.commands.options import check_methods, words
+from w2sd_video.commands.plan import Plan
 from w2sd_video.errors import UserError
 from w2sd_video.presets import PRESETS
 
@@ -15,23 +16,25 @@ PAPER = {"preset": "juggernaut-vs-sdxl", "prompts": ("a corgi",)}
 
 
 def paper(**changes: Any) -> Plan:
-    return plan(GenerationRequest(**{**PAPER, **changes}))
+    return planned(video_request(**{**PAPER, **changes}))
 
 
 def test_the_papers_pair_costs_what_the_formula_says() -> None:
     done = paper(methods=("weak", "strong", "w2sd", "zero-gap", "swapped"))
     assert (done.steps, done.num_reflections) == (50, 49)
-    assert [done.evaluations(method) for method in done.methods] == [50, 50, 148, 148, 148], "T, and T + 2 lambda"
+    assert [costs(done)[method].evaluations for method in done.methods] == [50, 50, 148, 148, 148], (
+        "T, and T + 2 lambda"
+    )
     # Guidance 3 is two rows, guidance 1 one: T * 2, and lambda * (2 + 1) or, without a gap, lambda * (2 + 2) more.
-    assert [done.rows(method) for method in done.methods] == [100, 100, 247, 296, 247]
+    assert [costs(done)[method].rows for method in done.methods] == [100, 100, 247, 296, 247]
 
 
 def test_unset_fields_are_the_presets() -> None:
     preset, done = PRESETS["juggernaut-vs-sdxl"], paper()
     for name in ("steps", "guidance", "num_frames", "height", "width", "fps", "negative_prompt", "motion_adapter"):
-        assert getattr(done, name) == getattr(preset, name)
+        assert (getattr(done, name) if name != "motion_adapter" else done.part(name)) == getattr(preset, name)
     assert (done.strong_guidance, done.weak_guidance, done.reflection.mode) == (3.0, 1.0, "paper")
-    assert done.methods == ("weak", "strong", "w2sd")
+    assert done.methods == ("weak", "strong", "w2sd", "zero-gap")
 
 
 def test_fewer_steps_reflect_the_same_share_of_them() -> None:
@@ -48,8 +51,8 @@ def test_the_strong_side_reflects_as_it_samples_unless_told_otherwise() -> None:
 
 
 def test_video_i_of_every_prompt_has_seed_plus_i_in_every_method() -> None:
-    done = paper(prompts=("a", "b"), seed=7, num_videos=3, methods=("strong", "w2sd"))
-    assert {(task.prompt, task.index, task.seed) for task in done.tasks()} == {
+    done = paper(prompts=("a", "b"), seed=7, num=3, methods=("strong", "w2sd"))
+    assert {(task.prompt, task.index, task.seed) for group in done.groups() for task in group} == {
         (prompt, index, 7 + index) for prompt in "ab" for index in range(3)
     }
     assert [task.path for task in done.groups()[1]] == ["strong/a-1.mp4", "w2sd/a-1.mp4"]
@@ -58,7 +61,7 @@ def test_video_i_of_every_prompt_has_seed_plus_i_in_every_method() -> None:
 def test_the_same_request_goes_to_the_same_folder_and_another_elsewhere() -> None:
     assert paper().output == paper().output
     assert paper(methods=("strong", "w2sd", "zero-gap")).output == paper().output, "a method may be added"
-    assert paper(offload="model").output == paper().output
+    assert paper(memory="model-offload").output == paper().output
     others = [paper(seed=1), paper(steps=10), paper(prompts=("a cat",)), paper(dtype="float32")]
     assert len({paper().output, *(other.output for other in others)}) == 5
     assert paper(output="here").output == Path("here")
@@ -79,7 +82,7 @@ def test_exact_repeats_of_a_prompt_are_made_once() -> None:
         ({"methods": ()}, "no method is given"),
         ({"mode": "fusde"}, "unknown mode 'fusde'.*did you mean 'fused'"),
         ({"dtype": "float8"}, "unknown dtype 'float8'.*float16"),
-        ({"offload": "disk"}, "unknown offload 'disk'"),
+        ({"memory": "disk"}, "unknown memory plan 'disk'"),
         ({"steps": 10, "reflections": 11}, "reflections is 11 with 10 steps.*from 0 to 10 "),
         ({"reflections": -1}, "reflections is -1"),
         ({"steps": 0}, "steps is 0; it must be a whole number from 1 to 1000"),
@@ -90,10 +93,10 @@ def test_exact_repeats_of_a_prompt_are_made_once() -> None:
         ({"width": -8}, "width is -8"),
         ({"fps": 0}, "fps is 0"),
         ({"fps": 60, "video_format": "gif"}, "a gif plays at most 50"),
-        ({"video_format": "avi"}, "video format is 'avi'"),
+        ({"video_format": "avi"}, "unknown video format 'avi'"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**63 - 1, "num_videos": 2}, "goes beyond"),
-        ({"num_videos": 0}, "number of videos is 0"),
+        ({"seed": 2**63 - 1, "num": 2}, "goes beyond"),
+        ({"num": 0}, "num is 0"),
         ({"prompts": (" ",)}, "prompt 1: the prompt is empty"),
         ({"prompts": ()}, "has no prompts of its own"),
         ({"strong": "/nowhere/at/all"}, "does not exist"),
@@ -112,29 +115,32 @@ def test_one_checkpoint_at_two_guidances_is_a_pair() -> None:
 
 
 def test_two_checkpoints_of_the_hub_without_a_preset_get_the_papers_settings_and_adapter() -> None:
-    done = plan(GenerationRequest(strong="a/b", weak="c/d", prompts=("x",)))
-    assert (done.steps, done.guidance, done.motion_adapter) == (50, 3.0, "guoyww/animatediff-motion-adapter-sdxl-beta")
+    done = planned(video_request(strong="a/b", weak="c/d", prompts=("x",)))
+    assert (done.steps, done.guidance, done.part("motion_adapter")) == (
+        50,
+        3.0,
+        "guoyww/animatediff-motion-adapter-sdxl-beta",
+    )
     assert done.pair.name == "b-vs-d"
 
 
 @pytest.mark.parametrize("size", ["height", "width"])
 def test_sizes_are_multiples_of_8_for_the_demo_too_as_diffusers_asks(size: str) -> None:
-    assert getattr(plan(GenerationRequest(**{size: 40})), size) == 40
+    assert getattr(planned(video_request(**{size: 40})), size) == 40
     with pytest.raises(UserError, match=f"{size} is 36; it must be a multiple of 8: use 32 or 40"):
-        plan(GenerationRequest(**{size: 36}))
+        planned(video_request(**{size: 36}))
 
 
 def test_methods_are_parsed_from_a_list_with_blanks_and_repeats() -> None:
-    assert parse_methods(" w2sd, strong ,w2sd,") == ("w2sd", "strong")
+    assert check_methods(words(" w2sd, strong ,w2sd,")) == ("w2sd", "strong")
 
 
 def test_planning_loads_no_torch() -> None:
     import subprocess
 
     code = (
-        "import sys; from w2sd_video.commands.planning import plan; "
-        "from w2sd_video.commands.request import GenerationRequest as R;"
-        "plan(R(preset='juggernaut-vs-sdxl', prompts=('a',))); sys.exit('torch' in sys.modules)"
+        "import sys; from tests.support.family_programs import planned, video_request; "
+        "planned(video_request(preset='juggernaut-vs-sdxl', prompts=('a',))); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2]).returncode == 0
 
@@ -142,7 +148,7 @@ def test_planning_loads_no_torch() -> None:
 def test_no_arguments_are_the_bundled_demo_with_its_prompts_and_its_control() -> None:
     from w2sd_video.demo import DEMO_PROMPTS
 
-    done = plan(GenerationRequest())
+    done = planned(video_request())
     assert (done.preset, done.prompts) == ("demo", DEMO_PROMPTS)
     assert done.methods == ("weak", "strong", "w2sd", "zero-gap")
-    assert [done.rows(method) for method in done.methods] == [20, 20, 40, 40], "unguided: a row per evaluation"
+    assert [costs(done)[method].rows for method in done.methods] == [20, 20, 40, 40], "unguided: a row per evaluation"

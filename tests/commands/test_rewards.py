@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from tests.support import vbench_image_networks
+from tests.support.family_programs import image_request
 from vbench_eval.images import IMAGE_METRICS, reward
 from vbench_eval.images.rewards import REWARDS
 from w2sd_video.commands import rewards
-from w2sd_video.commands.pictures.request import ImageRequest
 from w2sd_video.commands.rewards import RewardFailedError, RewardSettings, load_reward, oracle_share, plan_reward
 from w2sd_video.errors import UserError
 
@@ -40,7 +40,7 @@ def own(tmp_path: Path) -> str:
 
 
 def planned(preset: str = "picture-demo", size: tuple[int, int] = (32, 32), **given: Any) -> RewardSettings | None:
-    request = ImageRequest(**given)
+    request = image_request(**given)
     return plan_reward(request, ("strong", "w2sd-auto"), preset=preset, prompts=("a red ring",), size=size, video=False)
 
 
@@ -69,7 +69,7 @@ def test_the_bundled_pairs_have_the_oracle_and_others_must_say() -> None:
     assert planned("guidance-sdxl", reward="oracle", reward_threshold=0.1) == RewardSettings("oracle", (), 0.1)
     with pytest.raises(UserError, match=r"needs to know what is better; give --reward NAME \(oracle, pickscore"):
         planned("guidance-sdxl")
-    assert plan_reward(ImageRequest(), ("w2sd",), preset="x", prompts=(), size=(1, 1), video=False) is None
+    assert plan_reward(image_request(), ("w2sd",), preset="x", prompts=(), size=(1, 1), video=False) is None
 
 
 def test_the_names_are_those_of_the_evaluation() -> None:
@@ -115,7 +115,7 @@ def test_a_module_that_fails_to_import_is_refused_with_what_it_said(tmp_path: Pa
 
 
 def test_an_oracle_for_prompts_it_cannot_read_is_refused() -> None:
-    request = ImageRequest(reward="oracle")
+    request = image_request(reward="oracle")
     with pytest.raises(UserError, match="the oracle reads the toy world only: 'a corgi'"):
         plan_reward(request, ("w2sd-auto",), preset="x", prompts=("a corgi",), size=(32, 32), video=False)
 
@@ -173,8 +173,8 @@ def test_a_network_of_the_evaluation_gives_the_mean_of_its_frames_scores(tmp_pat
 def test_planning_a_reward_loads_no_network() -> None:
     program = (
         "import sys; from w2sd_video.commands.rewards import plan_reward\n"
-        "from w2sd_video.commands.pictures.request import ImageRequest\n"
-        "try: plan_reward(ImageRequest(reward='aes'), ('w2sd-auto',), preset='', prompts=(), size=(8, 8), video=0)\n"
+        "from tests.support.family_programs import image_request\n"
+        "try: plan_reward(image_request(reward='aes'), ('w2sd-auto',), preset='', prompts=(), size=(8, 8), video=0)\n"
         "except ValueError: pass\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.sweep import Bootstrap, proxy
-from scripts.sweep import main as sweep
 from tests.support import disk_pairs, tiny_loras
+from tests.support.family_programs import image_request
+from vbench_eval.statistics import difference_interval, mean_interval
+from w2sd_video.commands import making
 from w2sd_video.commands.lora_flags import LoraFlag
-from w2sd_video.commands.pictures import making
-from w2sd_video.commands.pictures.request import ImageRequest
-from w2sd_video.commands.sweep.scorers import find_scorer, oracle_score
+from w2sd_video.commands.sweep.program import main as sweep
+from w2sd_video.commands.sweep.scorers import find_scorer, oracle_score, proxy
 from w2sd_video.commands.sweep.settings import read_axis
 from w2sd_video.errors import UserError
 from w2sd_video.runs.picture_io import read_picture, write_picture
@@ -88,9 +88,9 @@ def test_a_stopped_sweep_goes_on_and_values_may_be_added(
     first = run(disk, tmp_path / "out", own, "--weak-guidance", "0")
     assert means(first, "w2sd")[0] == means(first, "strong")[0], "without reflections W2SD is the strong side"
     calls: list[str] = []
-    make = making.LoadedImages.make
+    make = making.LoadedSides.make
     monkeypatch.setattr(
-        making.LoadedImages, "make", lambda self, task, say: calls.append(task.path) or make(self, task, say)
+        making.LoadedSides, "make", lambda self, task, say: calls.append(task[0].path) or make(self, task, say)
     )
     assert run(disk, tmp_path / "out", own, "--weak-guidance", "0")["methods"] == first["methods"] and calls == []
     more = run(disk, tmp_path / "out", ["--setting", "lambda", "--values", "0,1,2"], "--weak-guidance", "0")
@@ -158,10 +158,10 @@ def test_proxies_of_the_evaluation_are_scorers_by_name() -> None:
 
 def test_intervals_treat_the_prompt_as_the_unit() -> None:
     values, prompts = [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b", "c", "c", "d", "d"]
-    clustered, alone = Bootstrap().mean(values, prompts), Bootstrap().mean(values, list("abcdefgh"))
+    clustered, alone = mean_interval(values, prompts), mean_interval(values, list("abcdefgh"))
     assert clustered.value == alone.value == 0.5
     assert clustered.high - clustered.low > alone.high - alone.low  # type: ignore[operator]
-    same = Bootstrap().difference(values, values, prompts)
+    same = difference_interval(values, values, prompts)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
@@ -194,12 +194,12 @@ def test_grids_have_both_ends_and_no_value_twice(setting: str, values: str, foun
 
 
 def test_a_swept_lora_keeps_its_file_and_the_other_loras() -> None:
-    request = ImageRequest(weak_loras=(LoraFlag("a", "file", 1.0), LoraFlag("b", None, 2.0)))
+    request = image_request(weak_loras=(LoraFlag("a", "file", 1.0), LoraFlag("b", None, 2.0)))
     swept = read_axis("weak-lora:a", "-3").at(request, -3.0)
     assert set(swept.weak_loras) == {LoraFlag("a", "file", -3.0), LoraFlag("b", None, 2.0)}
     with pytest.raises(UserError, match=r"2 LoRAs .*weak-lora:NAME"):
         read_axis("weak-lora", "-3").at(request, -3.0)
-    preset = read_axis("weak-lora", "-3").at(ImageRequest(preset="lora-sdxl"), -3.0)
+    preset = read_axis("weak-lora", "-3").at(image_request(preset="lora-sdxl"), -3.0)
     assert preset.weak_loras == (LoraFlag("xlMoreArtFullV1", None, -3.0),)
 
 
@@ -217,7 +217,7 @@ REFUSED = {
     "function": (["--setting", "T", "--values", "2", "--scorer", "math:nothing"], "cannot be loaded"),
     "no function": (["--setting", "T", "--values", "2", "--scorer", "math:pi"], "is no function"),
     "output inside": (["--setting", "T", "--values", "2", "--", "--output", "x"], "stands after the --"),
-    "nothing": ([], "required"),
+    "nothing": ([], "--setting is missing"),
 }
 
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_swept_is_refused(case: str, capsys: pytest.CaptureFixtur
 def test_a_scorer_must_return_a_number(body: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(f"def bad(frames, prompt):\n    {body}\n")
     with pytest.raises(UserError, match=said):
-        find_scorer(f"{tmp_path / 'bad.py'}:bad", {})(np.zeros((1, 8, 8, 3), np.uint8), "a")
+        find_scorer(f"{tmp_path / 'bad.py'}:bad")(np.zeros((1, 8, 8, 3), np.uint8), "a")
 
 
 def test_the_plan_of_a_sweep_says_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,8 +253,8 @@ def test_the_plan_of_a_sweep_says_what_it_costs(capsys: pytest.CaptureFixture[st
 def test_a_scorer_of_the_users_own_is_known_by_its_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("def score(frames, prompt):\n    return 1\n")
-    before = find_scorer(f"{mine}:score", {}).source
-    assert find_scorer(f"{mine}:score", {}).source == before != ""
+    before = find_scorer(f"{mine}:score").source
+    assert find_scorer(f"{mine}:score").source == before != ""
     mine.write_text("def score(frames, prompt):\n    return 2\n")
-    assert find_scorer(f"{mine}:score", {}).source != before, "scores of the old file are not taken for its own"
-    assert find_scorer("oracle", {}).source == ""
+    assert find_scorer(f"{mine}:score").source != before, "scores of the old file are not taken for its own"
+    assert find_scorer("oracle").source == ""

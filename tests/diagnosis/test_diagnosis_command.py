@@ -75,7 +75,7 @@ def test_a_pair_of_videos_is_measured(tmp_path: Path, capsys: Any) -> None:
     words = saved_pairs.save_pair(tmp_path)
     report = diagnose(capsys, *words, "--prompt", "a fox", "--steps", "4")
     assert report["verdict"] == "share" and len(report["measured"]["levels"]) == 3
-    assert "scripts/generate_video.py" in report["next"]["command"] and report["next"]["problem"] is None
+    assert "w2sd video" in report["next"]["command"] and report["next"]["problem"] is None
 
 
 def test_a_network_that_has_nothing_to_do_with_the_other_conflicts(tmp_path: Path, capsys: Any) -> None:

@@ -72,7 +72,7 @@ def test_two_fine_tunes_of_one_family_share_and_the_command_is_ready(folders: Pa
     assert report["verdict"] == "share"
     assert relations(report)["VAE weights"] == relations(report)["text encoder"] == "same"
     assert relations(report)["network weights"] == "differ"
-    assert report["next"]["command"].startswith("python scripts/generate_image.py --strong")
+    assert report["next"]["command"].startswith("w2sd image --strong")
     assert report["next"]["problem"] is None
 
 
@@ -90,7 +90,7 @@ def test_other_vae_weights_of_the_same_shape_go_through_pixels(folders: Path, ca
     report = diagnose(capsys, "--strong", folders / "strong", "--weak", folders / "other-vae", *SIZE)
     assert report["verdict"] == "re-encode"
     assert relations(report)["latents"] == "same" and relations(report)["VAE weights"] == "differ"
-    assert report["next"]["command"].startswith("python scripts/bridge_image.py")
+    assert report["next"]["command"].startswith("w2sd bridge")
     assert report["next"]["problem"] is None
 
 
@@ -99,7 +99,7 @@ def test_another_scale_of_one_vae_is_an_affine_map(folders: Path, tmp_path: Path
     weak = changed(folders, tmp_path, "vae", **settings)
     report = diagnose(capsys, "--strong", folders / "strong", "--weak", weak, *SIZE)
     assert report["verdict"] == "rescale" and "scale" in report["reason"] + report["means"]
-    assert report["next"]["problem"] is None and "bridge_image.py" in report["next"]["command"]
+    assert report["next"]["problem"] is None and "w2sd bridge" in report["next"]["command"]
 
 
 def test_the_affine_map_in_words_is_right(folders: Path, tmp_path: Path, capsys: Any) -> None:
@@ -157,7 +157,7 @@ def test_a_network_alone_borrows_the_rest_and_that_is_said(folders: Path, capsys
     report = diagnose(capsys, "--strong", folders / "video", "--weak", folders / "network", *SIZE)
     assert report["verdict"] == "share"
     assert any("prediction type too" in remark for remark in report["remarks"])
-    assert "generate_video.py" in report["next"]["command"] and report["next"]["problem"] is None
+    assert "w2sd video" in report["next"]["command"] and report["next"]["problem"] is None
 
 
 def test_motion_modules_that_predict_otherwise_are_refused_as_loading_refuses(
@@ -171,7 +171,7 @@ def test_motion_modules_that_predict_otherwise_are_refused_as_loading_refuses(
 def test_pictures_of_sdxl_are_lent_the_motion_modules(folders: Path, capsys: Any) -> None:
     report = diagnose(capsys, "--strong", folders / "video", "--weak", folders / "weak", *SIZE)
     assert report["verdict"] == "share" and report["next"]["problem"] is None
-    assert report["next"]["command"].startswith("python scripts/generate_video.py")
+    assert report["next"]["command"].startswith("w2sd video")
 
 
 def test_pictures_beside_videos_meet_frame_by_frame_or_not_at_all(folders: Path, capsys: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from w2sd_video.commands.cli import main
+from tests.support.family_programs import video as main
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec, check_pair
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, TABLE_12, VIDEO_PRESETS, get_preset

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.report.test_page import Tags
-from w2sd_video.commands.reports import describe_summary, summary_text
+from w2sd_video.commands.engine import describe_summary, summary_text
 from w2sd_video.errors import UserError
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES, read_picture

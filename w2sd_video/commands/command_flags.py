@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from w2sd_video.commands.options import DTYPES
 from w2sd_video.commands.prompts import read_prompts, without_repeats
-from w2sd_video.commands.request import DTYPES
 from w2sd_video.runs.progress import Progress
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from w2sd_video.commands.checked_values import finite
+from w2sd_video.commands.request import Request
 from w2sd_video.core.options import SETTINGS
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, gap
@@ -19,28 +19,6 @@ REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag")
 REWARD = ("reward", "reward_weights", "reward_threshold", "reward_frames")
 
 
-class MethodRequest(Protocol):
-    """The fields of a request that say how a method reflects; None, False and () are "not given"."""
-
-    @property
-    def strength(self) -> float | None: ...
-    @property
-    def every(self) -> int | None: ...
-    @property
-    def window(self) -> tuple[float, float] | None: ...
-    @property
-    def fixed_point(self) -> int | None: ...
-    @property
-    def noise(self) -> float | None: ...
-    @property
-    def cap(self) -> float | None: ...
-    @property
-    def lag(self) -> bool: ...
-
-
-Request = TypeVar("Request", bound=MethodRequest)
-
-
 def users_of(field: str) -> tuple[str, ...]:
     """Returns the methods that look at a setting of a reflection, or at a field of REWARD."""
     if field in REWARD:
@@ -48,7 +26,7 @@ def users_of(field: str) -> tuple[str, ...]:
     return tuple(name for name in METHODS if name not in ALONE and field in SETTINGS[hosted_name(name)])
 
 
-def check_used(request: MethodRequest, methods: Sequence[str]) -> None:
+def check_used(request: Request, methods: Sequence[str]) -> None:
     """Raises `UserError` for a setting that is given and that none of the methods looks at."""
     for name in _unused(request, methods):
         raise UserError(
@@ -59,36 +37,32 @@ def check_used(request: MethodRequest, methods: Sequence[str]) -> None:
 
 def without_unused(request: Request, methods: Sequence[str]) -> Request:
     """Returns the request without the settings that none of the methods looks at."""
-    blank: dict[str, Any] = {"lag": False, "reward_weights": ()}
-    return replace(request, **{name: blank.get(name) for name in _unused(request, methods)})  # type: ignore[type-var]
+    return request.changed(**dict.fromkeys(_unused(request, methods)))
 
 
-def _unused(request: MethodRequest, methods: Iterable[str]) -> list[str]:
-    given = {name: getattr(request, name) for name in (*REFINEMENTS, *REWARD)}
-    blank = [name for name, value in given.items() if value is None or value is False or value == ()]  # 0 is a value
-    return [name for name in given if name not in blank and not set(methods) & set(users_of(name))]
+def _unused(request: Request, methods: Iterable[str]) -> list[str]:
+    given = [name for name in (*REFINEMENTS, *REWARD) if request.asks(name)]
+    return [name for name in given if not set(methods) & set(users_of(name))]
 
 
-def plan_reflection(
-    request: MethodRequest, preset: ReflectionConfig, *, num_reflections: int, mode: str
-) -> ReflectionConfig:
+def plan_reflection(request: Request, preset: ReflectionConfig, *, num_reflections: int, mode: str) -> ReflectionConfig:
     """Returns how a plan reflects: what is given, and for the rest what the preset has.
 
     Raises:
         UserError: a value that a reflection cannot have, or values that do not go together.
     """
-    if request.fixed_point and mode != "paper":
+    if request.get("fixed_point") and mode != "paper":
         raise UserError(
             f"--fixed-point {request.fixed_point} is given with --mode {mode}; it refines the inversion of mode paper, "
             "which other modes have not: leave one of the two out"
         )
-    given = {name: getattr(request, name) for name in REFINEMENTS if name != "lag"}
+    given = {name: request.get(name) for name in REFINEMENTS if name != "lag"}
     return replace(
         preset,
         num_reflections=num_reflections,
         mode=mode,
-        strength=finite(request.strength, preset.strength, "strength"),
-        lag=request.lag or preset.lag,
+        strength=preset.strength if request.strength is None else request.strength,
+        lag=bool(request.get("lag")) or preset.lag,
         **{name: value for name, value in given.items() if value is not None},
     )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from w2sd_video.commands.checked_values import finite, unknown, whole
+from w2sd_video.commands.checks import unknown
+from w2sd_video.commands.request import Request
 from w2sd_video.commands.user_functions import (
     FORMS,
     FunctionFailedError,
@@ -72,24 +73,11 @@ class RewardSettings:
         return Selection(lambda frames, _: reward(frames, prompt), self.threshold, self.frames or 1)
 
 
-class RewardRequest(Protocol):
-    """The fields of a request that are about a reward."""
-
-    @property
-    def reward(self) -> str | None: ...
-    @property
-    def reward_weights(self) -> tuple[str, ...]: ...
-    @property
-    def reward_threshold(self) -> float | None: ...
-    @property
-    def reward_frames(self) -> int | None: ...
-
-
 def plan_reward(
-    request: RewardRequest,
+    request: Request,
     methods: Sequence[str],
     *,
-    preset: str,
+    preset: str | None,
     prompts: Sequence[str],
     size: tuple[int, int],
     video: bool,
@@ -113,8 +101,8 @@ def plan_reward(
     settings = RewardSettings(
         chosen,
         weights=_weights(chosen, request.reward_weights),
-        threshold=finite(request.reward_threshold, 0.0, "the reward's threshold"),
-        frames=whole(request.reward_frames, FRAMES, "the reward's number of frames", 1, 10_000) if video else None,
+        threshold=request.reward_threshold or 0.0,
+        frames=(request.get("reward_frames") or FRAMES) if video else None,
     )
     if settings.threshold < 0:
         raise UserError(f"the reward's threshold is {settings.threshold:g}; it must be 0 (no tie) or more")

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.commands.command_flags import gathered_prompts
-from w2sd_video.commands.gap_flags import gaps_given
-from w2sd_video.commands.pictures.planning import plan_images
-from w2sd_video.commands.pictures.request import ImagePlan, ImageRequest
-from w2sd_video.commands.pictures.videos import needs_whole_pipelines, whole_pipelines
-from w2sd_video.commands.planning import plan
-from w2sd_video.commands.request import GenerationRequest, Plan
+from w2sd_video.commands.app import family_named
+from w2sd_video.commands.command_line import request_of
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.request import Request
 from w2sd_video.diagnosis.sides import VIDEO_KINDS, Side, read_side
 from w2sd_video.diagnosis.verdicts import Verdict, judge
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import read_json
 from w2sd_video.loading.pair_description import describe_pair
-from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, get_preset
+from w2sd_video.presets import PRESETS, get_preset
 from w2sd_video.runs.progress import Progress
 
 STEPS, PROMPTS = 12, 4
-OWN = ("format", "quiet", "prompt", "files_only", "seeds", "output", "memory", "weak_config")
 WORDS = {  # a gap in words, by the flag that makes it
     "weak_guidance": "guidance",
-    "weak_lora": "LoRA scales",
-    "lora": "LoRA scales",
+    "weak_loras": "LoRA scales",
+    "loras": "LoRA scales",
     "weak_prompt": "prompts",
     "prompt_pairs": "prompts",
     "weak_negative_prompt": "negative prompts",
@@ -51,6 +46,11 @@ class Question:
     flags: Mapping[str, Any]
     arguments: argparse.Namespace
     gaps: tuple[str, ...]
+
+    @property
+    def family(self) -> str:
+        """The command that makes the pair's videos or pictures."""
+        return "video" if self.videos else "image"
 
 
 def question_of(arguments: argparse.Namespace) -> Question:
@@ -134,29 +134,22 @@ def put_together(strong: Side) -> bool:
     return (strong.class_name or "").startswith(("AnimateDiffSDXL", "StableDiffusionXL"))
 
 
-def planned(question: Question, progress: Progress) -> Plan | ImagePlan:
+def planned(question: Question, progress: Progress) -> Plan:
     """Returns the pair as the command that makes its videos or pictures plans it, with the measurement's prompts and
     steps.
 
     Raises:
         UserError: as those commands.
     """
-    arguments = question.arguments
-    given = gaps_given({name: value for name, value in question.flags.items() if name not in OWN})
-    given["prompts"] = gathered_prompts(arguments, progress)
-    given["steps"] = STEPS if arguments.steps is None else arguments.steps
-    given["methods"] = ("strong", "w2sd", "zero-gap")
-    if not question.videos:
-        extra = {
-            name: getattr(arguments, name) for name in ("memory", "weak_config") if getattr(arguments, name) is not None
-        }
-        given.pop("num_frames", None)
-        given.pop("motion_adapter", None)
-        done: Plan | ImagePlan = plan_images(ImageRequest(**{**given, **extra}))
-        return done if given["prompts"] else _few(done)
-    request = GenerationRequest(**{name: value for name, value in given.items() if name in _fields(GenerationRequest)})
-    done = plan_images(whole_pipelines(request)) if needs_whole_pipelines(request) else plan(request)
-    return done if given["prompts"] else _few(done)
+    from w2sd_video.commands.engine import plan_of
+
+    family = family_named(question.family)
+    asked = request_of("diagnose", question.arguments, progress.note)
+    steps = STEPS if asked.steps is None else asked.steps
+    values = {**asked.given, "steps": steps, "methods": ("strong", "w2sd", "zero-gap"), "output": None}
+    empty = Request(question.family)
+    done = plan_of(family, empty.changed(**{name: value for name, value in values.items() if empty.has(name)}))
+    return done if asked.prompts else replace(done, prompts=done.prompts[:PROMPTS], stems=done.stems[:PROMPTS])
 
 
 def steps_of_run(question: Question) -> int:
@@ -165,15 +158,6 @@ def steps_of_run(question: Question) -> int:
     if arguments.preset is not None or arguments.strong is None:
         return get_preset(arguments.preset or "demo").steps
     return get_preset("juggernaut-vs-sdxl" if question.videos else "guidance-sdxl").steps
-
-
-def _few(done: Any) -> Any:
-    """With few of the preset's own prompts."""
-    return replace(done, prompts=done.prompts[:PROMPTS], stems=done.stems[:PROMPTS])
-
-
-def _fields(kind: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _padded(read: list[Side | None]) -> tuple[Side | None, Side | None]:
@@ -192,6 +176,3 @@ def _makes_videos(strong: str) -> bool:
 def _own_pair_gap(arguments: argparse.Namespace) -> list[str]:
     """A strong side alone is guidance over guidance only if a scale says so."""
     return ["guidance"] if arguments.strong_guidance not in (None, arguments.guidance) else []
-
-
-__all__ = ["PICTURE_PRESETS", "VIDEO_PRESETS", "Question", "planned", "put_together", "question_of", "verdict_on"]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from w2sd_video.commands.pictures.request import ImagePlan
-from w2sd_video.commands.planned_runs import on_device as pictures_on_device
-from w2sd_video.commands.request import Plan
+from w2sd_video.commands.app import family_named
+from w2sd_video.commands.engine import on_device
+from w2sd_video.commands.families.base import Loading
+from w2sd_video.commands.plan import Plan
 from w2sd_video.core import OnReflect
 from w2sd_video.diagnosis.measuring import Grid, Pair
 from w2sd_video.hosting import reflected
@@ -73,20 +73,16 @@ def grid_of(pipe: Any) -> Grid:
     return Grid(schedule.levels, schedule.path)
 
 
-def loaded(plan: Plan | ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
+def loaded(plan: Plan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
     """Loads the pair and yields (prompt, seed, pair) for each prompt of the plan and each of `seeds` noises.
 
     Raises:
         UserError: as the commands that make pictures or videos.
     """
-    return _pictures(plan, seeds, progress) if isinstance(plan, ImagePlan) else _videos(plan, seeds, progress)
-
-
-def _pictures(plan: ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
-    from w2sd_video.commands.pictures.loading import load_images
-
-    plan = pictures_on_device(plan)[0]
-    held = load_images(plan, plan.methods, plan.prompts, note=progress.note, quiet=not progress.bars)
+    plan = on_device(plan)[0]
+    pending = [task for group in plan.groups() for task in group]
+    run = Loading(pending, note=progress.note, say=progress.note, bars=progress.bars)
+    held: Any = family_named(plan.family).load(plan, run)
     strong = plan.pair.strong
     for prompt in plan.prompts:
         weak, inputs = held.other_side("weak", prompt, plan.pair.weak.guidance)
@@ -106,24 +102,3 @@ def _pictures(plan: ImagePlan, seeds: int, progress: Progress) -> Iterator[tuple
             reflector = ModelSpec(guidance=strong.guidance)
             standing = lambda: held.standing("strong")  # noqa: E731
             yield prompt, seed, SampledPair(held.strong, own, seed, weak, inputs or None, reflector, progress, standing)
-
-
-def _videos(plan: Plan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:
-    from w2sd_video.commands.generate import encoded_prompt, load_planned, on_device
-
-    plan = on_device(plan)[0]
-    held = load_planned(plan, plan.tasks(), progress)
-    for prompt in plan.prompts:
-        inputs = encoded_prompt(held, plan, prompt)
-        own = {
-            **inputs.strong,
-            "num_frames": plan.num_frames,
-            "height": plan.height,
-            "width": plan.width,
-            "num_inference_steps": plan.steps,
-            "guidance_scale": plan.guidance,
-        }
-        weak = (held.weak, ModelSpec(guidance=plan.weak_guidance))
-        reflector = ModelSpec(guidance=plan.strong_guidance)
-        for seed in range(plan.seed, plan.seed + seeds):
-            yield prompt, seed, SampledPair(held.pipe, own, seed, weak, inputs.weak, reflector, progress, nullcontext)

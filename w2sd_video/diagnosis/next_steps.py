@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from w2sd_video.commands.options import option_of, options_of
 from w2sd_video.diagnosis.asking import Question
 from w2sd_video.diagnosis.sides import Side
 from w2sd_video.diagnosis.verdicts import Verdict
@@ -15,14 +16,8 @@ Check = Callable[[Sequence[str]], None]
 """Raises `UserError` for words that a command would refuse before it loads a model."""
 
 PROMPT = "a lighthouse at dusk"
-# The flags of a pair that both commands of direct reflection have, and those that the bridge has.
-DIRECT = (
-    *("preset", "strong", "weak", "config", "motion_adapter", "allow_pickle", "prompt_pairs", "weak_prompt"),
-    *("weak_negative_prompt", "lora", "weak_lora", "controlnet", "control_image", "canny", "resize_control"),
-    *("control_scale", "weak_control_scale", "ip_adapter", "ip_adapter_image", "ip_adapter_scale"),
-    *("weak_ip_adapter_scale", "negative_prompt", "guidance", "strong_guidance", "weak_guidance", "scheduler"),
-    *("height", "width", "prompt", "prompts"),
-)
+MEASURED = ("steps", "seed", "seeds", "files_only", "device", "dtype", "memory", "output", "format", "quiet")
+# The settings of a pair that the bridge has; those of its presets are other ones.
 BRIDGED = (
     *("strong", "weak", "config", "weak_config", "allow_pickle", "negative_prompt", "guidance", "weak_guidance"),
     *("height", "width", "prompt", "prompts"),
@@ -61,10 +56,9 @@ def next_step(
 
 
 def _direct(question: Question, settings: Sequence[str], check: Check) -> NextStep:
-    script = "scripts/generate_video.py" if question.videos else "scripts/generate_image.py"
-    names = [*DIRECT, *(("num_frames",) if question.videos else ("weak_config",))]
-    words = _flags(question, names)
-    return _checked(("python", script, *words, *_prompt(question, words), *settings), check)
+    carried = {option.field for option in options_of(question.family)} - {*MEASURED}
+    words = _flags(question, [option.field for option in options_of("diagnose") if option.field in carried])
+    return _checked(("w2sd", question.family, *words, *_prompt(question, words), *settings), check)
 
 
 def _bridged(question: Question, strong: Side, check: Check) -> NextStep:
@@ -75,7 +69,7 @@ def _bridged(question: Question, strong: Side, check: Check) -> NextStep:
     if strong.makes_videos or question.motion_adapter is not None:
         words.append("--video")
         words += ["--motion-adapter", question.motion_adapter] if question.motion_adapter is not None else []
-    return _checked(("python", "scripts/bridge_image.py", *words, *_prompt(question, words)), check)
+    return _checked(("w2sd", "bridge", *words, *_prompt(question, words)), check)
 
 
 def _flags(question: Question, names: Sequence[str]) -> list[str]:
@@ -84,7 +78,7 @@ def _flags(question: Question, names: Sequence[str]) -> list[str]:
         value = question.flags.get(name)
         if value is None:
             continue
-        flag = f"--{name.replace('_', '-')}"
+        flag = option_of("diagnose", name).names[0]
         if value is True:
             words.append(flag)
             continue

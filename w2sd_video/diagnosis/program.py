@@ -12,48 +12,68 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, run_command
-from w2sd_video.diagnosis.arguments import build_parser
+from w2sd_video.commands.app import families, family_named
+from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, run_command
 from w2sd_video.diagnosis.asking import question_of, verdict_on
 from w2sd_video.diagnosis.next_steps import Check, next_step
 from w2sd_video.diagnosis.reporting import describe_files, describe_step, files_text, next_text
-from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
+from w2sd_video.diagnosis.verdicts import VERDICTS
+from w2sd_video.presets.listing import preset_table
+from w2sd_video.runs.progress import TerminalProgress, calm_libraries
 
 ROOM = "Try fewer --steps, a smaller --height and --width, or --memory weak-offload."
 REPORT, PLOT = "diagnosis.json", "gap.png"
+EXAMPLES = """\
+  {program}                                      the bundled pair of videos
+  {program} --preset picture-demo                the bundled pictures: one network, guidance 1 over 0
+  {program} --strong ./finetune.safetensors --weak ./sdxl --config ./sdxl --files-only
+  {program} --strong ./sdxl --lora art=./art.safetensors:0.8 --weak-lora art:-1.5 --prompt "a fox" --prompt "a lake"
+  {program} --strong ./flux --weak ./sdxl --format json
+"""
+DETAILS = """\
+verdicts, from files alone:
+{verdicts}
+
+measured with a few prompts and steps, where the sides share their latent space: by noise level the size of the gap, the
+error of the inversion (the zero-gap control) and the cosine of successive gaps; whether the pair conflicts or is too
+similar, by thresholds whose rates of false alarm and detection are printed; and one setting to begin with.
+Exit code 1 also means that the pair cannot be reflected (verdict refuse).
+"""
 
 
-def main(argv: Sequence[str] | None = None, *, check_bridge: Check | None = None) -> int:
-    """Runs the command and returns its exit code (see `--help`); `check_bridge` judges the flags of bridge_image.py."""
+def parser(program: str) -> Parser:
+    """Returns the parser of the command."""
+    verdicts = "\n".join(f"  {name:10s}{about}" for name, about in VERDICTS.items())
+    return build_parser(
+        program,
+        "diagnose",
+        description="Say of a pair, before it is paid for: whether its sides share a latent space, how large their gap "
+        "is, whether it fails in a known way, and how to reflect it.",
+        examples=EXAMPLES,
+        details=DETAILS.format(verdicts=verdicts),
+        listing=preset_table,
+    )
+
+
+def main(
+    argv: Sequence[str] | None = None, *, program: str = "w2sd diagnose", check_bridge: Check | None = None
+) -> int:
+    """Runs the command and returns its exit code (see `--help`); `check_bridge` judges the flags of `w2sd bridge`."""
     words = list(sys.argv[1:] if argv is None else argv)
 
     def run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
         return _run(arguments, check_bridge)
 
-    return run_command(build_parser(), words, run, made="measurements", room=ROOM)
+    return run_command(parser(program), words, run, made="measurements", room=ROOM)
 
 
 def check_command(words: Sequence[str], check_bridge: Check | None = None) -> None:
-    """Raises `UserError` where a command (python, script, flags) would be refused before it loads a model."""
-    script, flags = words[1], list(words[2:])
-    if script.endswith("generate_image.py"):
-        from w2sd_video.commands.pictures.arguments import build_parser as pictures
-        from w2sd_video.commands.pictures.planning import plan_images
-        from w2sd_video.commands.pictures.program import request_of as asked
+    """Raises `UserError` where a command ("w2sd", family, flags) would be refused before it loads a model."""
+    from w2sd_video.commands.engine import check_words
 
-        plan_images(asked(pictures().parse_args(flags), Progress()))
-    elif script.endswith("generate_video.py"):
-        from w2sd_video.commands.cli import build_parser as videos
-        from w2sd_video.commands.cli import request_of
-        from w2sd_video.commands.pictures.planning import plan_images
-        from w2sd_video.commands.pictures.videos import needs_whole_pipelines, whole_pipelines
-        from w2sd_video.commands.planning import plan
-
-        request = request_of(videos().parse_args(flags), Progress())
-        if needs_whole_pipelines(request):
-            plan_images(whole_pipelines(request))
-        else:
-            plan(request)
+    name, flags = words[1], list(words[2:])
+    if name in families():
+        check_words(family_named(name), flags)
     elif check_bridge is not None:
         check_bridge(flags)
 

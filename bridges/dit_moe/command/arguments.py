@@ -10,7 +10,7 @@ import argparse
 from bridges.dit_moe.command.request import GUIDANCE, PATHS, STEPS
 from w2sd_video import __version__
 from w2sd_video.commands.command_line import Parser
-from w2sd_video.commands.request import DTYPES
+from w2sd_video.commands.options import DTYPES
 from w2sd_video.pair import MODES
 from w2sd_video.runs.tasks import W2SD_METHODS
 

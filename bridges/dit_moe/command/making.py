@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bridges.dit_moe.checkpoints import from_checkpoint
 from bridges.dit_moe.command.request import SamplePlan
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
-from w2sd_video.commands.rendering import peak_memory
+from w2sd_video.commands.making import peak_memory
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import reflected

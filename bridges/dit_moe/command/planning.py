@@ -12,8 +12,8 @@ from bridges.dit_moe.command.checkpoint_files import NetworkFiles, describe_chec
 from bridges.dit_moe.command.request import GUIDANCE, PATHS, STEPS, SamplePlan, SampleRequest
 from bridges.dit_moe.command.scores import check_scores
 from bridges.dit_moe.labels import ids_of, read_labels
-from w2sd_video.commands.checked_values import MAX_SEED, finite, one_of, whole
-from w2sd_video.commands.request import DTYPES
+from w2sd_video.commands.checks import MAX_SEED, finite, one_of, whole
+from w2sd_video.commands.options import DTYPES
 from w2sd_video.errors import UserError
 from w2sd_video.pair import MODES, Routing
 from w2sd_video.runs.tasks import W2SD_METHODS

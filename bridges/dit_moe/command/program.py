@@ -16,10 +16,10 @@ from bridges.dit_moe.command.arguments import PROGRAM, build_convert_parser, bui
 from bridges.dit_moe.command.planning import plan_sampling
 from bridges.dit_moe.command.reporting import describe_outcome, describe_sample_plan, sample_plan_text
 from bridges.dit_moe.command.request import SampleRequest
-from w2sd_video.commands.checked_values import one_of, whole
+from w2sd_video.commands.checks import one_of, whole
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, run_command
-from w2sd_video.commands.reports import summary_text
-from w2sd_video.commands.request import DTYPES
+from w2sd_video.commands.engine import summary_text
+from w2sd_video.commands.options import DTYPES
 from w2sd_video.runs.progress import TerminalProgress, calm_libraries
 
 ROOM = "Try a smaller --batch, or --dtype bfloat16."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.commands.request import located
+from w2sd_video.commands.plan import located
 from w2sd_video.pair import Routing
 from w2sd_video.runs.file_names import video_stems
 from w2sd_video.runs.tasks import W2SD_METHODS, Groups, class_groups

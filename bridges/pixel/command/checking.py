@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridges.pixel.command.request import TINY_VAES, VIDEO_FPS, BridgePlan, BridgeRequest
-from w2sd_video.commands.checked_values import MAX_SEED
+from w2sd_video.commands.checks import MAX_SEED
 from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import compare_spaces
 from w2sd_video.loading.describe import Description

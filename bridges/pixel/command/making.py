@@ -14,7 +14,7 @@ from bridges.pixel.bridged import bridged, needs_no_bridge
 from bridges.pixel.command.latent_spaces import ChosenMap
 from bridges.pixel.command.request import BridgePlan
 from bridges.pixel.mapped import Mapped
-from w2sd_video.commands.measured_calls import frames_of, measured
+from w2sd_video.commands.making import frames_of, measured
 from w2sd_video.hosting import reflected
 from w2sd_video.hosting.finite import NonFiniteLatentError
 from w2sd_video.hosting.settings import call_signature

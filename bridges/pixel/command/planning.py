@@ -19,10 +19,9 @@ from bridges.pixel.command.request import (
     BridgePlan,
     BridgeRequest,
 )
-from w2sd_video.commands.checked_values import MAX_SEED, finite, one_of, unknown, whole
-from w2sd_video.commands.picture_sizes import MAX_SIZE, check_multiple, checked_sizes
+from w2sd_video.commands.checks import MAX_SEED, check_multiple, check_sizes, finite, one_of, unknown, whole
+from w2sd_video.commands.options import DTYPES, MAX_SIZE
 from w2sd_video.commands.prompts import check_prompt, without_repeats
-from w2sd_video.commands.request import DTYPES
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import Description, describe, describe_motion_adapter
 from w2sd_video.loading.files import read_safetensors_header
@@ -137,7 +136,7 @@ def _sizes(
 ) -> tuple[int, int, int, int]:
     """Height and width of the strong side, then of the weak one."""
     ours, theirs = files
-    height, width = checked_sizes(request.height, request.width, preset.height, preset.width, ours)
+    height, width = check_sizes(request.height, request.width, preset.height, preset.width, ours)
     weak_height = whole(request.weak_height, height, "weak height", 8, MAX_SIZE)
     weak_width = whole(request.weak_width, width, "weak width", 8, MAX_SIZE)
     for name, size in (("height", weak_height), ("width", weak_width)):

@@ -19,7 +19,7 @@ from bridges.pixel.command.reporting import bridge_plan_text, describe_bridge_pl
 from bridges.pixel.command.request import BridgePlan, BridgeRequest
 from w2sd_video.commands.command_flags import gathered_prompts
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, run_command
-from w2sd_video.commands.reports import describe_summary, summary_text
+from w2sd_video.commands.engine import describe_summary, summary_text
 from w2sd_video.errors import UserError
 from w2sd_video.runs.progress import TerminalProgress, calm_libraries
 

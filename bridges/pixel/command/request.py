@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.commands.request import located
+from w2sd_video.commands.plan import located
 from w2sd_video.pair import ModelPair
 from w2sd_video.runs.tasks import METHODS, Groups, Method, task_groups
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bridges.pixel.command.latent_spaces import NOISE_MAP, ChosenMap, fitted_map, spaces_of, warn_of_noise
 from bridges.pixel.command.loading import load_bridge, load_spaces, load_strong
 from bridges.pixel.command.request import BRIDGE_METHODS, BridgePlan
 from bridges.pixel.pictures import load_pictures
-from w2sd_video.commands.planned_runs import on_device, run_record
+from w2sd_video.commands.engine import on_device
 from w2sd_video.errors import UserError
 from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.runs import Make, RunPlan, Summary, one_by_one, perform
+from w2sd_video.runs.runs import Make, RunPlan, Summary, library_versions, one_by_one, perform
 from w2sd_video.runs.tasks import Medium, Task
 from w2sd_video.runs.video_io import read_video, write_video
 
@@ -60,7 +61,7 @@ def run_plan(plan: BridgePlan, command: str, device_name: str) -> RunPlan:
     """Returns the plan as a run; its record has everything needed to repeat it."""
     return RunPlan(
         output=plan.output,
-        record=run_record(plan, command, device_name),
+        record=_record(plan, command, device_name),
         groups=plan.groups(),
         methods=BRIDGE_METHODS,
         evaluations={method: plan.evaluations(method) for method in plan.methods},
@@ -95,3 +96,18 @@ def _videos(fps: float) -> Medium:
         read=lambda path: read_video(path).frames,
         fps=fps,
     )
+
+
+def _record(plan: BridgePlan, command: str, device_name: str) -> dict[str, Any]:
+    return {
+        "command": command,
+        "preset": plan.preset,
+        "pair": plan.pair_record(),
+        "settings": plan.settings(),
+        "methods": plan.methods,
+        "prompts": plan.prompts,
+        "seeds": list(range(plan.seed, plan.seed + plan.num_pictures)),
+        "device": plan.device.partition(":")[0],
+        "dtype": plan.dtype,
+        "versions": library_versions(device_name),
+    }

@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from w2sd_video.commands.engine import make, plan_of
+from w2sd_video.commands.families.base import Family
 from w2sd_video.commands.method_settings import without_unused
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.request import Request
 from w2sd_video.commands.sweep.page import sweep_page
 from w2sd_video.commands.sweep.scorers import Scorer
 from w2sd_video.commands.sweep.scoring import Scores, scored
-from w2sd_video.commands.sweep.settings import Axis, Request, Value
+from w2sd_video.commands.sweep.settings import Axis, Value
 from w2sd_video.pair import gap
 from w2sd_video.report import figures
 from w2sd_video.report.figures import Point
 from w2sd_video.runs.file_names import clean_stem
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.runs import Summary
 from w2sd_video.runs.video_io import write_bytes
 
 FIXED = "same for all values"
-
-
-class Statistics(Protocol):
-    """Confidence intervals of means whose values come in clusters, one per prompt."""
-
-    def mean(self, values: Sequence[float], prompts: Sequence[str]) -> Point:
-        """The mean with its limits."""
-
-    def difference(self, values: Sequence[float], baseline: Sequence[float], prompts: Sequence[str]) -> Point:
-        """The mean of the paired differences with its limits."""
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What makes pictures, or videos: a request's plan, and a plan's run."""
-
-    noun: str
-    plan: Callable[[Any], Any]
-    run: Callable[[Any, Progress, str], Summary]
 
 
 @dataclass(frozen=True)
@@ -51,17 +35,22 @@ class Stop:
     """
 
     value: Value | None
-    plan: Any
+    plan: Plan
     methods: Mapping[str, str]
+
+    family: Family
 
     @property
     def cost(self) -> int:
         """Evaluations in all."""
-        tasks = [task for group in self.plan.groups() for task in group]
-        return sum(self.plan.evaluations(task.method) for task in tasks)
+        return self.plan.per_method * sum(cost.evaluations for cost in self.family.cost(self.plan).values())
+
+    def evaluations(self, method: str) -> int:
+        """Returns the evaluations of one file by a method of the sweep."""
+        return self.family.cost(self.plan)[self.methods[method]].evaluations
 
 
-def stops_of(axis: Axis, request: Request, methods: Sequence[str], folder: Path, maker: Maker) -> list[Stop]:
+def stops_of(axis: Axis, request: Request, methods: Sequence[str], folder: Path, family: Family) -> list[Stop]:
     """Returns the runs of a sweep, first the one of methods that the setting does not change.
 
     Raises:
@@ -71,23 +60,24 @@ def stops_of(axis: Axis, request: Request, methods: Sequence[str], folder: Path,
     fixed = [method for method in methods if not axis.changes(method)]
     stops = []
     if fixed:
-        stops.append(_stop(None, axis.at(request, axis.values[0]), fixed, folder / FIXED, maker))
+        stops.append(_stop(None, axis.at(request, axis.values[0]), fixed, folder / FIXED, family))
     for value in axis.values:
         name = clean_stem(f"{axis.label} {value:g}" if not isinstance(value, str) else f"{axis.label} {value}")
-        stops.append(_stop(value, axis.at(request, value), moving, folder / name, maker))
+        stops.append(_stop(value, axis.at(request, value), moving, folder / name, family))
     return stops
 
 
-def _stop(value: Value | None, request: Request, methods: Sequence[str], folder: Path, maker: Maker) -> Stop:
-    control = maker.plan(_of(request, ("zero-gap",), folder))
+def _stop(value: Value | None, request: Request, methods: Sequence[str], folder: Path, family: Family) -> Stop:
+    control = plan_of(family, _only(request, ("zero-gap",), folder))
     none = not gap(control.pair.strong, control.pair.weak) and not control.raw_prompts
     made = {method: "zero-gap" if none and method in ("w2sd", "swapped") else method for method in methods}
-    return Stop(value, maker.plan(_of(request, tuple(dict.fromkeys(made.values())), folder)), made)
+    plan = plan_of(family, _only(request, tuple(dict.fromkeys(made.values())), folder))
+    return Stop(value, plan, made, family)
 
 
-def _of(request: Request, methods: tuple[str, ...], folder: Path) -> Request:
+def _only(request: Request, methods: tuple[str, ...], folder: Path) -> Request:
     """The request for these methods alone, without what is of others."""
-    return replace(without_unused(request, methods), methods=methods, output=folder)
+    return without_unused(request, methods).changed(methods=methods, output=folder)
 
 
 def run_sweep(
@@ -95,9 +85,8 @@ def run_sweep(
     stops: Sequence[Stop],
     folder: Path,
     *,
-    maker: Maker,
+    family: Family,
     scorer: Scorer,
-    statistics: Statistics,
     progress: Callable[[], Progress],
     command: str = "",
 ) -> dict[str, Any]:
@@ -114,7 +103,7 @@ def run_sweep(
         at = FIXED if stop.value is None else f"{axis.label} {stop.value}"
         told = progress()  # each run counts for itself
         told.note(f"run {number} of {len(stops)}: {at}")
-        summary = maker.run(stop.plan, told, command)
+        summary, _ = make(family, stop.plan, progress=told, command=command)
         failed += len(summary.failed)
         found[stop.value] = _by_method(scored(summary, scorer), stop)
     report = {
@@ -123,7 +112,7 @@ def run_sweep(
         "values": list(axis.values),
         "scorer": scorer.name,
         "about": scorer.about,
-        "methods": _means(axis, stops, found, statistics),
+        "methods": _means(stops, found),
         "failed": failed,
         "folders": {str(stop.value): stop.plan.output.name for stop in stops},
     }
@@ -136,10 +125,10 @@ def _by_method(scores: Scores, stop: Stop) -> Scores:
     return {method: scores[made] for method, made in stop.methods.items() if made in scores}
 
 
-def _means(
-    axis: Axis, stops: Sequence[Stop], found: Mapping[Value | None, Scores], statistics: Statistics
-) -> dict[str, list[dict[str, Any]]]:
+def _means(stops: Sequence[Stop], found: Mapping[Value | None, Scores]) -> dict[str, list[dict[str, Any]]]:
     """A row for each method and value: the mean, its interval, and the paired difference to the strong side alone."""
+    from vbench_eval.statistics import difference_interval, mean_interval
+
     means: dict[str, list[dict[str, Any]]] = {}
     for stop in stops:
         scores = found[stop.value]
@@ -149,21 +138,20 @@ def _means(
             row: dict[str, Any] = {
                 "value": stop.value,
                 "count": len(mine),
-                "evaluations": stop.plan.evaluations(stop.methods[method]),
+                "evaluations": stop.evaluations(method),
             }
             if mine:
-                row.update(_interval("mean", statistics.mean([*mine.values()], [key.prompt for key in mine])))
+                row["mean"] = _point(mean_interval([*mine.values()], [key.prompt for key in mine]))
             both = [key for key in mine if strong is not None and key in strong]
             if both and strong is not None and method != "strong":
                 ours, theirs = [mine[key] for key in both], [strong[key] for key in both]
-                difference = statistics.difference(ours, theirs, [key.prompt for key in both])
-                row.update(_interval("over_strong", difference))
+                row["over_strong"] = _point(difference_interval(ours, theirs, [key.prompt for key in both]))
             means.setdefault(method, []).append(row)
     return means
 
 
-def _interval(name: str, point: Point) -> dict[str, Any]:
-    return {name: asdict(point)}
+def _point(found: Any) -> dict[str, float | None]:
+    return asdict(Point(found.value, found.low, found.high))
 
 
 def _draw(report: Mapping[str, Any], axis: Axis, folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vbench_eval.proxies import PROXIES
 from w2sd_video.commands.rewards import oracle_share
 from w2sd_video.commands.user_functions import (
     FunctionFailedError,
@@ -19,6 +21,7 @@ from w2sd_video.commands.user_functions import (
 )
 from w2sd_video.errors import UserError
 
+PROXY_NAMES = tuple(PROXIES)
 Score = Callable[[NDArray[np.uint8], str], float]
 """The score of frames [F, H, W, 3] uint8 RGB (one frame is a picture) made for a prompt."""
 
@@ -44,18 +47,21 @@ class Scorer:
             raise UserError(f"the scorer {self.name} {error}; that was for {prompt!r}") from error
 
 
-def find_scorer(given: str, named: Mapping[str, Scorer]) -> Scorer:
-    """Returns the scorer called `given`: the oracle, one of `named`, or MODULE:FUNCTION (or FILE.py:FUNCTION), a
-    function of frames [F, H, W, 3] uint8 and the prompt.
+def find_scorer(given: str) -> Scorer:
+    """Returns the scorer called `given`: the oracle, a proxy of the evaluation, or MODULE:FUNCTION (FILE.py:FUNCTION),
+    a function of frames [F, H, W, 3] uint8 and the prompt.
 
     Raises:
         UserError: there is none.
     """
-    known = {"oracle": Scorer("oracle", "share that shows what its prompt says", oracle_score), **named}
-    if given in known:
-        return known[given]
+    if given == "oracle":
+        return Scorer("oracle", "share that shows what its prompt says", oracle_score)
+    if given in PROXY_NAMES:
+        return proxy(given)
     if not is_named(given):
-        raise UserError(f"there is no scorer {given!r}; choose from {', '.join(known)}, or give MODULE:FUNCTION")
+        raise UserError(
+            f"there is no scorer {given!r}; choose from oracle, {', '.join(PROXY_NAMES)}, or give MODULE:FUNCTION"
+        )
     found = find_function(given, "scorer")
     return Scorer(given, described(given, found), found, source_of(given))
 
@@ -67,3 +73,17 @@ def oracle_score(frames: NDArray[np.uint8], prompt: str) -> float:
         UserError: the prompt is not a caption of the toy world, or the frames are not of its size.
     """
     return float(oracle_share(frames, prompt) == 1)
+
+
+def proxy(name: str) -> Scorer:
+    """Returns a proxy of the evaluation, which needs no weights, as a score of frames."""
+
+    def score(frames: Any, prompt: str) -> float:
+        from vbench_eval import evaluate_frames
+
+        found = evaluate_frames(frames, dimensions=name, name=prompt)["measured"][name]
+        if found["value"] is None:
+            raise UserError(f"{name} has no value for {prompt!r}: {found.get('reason')}; choose another --scorer")
+        return float(found["value"])
+
+    return Scorer(name, f"{PROXIES[name].description} ({PROXIES[name].reading})", score)

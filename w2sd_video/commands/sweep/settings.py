@@ -4,53 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from w2sd_video.commands.checked_values import one_of, unknown
+from w2sd_video.commands.checks import one_of, unknown
 from w2sd_video.commands.lora_flags import LoraFlag
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, REFLECTING, users_of
-from w2sd_video.commands.pictures.request import ImageRequest
-from w2sd_video.commands.request import GenerationRequest
+from w2sd_video.commands.options import option_of, options_of
+from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
 from w2sd_video.pair import MODES
 from w2sd_video.runs.tasks import METHODS
 
 Value = int | float | str
-Request = GenerationRequest | ImageRequest
 MAX_VALUES = 1000
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting: its field in a request, the kind of its values, and the methods that it changes."""
-
-    field: str
-    kind: type
-    about: str
-    changes: tuple[str, ...]
-
-
-_BY_THE_GAP = (*GAPPED, *AS_THEY_SAMPLE)
-SETTINGS = {
-    "lambda": Setting("reflections", int, "how many steps are reflected (Figures 19, 20)", REFLECTING),
-    "T": Setting("steps", int, "sampling steps (Figure 14)", tuple(METHODS)),
-    "weak-guidance": Setting(
-        "weak_guidance", float, "guidance of the weak side (Figure 12, right)", ("weak", *_BY_THE_GAP)
-    ),
-    "weak-lora": Setting("weak_loras", float, "LoRA scale of the weak side (Figure 12, left)", ("weak", *_BY_THE_GAP)),
-    "strength": Setting("strength", float, "how much of each reflection's move is made", users_of("strength")),
-    "mode": Setting("mode", str, f"{', '.join(MODES)}", users_of("mode")),
-    "every": Setting("every", int, "reflect each k-th of these steps only", users_of("every")),
-    "window-end": Setting(
-        "window", float, "where in the steps reflections end: 0.5 is the noisier half", users_of("window")
-    ),
-    "fixed-point": Setting("fixed_point", int, "iterations that refine an inversion, 0 to 2", users_of("fixed_point")),
-    "noise": Setting("noise", float, "standard deviation of an error of inversion (Table 14)", users_of("noise")),
-    "cap": Setting("cap", float, "the most a reflection may move the latent", users_of("cap")),
-    "reward-threshold": Setting(
-        "reward_threshold", float, "rewards no further apart are a tie", users_of("reward_threshold")
-    ),
+_BY_THE_GAP = ("weak", *GAPPED, *AS_THEY_SAMPLE)
+OLD = {"lambda": "reflections", "T": "steps"}  # the paper's letters, by the setting
+COMPOSED = {  # settings that are part of another
+    "weak-lora": ("gap", "LoRA scale of the weak side (Figure 12, left)"),
+    "window-end": ("users", "where in the steps reflections end: 0.5 is the noisier half"),
 }
+
+
+def sweepable(family: str) -> dict[str, str]:
+    """Returns what can be swept of a family, by name, in words: rows of the table, the paper's letters for two."""
+    old = {field: name for name, field in OLD.items()}
+    rows = {
+        old.get(option.field, option.field.replace("_", "-")): option.about
+        for option in options_of(family)
+        if option.sweeps
+    }
+    parts = {"weak-lora": "weak_loras", "window-end": "window"}
+    has = {option.field for option in options_of(family)}
+    return rows | {name: about for name, (_, about) in COMPOSED.items() if parts[name] in has}
+
+
+def _changed(sweeps: str, field: str) -> tuple[str, ...]:
+    """The methods that a setting changes."""
+    if sweeps == "users":
+        return users_of(field)
+    return {"all": tuple(METHODS), "reflecting": REFLECTING, "gap": _BY_THE_GAP}[sweeps]
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,7 @@ class Axis:
     setting: str
     values: tuple[Value, ...]
     name: str | None = None
+    family: str = "image"
 
     @property
     def label(self) -> str:
@@ -67,29 +62,36 @@ class Axis:
 
     def changes(self, method: str) -> bool:
         """Whether what a method makes depends on the setting; if not it is made once."""
-        return method in SETTINGS[self.setting].changes
+        if self.setting in COMPOSED:
+            return method in _changed(COMPOSED[self.setting][0], "window")
+        return method in _changed(option_of(self.family, self.field).sweeps, self.field)
+
+    @property
+    def field(self) -> str:
+        """The field of a request that the setting is."""
+        return OLD.get(self.setting, self.setting.replace("-", "_"))
 
     def given(self, request: Request) -> Value | None:
         """Returns the value that the request has for the setting itself, which the grid's take the place of."""
         if self.setting == "window-end":
             return None if request.window is None else request.window[1]
-        return None if self.setting == "weak-lora" else getattr(request, SETTINGS[self.setting].field)
+        return None if self.setting == "weak-lora" else request.given.get(self.field)
 
     def at(self, request: Request, value: Value) -> Request:
         """Returns the request with the setting at a value."""
         if self.setting == "window-end":
             assert isinstance(value, float)
-            return replace(request, window=(request.window[0] if request.window else 0.0, value))
+            return request.changed(window=(request.window[0] if request.window else 0.0, value))
         if self.setting != "weak-lora":
-            return replace(request, **{SETTINGS[self.setting].field: value})  # type: ignore[arg-type]
+            return request.changed(**{self.field: value})
         assert isinstance(value, float)
         name = self.name or _only_lora(request)
         own = next((lora.source for lora in request.weak_loras if lora.name == name), None)
         others = tuple(lora for lora in request.weak_loras if lora.name != name)
-        return replace(request, weak_loras=(*others, LoraFlag(name, own, value)))
+        return request.changed(weak_loras=(*others, LoraFlag(name, own, value)))
 
 
-def read_axis(setting: str, values: str) -> Axis:
+def read_axis(setting: str, values: str, family: str = "image") -> Axis:
     """Returns the axis that two flags describe: a setting (weak-lora:NAME for one of several LoRAs) and its values,
     separated by commas, or START:STOP:STEP with both ends.
 
@@ -97,9 +99,11 @@ def read_axis(setting: str, values: str) -> Axis:
         UserError: no such setting, no value, or one that the setting cannot have.
     """
     kind, _, name = setting.partition(":")
-    if kind not in SETTINGS or (name and kind != "weak-lora"):
-        unknown("setting", setting, SETTINGS)
-    asked = SETTINGS[kind].kind
+    kind = {field.replace("_", "-"): letter for letter, field in OLD.items()}.get(kind, kind)
+    known = sweepable(family)
+    if kind not in known or (name and kind != "weak-lora"):
+        unknown("setting", setting, known)
+    asked = float if kind in COMPOSED else option_of(family, OLD.get(kind, kind.replace("-", "_"))).kind
     parts = [part.strip() for part in values.split(",") if part.strip()]
     found: list[Value] = []
     for part in parts:
@@ -110,7 +114,7 @@ def read_axis(setting: str, values: str) -> Axis:
             found += [_as(asked, number, kind) for number in _grid(numbers, part)]
     if not found:
         raise UserError(f"no value of {kind} is given; give some, such as 0,5,10 or 0:10:5")
-    return Axis(kind, tuple(dict.fromkeys(found)), name or None)
+    return Axis(kind, tuple(dict.fromkeys(found)), name or None, family)
 
 
 def _grid(numbers: Sequence[float], part: str) -> list[float]:

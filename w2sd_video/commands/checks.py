@@ -1,0 +1,195 @@
+"""Checks that families share: got, allowed, remedy (imports no torch)."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from w2sd_video.errors import UserError
+from w2sd_video.pair import ModelPair, check_pair
+
+if TYPE_CHECKING:
+    from w2sd_video.commands.plan import Plan
+    from w2sd_video.commands.request import Request
+    from w2sd_video.loading.describe import Description
+
+MAX_SEED = 2**63 - 1
+SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
+
+
+def whole(given: int | None, default: int, name: str, low: int, high: int) -> int:
+    """Returns the number given, or the default for None; raises UserError unless it is whole and within the bounds."""
+    value = default if given is None else given
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    return value
+
+
+def finite(given: float | None, default: float, name: str) -> float:
+    """Returns the number given, or the default for None; raises UserError unless it is finite."""
+    value = default if given is None else given
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}; it must be a finite number")
+    return float(value)
+
+
+def one_of(value: str, allowed: Iterable[str], name: str) -> str:
+    """Returns the value; raises UserError naming those allowed if it is none of them."""
+    if value not in allowed:
+        unknown(name, value, allowed)
+    return value
+
+
+def unknown(kind: str, got: str, allowed: Iterable[str]) -> NoReturn:
+    """Raises UserError naming those allowed, and the nearest of them."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(got.lower(), allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"unknown {kind} {got!r}: choose from {', '.join(allowed)}{hint}")
+
+
+def check_sizes(
+    height: int | None,
+    width: int | None,
+    default_height: int | None,
+    default_width: int | None,
+    files: Description,
+) -> tuple[int, int]:
+    """Returns height and width in pixels: what is given, else the preset's, else the pipeline's own.
+
+    Raises:
+        UserError: not known and not given, or no multiple of what the pipeline makes.
+    """
+    found = []
+    for name, given, default in (("height", height, default_height), ("width", width, default_width)):
+        value = next((size for size in (given, default, files.own_size) if size is not None), None)
+        if value is None:
+            raise UserError(
+                f"how large pictures of {files.given} are is not known before it is fetched; give --height and "
+                "--width, such as 1024 for Flux and SDXL, 512 for SD 1.5"
+            )
+        check_multiple(name, value, files.multiple)
+        found.append(value)
+    return found[0], found[1]
+
+
+def check_multiple(name: str, size: int, multiple: int | None, remedy: str = "") -> None:
+    """Raises `UserError` unless the size is a multiple (None: not known yet), naming the nearest two that are."""
+    if multiple is not None and size % multiple:
+        near = max(multiple, size // multiple * multiple)
+        raise UserError(
+            f"{name} is {size}; it must be a multiple of {multiple}: use {near} or {near + multiple}{remedy}"
+        )
+
+
+def check_seeds(seed: int, count: int, noun: str) -> None:
+    """Raises `UserError` for seeds that go beyond what a generator takes."""
+    if seed + count - 1 > MAX_SEED:
+        raise UserError(f"seed {seed} + {count} {noun}s goes beyond {MAX_SEED}; use a smaller seed")
+
+
+def reflections_of(given: int | None, steps: int, own: int | None, own_steps: int, *, most: int) -> int:
+    """Returns lambda: what is given, else the preset's share of the steps (`own` of `own_steps`, None for all but one).
+
+    Raises:
+        UserError: more than `most`.
+    """
+    if given is None:
+        return min(most, steps - 1, round((1.0 if own is None else own / own_steps) * steps))
+    if given > most:
+        why = f" ({steps - 1} by default: most schedules end without noise, and such a step cannot be inverted)"
+        raise UserError(
+            f"reflections is {given} with {steps} steps; use a whole number from 0 to {most}{why * (steps > 1)}"
+        )
+    return given
+
+
+def check_gap(pair: ModelPair, raw_prompts: Mapping[str, str]) -> None:
+    """Raises `UserError` for a pair whose sides differ in nothing, prompts included."""
+    if not raw_prompts:
+        check_pair(pair)
+
+
+def check_parts(request: Request, parts: Mapping[str, Any], *, video: bool) -> None:
+    """Raises `UserError` for a ControlNet or an IP-Adapter without its picture, or flags of either without it."""
+    for name, picture, extras in (
+        ("controlnet", "control_image", ("control_scale", "weak_control_scale", "canny", "resize_control")),
+        ("ip_adapter", "ip_adapter_image", ("ip_adapter_scale", "weak_ip_adapter_scale")),
+    ):
+        part, flag = parts.get(name), f"--{name.replace('_', '-')}"
+        for given in (*extras, picture):
+            if request.asks(given) and part is None:
+                raise UserError(
+                    f"--{given.replace('_', '-')} is given without {flag}; give both, or a --preset that has one"
+                )
+        shown, ask = request.get(picture), f"--{picture.replace('_', '-')} FILE"
+        if part is not None and shown is None:
+            raise UserError(f"{flag} {part} needs a picture; give {ask}")
+        if shown is None:
+            continue
+        place = Path(shown).expanduser()
+        frames = video and name == "controlnet"
+        if not (place.exists() if frames else place.is_file()):
+            what = "video, folder or picture" if frames else "picture"
+            raise UserError(f"there is no {what} at {shown}; give {ask}")
+
+
+def check_steered(plan: Plan) -> None:
+    """Raises `UserError` for pictures of a ControlNet or an IP-Adapter that cannot be read, or of another size."""
+    shown, resize = plan.part("control_image"), bool(plan.part("resize_control"))
+    if shown is not None and plan.num_frames is not None:
+        from w2sd_video.commands.control_frames import read_control_frames
+
+        read_control_frames(shown, plan.width, plan.height, plan.num_frames, resize=resize)
+    elif shown is not None:
+        from w2sd_video.gaps.control_images import read_control_image
+
+        read_control_image(Path(shown).expanduser(), plan.width, plan.height, resize=resize)
+    if plan.part("ip_adapter_image") is not None:
+        from w2sd_video.gaps.control_images import read_rgb
+
+        read_rgb(Path(plan.part("ip_adapter_image")).expanduser(), "picture for the IP-Adapter")
+
+
+def check_sampling(plan: Plan) -> None:
+    """Raises `UserError` for guidance that diffusers would not do as it is asked for."""
+    if plan.embedded:
+        if plan.pair.weak.negative_prompt is not None:
+            raise UserError(
+                "--weak-negative-prompt is given, and guidance that is the network's input has no negative half to "
+                "tell it; leave it out"
+            )
+        return
+    if plan.guidance is not None and plan.guidance < 1:  # diffusers takes any scale up to 1 to mean "unguided"
+        raise UserError(
+            f"guidance is {plan.guidance:g}; sampling takes 1 (unguided) or more; inside the reflection, "
+            "--strong-guidance and --weak-guidance may be any number"
+        )
+    alone = plan.sampling_guidance("weak")
+    for method in [name for name in ("weak", "swapped") if name in plan.methods]:
+        if 0 < alone < 1 or (alone <= 0 and plan.part("ip_adapter") is not None):
+            raise UserError(
+                f"weak guidance is {alone:g} and all that differs; inside the reflection it may be any number, but by "
+                "itself the weak side samples with 1 (unguided) or more, or without an IP-Adapter with 0 or less: "
+                f"leave the method {method} out, or give another --weak-guidance"
+            )
+
+
+def check_one_space(ours: Description, theirs: Description) -> None:
+    """Raises `UserError` for two sides whose configs alone say that they share no latent space."""
+    flows = (ours.is_flow, theirs.is_flow)
+    vaes = [files.part("vae") for files in (ours, theirs)]
+    differing = [] if None in vaes else [k for k in SPACE if (vaes[0] or {}).get(k) != (vaes[1] or {}).get(k)]
+    if None not in flows and flows[0] != flows[1]:
+        differing.append("the path of noise (one is a flow)")
+    networks = [(files.network or {}).get("_class_name") for files in (ours, theirs)]
+    if None not in networks and networks[0] != networks[1]:
+        differing.append(f"the network ({networks[0]} and {networks[1]})")
+    if differing:
+        raise UserError(
+            f"the checkpoints are of different families ({ours.class_name} and {theirs.class_name}): they differ in "
+            f"{', '.join(differing)}, and a reflection needs one latent space; `w2sd bridge` lets them meet in pixels"
+        )

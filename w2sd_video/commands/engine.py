@@ -1,0 +1,361 @@
+"""From words to files, for every family: request -> plan -> dry run or run, with one report and one exit code.
+
+Nothing heavy is imported before a request is completed and checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
+from w2sd_video.commands.families.base import Family, Loading, Maker
+from w2sd_video.commands.matching import match_evaluations
+from w2sd_video.commands.method_settings import REFINEMENTS, reflected_steps
+from w2sd_video.commands.plan import PARTS, Plan
+from w2sd_video.commands.request import Request
+from w2sd_video.commands.rewards import identity_of, reward_record
+from w2sd_video.presets.listing import preset_table
+from w2sd_video.runs.fellows import Worker
+from w2sd_video.runs.file_names import run_folder
+from w2sd_video.runs.journal import Journal
+from w2sd_video.runs.picture_io import PICTURES
+from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
+from w2sd_video.runs.runs import Make, RunPlan, Summary, library_versions, perform
+from w2sd_video.runs.tasks import Medium, Task
+from w2sd_video.runs.video_io import read_video, write_video
+
+MOST_FILES = 1000  # of a dry run's list
+SHOWN_FILES = 20  # likewise, in its text
+
+
+def run_family(family: Family, argv: Sequence[str], program: str) -> int:
+    """Runs `program` (or one of the family's subcommands) on the words; returns the exit code."""
+    words = list(argv)
+    if words[:1] and words[0] in family.programs:
+        return family.programs[words[0]](words[1:])
+
+    def run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
+        return _run(family, arguments, shlex.join([*shlex.split(program), *words]))
+
+    return run_command(parser_of(family, program), words, run, made="files", room=family.room)
+
+
+def parser_of(family: Family, program: str) -> Parser:
+    """Returns the parser of a family's program."""
+    methods = "\n".join(f"  {name:17s} {method.about}" for name, method in family.methods.items())
+    presets = "\n".join(f"  {name:20s} {preset.description}" for name, preset in family.presets.items())
+    return build_parser(
+        program,
+        family.name,
+        description=f"Make {family.about}, by Weak-to-Strong Diffusion (W2SD) beside weak and strong.",
+        examples=family.examples,
+        details="\n".join([family.details, f"presets:\n{presets}\n" * bool(presets), f"methods:\n{methods}\n", FOLDER]),
+        listing=preset_table if family.presets else None,
+    )
+
+
+FOLDER = """\
+The output folder holds run.json, results.jsonl (a line per file), one folder per method with "<prompt>-<index>" files,
+comparison/ and index.html. Stopped at any moment, the same command finishes the set. Another run is refused in the same
+folder; only methods may be added, and --memory, --quiet and --format may change.
+"""
+
+
+def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[int, dict[str, Any]]:
+    progress = TerminalProgress(quiet=bool(arguments.quiet), noun=family.name.replace("image", "picture"))
+    request = request_of(family.name, arguments, progress.note)
+    calm_libraries(bars=progress.bars)
+    plan = plan_of(family, request)
+    if request.get("match_evaluations") is not None:
+        progress.note(match_evaluations(request.match_evaluations).sentence())
+    as_json = arguments.format == "json"
+    if arguments.dry_run:
+        report = describe(family, on_device(plan)[0])
+        return EXIT_DONE, report if as_json else {"text": plan_text(report)}
+    summary, written = make(family, plan, progress=progress, command=command)
+    code = EXIT_DONE if summary.complete else EXIT_FAILED
+    if as_json:
+        return code, describe_summary(summary, written)
+    return code, {"text": summary_text(summary, written, quiet=bool(arguments.quiet))}
+
+
+def plan_of(family: Family, request: Request) -> Plan:
+    """Returns the request completed and checked, with the folder that it goes to.
+
+    Raises:
+        UserError: what cannot be made: got, allowed, remedy.
+    """
+    plan = family.complete(request, family.describe(request))
+    identity = [plan.settings(), plan.pair_record(), plan.prompts, plan.dtype, plan.device, *identity_of(plan.reward)]
+    return replace(plan, output=run_folder(request.output, plan.pair.name, identity))
+
+
+def check_words(family: Family, words: Sequence[str]) -> Plan:
+    """Returns the plan of a command line; raises `UserError` where it would be refused before a model is loaded."""
+    request = request_of(family.name, parser_of(family, family.name).parse_args(words), lambda message: None)
+    return plan_of(family, request)
+
+
+def on_device(plan: Any) -> tuple[Any, str]:
+    """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not."""
+    import torch
+
+    from w2sd_video.loading.memory import memory_plan
+    from w2sd_video.loading.placement import choose_device, choose_dtype
+
+    device = choose_device(plan.device)
+    dtype = str(choose_dtype(plan.dtype, device)).removeprefix("torch.")
+    memory_plan(getattr(plan, "memory", None), device)
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return replace(plan, device=device, dtype=dtype), name
+
+
+def make(
+    family: Family, plan: Plan, *, progress: Progress | None = None, command: str = ""
+) -> tuple[Summary, Mapping[str, str]]:
+    """Makes what a plan names and is not there yet; returns what was done, and what was written of many files.
+
+    Raises UserError for what cannot be used or a folder that holds another run, OSError if the disk refuses (nothing
+    finished is lost).
+    """
+    progress = progress or Progress()
+    worker = Worker.of_environment()
+    plan, device_name = on_device(replace(plan, device=worker.device(plan.device)))
+    run = run_plan(family, plan, command, device_name)
+    makers: list[Maker] = []
+
+    def load(pending: Sequence[Task], journal: Journal) -> Make:
+        makers.append(
+            family.load(
+                plan,
+                Loading(
+                    pending,
+                    note=journal.note,
+                    say=progress.note,
+                    amend=journal.amend,
+                    record=journal.run,
+                    folder=journal.folder,
+                    bars=progress.bars,
+                ),
+            )
+        )
+        return makers[0].make
+
+    summary = perform(run, load, batch=plan.batch, worker=worker, progress=progress)
+    written = family.finish(plan, run, makers[0] if makers else None, progress) if worker.first else {}
+    return summary, written
+
+
+def run_plan(family: Family, plan: Plan, command: str, device_name: str) -> RunPlan:
+    """Returns the plan as a run; its record has everything needed to repeat it."""
+    return RunPlan(
+        output=plan.output,
+        record={
+            "command": command,
+            "preset": plan.preset,
+            "pair": plan.pair_record(),
+            "settings": plan.settings(),
+            "methods": plan.methods,
+            "prompts": plan.prompts,
+            "seeds": plan.seeds(),
+            "device": plan.device.partition(":")[0],  # which of several accelerators is no matter
+            "dtype": plan.dtype,
+            **reward_record(plan.reward),
+            "versions": library_versions(device_name),
+        },
+        groups=plan.groups(),
+        methods=family.methods,
+        evaluations={method: cost.evaluations for method, cost in family.cost(plan).items()},
+        medium=medium_of(plan),
+        reflected_steps=reflected_steps(plan.reflection, plan.steps),
+        shown=plan.shown,
+    )
+
+
+def medium_of(plan: Plan) -> Medium:
+    """Returns how what is made becomes files: videos each in the format its path says, comparisons as mp4."""
+    if plan.fps is None:
+        return PICTURES
+    fps = plan.fps
+    return Medium(
+        "video",
+        ".mp4",
+        write=lambda path, frames, settings: write_video(path, frames, fps, settings),
+        read=lambda path: read_video(path).frames,
+        fps=fps,
+    )
+
+
+def describe(family: Family, plan: Plan) -> dict[str, Any]:
+    """Returns what a plan will do as JSON data: methods with their cost, totals, memory, files, the paper's numbers."""
+    costs = {method: cost.record() for method, cost in family.cost(plan).items()}
+    counted = {name for cost in costs.values() for name in cost if name != "at_most"}
+    totals = {name: plan.per_method * sum(cost.get(name, 0) for cost in costs.values()) for name in sorted(counted)}
+    preset = None if plan.preset is None else family.presets.get(plan.preset)
+    paper: Any = getattr(preset, "paper", ()) if plan.pair.name == plan.preset else ()
+    comparison = ".png" if plan.num_frames is None else ".mp4"
+    files = [task.path for group in islice(plan.groups(), MOST_FILES) for task in group]
+    if len(plan.methods) > 1:
+        files += [f"comparison/{group[0].name}{comparison}" for group in islice(plan.groups(), MOST_FILES)]
+    lines = [line for table in paper for line in table.lines()]
+    return {
+        "status": "planned",
+        "folder": str(plan.output),
+        "family": plan.family,
+        "preset": plan.preset,
+        "pair": plan.pair_record(),
+        "settings": plan.settings(),
+        **reward_record(plan.reward),
+        "device": plan.device,
+        "dtype": plan.dtype,
+        "memory": plan.memory,
+        "methods": costs,
+        f"{plan.noun}s": plan.per_method * len(plan.methods),
+        "prompts": len(plan.prompts),
+        **totals,
+        **_memory(plan),
+        "files": ["run.json", "results.jsonl", "index.html", *files],
+        "num_files": 3 + plan.per_method * (len(plan.methods) + (len(plan.methods) > 1)),
+        **({"paper": lines} if lines else {}),
+    }
+
+
+def _memory(plan: Plan) -> dict[str, dict[str, int]]:
+    """What sampling takes, where headers tell: of pairs that are put together."""
+    if not plan.put_together:
+        return {}
+    from w2sd_video.commands.families.pairs import memory_of
+
+    memory = memory_of(plan)
+    parts = {
+        "weights": memory.networks,
+        "sampling": memory.sample_peak,
+        "decoding": memory.decode_peak,
+        "peak": memory.peak,
+    }
+    return {"memory_mb": {name: round(size / 2**20) for name, size in parts.items()}}
+
+
+def plan_text(report: Mapping[str, Any]) -> str:
+    """Returns a plan as text for people."""
+    settings, pair, files = report["settings"], report["pair"], report["files"]
+    noun = "videos" if "videos" in report else "pictures"
+    frames = f"{settings['num_frames']} frames at {settings['fps']:g} fps of " if noun == "videos" else ""
+    memory, scale = report.get("memory_mb"), _scale
+    shown = (*PARTS, "loras", "control", "ip_adapter_scale", "strong_experts", "weak_experts")
+    extra = [name for name in pair if name in shown]
+    lines = [
+        f"{_counted(report[noun], noun[:-1])} of {_counted(report['prompts'], 'prompt')} into {report['folder']}",
+        f"on {report['device']}, {report['dtype']}, memory plan {report['memory']}",
+        f"strong: {pair['strong']}, {frames}{settings['width']}x{settings['height']}",
+        f"weak:   {pair['weak'] or 'the same network'}",
+        *(f"{name.replace('_', ' ')}: {pair[name]}" for name in extra),
+        *([f"{len(pair['raw_prompts'])} raw prompts on the weak side"] if "raw_prompts" in pair else []),
+        f"{_counted(settings['steps'], 'step')}, {_counted(settings['reflections'], 'reflection')}, mode "
+        f"{settings['mode']}, strength {settings['strength']:g}, scheduler {settings['scheduler'] or 'its own'}",
+        *([f"matched cost: {settings['plain_steps']} steps without reflections"] if "plain_steps" in settings else []),
+        f"guidance: {scale(settings['guidance'])} sampling; inside the reflection {scale(settings['strong_guidance'])} "
+        f"strong, {scale(settings['weak_guidance'])} weak",
+        *_refinement_lines(report),
+        "",
+        *_cost_lines(report, noun[:-1]),
+        "",
+        *(["the paper:", *report["paper"], ""] if "paper" in report else []),
+    ]
+    if memory is not None:
+        lines.append(
+            f"memory, estimated: {memory['peak']} MB at the peak (weights {memory['weights']}, "
+            f"sampling {memory['sampling']}, decoding {memory['decoding']})"
+        )
+    lines += [f"files, {report['num_files']} in all:", *(f"  {file}" for file in files[:SHOWN_FILES])]
+    if report["num_files"] > SHOWN_FILES:
+        lines.append(f"  ... and {report['num_files'] - min(SHOWN_FILES, len(files))} more")
+    return "\n".join(lines)
+
+
+def _scale(guidance: float | None) -> str:
+    return "the pipeline's own" if guidance is None else f"{guidance:g}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _cost_lines(report: Mapping[str, Any], noun: str) -> list[str]:
+    """A plan's table of costs."""
+    costs = report["methods"]
+    names = list(dict.fromkeys(name for cost in costs.values() for name in cost if name != "at_most"))
+    heads = [{"rows": "network rows"}.get(name, name.replace("_", " ")) for name in names]
+    rows = [
+        ("method", *heads, f"per {noun}"),
+        *((m, *(c.get(name, "") for name in names), "at most" if "at_most" in c else "") for m, c in costs.items()),
+        ("in all", *(report[name] for name in names), ""),
+    ]
+    width = max(len(row[0]) for row in rows)
+    return [f"{row[0]:{width}s} {' '.join(f'{c!s:>13s}' for c in row[1:-1])}   {row[-1]}".rstrip() for row in rows]
+
+
+def _refinement_lines(report: Mapping[str, Any]) -> list[str]:
+    """What a plan's text says of settings beyond the paper's, and of a reward; nothing where there are none."""
+    changed = {name: report["settings"][name] for name in REFINEMENTS if name in report["settings"]}
+    said = [
+        f"{name.replace('_', '-')} {value if name != 'window' else '{}:{}'.format(*value)}"
+        for name, value in changed.items()
+    ]
+    lines = [", ".join(said).replace("lag True", "lag")] if said else []
+    if "reward" in report:
+        reward = report["reward"]
+        frames = f", at most {reward['frames']} frames" if "frames" in reward else ""
+        lines.append(f"reward: {reward['name']}, threshold {reward['threshold']:g}{frames}")
+    return lines
+
+
+def describe_summary(summary: Summary, written: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns what a run came to as JSON data."""
+    return {
+        "status": "done" if summary.complete else "failed",
+        "folder": str(summary.folder),
+        "page": str(summary.folder / "index.html"),
+        "results": str(summary.folder / "results.jsonl"),
+        **({"written": dict(written or {})} if written else {}),
+        f"{summary.plan.medium.noun}s": summary.total,
+        "kept": summary.kept,
+        "made": summary.made,
+        "failed": summary.failed,
+        "seconds": round(summary.seconds, 3),
+    }
+
+
+def summary_text(summary: Summary, written: Mapping[str, str] | None = None, *, quiet: bool = False) -> str:
+    """Returns what a run came to as text for people; with `quiet` the page's path only."""
+    page = summary.folder / "index.html"
+    if quiet:
+        return str(page)
+    made, noun, lines = summary.made, summary.plan.medium.noun, []
+    done = dict.fromkeys(record["method"] for record in made)
+    width = max((len(summary.plan.methods[method].title) for method in done), default=0)
+    for method in done:
+        records = [record for record in made if record["method"] == method]
+        seconds = sum(record["seconds"] for record in records) / len(records)
+        title = summary.plan.methods[method].title
+        lines.append(f"  {title:{width}s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per {noun}")
+    kept = f", {summary.kept} were there already" if summary.kept else ""
+    failed = f", {len(summary.failed)} FAILED (results.jsonl says why)" if summary.failed else ""
+    head = f"{_counted(len(made), noun)} made in {summary.seconds:.1f} s{kept}{failed}"
+    lines += [f"{name}: {path}" for name, path in (written or {}).items()]
+    return "\n".join([head, *lines, f"look at them: {page}"])
+
+
+def words_of(argv: Sequence[str] | None) -> list[str]:
+    """Returns the words of a program: those given, or those of the command line."""
+    return list(sys.argv[1:] if argv is None else argv)
+
+
+Program = Callable[[Sequence[str]], int]

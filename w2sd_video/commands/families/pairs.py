@@ -1,0 +1,377 @@
+"""A pair of one latent space, from a request to a plan: what the families of pictures and videos share (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.commands import checks
+from w2sd_video.commands.checks import unknown
+from w2sd_video.commands.lora_flags import LoraPlan, plan_loras
+from w2sd_video.commands.matching import matched
+from w2sd_video.commands.method_settings import (
+    GAPPED,
+    SideRows,
+    check_lag,
+    check_reflection,
+    check_sides_alone,
+    check_used,
+    num_evaluations,
+    num_rows,
+    plan_reflection,
+    rows_at_most,
+)
+from w2sd_video.commands.options import check_methods
+from w2sd_video.commands.plan import Cost, Plan
+from w2sd_video.commands.prompts import both_sides
+from w2sd_video.commands.request import Request
+from w2sd_video.commands.rewards import plan_reward
+from w2sd_video.errors import UserError
+from w2sd_video.loading.describe import VIDEO_VAES, Description, describe
+from w2sd_video.loading.pair_description import PairDescription, describe_pair
+from w2sd_video.pair import ModelPair, ModelSpec, gap
+from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
+from w2sd_video.runs.file_names import video_stems
+from w2sd_video.runs.tasks import SELECTING
+from w2sd_video.runs.video_io import check_format
+
+DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
+SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths, also where the VAE would take less
+DEMOS = {"image": "picture-demo", "video": "demo"}
+FRAMES, FPS = 16, 8.0  # AnimateDiff's own
+
+
+@dataclass(frozen=True)
+class Described:
+    """What files tell of a pair of one latent space.
+
+    Attributes:
+        preset: where defaults come from; with `own` (a pair of the user's) only its settings are taken.
+        strong, weak: both checkpoints; a weak one of None is the strong one's network.
+        files, other: both as pipelines; None where the pair is put together from parts, which `parts` then tells.
+        sdxl_video: the strong side is SDXL and makes videos, so that a pair of one's own has the paper's settings.
+    """
+
+    preset: Preset
+    own: bool
+    strong: str
+    weak: str | None
+    files: Description | None = None
+    other: Description | None = None
+    parts: PairDescription | None = None
+    motion_adapter: str | None = None
+    sdxl_video: bool = False
+
+
+def chosen_preset(request: Request, own_pair: str) -> tuple[Preset, bool]:
+    """Returns the preset, and whether the pair is the user's own, which has the settings of `own_pair`.
+
+    Raises:
+        UserError: no such preset, or one of another family.
+    """
+    videos = request.family == "video"
+    theirs = VIDEO_PRESETS if videos else PICTURE_PRESETS
+    if request.preset is not None:
+        if request.preset not in PRESETS:
+            unknown("preset", request.preset, theirs)
+        if request.preset not in theirs:
+            makes, other = ("pictures", "image") if videos else ("videos", "video")
+            raise UserError(
+                f"the preset {request.preset} makes {makes}: use it with `w2sd {other}`; presets of this command: "
+                f"{', '.join(theirs)}"
+            )
+        return get_preset(request.preset), False
+    if request.strong is None and request.weak is None:
+        return get_preset(DEMOS[request.family]), False
+    if request.strong is None:
+        raise UserError("--weak is given without --strong; give both, or a --preset whose strong side is to be used")
+    return get_preset(own_pair), True
+
+
+def describe_pipelines(request: Request, preset: Preset, own: bool, **more: Any) -> Described:
+    """Returns what the files of whole pipelines tell; raises `UserError` for a side that cannot be used."""
+    strong = request.strong or preset.pair.strong.checkpoint
+    weak = request.weak or (None if own else preset.pair.weak.checkpoint)
+    assert strong is not None
+    reading: dict[str, Any] = {"allow_pickle": request.allow_pickle, "video": request.family == "video"}
+    files = describe(strong, "strong", config=request.config, **reading)
+    other, weak_config = None, weak_config_of(request, weak)
+    if weak is not None:
+        other = describe(weak, "weak", config=weak_config, **reading)
+    elif weak_config is not None:
+        raise UserError("--weak-config is for a --weak that is a single file; leave it out")
+    adapter = request.get("motion_adapter") or (None if own else preset.motion_adapter)
+    return Described(preset, own, strong, weak, files, other, **{"motion_adapter": adapter, **more})
+
+
+def weak_config_of(request: Request, weak: str | None) -> str | None:
+    """Returns where a weak single file has its configs from: of videos from the same place as the strong one."""
+    if request.has("weak_config"):
+        return request.weak_config
+    return request.config if weak is not None and Path(weak).expanduser().is_file() else None
+
+
+def describe_parts(request: Request, preset: Preset, own: bool) -> Described:
+    """Returns what the files of a pair that is put together (AnimateDiff on SDXL) tell.
+
+    Raises:
+        UserError: a side that is missing or cannot be used, or sides that do not fit.
+    """
+    if own and request.weak is None:
+        raise UserError("--strong is given without --weak; give both, or a --preset whose weak side is to be used")
+    strong, weak = request.strong or preset.pair.strong.checkpoint, request.weak or preset.pair.weak.checkpoint
+    assert strong is not None and weak is not None
+    adapter = request.motion_adapter
+    # Two local checkpoints without a preset bring their own motion modules or are refused: nothing is fetched unless a
+    # hub id is given.
+    if adapter is None and (request.preset or not (Path(strong).exists() and Path(weak).exists())):
+        adapter = preset.motion_adapter
+    frames = request.num_frames or preset.num_frames
+    parts = describe_pair(
+        strong, weak, adapter, config=request.config, allow_pickle=request.allow_pickle, num_frames=frames
+    )
+    return Described(preset, own, strong, weak, parts=parts, motion_adapter=adapter, sdxl_video=True)
+
+
+def complete_pair(request: Request, described: Described, bundled: Sequence[str]) -> Plan:
+    """Returns the plan of a pair of one latent space; `bundled` are the prompts of the demo's preset.
+
+    Raises:
+        UserError: settings that do not go together, or not with what the sides are.
+    """
+    preset, own, files = described.preset, described.own, described.files
+    video = request.family == "video"
+    match = matched(request.match_evaluations, steps=request.steps, reflections=request.reflections)
+    steps = match.steps if match else request.steps or preset.steps
+    mode = request.mode or preset.reflection.mode
+    lam = checks.reflections_of(
+        match.reflections if match else request.reflections,
+        steps,
+        preset.reflection.num_reflections,
+        preset.steps,
+        most=steps - (mode == "release"),  # only there it is known that the last step cannot be inverted
+    )
+    loras = plan_loras(
+        request.loras,
+        request.weak_loras,
+        sources=preset.loras,
+        strong_scales=preset.pair.strong.loras,
+        weak_scales=preset.pair.weak.loras,
+    )
+    guidance, inside, outer = _guidances(request, described)
+    default = bundled if preset.name == DEMOS[request.family] else ()
+    prompts, raw = both_sides(request.prompts, request.prompt_pairs or (), request.weak_prompt, default, preset.name)
+    sides = _sides(request, described, loras)
+    height, width = _sizes(request, described)
+    weak_told = {"negative_prompt": request.weak_negative_prompt, "checkpoint": described.weak, "guidance": outer}
+    done = Plan(
+        family=request.family,
+        preset=preset.name,
+        pair=ModelPair(
+            ModelSpec(checkpoint=described.strong, guidance=inside, **sides["strong"]),
+            ModelSpec(**weak_told, **sides["weak"]),
+            name=_name(described),
+        ),
+        reflection=plan_reflection(request, preset.reflection, num_reflections=lam, mode=mode),
+        prompts=prompts,
+        raw_prompts=raw,
+        stems=video_stems(prompts),
+        methods=(),
+        steps=steps,
+        plain_steps=match.plain_steps if match else steps,
+        guidance=guidance,
+        negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
+        scheduler=request.scheduler or (None if own else preset.scheduler),
+        height=height,
+        width=width,
+        num_frames=(request.num_frames or preset.num_frames or FRAMES) if video else None,
+        fps=(preset.fps or FPS if request.fps is None else request.fps) if video else None,
+        video_format=request.get("video_format") or "mp4",
+        seed=request.seed,
+        num=request.num,
+        dtype=request.dtype if request.dtype != "auto" or preset.dtype is None else preset.dtype,
+        device=request.device,
+        memory=request.memory,
+        compile=request.compile,
+        allow_pickle=request.allow_pickle,
+        embedded=files is not None and (preset.family == "Flux" if files.is_flux is None else bool(files.is_flux)),
+        put_together=described.parts is not None,
+        lora_sources=loras.sources,
+        parts=_parts(request, described),
+    )
+    done = replace(done, methods=_methods(request, done))
+    check_used(request, done.methods)
+    _check(request, done, described)
+    reward = plan_reward(
+        request, done.methods, preset=preset.name, prompts=prompts, size=(height, width), video=video
+    )  # after the rest: a function of the user's is imported
+    return replace(done, reward=reward)
+
+
+def pair_costs(plan: Plan) -> dict[str, Cost]:
+    """Returns what one video or picture costs by each method: T, T + 2 lambda of W2SD, and so on."""
+    sides = SideRows(
+        strong=_rows(plan, plan.sampling_guidance("strong")),
+        weak=_rows(plan, plan.sampling_guidance("weak")),
+        strong_inside=_rows(plan, plan.strong_guidance),
+        weak_inside=_rows(plan, plan.weak_guidance),
+        # Both sides of a gap that is in guidance alone come from the two rows of one call.
+        together=plan.only_guidance_differs and not plan.embedded and plan.pair.weak.checkpoint is None,
+    )
+    return {
+        method: Cost(
+            num_evaluations(method, plan.reflection, plan.steps_of(method)),
+            num_rows(method, plan.reflection, plan.steps_of(method), sides),
+            rows_at_most(method, plan.reflection, sides),
+        )
+        for method in plan.methods
+    }
+
+
+def _rows(plan: Plan, guidance: float) -> int:
+    return 1 if plan.embedded or guidance in (0, 1) else 2
+
+
+def _guidances(request: Request, described: Described) -> tuple[float, float, float]:
+    """Of sampling, and of the strong and the weak side inside the reflection."""
+    preset = described.preset
+    guidance = preset.guidance if request.guidance is None else request.guidance
+    ours, theirs = preset.pair.strong.guidance, preset.pair.weak.guidance
+    if described.own:  # one guidance for all unless it is the gap; of SDXL's videos it is part of the paper's
+        ours = None
+        theirs = theirs if described.sdxl_video and request.weak is not None else None
+    elif request.guidance is not None and ours == preset.guidance:
+        ours = None  # sampling and reflecting agree in the preset, so they go on to
+    inside = request.strong_guidance
+    if inside is None:
+        inside = guidance if ours is None else ours
+    outer = request.weak_guidance
+    if outer is None:
+        outer = inside if theirs is None else theirs
+    return guidance, inside, outer
+
+
+def _parts(request: Request, described: Described) -> Mapping[str, Any]:
+    preset = None if described.own else described.preset
+    return {
+        "config": request.config,
+        "weak_config": weak_config_of(request, described.weak) if described.parts is None else None,
+        "motion_adapter": described.motion_adapter,
+        "controlnet": request.controlnet or (preset and preset.controlnet),
+        "control_image": request.control_image,
+        "canny": request.canny,
+        "resize_control": request.resize_control,
+        "ip_adapter": request.ip_adapter or (preset and preset.ip_adapter),
+        "ip_adapter_image": request.ip_adapter_image,
+    }
+
+
+def _sides(request: Request, described: Described, loras: LoraPlan) -> dict[str, dict[str, Any]]:
+    """What the two sides are told beside guidance and prompt."""
+    sides: dict[str, dict[str, Any]] = {"strong": {"loras": loras.strong}, "weak": {"loras": loras.weak}}
+    parts = _parts(request, described)
+    for role, scale, adapted, default in (
+        ("strong", request.control_scale, request.ip_adapter_scale, 1.0),
+        ("weak", request.weak_control_scale, request.weak_ip_adapter_scale, 0.0),
+    ):
+        if parts["controlnet"] is not None:
+            sides[role]["control"] = {"scale": default if scale is None else scale}
+        if parts["ip_adapter"] is not None:
+            sides[role]["ip_adapter"] = default if adapted is None else adapted
+    return sides
+
+
+def _name(described: Described) -> str:
+    pair, strong, weak = described.preset.pair, described.strong, described.weak
+    if not described.own and (strong, weak) == (pair.strong.checkpoint, pair.weak.checkpoint):
+        return pair.name
+    return Path(strong).stem if weak is None else f"{Path(strong).stem}-vs-{Path(weak).stem}"
+
+
+def _sizes(request: Request, described: Described) -> tuple[int, int]:
+    preset, files = described.preset, described.files
+    if files is not None:
+        own = (files.own_size, files.own_size) if described.own else (preset.height, preset.width)
+        return checks.check_sizes(request.height, request.width, *own, files)
+    assert described.parts is not None
+    vae = described.parts.part("strong", "vae") or described.parts.part("weak", "vae") or {}
+    factor = max(SIZE_FACTOR, 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1))
+    sizes = request.height or preset.height, request.width or preset.width
+    for name, size in zip(("height", "width"), sizes, strict=True):
+        checks.check_multiple(name, size, factor)
+    return sizes
+
+
+def _methods(request: Request, done: Plan) -> tuple[str, ...]:
+    given = check_methods(request.methods)
+    if given is not None:
+        return given
+    alone = done.embedded or done.sampling_guidance("weak") >= 1  # by itself a side samples with 1 or more
+    return tuple(name for name in DEFAULT_METHODS if name != "weak" or alone)
+
+
+def _check(request: Request, done: Plan, described: Described) -> None:
+    """Raises `UserError` for settings that do not go together, or not with what the sides are."""
+    check_reflection(done.reflection, done.methods, done.steps)
+    if SELECTING in done.methods and described.files is not None:
+        _check_decoded(described.files, described.preset)
+    if set(GAPPED) & set(done.methods):
+        in_prompts = "--prompt-pairs FILE" in described.preset.needs
+        if in_prompts and not done.raw_prompts and not gap(done.pair.strong, done.pair.weak):
+            raise UserError(f"{done.preset} has its gap in the prompts; give --prompt-pairs FILE or --weak-prompt TEXT")
+        checks.check_gap(done.pair, done.raw_prompts)
+    alone = {role: done.sampling_guidance(role) for role in ("strong", "weak")}
+    checks.check_sampling(done)
+    check_sides_alone(done.methods, done.pair, alone, done.raw_prompts)
+    scales = (alone["strong"], done.strong_guidance), (alone["weak"], done.weak_guidance)
+    check_lag(done.reflection, done.methods, strong=scales[0], weak=scales[1])
+    checks.check_seeds(done.seed, done.num, done.noun)
+    if described.files is not None and described.other is not None:
+        checks.check_one_space(described.files, described.other)
+    checks.check_parts(request, done.parts, video=done.num_frames is not None)
+    checks.check_steered(done)
+    if done.put_together and done.loras_of("weak") and done.memory != "resident":
+        raise UserError(
+            f"a LoRA on the weak side's own network does not go with --memory {done.memory}; use resident, or put the "
+            "LoRA on the strong side alone"
+        )
+    if done.num_frames is not None and done.fps is not None:
+        check_format(done.video_format, done.height, done.width, done.fps)
+
+
+def _check_decoded(ours: Description, preset: Preset) -> None:
+    """What a reward is shown must be decoded frame by frame; of files that are not here the preset says what it is."""
+    own = str((ours.part("vae") or {}).get("_class_name"))
+    if own in VIDEO_VAES or (ours.class_name is None and preset.family == "Wan"):
+        raise UserError(
+            f"{SELECTING} shows the reward single frames of clean estimates, and the VAE of Wan mixes several frames "
+            "in each latent; leave the method out"
+        )
+
+
+def memory_of(plan: Plan) -> Any:
+    """Returns what a pair that is put together takes, estimated from headers (`loading.estimate`)."""
+    from w2sd_video.loading.memory import estimate_memory
+
+    strong, weak = plan.pair.strong.checkpoint, plan.pair.weak.checkpoint
+    assert strong is not None and weak is not None and plan.num_frames is not None
+    scales = (plan.guidance, plan.strong_guidance, plan.weak_guidance)
+    found = describe_pair(
+        strong,
+        weak,
+        plan.part("motion_adapter"),
+        config=plan.part("config"),
+        allow_pickle=plan.allow_pickle,
+        num_frames=plan.num_frames,
+    )
+    return estimate_memory(
+        found,
+        dtype=plan.dtype,
+        height=plan.height,
+        width=plan.width,
+        num_frames=plan.num_frames,
+        rows=1 if all(scale in (0, 1) for scale in scales) else 2,
+        memory=plan.memory,
+    )

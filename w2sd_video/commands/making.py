@@ -1,0 +1,486 @@
+"""A pair of one latent space in memory, and what each method means in terms of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from w2sd_video.commands.control_frames import read_control_frames
+from w2sd_video.commands.families.base import Loading
+from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
+from w2sd_video.gaps.control_images import canny_edges
+from w2sd_video.hosting import reflected
+from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.hosting.settings import call_signature, networks_of
+from w2sd_video.loading.describe import Description
+from w2sd_video.loading.pairs import HOOKED_FIRST, load_pair
+from w2sd_video.loading.parts import Source
+from w2sd_video.loading.pipelines import (
+    adapter_arguments,
+    add_ip_adapter,
+    chosen_scheduler,
+    control_arguments,
+    load_reflectable,
+    with_controlnet,
+)
+from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place
+from w2sd_video.pair import ModelSpec
+from w2sd_video.runs.choices import as_text
+from w2sd_video.runs.runs import Made, NotMadeError, Report
+from w2sd_video.runs.tasks import ALONE, SELECTING, Task
+
+Texts = dict[str, dict[str, Tensor]]
+"""The call arguments that stand for each prompt."""
+REPEATED = ("BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D")  # blocks that are compiled
+
+
+@dataclass
+class LoadedSides:
+    """Both sides, placed.
+
+    Attributes:
+        strong, weak: the pipelines; `weak` is None where the strong one serves both (or no method needs it).
+        network: the weak side's, where it has no pipeline of its own but takes the strong one's.
+        texts: the encoded prompts by side, None for a pipeline that encodes them in each call.
+        extra: call arguments of both sides, such as the control image.
+        reward: there where w2sd-auto is to be made.
+    """
+
+    plan: Plan
+    strong: Any
+    weak: Any = None
+    network: Any = None
+    texts: dict[str, Texts | None] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    reward: Reward | None = None
+
+    def make(self, tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
+        """Returns a video or picture for each task, or why there is none.
+
+        `weak` and `strong` sample one side by itself; `w2sd` reflects the strong side with the weak one; `zero-gap`
+        with itself; `swapped` exchanges the two. The re-sampling methods ask the sides as `w2sd` does; `w2sd-auto` and
+        `autoguided` ask both as they sample by themselves. The initial noise, and all that follows, comes from a CPU
+        generator seeded `task.seed`.
+        """
+        return [self._made(task, report) for task in tasks]
+
+    def _made(self, task: Task, report: Report) -> Made | NotMadeError:
+        plan = self.plan
+        own = "weak" if task.method in ("weak", "swapped") else "strong"
+        pipe = self._pipe(own)
+        hosted = reflected(pipe, **self._settings(task, own), progress=report)
+        steps = plan.steps_of(task.method)
+        try:
+            with self.standing(own):
+                made, run = measured(
+                    hosted,
+                    lambda: self._call(pipe, own, task, steps),
+                    device=plan.device,
+                    dtype=plan.dtype,
+                    steps=steps,
+                )
+        except (NonFiniteLatentError, RewardFailedError) as error:
+            return NotMadeError(str(error))
+        return replace(made, choices=as_text(run.choices)) if task.method == SELECTING else made
+
+    def _settings(self, task: Task, own: str) -> dict[str, Any]:
+        """What `reflected` is told of a method that samples the side `own`."""
+        plan, method = self.plan, task.method
+        reflector = ModelSpec(guidance=self._scale(own, plan.side(own).guidance))
+        settings: dict[str, Any] = {
+            "method": hosted_name(method),
+            "config": config_of(method, plan.reflection, reflector),
+        }
+        if method == "zero-gap":
+            settings["weak"] = "zero-gap"
+        elif method not in (*ALONE, "resample"):
+            other = "weak" if own == "strong" else "strong"
+            alone = plan.sampling_guidance(other) if method in AS_THEY_SAMPLE else None
+            scale = plan.side(other).guidance if alone is None else alone
+            weak, inputs = self.other_side(other, task.prompt, self._scale(own, scale))
+            settings |= {"weak": weak, "weak_inputs": inputs or None}
+        if method == SELECTING:
+            assert plan.reward is not None and self.reward is not None
+            settings["selection"] = plan.reward.selection(self.reward, task.prompt)
+        return settings
+
+    def negative(self, role: str) -> str | None:
+        """The negative prompt of a side, None for the pipeline's own empty one."""
+        own = self.plan.pair.weak.negative_prompt if role == "weak" else None
+        return self.plan.negative_prompt if own is None else own
+
+    def _scale(self, sampled: str, guidance: float | None) -> float | None:
+        """A scale of either side as it has to be said where the sampled side's halves are exchanged, or not."""
+        return 1 - guidance if guidance is not None and self.plan.exchanged(sampled) else guidance
+
+    def _pipe(self, role: str) -> Any:
+        return self.weak if role == "weak" and self.weak is not None else self.strong
+
+    def _prompt(self, role: str, prompt: str) -> str:
+        return self.plan.raw_prompts.get(prompt, prompt) if role == "weak" else prompt
+
+    def other_side(self, role: str, prompt: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
+        """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs."""
+        side, plan = self.plan.side(role), self.plan
+        apart, network = self.weak is not None, self.network
+        if network is not None and role == "strong":
+            network = self.strong.unet
+        loras_alike = plan.loras_of("strong") == plan.loras_of("weak")  # they may act on text encoders
+        plain = (loras_alike or network is not None) and not (apart or plan.raw_prompts)
+        told_alike = plain and self.negative("weak") == self.negative("strong")
+        spec = ModelSpec(
+            guidance=guidance,
+            loras=() if plan.put_together else plan.loras_of(role),  # those are in force for good
+            control=side.control,
+            ip_adapter=side.ip_adapter,
+        )
+        inputs = {} if told_alike else self.text(role, prompt)
+        partner = network if network is not None else self._pipe(role) if apart else None
+        return spec if partner is None else (partner, spec), inputs
+
+    @contextmanager
+    def standing(self, role: str) -> Iterator[None]:
+        """Inside, the networks of a side's pipeline are as that side samples."""
+        side, loras = self.plan.side(role), self.plan.loras_of(role)
+        with ExitStack() as stack:
+            if role == "weak" and self.network is not None:
+                stack.enter_context(_sampling(self.strong, self.network))
+            for network in networks_of(self._pipe(role)):
+                if loras and not self.plan.put_together:
+                    from w2sd_video.gaps.loras import lora_scales
+
+                    stack.enter_context(lora_scales(network, loras))
+                if side.ip_adapter is not None:
+                    from w2sd_video.gaps.switches import find_ip_adapters
+
+                    stack.enter_context(find_ip_adapters(network).set_to(side.ip_adapter))
+            yield
+
+    def _call(self, pipe: Any, role: str, task: Task, steps: int) -> Any:
+        """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture."""
+        plan, side, text = self.plan, self.plan.side(role), self.text(role, task.prompt)
+        arguments: dict[str, Any] = {
+            **(_exchanged(text) if plan.exchanged(role) else text),
+            **self.extra,
+            "height": plan.height,
+            "width": plan.width,
+            "num_inference_steps": steps,
+            "guidance_scale": self._scale(role, plan.sampling_guidance(role)),
+            "generator": torch.Generator("cpu").manual_seed(task.seed),
+            "output_type": "np",
+        }
+        if plan.num_frames is not None:
+            arguments["num_frames"] = plan.num_frames
+        if side.control is not None:
+            arguments["controlnet_conditioning_scale"] = side.control["scale"]
+        pipe.set_progress_bar_config(disable=True)
+        return frames_of(pipe(**arguments))
+
+    def text(self, role: str, prompt: str) -> dict[str, Any]:
+        """The call arguments that stand for a side's prompt."""
+        texts, pipe = self.texts.get(role), self._pipe(role)
+        if texts is not None:
+            return {name: tensor.to(self.plan.device) for name, tensor in texts[self._prompt(role, prompt)].items()}
+        length = self.plan.max_sequence_length
+        given = {
+            "prompt": self._prompt(role, prompt),
+            "negative_prompt": self.negative(role),
+            "max_sequence_length": length,
+        }
+        taken = call_signature(type(pipe)).parameters
+        return {name: value for name, value in given.items() if value is not None and name in taken}
+
+
+def _exchanged(text: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with the prompt and the negative prompt in each other's place."""
+    told = {"negative_prompt": "", **text} if "prompt" in text else text
+    both = [name for name in told if f"negative_{name}" in told]
+    assert both, "the negative half has nothing to stand for it"
+    turned = {name: told[f"negative_{name}"] for name in both} | {f"negative_{name}": told[name] for name in both}
+    return {**told, **turned}
+
+
+def frames_of(output: Any) -> Any:
+    """Returns the frames [F, H, W, 3] in [0, 1] of a pipeline's output of type "np", of which a picture has one."""
+    return np.asarray(output.frames)[0] if hasattr(output, "frames") else np.asarray(output.images)
+
+
+def measured(
+    hosted: AbstractContextManager[Any],
+    call: Callable[[], Any],
+    *,
+    device: str,
+    dtype: str,
+    steps: int,
+    counts: Iterable[str] = (),
+) -> tuple[Made, Any]:
+    """Returns what `call` makes inside `hosted`, with what it cost, and the run that `hosted` counts in.
+
+    `call` returns frames [F, H, W, 3] in [0, 1]; `counts` are more of the run's counts to take over.
+
+    Raises:
+        NonFiniteLatentError: the frames are not finite.
+    """
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    begin = time.perf_counter()
+    with hosted as run:
+        frames = call()
+    seconds = time.perf_counter() - begin
+    if not np.isfinite(frames).all():
+        raise NonFiniteLatentError(
+            steps, steps, "the decoding that follows", f"the VAE overflows in {dtype}: use float32"
+        )
+    made = Made(
+        frames=np.rint(frames.clip(0, 1) * 255).astype(np.uint8),
+        num_evaluations=run.num_evaluations,
+        num_forwards=run.num_forwards,
+        num_rows=run.num_rows,
+        seconds=seconds,
+        peak_memory_mb=torch.cuda.max_memory_allocated(device) / 2**20 if cuda else peak_memory(),
+        counts={name: getattr(run, name) for name in counts},
+    )
+    return made, run
+
+
+def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
+    """Returns what the pending tasks need of whole pipelines, placed, with the prompts encoded and the text encoders of
+    known families freed.
+
+    Raises:
+        UserError: a side, or something that belongs to it, cannot be used.
+    """
+    _check_fetched(plan)
+    methods, reward = run.methods, _reward(plan, run)
+    one = plan.pair.weak.checkpoint is None
+    strong = None if methods == {"weak"} and not one else _pipeline(plan, "strong", run)
+    weak = None
+    if not one and methods - {"strong", "zero-gap", "resample"}:
+        weak = _pipeline(plan, "weak", run, sharing=strong)
+    loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
+    first = plan.memory in HOOKED_FIRST
+    if first:
+        place(strong, weak, plan.device, plan.memory)
+    _encode(loaded, run.prompts)
+    if not first:
+        place(strong, weak, plan.device, plan.memory)
+    if plan.compile:
+        compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
+    return loaded
+
+
+def _check_fetched(plan: Plan) -> None:
+    """For a hub id the check of `whole_pipelines`, from the one file that says what it is."""
+    from w2sd_video.commands.families.video import check_steerable
+
+    given = plan.pair.strong.checkpoint
+    assert given is not None
+    if (
+        plan.num_frames is not None
+        and (plan.part("controlnet") or plan.part("ip_adapter"))
+        and not Path(given).expanduser().exists()
+    ):
+        index = Source(Description(given, "hub"), torch.float32).config("model_index") or {}
+        check_steerable(plan.part("controlnet"), plan.part("ip_adapter"), index.get("_class_name"))
+
+
+def _pipeline(plan: Plan, role: str, run: Loading, sharing: Any = None) -> Any:
+    spec = plan.side(role)
+    assert spec.checkpoint is not None
+    pipe = load_reflectable(
+        spec.checkpoint,
+        role=role,
+        dtype=getattr(torch, plan.dtype),
+        note=run.note,
+        scheduler=plan.scheduler,
+        config=plan.part("config") if role == "strong" else plan.part("weak_config"),
+        motion_adapter=plan.part("motion_adapter"),
+        video=plan.num_frames is not None,
+        allow_pickle=plan.allow_pickle,
+        quiet=not run.bars,
+        sharing=sharing,
+    )
+    if sources := {name: plan.lora_sources[name] for name, _ in plan.loras_of(role)}:
+        from w2sd_video.loading.loras import load_loras, use_loras
+
+        loras = load_loras(pipe, sources)
+        use_loras(pipe, plan.loras_of(role))  # text encoders too, for the prompts
+        if loras.with_text and plan.pair.weak.checkpoint is None:
+            run.note(f"LoRA {', '.join(loras.with_text)} acts on text encoders too: each side's prompts have its scale")
+    if plan.part("controlnet") is not None:  # on both sides: at scale 0 it is not evaluated
+        pipe = with_controlnet(pipe, plan.part("controlnet"), pipe.dtype, allow_pickle=plan.allow_pickle)
+    if plan.part("ip_adapter") is not None:
+        add_ip_adapter(pipe, plan.part("ip_adapter"))
+    return pipe
+
+
+def _told(plan: Plan, pipe: Any) -> dict[str, Any]:
+    """The pictures that both sides are told."""
+    told: dict[str, Any] = {}
+    if plan.part("control_image") is not None and plan.num_frames is not None:
+        frames = read_control_frames(
+            plan.part("control_image"), plan.width, plan.height, plan.num_frames, resize=plan.part("resize_control")
+        )
+        told["conditioning_frames"] = [canny_edges(frame) for frame in frames] if plan.part("canny") else frames
+    elif plan.part("control_image") is not None:
+        told |= control_arguments(
+            pipe,
+            plan.part("control_image"),
+            plan.height,
+            plan.width,
+            canny=plan.part("canny"),
+            resize=plan.part("resize_control"),
+        )
+    if plan.part("ip_adapter_image") is not None:
+        told |= adapter_arguments(plan.part("ip_adapter_image"))
+    return told
+
+
+def _encode(loaded: LoadedSides, prompts: list[str]) -> None:
+    plan = loaded.plan
+    raw = [plan.raw_prompts.get(prompt, prompt) for prompt in prompts]
+    if loaded.weak is None:
+        with _as_weak(loaded):
+            loaded.texts["weak"] = _texts(plan, loaded.strong, raw, loaded.negative("weak"))
+        loaded.texts["strong"] = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
+        pipes = [loaded.strong]
+    else:
+        loaded.texts["weak"] = _texts(plan, loaded.weak, raw, loaded.negative("weak"))
+        if loaded.strong is not None:
+            loaded.texts["strong"] = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
+        pipes = [pipe for pipe in (loaded.strong, loaded.weak) if pipe is not None]
+    for pipe in pipes:
+        if can_encode(pipe):
+            free_text_encoders(pipe)
+
+
+@contextmanager
+def _as_weak(loaded: LoadedSides) -> Iterator[None]:
+    """Inside, LoRAs of the one pipeline's text encoders have the weak side's scales."""
+    if not loaded.plan.lora_sources:
+        yield
+        return
+    from w2sd_video.loading.loras import use_loras
+
+    use_loras(loaded.strong, loaded.plan.loras_of("weak"))
+    try:
+        yield
+    finally:
+        use_loras(loaded.strong, loaded.plan.loras_of("strong"))
+
+
+def _texts(plan: Plan, pipe: Any, prompts: list[str], negative: str | None) -> Texts | None:
+    if not can_encode(pipe):
+        return None
+    unused = type(pipe).__name__.startswith("Flux")  # it runs no true guidance here
+    return encoded_prompts(
+        pipe,
+        dict.fromkeys(prompts),
+        None if unused else negative,
+        device=plan.device,
+        max_sequence_length=plan.max_sequence_length,
+    )
+
+
+def load_parts(plan: Plan, run: Loading) -> LoadedSides:
+    """Returns a pair of AnimateDiff on SDXL put together from its parts, with the prompts encoded and the text encoders
+    freed.
+
+    Raises:
+        UserError: a side that cannot be used, or sides that do not fit.
+    """
+    reward, (strong, weak) = _reward(plan, run), (plan.pair.strong.checkpoint, plan.pair.weak.checkpoint)
+    assert strong is not None and weak is not None
+    pair = load_pair(
+        strong,
+        weak,
+        plan.part("motion_adapter"),
+        config=plan.part("config"),
+        dtype=plan.dtype,
+        device=plan.device,
+        memory=plan.memory,
+        placed=False,
+        allow_pickle=plan.allow_pickle,
+        num_frames=plan.num_frames,
+        quiet=not run.bars,
+    )
+    for note in pair.report.notes:
+        run.note(note)
+    own = pair.weak is not pair.weak_unet  # two text encoders: each side is a pipeline
+    if plan.scheduler is not None:
+        for role, side in (("strong", pair.pipe), *((("weak", pair.weak),) if own else ())):
+            side.scheduler = chosen_scheduler(side.scheduler, plan.scheduler, role)
+    if loras := {name: plan.lora_sources[name] for name, _ in plan.loras_of("strong")}:
+        from w2sd_video.loading.loras import load_loras, use_loras
+
+        loaded = load_loras(pair.pipe, loras)
+        if loaded.with_text and not own:
+            run.note(f"LoRA {', '.join(loaded.with_text)} acts on the text encoders, whose prompts both sides have")
+        use_loras(pair.pipe, plan.loras_of("strong"))
+    texts: dict[str, Any] = {"strong": {}, "weak": {}}
+    for prompt in run.prompts:
+        raw, negative = plan.raw_prompts.get(prompt), plan.pair.weak.negative_prompt
+        told = pair.encode(prompt, plan.negative_prompt, weak_prompt=raw, weak_negative_prompt=negative)
+        texts["strong"][prompt] = told.strong
+        texts["weak"][raw or prompt] = told.weak or told.strong
+    pair.free_text_encoders()
+    if loras := {name: plan.lora_sources[name] for name, _ in plan.loras_of("weak")}:
+        pair.load_weak_loras(loras, plan.loras_of("weak"))
+    if plan.compile:
+        compile_networks((pair.pipe.unet, pair.weak_unet))
+    network = None if own else pair.weak_unet
+    return LoadedSides(plan, pair.pipe, pair.weak if own else None, network, texts, reward=reward)
+
+
+def _reward(plan: Plan, run: Loading) -> Reward | None:
+    if plan.reward is None or SELECTING not in run.methods:
+        return None
+    return load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
+
+
+def compile_networks(networks: Iterable[Any]) -> None:
+    """Makes torch compile the repeated blocks of networks (whole ones take minutes and gain little more).
+
+    Raises dynamo's limit of recompilations for this process: one block has more widths in a UNet than the usual 8.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    for network in networks:
+        repeated = (*REPEATED, *(getattr(network, "_repeated_blocks", None) or ()))
+        for module in network.modules():
+            if type(module).__name__ in repeated:
+                module.compile()
+
+
+@contextmanager
+def _sampling(pipe: Any, network: Any) -> Iterator[None]:
+    """Inside, the pipeline's network is this one."""
+    own = pipe.unet
+    pipe.unet = network
+    try:
+        yield
+    finally:
+        pipe.unet = own
+
+
+def peak_memory() -> float:
+    """The most memory this process has held so far, in MiB (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,423 @@
+"""Every setting of every command once: field, kind, range, flags, help, who takes it (imports no torch).
+
+Parsers, help texts, requests, dry runs, sweeps, the doctor and the documentation are made from this table. A default
+stands here only where it holds for every preset; else it is None and the preset has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from w2sd_video.commands.checks import MAX_SEED, unknown
+from w2sd_video.commands.lora_flags import parse_lora
+from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
+from w2sd_video.errors import UserError
+from w2sd_video.pair import MODES
+from w2sd_video.runs.tasks import METHODS
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+SCHEDULERS = ("ddim", "euler", "dpm-solver++")
+FORMATS = ("mp4", "gif", "webp", "png")
+MEMORY = ("resident", "model-offload", "sequential", "group", "weak-offload")
+OLD_MEMORY = MappingProxyType({"none": "resident", "model": "model-offload"})
+MAX_SIZE, MAX_STEPS = 8192, 1000  # pixels; training levels of every scheduler here
+
+ALL = ("video", "image", "bridge", "moe")  # the families that make something
+SAMPLED = ("video", "image", "bridge")  # by prompts, from pairs of pipelines
+DIRECT = ("video", "image", "diagnose")  # pairs of one latent space
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting.
+
+    Attributes:
+        field: its name in a `Request`.
+        kind: int, float, str or bool (a flag without a value), or a function from the flag's text to the value.
+        help: one sentence, for `--help`.
+        group: the heading that it stands under.
+        families: the programs that take it.
+        flags: its flags, the name first, then aliases; () is the field with dashes.
+        metavar: what stands for the value in the help.
+        everyday: whether `--help` shows it; `--help-all` shows all.
+        default: the value where none is given; None leaves it to the preset.
+        low, high: the range, both ends included, of numbers.
+        choices: the words allowed; `aliases` maps older words to them.
+        many: the flag may be given several times, and the value is a tuple.
+        said: what messages call it; "" is the field with blanks.
+        sweeps: which methods a sweep over it changes: "all", "reflecting", "gap" (those that ask the weak side),
+            "users" (those that take the setting), "" for a setting that is not swept.
+        about: what a sweep over it shows, in words.
+        of_run: it says how to run and report, and is no setting of what is made.
+    """
+
+    field: str
+    kind: Any
+    help: str
+    group: str
+    families: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    everyday: bool = False
+    default: Any = None
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] | None = None
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    many: bool = False
+    said: str = ""
+    sweeps: str = ""
+    about: str = ""
+    of_run: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The flags."""
+        return self.flags or (f"--{self.field.replace('_', '-')}",)
+
+    @property
+    def title(self) -> str:
+        return self.said or self.field.replace("_", " ")
+
+    def read(self, text: Any) -> Any:
+        """Returns the value that a flag's text stands for, which argparse has as a number where it is one."""
+        if self.kind in (int, float, str, bool):
+            return text
+        return self.kind(text)
+
+    def checked(self, value: Any) -> Any:
+        """Returns the value, an older word replaced.
+
+        Raises:
+            UserError: another kind of value, one outside the range, or a word that is not among the choices.
+        """
+        if value is None:
+            return None
+        if self.kind is int:
+            low, high = self.low, self.high
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                bounds = f"from {low:.0f} to {high:.0f}" if math.isfinite(high) else f"of {low:.0f} or more"
+                raise UserError(f"{self.title} is {value!r}; it must be a whole number {bounds}")
+        elif self.kind is float:
+            finite = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+            if not finite:
+                raise UserError(f"{self.title} is {value!r}; it must be a finite number")
+            if not self.low <= value <= self.high:
+                bounds = f" to {self.high:g}" if math.isfinite(self.high) else " or more"
+                raise UserError(f"{self.title} is {value!r}; it must be a number from {self.low:g}{bounds}")
+            return float(value)
+        elif self.choices is not None and not self.many:
+            value = self.aliases.get(value, value)
+            if value not in self.choices:
+                unknown(self.title, str(value), self.choices)
+        return value
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Returns the words of a comma-separated list."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def window(text: str) -> tuple[float, float]:
+    """Returns the two fractions of A:B; raises UserError for anything else."""
+    try:
+        first, end = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise UserError(
+            f"--window is {text!r}; give two fractions of the steps, such as 0:0.5 for the noisier half"
+        ) from None
+    return first, end
+
+
+def _rows(group: str, *rows: tuple[Any, ...], families: tuple[str, ...] = ALL) -> tuple[Option, ...]:
+    """Rows of one group: (field, kind, help), then what differs from the rest."""
+    return tuple(
+        Option(name, kind, text, group, **{"families": families, **(rest[0] if rest else {})})
+        for name, kind, text, *rest in rows
+    )
+
+
+def _lora(flag: str) -> Callable[[str], Any]:
+    return lambda text: parse_lora(text, flag)
+
+
+SHOW, PAIR, GAPS, PARTS = "what to show", "the pair", "gaps", "gaps of the pipeline (ControlNet, IP-Adapter)"
+HOW, BEYOND, REWARD = "sampling and reflection", "reflections beyond the paper's algorithm", "the reward of w2sd-auto"
+VIDEOS, BRIDGE, NETWORK = "videos", "the bridge through pixels", "the network"
+EXPERTS, SCORES, MACHINE, OUTPUT = "the weak side's experts", "scores (thousands of pictures)", "the machine", "output"
+
+OPTIONS: tuple[Option, ...] = (
+    *_rows(
+        SHOW,
+        ("prompt", str, "a prompt; may be given several times (default: the bundled ones)",
+         {"families": (*SAMPLED, "diagnose"), "many": True, "metavar": "TEXT", "everyday": True, "of_run": True}),
+        ("prompts", read_prompts, "a file of prompts: .txt (a line each), .csv or .json (a column or key `prompt`)",
+         {"families": (*SAMPLED, "diagnose"), "metavar": "FILE", "everyday": True}),
+        ("classes", words, "comma-separated ids, or names with labels (default: all)",
+         {"families": ("moe",), "metavar": "LIST", "everyday": True}),
+        ("labels", str, "class names: JSON by class id, or text, a line per class from 0 on",
+         {"families": ("moe",), "metavar": "FILE"}),
+        ("negative_prompt", str, "what to steer away from; counts where guidance is not 1 (Flux: with --true-cfg)",
+         {"families": (*SAMPLED, "diagnose"), "flags": ("--negative-prompt", "--negative"), "metavar": "TEXT"}),
+        ("methods", words, "comma-separated (default: weak,strong,w2sd,zero-gap, of these what can be made)",
+         {"metavar": "LIST", "everyday": True}),
+        ("num", int, "how many per prompt, each from other noise (default: 1)",
+         {"families": SAMPLED, "flags": ("--num", "--num-videos", "--num-pictures", "--num-images"), "metavar": "N",
+          "everyday": True, "default": 1, "low": 1, "high": 100_000}),
+        ("num", int, "how many per class (default: 1)",
+         {"families": ("moe",), "metavar": "N", "everyday": True, "low": 1, "high": 1_000_000}),
+        ("total", int, "how many in all, classes in turn (default: one of each class)",
+         {"families": ("moe",), "flags": ("--total", "--num-images"), "metavar": "N", "low": 1, "high": 10_000_000,
+          "said": "number of images"}),
+        ("seed", int, "the i-th starts from the noise of seed N + i, for every method (default: 0)",
+         {"families": (*ALL, "diagnose"), "metavar": "N", "everyday": True, "default": 0, "low": 0, "high": MAX_SEED}),
+    ),
+    *_rows(
+        PAIR,
+        ("preset", str, "a pair with its settings; --list-presets shows them (default: the bundled demo)",
+         {"families": (*SAMPLED, "diagnose"), "metavar": "NAME", "everyday": True}),
+        ("strong", str, "strong side: a hub id, a diffusers folder or a .safetensors file",
+         {"families": (*SAMPLED, "diagnose"), "flags": ("--strong", "--checkpoint"), "metavar": "MODEL",
+          "everyday": True}),
+        ("strong", str, "the network of both sides: a published file or a folder (default: the bundled digits)",
+         {"families": ("moe",), "flags": ("--strong", "--checkpoint"), "metavar": "MODEL", "everyday": True}),
+        ("weak", str, "weak side: the same kinds (default: the strong side's network, of a video pair its unet/)",
+         {"families": (*SAMPLED, "diagnose"), "metavar": "MODEL", "everyday": True}),
+        ("config", str, "configs, tokenizers and what is missing, for .safetensors files, for use offline; or a hub id",
+         {"families": (*SAMPLED, "diagnose"), "metavar": "FOLDER"}),
+        ("weak_config", str, "likewise, for a weak .safetensors file",
+         {"families": ("image", "bridge", "diagnose"), "metavar": "FOLDER"}),
+        ("motion_adapter", str, "AnimateDiff's motion modules: a hub id or a folder",
+         {"families": ("video", "bridge", "diagnose"), "metavar": "MODEL"}),
+        ("allow_pickle", bool, "open .bin weights, which can run code: only if you trust them",
+         {"families": (*ALL, "diagnose"), "default": False}),
+        ("height", int, "height in pixels (default: the preset's or the model's own)",
+         {"families": (*SAMPLED, "diagnose"), "metavar": "PX", "everyday": True, "low": 8, "high": MAX_SIZE}),
+        ("width", int, "width, likewise",
+         {"families": (*SAMPLED, "diagnose"), "metavar": "PX", "everyday": True, "low": 8, "high": MAX_SIZE}),
+    ),
+    *_rows(
+        NETWORK,
+        ("vae", str, "a folder or a hub id; a pipeline's folder brings its own", {"metavar": "MODEL"}),
+        ("path", str, "noise for S and B, flow for XL and G (default: auto)",
+         {"metavar": "PATH", "choices": ("auto", "noise", "flow"), "default": "auto"}),
+        families=("moe",),
+    ),
+    *_rows(
+        GAPS,
+        ("prompt_pairs", read_prompt_pairs, "two columns, refined and raw (tabs, or commas in a .csv): what the "
+         "strong and the weak side are told", {"metavar": "FILE"}),
+        ("weak_prompt", str, "what the weak side is told in place of every prompt", {"metavar": "TEXT"}),
+        ("weak_negative_prompt", str, "the weak side's negative prompt", {"metavar": "TEXT"}),
+        ("loras", _lora("--lora"), "a LoRA of the strong side (file, folder or hub id; kohya's or diffusers' format); "
+         "any number of times", {"flags": ("--lora",), "metavar": "NAME=FILE:SCALE", "many": True,
+                                 "families": (*DIRECT, "bridge")}),
+        ("weak_loras", _lora("--weak-lora"), "its scale on the weak side, or NAME=FILE:SCALE (default: 0, none); "
+         "scales may be negative", {"flags": ("--weak-lora",), "metavar": "NAME:SCALE", "many": True,
+                                    "families": (*DIRECT, "bridge")}),
+        families=DIRECT,
+    ),
+    *_rows(
+        PARTS,
+        ("controlnet", str, "a ControlNet: a folder or a hub id", {"metavar": "MODEL"}),
+        ("control_image", str, "the picture it follows, of the output's size; of videos a video, a folder of pictures "
+         "or one picture", {"flags": ("--control-image", "--control-video"), "metavar": "FILE"}),
+        ("canny", bool, "follow the edges of what it shows", {"default": False}),
+        ("resize_control", bool, "resize and crop it to the output", {"default": False}),
+        ("control_scale", float, "on the strong side (default: 1)", {"metavar": "S"}),
+        ("weak_control_scale", float, "on the weak side (default: 0, none)", {"metavar": "S"}),
+        ("ip_adapter", str, "an IP-Adapter: a file, a folder or a hub id", {"metavar": "MODEL"}),
+        ("ip_adapter_image", str, "the picture it is told", {"metavar": "FILE"}),
+        ("ip_adapter_scale", float, "on the strong side (default: 1)", {"metavar": "S", "said": "IP-Adapter scale"}),
+        ("weak_ip_adapter_scale", float, "on the weak side (default: 0, none)",
+         {"metavar": "S", "said": "weak IP-Adapter scale"}),
+        families=DIRECT,
+    ),
+    *_rows(
+        HOW,
+        ("steps", int, "T, the sampling steps", {"metavar": "T", "everyday": True, "low": 1, "high": MAX_STEPS,
+         "families": (*ALL, "diagnose"), "sweeps": "all", "about": "sampling steps (Figure 14)"}),
+        ("guidance", float, "guidance of sampling: 1 (unguided) or more; Flux's embedded one",
+         {"flags": ("--guidance", "--cfg"), "metavar": "G", "everyday": True, "families": (*ALL, "diagnose"),
+          "sweeps": "all", "about": "guidance of sampling"}),
+        ("reflections", int, "lambda: how many steps, from the noisiest, are reflected",
+         {"flags": ("--reflections", "--lambda"), "metavar": "L", "everyday": True, "low": 0,
+          "sweeps": "reflecting", "about": "how many steps are reflected (Figures 19, 20)"}),
+        ("match_evaluations", int, "choose T and lambda so that W2SD costs what N steps cost: T = N/2, lambda = T/2, "
+         "rounded down", {"metavar": "N"}),
+        ("mode", str, "paper (Algorithm 1), fused (Theorem 1 exactly) or release (as the published code)",
+         {"families": ("video", "image", "moe"), "metavar": "MODE", "choices": MODES, "sweeps": "users",
+          "about": ", ".join(MODES)}),
+        ("strength", float, "how much of each reflection's move is made, and the weight of auto-guidance (default: 1)",
+         {"metavar": "S", "sweeps": "users", "about": "how much of each reflection's move is made"}),
+        ("strong_guidance", float, "guidance of the strong side inside the reflection: any number",
+         {"metavar": "G", "families": (*ALL, "diagnose")}),
+        ("weak_guidance", float, "guidance of the weak side inside the reflection: any number",
+         {"metavar": "G", "families": (*ALL, "diagnose"), "sweeps": "gap",
+          "about": "guidance of the weak side (Figure 12, right)"}),
+        ("true_cfg", float, "Flux's true guidance, above 1, with --negative-prompt",
+         {"families": ("bridge",), "metavar": "G", "said": "true CFG"}),
+        ("guidance_channels", int, "guide the first C channels only; as published: 3 (default: all)",
+         {"families": ("moe",), "metavar": "C", "low": 1}),
+        ("scheduler", str, f"{', '.join(SCHEDULERS)} (default: the preset's, or the checkpoint's own)",
+         {"families": (*DIRECT, "bridge"), "metavar": "NAME", "choices": SCHEDULERS}),
+    ),
+    *_rows(
+        BEYOND,
+        ("every", int, "reflect each K-th of these steps only: saves evaluations (default: 1)",
+         {"metavar": "K", "low": 1, "sweeps": "users", "about": "reflect each k-th of these steps only"}),
+        ("window", window, "reflect within this part of the steps only, from 0 (the noisiest) to 1 (default: 0:1)",
+         {"metavar": "A:B"}),
+        ("fixed_point", int, "0, 1 or 2 iterations that bring the inversion of mode paper nearer to exact, an "
+         "evaluation each; for 20 steps or more (default: 0)",
+         {"families": ("video", "image", "moe"), "metavar": "N", "low": 0, "high": 2, "sweeps": "users",
+          "about": "iterations that refine an inversion, 0 to 2"}),
+        ("noise", float, "standard deviation of noise added to each reflected latent, to study errors (Table 14; "
+         "default: 0)", {"metavar": "K", "low": 0, "sweeps": "users",
+                         "about": "standard deviation of an error of inversion (Table 14)"}),
+        ("cap", float, "the most a reflection may move the latent, as a root mean square: tames a far weaker model",
+         {"metavar": "C", "sweeps": "users", "about": "the most a reflection may move the latent"}),
+        ("lag", bool, "an approximation: the strong prediction of the step before inside each reflection; saves an "
+         "evaluation", {"families": ("video", "image", "moe"), "default": False}),
+    ),
+    *_rows(
+        REWARD,
+        ("reward", str, "oracle, pickscore, hps_v2.1, hps_v2, aes, clip_t, or a function of yours, MODULE:FUNCTION or "
+         "FILE.py:FUNCTION: from frames [F, H, W, 3] uint8 and the prompt a number, higher is better (default: oracle "
+         "on the bundled pairs)", {"metavar": "NAME"}),
+        ("reward_weights", str, "weights of such a network, or NAME=PATH for one of several (default: where "
+         "`w2sd eval fetch` puts them)", {"metavar": "PATH", "many": True}),
+        ("reward_threshold", float, "rewards no further apart are a tie, which keeps the choice made before "
+         "(default: 0)", {"metavar": "E", "said": "the reward's threshold", "sweeps": "users",
+                          "about": "rewards no further apart are a tie"}),
+        ("reward_frames", int, "at most so many frames of a video are rewarded (default: 4)",
+         {"families": ("video",), "metavar": "N", "said": "the reward's number of frames", "low": 1, "high": 10_000}),
+        families=("video", "image", "moe"),
+    ),
+    *_rows(
+        VIDEOS,
+        ("video", bool, "the strong side is AnimateDiff; the weak model sees the frames one by one",
+         {"families": ("bridge",), "default": False}),
+        ("num_frames", int, "frames per video", {"families": ("video", "bridge", "diagnose"), "metavar": "F",
+         "everyday": True, "low": 1, "high": 10_000, "said": "number of frames"}),
+        ("fps", float, "frames per second of the file", {"metavar": "FPS"}),
+        ("video_format", str, f"{', '.join(FORMATS)}; png is a folder of frames (default: mp4)",
+         {"metavar": "FORMAT", "choices": FORMATS, "default": "mp4"}),
+        families=("video", "bridge"),
+    ),
+    *_rows(
+        BRIDGE,
+        ("weak_height", int, "height of the weak side (default: the strong side's)",
+         {"metavar": "PX", "low": 8, "high": MAX_SIZE}),
+        ("weak_width", int, "width, likewise", {"metavar": "PX", "low": 8, "high": MAX_SIZE}),
+        ("noise_map", str, "auto, identity, fresh, fixed or FILE.safetensors (default: auto)",
+         {"metavar": "MAP", "default": "auto"}),
+        ("codec", str, "full or tiny VAEs in the bridge (default: full)",
+         {"metavar": "CODEC", "choices": ("full", "tiny"), "default": "full"}),
+        ("strong_tiny_vae", str, "for --codec tiny: a folder or a hub id", {"metavar": "MODEL"}),
+        ("weak_tiny_vae", str, "likewise", {"metavar": "MODEL"}),
+        ("force_bridge", bool, "bridge a pair that shares its latent space, too", {"default": False}),
+        families=("bridge",),
+    ),
+    *_rows(
+        EXPERTS,
+        ("weak_experts", str, "bottom, top, or experts by number: 0,3 (default: bottom)",
+         {"metavar": "EXPERTS", "everyday": True}),
+        ("k", int, "experts per token of the weak side (default: as the strong side)", {"metavar": "K", "low": 1}),
+        ("renormalize", bool, "weights of the weak side's experts sum to 1 (default: the router's scores)",
+         {"default": False}),
+        ("expert_load", bool, "write expert_load.png: shares of tokens by expert, layer and level", {"default": False}),
+        families=("moe",),
+    ),
+    *_rows(
+        SCORES,
+        ("metrics", words, "of fid, is: written to metrics.json; need torchmetrics", {"metavar": "LIST"}),
+        ("inception", str, "pytorch-fid's Inception weights, pt_inception-2015-12-05-6726825d.pth",
+         {"metavar": "FILE"}),
+        ("reference", str, "for fid: statistics (mu, sigma), or real pictures", {"metavar": "NPZ|FOLDER"}),
+        families=("moe",),
+    ),
+    *_rows(
+        MACHINE,
+        ("device", str, "auto, cpu, cuda, cuda:1, mps (default: auto)", {"metavar": "DEVICE", "default": "auto",
+         "families": (*ALL, "diagnose")}),
+        ("dtype", str, f"{', '.join(DTYPES)} (default: auto: float32 on a CPU, else 16 bits)",
+         {"metavar": "DTYPE", "choices": DTYPES, "default": "auto", "families": (*ALL, "diagnose")}),
+        ("memory", str, f"{', '.join(MEMORY)}: where networks wait (default: resident)",
+         {"flags": ("--memory", "--offload"), "metavar": "PLAN", "everyday": True, "choices": MEMORY,
+          "aliases": OLD_MEMORY, "default": "resident", "said": "memory plan", "families": (*ALL, "diagnose")}),
+        ("compile", bool, "compile the networks' blocks; pays off over many videos or pictures",
+         {"families": ("video", "image"), "default": False}),
+        ("tiled", bool, "VAEs work in tiles: less memory, slower", {"families": ("bridge",), "default": False}),
+        ("batch", int, "how many are made together (default: 16)", {"families": ("moe",), "metavar": "B", "low": 1,
+         "high": 65536}),
+    ),
+    *_rows(
+        "what is measured",
+        ("files_only", bool, "judge the files and load no model", {"default": False, "everyday": True}),
+        ("seeds", int, "noises per prompt (default: 1)", {"metavar": "N", "everyday": True}),
+        families=("diagnose",),
+    ),
+    *_rows(
+        "the sweep",
+        ("setting", str, "what is swept; --help-all lists what can be", {"metavar": "NAME", "everyday": True}),
+        ("values", str, "0,5,10 or START:STOP:STEP, both ends included", {"metavar": "LIST", "everyday": True}),
+        ("scorer", str, "what scores a picture or video; --help-all lists them (default: oracle)",
+         {"metavar": "NAME", "default": "oracle", "everyday": True}),
+        ("videos", bool, "sweep `w2sd video` (default: `w2sd image`)", {"default": False, "everyday": True}),
+        ("family_name", str, "or another program by its name", {"flags": ("--family",), "metavar": "NAME"}),
+        families=("sweep",),
+    ),
+    *_rows(
+        OUTPUT,
+        ("output", str, "where to write (default: a folder under outputs/ named after the settings; of diagnose: "
+         "nothing is kept)", {"metavar": "FOLDER", "everyday": True}),
+        ("format", str, "text or json: how to report on standard output (default: text)",
+         {"of_run": True, "choices": ("text", "json"), "default": "text"}),
+        ("quiet", bool, "no progress, only failures", {"of_run": True, "everyday": True, "default": False}),
+        ("dry_run", bool, "print what would be done, what it costs and what is written; load no model",
+         {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep")}),
+        families=(*ALL, "diagnose", "sweep"),
+    ),
+)  # fmt: skip
+
+
+def options_of(family: str) -> tuple[Option, ...]:
+    """Returns the rows of one program, in the table's order."""
+    return tuple(option for option in OPTIONS if family in option.families)
+
+
+def option_of(family: str, name: str) -> Option:
+    """Returns the row of a field; KeyError where the program has none of that name."""
+    for option in options_of(family):
+        if option.field == name:
+            return option
+    raise KeyError(name)
+
+
+def flag_of(family: str, flag: str) -> Option | None:
+    """Returns the row that has this flag, None where the program has no such flag."""
+    return next((option for option in options_of(family) if flag in option.names), None)
+
+
+def takers_of(flag: str) -> list[str]:
+    """Returns the programs that have a flag."""
+    found: Iterable[str] = (family for option in OPTIONS if flag in option.names for family in option.families)
+    return list(dict.fromkeys(found))
+
+
+def check_methods(given: Sequence[str] | None, known: Mapping[str, Any] = METHODS) -> tuple[str, ...] | None:
+    """Returns the methods, each once; None for None. Raises UserError for none at all, or one that is not known."""
+    if given is None:
+        return None
+    if not given:
+        raise UserError(f"no method is given; choose from {', '.join(known)}")
+    for method in given:
+        if method not in known:
+            unknown("method", method, known)
+    return tuple(dict.fromkeys(given))
