@@ -213,6 +213,9 @@ def test_files_that_are_no_lora_and_names_that_are_none_are_refused(tmp_path):
     good = kohya_file(tmp_path / "good.safetensors", pipe.unet, KOHYA)
     save_file({"conv_in.weight": torch.zeros(1)}, tmp_path / "unet.safetensors")
     save_file({"lora_unet_x.dora_scale": torch.zeros(1)}, tmp_path / "dora.safetensors")
+    save_file({"lora_unet_x.hada_w1_a": torch.zeros(1)}, tmp_path / "loha.safetensors")
+    save_file({"lora_unet_x.lokr_w1": torch.zeros(1)}, tmp_path / "lokr.safetensors")
+    save_file({"lora_unet_x.diff": torch.zeros(1)}, tmp_path / "diff.safetensors")
     (tmp_path / "style.pt").write_bytes(b"")
     (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:200])
     (tmp_path / "empty").mkdir()
@@ -223,6 +226,9 @@ def test_files_that_are_no_lora_and_names_that_are_none_are_refused(tmp_path):
         ({"a": tmp_path / "nowhere.safetensors"}, "nowhere.safetensors' does not exist; give a .safetensors file"),
         ({"a": tmp_path / "unet.safetensors"}, "is no LoRA: it holds 1 tensors such as conv_in.weight"),
         ({"a": tmp_path / "dora.safetensors"}, "is a DoRA"),
+        ({"a": tmp_path / "loha.safetensors"}, "is a LoHa"),
+        ({"a": tmp_path / "lokr.safetensors"}, "is a LoKr"),
+        ({"a": tmp_path / "diff.safetensors"}, "is no LoRA: it holds 1 tensors such as lora_unet_x.diff"),
         ({"a": tmp_path / "style.pt"}, "is a pickle"),
         ({"a": tmp_path / "cut.safetensors"}, "cut.safetensors"),
         ({"a": tmp_path / "empty"}, "holds no .safetensors file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.support.flux_layout import save_flux_file
 from tests.support.ldm_layout import save_sd15_file, save_single_file
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import describe
+from w2sd_video.loading.files import read_safetensors_header
 from w2sd_video.loading.pipelines import load_pipeline
 
 MAKERS = {"flux": tiny.flux, "sdxl": disk_pairs.sdxl, "sd15": tiny.sd15, "animatediff": tiny.animatediff_sdxl}
@@ -135,6 +137,11 @@ def test_a_description_says_what_planning_needs(disk: Path, kind: str) -> None:
     assert files.cell == 2 and files.part("vae") is not None
     assert files.multiple == 8  # of diffusers' own; a Flux cell of 2 x 2 pixels, packed by two, would take 4
     assert files.is_flow is (kind == "flux") and files.is_video is (kind == "animatediff")
+    assert files.prediction == ("flow" if kind == "flux" else "epsilon")
+    held = {name: getattr(made, name, None) for name in files.sizes}
+    assert {"vae", "text_encoder"} <= held.keys() and held.keys() & {"unet", "transformer"}
+    for name, size in files.sizes.items():
+        assert size == sum(tensor.numel() for tensor in held[name].parameters()), name
     assert files.own_size == (256 if kind == "flux" else 16)
 
 
@@ -211,6 +218,44 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(disk: Path, tmp_path: Path
     changed_index(folder, unet=["my_networks", "MyUNet"])
     with pytest.raises(UserError, match=r"needs the class MyUNet of my_networks.*is not run"):
         load(folder)
+
+
+def test_classes_that_take_code_from_a_checkpoint_are_refused_before_it_is_loaded(disk: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(disk / "sdxl", tmp_path / "sdxl"))
+    changed_index(folder, text_encoder=["transformers", "AutoModel"])
+    refused(folder, "AutoModel, which takes its class from the checkpoint's own code; that code is not run")
+
+
+def changed_config(folder: Path, **entries: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **entries}))
+
+
+def test_quantised_weights_are_named_before_they_are_loaded(disk: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file.safetensors"
+    for name, kind in (
+        ("double_blocks.0.img_mod.lin.scale_weight", "scaled fp8"),
+        ("double_blocks.0.img_mod.lin.weight_scale", "scaled fp8"),
+        ("scaled_fp8", "scaled fp8"),
+        ("double_blocks.0.img_mod.lin.comfy_quant", "scaled fp8"),
+        ("transformer.weight.quant_state.bitsandbytes__nf4", "bitsandbytes"),
+    ):
+        save_file({name: torch.zeros(2)}, file)
+        refused(file, rf"quantised weights \({kind}: .*give one in 16 or 32 bits", config=str(disk / "flux"))
+    folder = Path(shutil.copytree(disk / "sdxl", tmp_path / "sdxl"))
+    changed_config(folder / "unet", quantization_config={"quant_method": "bitsandbytes_4bit"})
+    refused(folder, "quantised by bitsandbytes_4bit; pip install bitsandbytes, or give weights in 16 or 32 bits")
+
+
+def test_headers_are_read_without_loading_waiting_or_recursing(tmp_path: Path) -> None:
+    nested = b'{"a":' * 100_000
+    for name, content in (("deep", len(nested).to_bytes(8, "little") + nested), ("empty", b""), ("text", b"no" * 99)):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}\.safetensors is cut short, corrupt or no safetensors file"):
+            read_safetensors_header(tmp_path / f"{name}.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="is no file"):
+        read_safetensors_header(tmp_path / "pipe.safetensors")
 
 
 def test_single_files_of_other_families_are_refused_by_what_they_look_like(disk: Path, tmp_path: Path) -> None:

@@ -154,6 +154,12 @@ class Description:
         files = () if folder is None else tuple(weight_files(folder))
         return Weights(files) if files else None
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many numbers each part with weights holds, as far as its files are here."""
+        found = {part: self.weights(part) for part in WEIGHTED}
+        return {part: weights.numel for part, weights in found.items() if weights is not None}
+
     def part_folder(self, part: str) -> Path | None:
         """The folder of a part in a folder of diffusers' layout, None where it is not on this machine."""
         if self.configs is None:
@@ -186,6 +192,12 @@ class Description:
         """Whether the scheduler steps along a flow rather than a noise path."""
         found = self.part("scheduler")
         return None if found is None else noise_levels.is_flow(found)
+
+    @property
+    def prediction(self) -> str | None:
+        """What the network predicts: "epsilon", "v_prediction", "sample" or "flow"."""
+        found = self.part("scheduler")
+        return None if found is None else noise_levels.prediction_of(found)
 
     @property
     def space(self) -> LatentSpace:

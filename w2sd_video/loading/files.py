@@ -37,7 +37,7 @@ QUANTISED = {
     "scale_weight": "scaled fp8",
     "weight_scale": "scaled fp8",
     "scaled_fp8": "scaled fp8",
-    ".comfy_quant": "scaled fp8",
+    "comfy_quant": "scaled fp8",
     "quant_state": "bitsandbytes",
     ".absmax": "bitsandbytes",
     ".qweight": "GPTQ or AWQ",
