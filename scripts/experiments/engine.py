@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import pickle
 import sys
@@ -109,20 +110,31 @@ def fingerprint(*places: Path) -> str:
 
 @dataclass(frozen=True)
 class Scores(Generic[S]):
-    """Scores of type `kind` in `folder`, a file for each key, with the settings that they were made by."""
+    """Scores of type `kind` in `folder`, a file for each key, with the settings that they were made by.
+
+    A `Score` is kept as JSON; other kinds, which have many numbers, as torch's files.
+    """
 
     folder: Path
     kind: type[S]
     settings: Callable[[Any], object] = repr
 
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.{'json' if self.kind is Score else 'pt'}"
+
     def get(self, key: str, method: Any) -> S | None:
         """The score of a method, None where there is none, a damaged one, or one made with other settings."""
         import torch
 
+        path = self.path(key)
         try:
-            record = torch.load(self.folder / f"{key}.pt", weights_only=True)
+            if path.suffix == ".json":
+                record = json.loads(path.read_text(encoding="utf-8"))
+                record["score"]["correct"] = torch.tensor(record["score"]["correct"]).bool()
+            else:
+                record = torch.load(path, weights_only=True)
             return self.kind(**record["score"]) if record["settings"] == repr(self.settings(method)) else None
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
             return None
 
     def put(self, key: str, method: Any, score: S) -> None:
@@ -130,8 +142,13 @@ class Scores(Generic[S]):
         import torch
 
         beside = self.folder / f"{key}.{os.getpid()}"  # two processes may share a folder
-        torch.save({"settings": repr(self.settings(method)), "score": vars(score)}, beside)
-        os.replace(beside, self.folder / f"{key}.pt")
+        record = {"settings": repr(self.settings(method)), "score": vars(score)}
+        if isinstance(score, Score):
+            record["score"] = {**vars(score), "correct": score.correct.int().tolist()}
+            beside.write_text(json.dumps(record), encoding="utf-8")
+        else:
+            torch.save(record, beside)
+        os.replace(beside, self.path(key))
 
     def fill(
         self, grid: Mapping[str, Any], make: Callable[[str, Any, Progress], S], *, count: int, quiet: bool

@@ -102,13 +102,13 @@ def test_finished_methods_are_kept_and_others_of_the_pair_are_not_taken_for_them
     assert score_bridge.main(words) == 0
     first = capsys.readouterr().out
     assert "| W2SD through pixels | " in first
-    written = (tmp_path / "w2sd.pt").stat().st_mtime_ns
+    written = (tmp_path / "w2sd.json").stat().st_mtime_ns
     assert score_bridge.main(words) == 0
     assert capsys.readouterr().out == first
-    assert (tmp_path / "w2sd.pt").stat().st_mtime_ns == written
+    assert (tmp_path / "w2sd.json").stat().st_mtime_ns == written
     monkeypatch.setitem(scoring.METHODS, "w2sd", short("w2sd", strength=2.0))
     assert score_bridge.main(words) == 0
-    assert (tmp_path / "w2sd.pt").stat().st_mtime_ns != written
+    assert (tmp_path / "w2sd.json").stat().st_mtime_ns != written
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from experiments.measuring import HostReads
+from benchmarks.measuring import HostReads
 from experiments.theory.mixtures import PATHS, schedule
 from torch import Tensor
 

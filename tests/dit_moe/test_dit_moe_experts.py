@@ -369,7 +369,7 @@ def test_following_the_balance_loss_spreads_the_tokens() -> None:
 
 @torch.no_grad()
 def test_every_integer_of_a_whole_pass_is_on_the_benchmarks_target() -> None:
-    benchmark = importlib.import_module("scripts.benchmark_moe")
+    benchmark = importlib.import_module("benchmarks.moe")
     rows = list(benchmark.count([]))
     assert [row.id for row in rows] == ["operators", "reads", "operators", "reads"]
     assert all(row.passed for row in rows)
@@ -381,5 +381,5 @@ def test_the_benchmark_refuses_a_device_that_is_not_there(capsys: pytest.Capture
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(SystemExit, match="2"):
-        importlib.import_module("scripts.benchmark_moe").main(["--device", "cuda"])
+        importlib.import_module("benchmarks.moe").main(["--device", "cuda"])
     assert "no CUDA device" in capsys.readouterr().err

@@ -1,19 +1,14 @@
 """The instruments of the benchmark, and the integers it gates on, measured on real (tiny) pipelines."""
 
-import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from experiments import benchmarking
-from experiments.measuring import Meter, cpu_seconds, paired_ratio, recorded_calls
+from benchmarks import loop, measuring
+from benchmarks.measuring import Meter, cpu_seconds, paired_ratio, recorded_calls
 from torch import Tensor, nn
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Clock:
@@ -82,23 +77,9 @@ def test_recorded_calls_repeats_the_network_calls_and_nothing_else() -> None:
     assert work == [1]
 
 
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The program as a module: in this process, where diffusers is loaded already."""
-    spec = importlib.util.spec_from_file_location("benchmark_program", ROOT / "scripts" / "benchmark.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_integer_of_the_benchmark_is_on_target(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_integer_of_the_benchmark_is_on_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """247 rows for T 50, lambda 49 and guidances 3/3/1; no host read inside the loop; four text-encoder calls."""
-    assert benchmark.main(["--only", "counts", "--output", str(tmp_path / "new" / "bench.json")]) == 0
+    assert loop.main(["--only", "counts", "--output", str(tmp_path / "new" / "bench.json")]) == 0
     document = json.loads((tmp_path / "new" / "bench.json").read_text(encoding="utf-8"))
     assert document["passed"]
     values = {row["what"]: row["value"] for row in document["rows"]}
@@ -109,17 +90,17 @@ def test_every_integer_of_the_benchmark_is_on_target(
 
 
 def test_the_benchmark_refuses_an_output_it_cannot_write_before_measuring(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main(["--output", str(tmp_path / "file" / "bench.json")])
+        loop.main(["--output", str(tmp_path / "file" / "bench.json")])
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_a_ratio_fails_only_beyond_its_target_and_its_own_spread(benchmark: ModuleType) -> None:
-    assert benchmarking.at_most("R1", "", 1.05, 1.03, 0.03).passed
-    assert not benchmarking.at_most("R1", "", 1.07, 1.03, 0.03).passed
-    assert benchmarking.at_most("R1", "", 9.0, None, 0.03).passed
-    assert not benchmarking.equal("rows", "", 248, 247).passed
-    assert "OFF" in benchmarking.table([benchmarking.equal("rows", "rows", 248, 247)])
+def test_a_ratio_fails_only_beyond_its_target_and_its_own_spread() -> None:
+    assert measuring.at_most("R1", "", 1.05, 1.03, 0.03).passed
+    assert not measuring.at_most("R1", "", 1.07, 1.03, 0.03).passed
+    assert measuring.at_most("R1", "", 9.0, None, 0.03).passed
+    assert not measuring.equal("rows", "", 248, 247).passed
+    assert "OFF" in measuring.table([measuring.equal("rows", "rows", 248, 247)])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks import lora as benchmark_lora
 
-from scripts import benchmark_lora
 from tests.support import tiny
 from tests.support.tiny_loras import add_lora
 

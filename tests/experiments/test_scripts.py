@@ -90,7 +90,7 @@ def test_finished_scores_are_kept_and_damaged_ones_are_not_taken_for_any(
     monkeypatch.setattr(
         videos, "score", lambda sides, method, *a, **k: made.append(method.sampled) or score(sides, method, *a, **k)
     )
-    (folder / "scores" / "weak.pt").write_text("{")
+    (folder / "scores" / "weak.json").write_text("{")
     assert program("score_demo")(words) == 0
     assert made == ["weak"]
 

@@ -1,14 +1,13 @@
 """What the benchmark of one decode claims in whole numbers, and that it would notice a second decode."""
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from experiments.benchmarking import Row
+from benchmarks import vbench
+from benchmarks.measuring import Row
 
 from vbench_eval.dimensions import Dimension
 from vbench_eval.selection import select
@@ -16,22 +15,12 @@ from vbench_eval.settings import ScoringSettings
 from vbench_eval.videos import open_video
 
 SIDE = 128
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_vbench.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_vbench", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def video(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("benchmark") / "drift-0.mp4"
-    benchmark.write_video(path, SIDE)
+    vbench.write_video(path, SIDE)
     return path
 
 
@@ -45,9 +34,9 @@ def by_what(rows: list[Row]) -> dict[str, Row]:
 
 
 def test_one_pass_decodes_once_and_estimates_each_flow_once_for_the_same_values(
-    benchmark: ModuleType, video: Path, dimensions: Mapping[str, Dimension]
+    video: Path, dimensions: Mapping[str, Dimension]
 ) -> None:
-    rows = list(benchmark.count(SIDE, video, dimensions))
+    rows = list(vbench.count(SIDE, video, dimensions))
     assert all(row.passed for row in rows), [row.what for row in rows if not row.passed]
     found = by_what(rows)
     assert found[f"decodes for {len(dimensions)} measures in one pass"].value == 1
@@ -56,8 +45,8 @@ def test_one_pass_decodes_once_and_estimates_each_flow_once_for_the_same_values(
     assert found["flows with a pass per measure"].value == 15 + 15 + 15 + 7
 
 
-def test_a_second_decode_is_noticed(benchmark: ModuleType, video: Path) -> None:
-    counts = benchmark.Counts()
+def test_a_second_decode_is_noticed(video: Path) -> None:
+    counts = vbench.Counts()
     with counts.counting():
         for _ in range(2):
             assert sum(len(chunk) for chunk in open_video(video).chunks()) == 16
@@ -65,7 +54,7 @@ def test_a_second_decode_is_noticed(benchmark: ModuleType, video: Path) -> None:
     assert counts.decodes == 2
 
 
-def test_the_benchmarks_video_is_16_frames_at_8_per_second_that_move(benchmark: ModuleType, video: Path) -> None:
+def test_the_benchmarks_video_is_16_frames_at_8_per_second_that_move(video: Path) -> None:
     opened = open_video(video)
     frames = [frame for chunk in opened.chunks() for frame in chunk]
     assert (len(frames), opened.info.fps, opened.info.width, opened.info.height) == (16, 8.0, SIDE, SIDE)
@@ -74,15 +63,15 @@ def test_the_benchmarks_video_is_16_frames_at_8_per_second_that_move(benchmark: 
 
 @pytest.mark.parametrize(("ratio", "passes"), [(0.4, True), (0.52, True), (0.6, False)])
 def test_less_than_twice_the_videos_per_second_fails_by_more_than_the_spread(
-    benchmark: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, passes: bool
+    video: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, passes: bool
 ) -> None:
     def measured(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float]:
         first()
         first()
         return ratio, 0.05
 
-    monkeypatch.setattr(benchmark, "paired_ratio", measured)
+    monkeypatch.setattr(vbench, "paired_ratio", measured)
     flickering = select(ScoringSettings(dimensions=("temporal_flickering",), device="cpu", offline=True)).dimensions
-    rows = list(benchmark.time_passes(SIDE, video, flickering, rounds=1))
+    rows = list(vbench.time_passes(SIDE, video, flickering, rounds=1))
     assert [row.passed for row in rows] == [passes, True, True, True]
     assert rows[1].value == 1 / ratio

@@ -210,11 +210,9 @@ def table(scores: Mapping[str, Score]) -> str:
 
 def run(options: argparse.Namespace) -> int:
     grid = {name: m for name, m in METHODS.items() if options.control or "control" not in (m.sampled, m.partner)}
-    try:
-        names = chosen(options.methods, grid)
-    except UserError as error:
-        needs = any(name.strip() in METHODS.keys() - grid.keys() for name in options.methods.split(","))
-        raise UserError(f"{error}{' (the others need --control)' if needs else ''}") from None
+    if held_back := [name for name in chosen(options.methods, METHODS) if options.methods and name not in grid]:
+        raise UserError(f"the method {held_back[0]!r} needs --control; without it choose from {', '.join(grid)}")
+    names = chosen(options.methods, grid)
     check_counts(options)
     set_threads(options.threads)
     weights = options.weights or PICTURE_WEIGHTS

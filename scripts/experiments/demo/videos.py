@@ -75,7 +75,8 @@ class Method:
     @property
     def key(self) -> str:
         """A name for files, of these settings and no others."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        own = {k: v for k, v in dataclasses.asdict(self).items() if (k, v) != ("guidance", 1.0)}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def paper(**settings: Any) -> Method:
