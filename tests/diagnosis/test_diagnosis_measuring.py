@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiments.diagnosis import calibrating, strengths
+from experiments.diagnosis import calibrating
 from experiments.diagnosis.analytic import FAMILIES, AnalyticPair, pair_of
 from torch import Tensor
 
@@ -218,17 +218,12 @@ def test_thresholds_lie_between_what_was_measured_and_rates_are_of_the_other_hal
     assert "alike" in calibrating.table(found)
 
 
-def test_the_intervals_of_rates_are_wilsons() -> None:
-    assert calibrating.wilson(0, 60) == pytest.approx((0, 0.0602), abs=1e-4)  # z^2 / (n + z^2)
-    assert calibrating.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    low, high = calibrating.wilson(60, 60)
-    assert (low, high) == pytest.approx((1 - 0.0602, 1), abs=1e-4)
-
-
 def test_the_rule_for_the_strength_is_the_one_that_serves_best() -> None:
     # Pairs whose distance is least where strength times gap is 0.3
-    rows = [(gap, 1.0, {s: abs(s * gap - 0.3) for s in strengths.STRENGTHS}) for gap in (0.15, 0.2, 0.3) for _ in "ab"]
-    found = strengths.strength_rule(rows)
+    rows = [
+        (gap, 1.0, {s: abs(s * gap - 0.3) for s in calibrating.STRENGTHS}) for gap in (0.15, 0.2, 0.3) for _ in "ab"
+    ]
+    found = calibrating.strength_rule(rows)
     assert found["target"] == 0.3
     assert found["left_by_the_rule"] < 1e-9 < found["left_at_strength_1"]
 

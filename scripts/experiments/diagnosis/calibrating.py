@@ -1,19 +1,31 @@
-"""Thresholds of the failure modes from measured families of pairs, and how often they are wrong (imports no torch)."""
+"""Thresholds of the failure modes from measured families of pairs, how often they are wrong, and the strength's rule."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from experiments.diagnosis.analytic import FAMILIES, pair_of
+from experiments.engine import check_counts, make_folders, set_threads
+from vbench_eval.statistics import wilson
 from w2sd_video.diagnosis.failure_modes import Thresholds, failures
+from w2sd_video.diagnosis.measuring import measure, together
 from w2sd_video.diagnosis.reporting import table as lines_of
+from w2sd_video.diagnosis.thresholds import CALIBRATION
 
+STEPS = 12
+SCHEDULES = ("ddpm", "sdxl", "flow")
+KEPT = ("clean_gap", "gap", "move", "error", "cosine", "displacement", "drift", "growth")
 GROUP = 4  # samples of a diagnosis
 TAIL = 2.5  # percent of healthy diagnoses beyond each of the two limits of conflict
-Z = 1.96
 
 
 def calibration(families: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -21,8 +33,8 @@ def calibration(families: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Every other diagnosis (group of 4 samples) is for the thresholds, the others for the rates. Too similar is a gap
     under the geometric middle between the largest of the similar (95th percentile) and the smallest of the healthy
-    (5th); conflict is a gap or a growth beyond the healthy's 97.5th percentile, of the bed (analytic, bundled) where
-    that is larger.
+    (5th); conflict is a gap or a growth beyond the healthy's 97.5th percentile, of the testbed (analytic, bundled)
+    where that is larger.
 
     Args:
         families: by name, "kind" ("healthy", "similar", "conflict", "opposed"), "bed" and the arrays of `Measured`.
@@ -64,14 +76,6 @@ def calibration(families: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "rates": {bed: _rates([row for row in rows if row["bed"] == bed]) for bed in beds},
         "families": rows,
     }
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Returns the 95 percent interval of a share."""
-    share, spread = count / total, Z * Z / total
-    middle = (share + spread / 2) / (1 + spread)
-    reach = Z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -117,6 +121,113 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         total = sum(row["diagnoses"] for row in rows if row["kind"] == kind)
         if total:
             count = sum(row[alarm] for row in rows if row["kind"] == kind for alarm in alarms)
-            low, high = wilson(count, total)
-            found[name] = {"share": count / total, "low": low, "high": high, "total": total}
+            share = wilson(count, total)
+            found[name] = {"share": share.value, "low": share.low, "high": share.high, "total": total}
     return found
+
+
+# --- the strength ----------------------------------------------------------------------------------------------------
+
+STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+TARGETS = (0.1, 0.15, 0.2, 0.25, 0.3)
+Row = tuple[float, float, dict[float, float]]
+"""The gap of a pair, the strong side's distance to the ideal, and W2SD's by strength."""
+
+
+def measured_pair(family: str, seed: int, schedule: str, num_steps: int) -> Row:
+    """Returns one pair's row; half of the steps are reflected, in mode "fused"."""
+    pair = pair_of(family, seed, schedule, num_steps)
+    distances = [pair.distances(num_steps // 2, strength) for strength in STRENGTHS]
+    moved = {strength: after for strength, (_, after) in zip(STRENGTHS, distances, strict=True)}
+    return float(measure(pair).clean_gap.mean()), distances[0][0], moved
+
+
+def strength_rule(rows: Sequence[Row]) -> dict[str, Any]:
+    """Returns the target of the rule "strength = target / gap, from 1 to 2" that serves every other pair best, and what
+    it comes to on the others: the mean distance to the ideal over the strong side's, beside strength 1 throughout.
+    """
+    targets = {target: _left(rows[::2], target) for target in TARGETS}
+    best = min(targets, key=lambda target: targets[target])
+    held = rows[1::2]
+    return {
+        "target": best,
+        "pairs": len(held),
+        "left_at_strength_1": round(_left(held, 0.0), 4),
+        "left_by_the_rule": round(_left(held, best), 4),
+    }
+
+
+def healthy() -> tuple[str, ...]:
+    """The families that the rule is measured on."""
+    return tuple(name for name, family in FAMILIES.items() if family.kind == "healthy")
+
+
+def _left(rows: Sequence[Row], target: float) -> float:
+    """The mean share of the strong side's distance that is left by the rule; strength 1 throughout for target 0."""
+    shares = []
+    for gap, alone, moved in rows:
+        strength = min(max(target / gap, 1.0), 2.0)
+        shares.append(float(np.interp(strength, STRENGTHS, [moved[known] for known in STRENGTHS])) / alone)
+    return float(np.mean(shares))
+
+
+# --- scripts/calibrate_diagnosis.py ----------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> int:
+    from experiments.diagnosis import bundled
+
+    check_counts(options, pairs=8, pictures=8, videos=8)
+    set_threads(1)
+    make_folders(options.output)
+    chosen = None if options.only is None else options.only.split(",")
+    families: dict[str, dict[str, Any]] = {}
+    pictures, videos = bundled.Pictures(options.pictures), bundled.Videos(options.videos)
+    makers: dict[str, tuple[str, str, Callable[[], dict[str, Any]]]] = {}
+    for name, family in FAMILIES.items():
+        for at in SCHEDULES:
+            makers[f"{name}-{at}"] = (family.kind, "analytic", partial(_analytic, name, at, options.pairs))
+    for name, (kind, *_) in bundled.GAPS.items():
+        makers[name] = (kind, "bundled", partial(pictures.measured, name))
+    for name, (kind, share) in bundled.VIDEOS.items():
+        makers[name] = (kind, "bundled", partial(videos.measured, share))
+    for name, (kind, bed, make) in makers.items():
+        if chosen is not None and name not in chosen:
+            continue
+        path = options.output / f"{name}.json"
+        if not path.is_file():
+            path.with_suffix(".part").write_text(json.dumps(make()))
+            os.replace(path.with_suffix(".part"), path)
+            print(f"{name}: measured", file=sys.stderr, flush=True)
+        families[name] = {**json.loads(path.read_text()), "kind": kind, "bed": bed}
+    if chosen is None:
+        found = {**calibration(families), "strength": _strength(options), "steps": STEPS}
+        target = options.write or CALIBRATION
+        target.write_text(json.dumps(found, indent=1) + "\n")
+        print(table(found))
+        print(f"\nwritten to {target}")
+    return 0
+
+
+def _strength(options: argparse.Namespace) -> dict[str, Any]:
+    """The rule for the strength; its pairs' rows are kept like the families."""
+    path = options.output / "strengths.json"
+    if not path.is_file():
+        count = max(8, options.pairs // 4)
+        rows = [measured_pair(name, seed, at, STEPS) for at in SCHEDULES for name in healthy() for seed in range(count)]
+        path.write_text(json.dumps([(gap, alone, list(moved.items())) for gap, alone, moved in rows]))
+    return strength_rule([(gap, alone, dict(moved)) for gap, alone, moved in json.loads(path.read_text())])
+
+
+def _analytic(name: str, schedule: str, count: int) -> dict[str, Any]:
+    pairs = [pair_of(name, seed, schedule, STEPS) for seed in range(count)]
+    harms = [moved > alone for alone, moved in (pair.distances(STEPS - 1, 1.0) for pair in pairs)]
+    return {**numbers(together([measure(pair) for pair in pairs])), "harmful": sum(harms) / count}
+
+
+def numbers(measured: Any) -> dict[str, Any]:
+    """Rounded to what means something; NaN as null."""
+    return {
+        name: json.loads(json.dumps(np.round(getattr(measured, name), 6).tolist()).replace("NaN", "null"))
+        for name in KEPT
+    }
