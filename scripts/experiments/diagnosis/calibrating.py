@@ -1,4 +1,4 @@
-"""Thresholds of the failure modes from measured families of pairs, how often they are wrong, and the strength's rule."""
+"""Thresholds of the failure modes from measured families of pairs, their error rates, and the rule for the strength."""
 
 from __future__ import annotations
 
