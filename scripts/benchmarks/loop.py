@@ -35,9 +35,9 @@ from benchmarks.measuring import (
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.demo import components
 from w2sd_video.loading.animatediff import assemble_motion_unet
-from w2sd_video.loading.loading import load_pair
-from w2sd_video.loading.memory import unique_bytes
-from w2sd_video.loading.sources import progress_bars
+from w2sd_video.loading.pairs import load_pair
+from w2sd_video.loading.parts import progress_bars
+from w2sd_video.loading.sharing import unique_bytes
 
 
 @dataclass(frozen=True)

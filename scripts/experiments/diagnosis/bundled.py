@@ -13,7 +13,7 @@ from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, WEIGHTS, world
 from w2sd_video.diagnosis.in_memory import grid_of
 from w2sd_video.diagnosis.measuring import baseline, measure
 from w2sd_video.hosting.hosting import reflected
-from w2sd_video.loading.lora_files import use_loras
+from w2sd_video.loading.loras import use_loras
 from w2sd_video.pair import ModelSpec
 
 # Of the bundled pictures: what is known of a gap (docs/results.md has the gains of those called healthy), and what the
