@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderTiny, PNDMScheduler
 from PIL import Image
 
-from bridges.pixel.command import latent_spaces, loading, making, program
+from bridges.pixel.command import latent_spaces, loading, making
 from bridges.pixel.command.arguments import build_parser
 from bridges.pixel.command.planning import plan_bridge
 from bridges.pixel.command.presets import BRIDGE_PRESETS
@@ -28,7 +28,6 @@ from w2sd_video.commands.prompts import check_prompt
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.finite import NonFiniteLatentError
 from w2sd_video.loading.memory import memory_plan
-from w2sd_video.loading.pipelines import load_pipeline
 from w2sd_video.loading.placement import place
 from w2sd_video.runs.picture_io import read_picture
 from w2sd_video.runs.tasks import Task
@@ -134,16 +133,6 @@ def test_run_json_says_what_the_bridge_was(disk: Path, tmp_path: Path) -> None:
     assert any("shifts samples even without a gap" in note for note in found["notes"])
 
 
-def test_without_reflections_the_picture_is_the_stock_pipelines(disk: Path, tmp_path: Path) -> None:
-    records = run(disk, tmp_path / "out", "--methods", "w2sd,strong", "--reflections", "0", "--seed", "7")
-    pipe = load_pipeline(str(disk / "flux"), role="strong", dtype=torch.float32, quiet=True)
-    pipe.set_progress_bar_config(disable=True)
-    stock = pipe("a cat", height=16, width=16, num_inference_steps=4, generator=tiny.generator(7), output_type="np")
-    wanted = np.rint(stock.images[0] * 255).astype(np.uint8)
-    for method in ("w2sd", "strong"):
-        assert np.array_equal(pixels(tmp_path / "out", records[method, "a cat", 0]), wanted)
-
-
 def test_prompts_encoded_beforehand_make_the_same_pictures_as_in_each_call(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,26 +213,6 @@ def test_with_no_model_named_the_bundled_pair_is_run_with_the_map_that_comes_wit
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["preset"] == "demo" and found["noise_map"]["origin"] == "the preset's"
     assert found["settings"]["reflections"] == 2 and not (tmp_path / latent_spaces.NOISE_MAP).exists()
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (KeyboardInterrupt(), 130, "interrupted; finished pictures are kept"),
-        (MemoryError("no room"), 1, "out of memory (no room).\nFinished pictures are kept. Try --memory weak-offload"),
-        (OSError(28, "No space left on device", "out"), 2, "No space left on device: out\nFinished pictures are kept"),
-    ],
-)
-def test_whatever_ends_a_run_is_said_in_one_line_with_its_exit_code(
-    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*_: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(program, "_make", fail)
-    assert main(["--format", "json"]) == code
-    shown = capsys.readouterr()
-    assert said in shown.err and json.loads(shown.out)["exit_code"] == code
 
 
 # -- the noise map ---------------------------------------------------------------------------------------------------
@@ -382,29 +351,6 @@ def test_flags_override_the_preset_and_reflections_keep_its_share(disk: Path) ->
     assert build_parser().parse_args([]).steps is None
 
 
-def test_a_dry_run_lists_costs_and_files_and_writes_nothing(
-    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [
-        *pair(disk),
-        *QUICK,
-        "--prompt",
-        "a cat",
-        "--methods",
-        "strong,w2sd",
-        "--dry-run",
-        "--output",
-        str(tmp_path / "out"),
-    ]
-    assert main([*words, "--format", "json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["methods"]["w2sd"] == {"evaluations": 10, "vae_calls": 18}
-    assert {"strong/a cat-0.png", "w2sd/a cat-0.png", "comparison/a cat-0.png", "run.json"} <= set(report["files"])
-    assert main(words) == 0
-    assert "w2sd                 10         18" in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
-
-
 def damaged(disk: Path) -> Path:
     broken = disk / "broken.safetensors"
     broken.write_bytes((disk / "map.safetensors").read_bytes()[:200])
@@ -421,13 +367,10 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no size": (lambda d: ["--height", "0"], "height is 0; it must be a whole number from 8"),
     "weak sizes": (lambda d: ["--weak-width", "20"], "weak width is 20; .*--weak-width"),
     "ratio": (lambda d: ["--weak-width", "24"], "whole multiple of the other"),
-    "reflections": (lambda d: ["--reflections", "5"], "reflections is 5 with 4 steps"),
     "true cfg alone": (lambda d: ["--true-cfg", "3"], "give --negative-prompt"),
     "true cfg of one": (lambda d: ["--true-cfg", "1", "--negative-prompt", "x"], "takes more than 1"),
     "strong missing": (lambda d: ["--strong", "no/such/thing"], "does not exist"),
-    "method": (lambda d: ["--methods", "strong,w2ds"], "did you mean 'w2sd'"),
     "memory": (lambda d: ["--memory", "swap"], "unknown memory plan"),
-    "memory on a cpu": (lambda d: ["--memory", "sequential"], "the device is cpu.*use resident"),
     "codec": (lambda d: ["--codec", "tiny"], "needs a tiny VAE for the strong side"),
     "tiny without codec": (lambda d: ["--weak-tiny-vae", str(d / "tiny-1")], "is for --codec tiny"),
     "tiny of another kind": (
@@ -446,7 +389,6 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "motion of pictures": (lambda d: ["--motion-adapter", str(d)], "give --video too"),
     "weak unguided": (lambda d: ["--weak-guidance", "0"], "leave the method weak out"),
     "preset": (lambda d: ["--preset", "flux-over-sdxl"], "did you mean 'flux-vs-sdxl'"),
-    "flag": (lambda d: ["--stepz", "4"], "--help shows every flag"),
 }
 
 

@@ -39,6 +39,10 @@ def _bundled_digits() -> Any:
     return DiTMoEPipeline.from_pretrained(WEIGHTS, torch_dtype=torch.float32, local_files_only=True)
 
 
+PAIRS = ("weak", "strong", "w2sd", "zero-gap", "swapped")
+EVERY = (*PAIRS, "w2sd-auto", "resample", "resample-aligned", "resample-opposed", "autoguided")
+
+
 @dataclass(frozen=True)
 class Family:
     """`words` choose the pair, the sizes and the steps; `things` are the words for two different prompts."""
@@ -51,7 +55,7 @@ class Family:
     count: str
     stock: Callable[[], Any]
     call: dict[str, Any]
-    methods: tuple[str, ...] = ("weak", "strong", "w2sd", "zero-gap", "swapped")
+    methods: tuple[str, ...] = PAIRS
     batch: str = ""
     tolerance: float = 0.0
 
@@ -69,6 +73,7 @@ FAMILIES = (
         "--num-videos",
         _bundled_video,
         {"num_frames": 2, "height": 32, "width": 32, "guidance_scale": 2.0},
+        methods=EVERY,
     ),
     Family(
         "whole video pipeline",
@@ -91,6 +96,7 @@ FAMILIES = (
         "--num-pictures",
         lambda: _bundled_picture("weak"),
         {"height": 32, "width": 32, "guidance_scale": 2.0},
+        methods=EVERY,
     ),
     Family(
         "bridge",
@@ -101,7 +107,7 @@ FAMILIES = (
         "--num-pictures",
         lambda: _bundled_picture("strong"),
         {"height": 32, "width": 32, "guidance_scale": 1.0, "max_sequence_length": 8},
-        methods=("weak", "strong", "w2sd", "zero-gap"),
+        methods=PAIRS[:4],
     ),
     Family(
         "moe",
