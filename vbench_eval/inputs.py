@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.completeness import Completeness, check_completeness
 from vbench_eval.dimensions import OFFICIAL
 from vbench_eval.errors import UserError
-from vbench_eval.folders import FolderVideo, read_folder
+from vbench_eval.folders import Completeness, FolderVideo, check_completeness, read_folder
 from vbench_eval.journal import VideoKey, key_of
 from vbench_eval.manifest import SAMPLES, Manifest, read_manifest, sample
 from vbench_eval.naming import nfc

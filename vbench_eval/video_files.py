@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbench_eval.chunking import check_size, in_chunks
-from vbench_eval.video_info import CHUNK_BYTES, VideoError, VideoInfo
+from vbench_eval.video_info import CHUNK_BYTES, VideoError, VideoInfo, check_size, in_chunks
 
 if TYPE_CHECKING:
     import numpy as np

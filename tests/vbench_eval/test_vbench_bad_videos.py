@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.support.vbench_files import levels, patterned, write_animation, write_pictures, write_video
-from vbench_eval import chunking
-from vbench_eval.chunking import in_chunks
+from vbench_eval import video_info
+from vbench_eval.video_info import in_chunks
 from vbench_eval.videos import VideoError, open_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,11 +162,11 @@ def test_a_picture_that_claims_to_be_huge_is_not_given_the_memory(tmp_path: Path
 def test_a_video_beyond_the_limit_is_refused_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.mp4", "a.webm"):
         write_video(tmp_path / name, levels(2), codec="libx264" if name == "a.mp4" else "libvpx")
-    monkeypatch.setattr(chunking, "MAX_PIXELS", 96 * 64 - 1)
+    monkeypatch.setattr(video_info, "MAX_PIXELS", 96 * 64 - 1)
     for name in ("a.mp4", "a.webm"):
         with pytest.raises(VideoError, match="its frames are 96x64"):
             open_video(tmp_path / name)  # before a frame is asked for
-    monkeypatch.setattr(chunking, "MAX_PIXELS", 96 * 64)
+    monkeypatch.setattr(video_info, "MAX_PIXELS", 96 * 64)
     assert open_video(tmp_path / "a.mp4").info.width == 96
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import vbench_suites
-from vbench_eval.completeness import check_completeness
 from vbench_eval.errors import UserError
-from vbench_eval.folders import methods_of, read_folder
+from vbench_eval.folders import check_completeness, methods_of, read_folder
 from vbench_eval.inputs import find_inputs
 from vbench_eval.manifest import sample, write_manifest, write_prompts
 from vbench_eval.suite import read_suite

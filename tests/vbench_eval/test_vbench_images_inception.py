@@ -14,7 +14,7 @@ from torch import nn
 
 from vbench_eval.errors import UserError
 from vbench_eval.images import frechet, inception
-from vbench_eval.images.pictures import PictureError
+from vbench_eval.images.sources import PictureError
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -16,11 +16,9 @@ from tests.support.vbench_image_networks import as_clip_sees, pictures, tokens, 
 from vbench_eval.backbones.finding import Unavailable
 from vbench_eval.errors import UserError
 from vbench_eval.images import reward
-from vbench_eval.images.clip_scores import load_clip_i
+from vbench_eval.images.clip_towers import to_transformers
 from vbench_eval.images.dino import load_dino
-from vbench_eval.images.hps import letterboxed
-from vbench_eval.images.open_clip_names import to_transformers
-from vbench_eval.images.pickscore import preference
+from vbench_eval.images.rewards import letterboxed, load_clip_i, preference
 from vbench_eval.images.sources import Sources
 
 PROMPTS = ["a red fox", "two cats", "a red fox"]

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tests.support import vbench_image_networks as nets
 from vbench_eval.backbones.finding import Unavailable
 from vbench_eval.errors import UserError
-from vbench_eval.images import IMAGE_METRICS, frechet, inception, reward, score_images
+from vbench_eval.images import IMAGE_METRICS, frechet, inception, reward, score_images, scoring
 from vbench_eval.images.mps import load_mps
 from vbench_eval.images.rewards import REWARDS
+from vbench_eval.images.scoring import against, pairs_of
 from vbench_eval.images.sources import Sources, read_gallery
-from vbench_eval.images.win_rate import against, pairs_of
 
 NAMES = ["a cat-0.png", "a cat-1.png", "a dog-0.png"]
 
@@ -53,10 +53,8 @@ class Brightness:
 
 @pytest.fixture
 def bright(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vbench_eval.images import measuring
-
     table: Mapping[str, Any] = {**REWARDS, "pickscore": ("pickscore", lambda sources: Brightness())}
-    monkeypatch.setattr(measuring, "REWARDS", table)
+    monkeypatch.setattr(scoring, "REWARDS", table)
 
 
 def grey(*values: int, size: int = 8) -> list[Image.Image]:
@@ -360,8 +358,6 @@ def test_pictures_of_several_methods_are_scored_one_by_one(tmp_path: Path) -> No
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(
     metrics: list[str], settings: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vbench_eval.images import scoring
-
     nets.save_pictures(grey(1), tmp_path, ["p-0.png"])
     monkeypatch.setattr(scoring, "measure", None)
     with pytest.raises(UserError, match=said):

@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from tests.support.musiq_by_hand import musiq_by_hand
-from vbench_eval.backbones.musiq import Musiq, MusiqSizes
-from vbench_eval.backbones.musiq_patches import hashed_positions, pad_same, same_padding, tokens
-from vbench_eval.backbones.musiq_scoring import MusiqScorer, load_musiq
+from vbench_eval.backbones.musiq import (
+    Musiq,
+    MusiqScorer,
+    MusiqSizes,
+    hashed_positions,
+    load_musiq,
+    pad_same,
+    same_padding,
+    tokens,
+)
 from vbench_eval.errors import UserError
 
 SMALL = MusiqSizes(hidden=24, mlp=48, heads=2, layers=2, longer_sides=(64, 160))

@@ -7,8 +7,19 @@ import torch
 import torch.nn.functional as F
 
 from tests.support.raft_by_hand import raft_by_hand
-from vbench_eval.backbones.raft import ITERATIONS, Raft, RaftFlow, RaftSizes, load_raft, upsample, with_both_names
-from vbench_eval.backbones.raft_correlation import CorrelationOnDemand, CorrelationPyramid, Window, correlations
+from vbench_eval.backbones.raft import (
+    ITERATIONS,
+    CorrelationOnDemand,
+    CorrelationPyramid,
+    Raft,
+    RaftFlow,
+    RaftSizes,
+    Window,
+    correlations,
+    load_raft,
+    upsample,
+    with_both_names,
+)
 from vbench_eval.errors import UserError
 from vbench_eval.video_info import VideoError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.support.vbench_files import LOSSLESS, Frames, levels, patterned, write_animation, write_pictures, write_video
-from vbench_eval.chunking import in_chunks
+from vbench_eval.video_info import in_chunks
 from vbench_eval.videos import Video, open_video
 
 

@@ -14,7 +14,7 @@ from vbench_eval.backbones.finding import sha256
 from vbench_eval.backbones.loading import is_archive, load_state, origin, placed, pretrained
 from vbench_eval.backbones.weights import WEIGHTS, Weights
 from vbench_eval.errors import UserError
-from vbench_eval.images.open_clip_names import to_transformers
+from vbench_eval.images.clip_towers import to_transformers
 from vbench_eval.resizing import centre_crop, resize, shorter_side_size, to_float
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -156,7 +156,7 @@ def _raft(choice: str | None, asked: _Asked) -> Any:
 
 def _musiq(choice: str | None, asked: _Asked) -> Any:
     path = asked.find("musiq_spaq", choice)
-    from vbench_eval.backbones.musiq_scoring import load_musiq
+    from vbench_eval.backbones.musiq import load_musiq
 
     return load_musiq(path, antialias=asked.antialias, mode=asked.imaging_mode, **_placing(asked))
 

@@ -143,10 +143,9 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Scores and reports."""
     from vbench_eval.inputs import find_inputs
     from vbench_eval.progress import TerminalProgress
-    from vbench_eval.results import submission
+    from vbench_eval.results import report_text, submission, summarised
     from vbench_eval.scoring import score_inputs
     from vbench_eval.settings import ScoringSettings, parse_backbones
-    from vbench_eval.summary import report_text, summarised
 
     if arguments.folder and arguments.videos_path:
         raise UserError("the folder is given twice; give FOLDER or --videos_path")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval.errors import UserError
-from vbench_eval.images.clip_scores import References, Similarity
+from vbench_eval.images.rewards import References, Similarity
 from vbench_eval.images.sources import Sources
 
 if TYPE_CHECKING:

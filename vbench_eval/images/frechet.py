@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vbench_eval.errors import UserError
-from vbench_eval.images.pictures import PictureError, read_picture
+from vbench_eval.images.sources import PictureError, read_picture
 from vbench_eval.strict_json import write_bytes
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
 """The Inception network of FID and IS: TensorFlow's of 2015-12-05, as pytorch-fid's weights have it.
 
-It differs from torchvision's: averages leave the padding out, Mixed_7c pools by maximum, and there are 1008 classes.
+It differs from torchvision's: averages leave the padding out, Mixed_7c pools by maximum, and there are 1008 classes. It
+is written out here also because torchvision cannot be depended on: it must match torch's build, and many machines
+have none.
 """
 
 from __future__ import annotations

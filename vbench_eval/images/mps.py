@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval.errors import UserError
-from vbench_eval.images.pictures import Pictures, as_pictures
 from vbench_eval.images.rewards import check_prompts
-from vbench_eval.images.sources import Sources
+from vbench_eval.images.sources import Pictures, Sources, as_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import vbench_eval.errors
 from vbench_eval.images import frechet
-from vbench_eval.images.pictures import find_pictures
+from vbench_eval.images.sources import find_pictures
 from w2sd_video.commands.checks import one_of
 from w2sd_video.errors import UserError
 from w2sd_video.runs.progress import Progress
