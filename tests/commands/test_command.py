@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +15,6 @@ from tests.support.disk_pairs import write_checkpoints
 from tests.support.family_programs import video as main
 from tests.support.saved_pairs import save_pair
 from w2sd_video.commands import making
-from w2sd_video.runs.video_io import read_video
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "scripts" / "generate_video.py")]
@@ -47,16 +43,11 @@ def test_help_shows_every_flag_with_examples() -> None:
 
 
 BAD_ARGUMENTS = [
-    (["--preset", "dmo"], "did you mean 'demo'"),
-    (["--methods", "w2sd,wek"], "unknown method 'wek'"),
-    (["--mode", "papers"], "did you mean 'paper'"),
     (["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--steps", "5", "--reflections", "6"], "from 0 to 5 "),
     (["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--width", "1020"], "multiple of 8"),
     (["--preset", "juggernaut-vs-sdxl"], "no prompts of its own"),
     (["--prompts", "nowhere.txt"], "cannot be read"),
     (["--strong", "/nowhere", "--weak", "/nowhere/else", "--prompt", "x"], "does not exist"),
-    (["--steps", "many"], "invalid int value"),
-    (["--colour", "red"], "unrecognized arguments"),
     (["--promt", "x"], "did you mean --prompt?"),
     (["--noise-map", "auto"], "--noise-map auto: it is a flag of w2sd bridge"),
     (["--format", "jsn"], "invalid choice: 'jsn'"),
@@ -77,17 +68,6 @@ def test_a_refusal_is_one_message_and_code_2_within_a_second_of_work(
     assert list(tmp_path.iterdir()) == [], "nothing is written"
     # Processor time, so that a busy machine does not matter: importing torch alone takes longer.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
-
-
-@pytest.mark.parametrize("words", [["--format", "json", "--steps", "many"], ["--colour", "--format=json"]])
-def test_words_that_are_not_understood_are_refused_in_json_too(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words) == 2
-    captured = capsys.readouterr()
-    report = json.loads(captured.out)
-    assert (report["status"], report["exit_code"]) == ("refused", 2)
-    assert captured.err == f"error: {report['error']}\n" and "--help" in report["error"]
 
 
 def test_a_prompt_that_is_not_unicode_is_refused() -> None:
@@ -124,57 +104,12 @@ def test_a_place_that_cannot_be_written_is_refused(
         assert str(place) in error and "Traceback" not in error
 
 
-def test_a_dry_run_prints_costs_and_files_and_touches_nothing(
-    pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(making, "load_parts", lambda *_: pytest.fail("a model was loaded"))
-    words = [*pair, "--prompt", "a", "--prompt", "b/c", "--num-videos", "2", "--methods", "strong,w2sd"]
-    words += ["--output", str(tmp_path / "run"), "--dry-run"]
-    assert main([*words, "--format", "json"]) == 0
-    captured = capsys.readouterr()
-    report = json.loads(captured.out)
-    # T 3 and lambda 2; guidance 2 is two rows, the weak side's 1 a single one.
-    assert report["methods"] == {"strong": {"evaluations": 3, "rows": 6}, "w2sd": {"evaluations": 7, "rows": 12}}
-    assert (report["videos"], report["evaluations"], report["rows"]) == (8, 4 * 10, 4 * 18)
-    assert len(report["files"]) == 3 + 8 + 4
-    assert "strong/a-0.mp4" in report["files"] and "comparison/a-1.mp4" in report["files"]
-    assert report["memory_mb"]["peak"] >= report["memory_mb"]["weights"] >= 0
-    assert main(words) == 0
-    text = capsys.readouterr().out
-    assert "memory, estimated" in text and "strong/a-0.mp4" in text
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_dry_run_of_the_papers_pair_needs_none_of_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--dtype", "bfloat16", "--device", "cpu", "--dry-run"]
     assert main([*words, "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["methods"]["w2sd"] == {"evaluations": 148, "rows": 247}
     assert 10_000 < report["memory_mb"]["weights"] < 12_000, "two 2-D UNets of 4.9 GB and motion modules of .45"
-
-
-def test_json_is_the_only_thing_on_standard_output(
-    pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [*pair, "--prompt", "x", "--methods", "strong", "--output", str(tmp_path / "run"), "--format", "json"]
-    assert main(words) == 0
-    captured = capsys.readouterr()
-    report = json.loads(captured.out)
-    assert captured.out.count("\n") == 1
-    assert (report["status"], report["exit_code"], report["videos"], report["kept"]) == ("done", 0, 1, 0)
-    assert [record["path"] for record in report["made"]] == ["strong/x-0.mp4"]
-    assert Path(report["page"]).is_file()
-    assert "[1/1] strong/x-0.mp4" in captured.err, "progress goes to standard error, a line per video"
-
-    assert main([*words, "--quiet"]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["kept"] == 1
-    assert captured.err == ""
-
-    assert main([*words, "--seed", "1"]) == 2
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["status"] == "refused"
-    assert "settings.seed: 0 -> 1" in captured.err
 
 
 def test_loading_single_files_shows_no_bars_where_there_is_no_terminal(
@@ -236,76 +171,6 @@ def test_compiled_blocks_are_those_that_repeat(pair: list[str], monkeypatch: pyt
     loaded = load_pair(pair[1], pair[3], device="cpu")
     compile_networks((loaded.pipe.unet, loaded.weak_unet))
     assert set(compiled) == {"BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D"}
-
-
-def start(words: list[str], output: Path) -> subprocess.Popen[str]:
-    """The command in a process of its own, which hears interrupts also where the tests themselves run in background."""
-    return subprocess.Popen(
-        [*COMMAND, *words, "--output", str(output)],
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(process: subprocess.Popen[str], folder: Path, videos: int) -> None:
-    """Returns once results.jsonl has so many lines."""
-    deadline = time.monotonic() + 120
-    while len(results_text(folder).splitlines()) < videos:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def results_text(folder: Path) -> str:
-    path = folder / "results.jsonl"
-    return path.read_text("utf-8", "replace") if path.exists() else ""
-
-
-def test_a_run_killed_and_then_interrupted_is_finished_by_the_same_command_with_the_same_videos(
-    pair: list[str], tmp_path: Path
-) -> None:
-    words = [*pair, "--prompt", "a ring", "--prompt", "A Ring", "--prompt", "c/d", "--num-videos", "2"]
-    words += ["--methods", "weak,strong,w2sd"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert main([*words, "--output", str(whole), "--quiet"]) == 0
-
-    killed = start(words, broken)
-    wait_for(killed, broken, 4)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    with open(broken / "results.jsonl", "ab") as file:
-        file.write(b'{"method": "w2sd", "prompt": "a r')  # the least convenient moment
-    (broken / "w2sd").mkdir(exist_ok=True)
-    (broken / "w2sd" / ".A Ring-0.mp4.partial").write_bytes(b"half a video")
-    first = {record["path"]: (broken / record["path"]).stat().st_mtime_ns for record in results_lines(broken)}
-    assert 4 <= len(first) < 18
-
-    interrupted = start(words, broken)
-    wait_for(interrupted, broken, len(first) + 2)
-    interrupted.send_signal(signal.SIGINT)
-    _, error = interrupted.communicate()
-    assert interrupted.returncode == 130
-    assert "same command again" in error and "Traceback" not in error
-    second = {record["path"]: (broken / record["path"]).stat().st_mtime_ns for record in results_lines(broken)}
-    assert len(first) < len(second) < 18
-
-    assert main([*words, "--output", str(broken), "--quiet"]) == 0
-    now = {record["path"]: (broken / record["path"]).stat().st_mtime_ns for record in results_lines(broken)}
-    assert len(now) == 18
-    assert second.items() <= now.items() and first.items() <= second.items(), "no finished video was made again"
-    videos = {str(file.relative_to(whole)): file.read_bytes() for file in whole.rglob("*.mp4")}
-    assert len(videos) == 18 + 6
-    assert {str(file.relative_to(broken)): file.read_bytes() for file in broken.rglob("*.mp4")} == videos
-    assert read_video(broken / "w2sd" / "a ring-1.mp4").metadata["seed"] == 1
-
-
-def results_lines(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of results.jsonl."""
-    return [json.loads(line) for line in results_text(folder).split("\n")[:-1]]
 
 
 def test_the_demos_prompts_need_no_torch() -> None:

@@ -106,15 +106,6 @@ def test_each_line_of_results_tells_a_video_and_its_cost(full_run: Path) -> None
     assert rows == {"weak": (3, 6), "strong": (3, 6), "w2sd": (7, 12), "zero-gap": (7, 14), "swapped": (7, 12)}
 
 
-def test_the_plan_counts_what_the_run_counts(full_run: Path, pair: Path) -> None:
-    from tests.support.family_programs import costs, planned
-
-    done = costs(planned(request(pair, full_run, methods=tuple(METHODS))))
-    for record in lines(full_run):
-        assert done[record["method"]].rows == record["num_rows"]
-        assert done[record["method"]].evaluations == record["num_evaluations"]
-
-
 def test_a_video_carries_its_true_prompt_and_settings(full_run: Path) -> None:
     for record in lines(full_run):
         video = read_video(full_run / record["path"])
@@ -123,16 +114,6 @@ def test_a_video_carries_its_true_prompt_and_settings(full_run: Path) -> None:
         for name in ("method", "prompt", "index", "seed"):
             assert video.metadata[name] == record[name]
         assert (video.metadata["steps"], video.metadata["guidance"]) == (3, 2.0)
-
-
-def test_run_json_repeats_the_run(full_run: Path, pair: Path) -> None:
-    run = json.loads((full_run / "run.json").read_text("utf-8"))
-    assert run["pair"]["strong"] == str((pair / "strong").resolve())
-    assert run["prompts"] == list(PROMPTS)
-    assert (run["seeds"], run["methods"]) == ([7, 8], list(METHODS))
-    assert (run["device"], run["dtype"]) == ("cpu", "float32")
-    assert run["settings"]["reflections"] == 2
-    assert run["versions"]["torch"].startswith(torch.__version__.split("+")[0])
 
 
 def test_the_page_and_the_comparison_show_every_method(full_run: Path) -> None:
@@ -227,13 +208,6 @@ def test_methods_of_a_pair_with_two_sets_of_text_encoders(pair: Path, tmp_path: 
         assert not np.array_equal(plain[method], first[method]), "the other encoder does say something else"
 
 
-def test_each_video_starts_from_its_own_seed_whatever_else_is_made(pair: Path, tmp_path: Path, full_run: Path) -> None:
-    generated(request(pair, tmp_path / "alone", seed=8, methods=("w2sd",)))
-    alone = read_video(tmp_path / "alone" / "w2sd" / "a ring-0.mp4").frames
-    assert np.array_equal(alone, read_video(full_run / "w2sd" / "a ring-1.mp4").frames), "seed 8 is seed 7 + index 1"
-    assert not np.array_equal(alone, read_video(full_run / "w2sd" / "a ring-0.mp4").frames)
-
-
 # -- taking a run up again ------------------------------------------------------------------------------------------
 
 
@@ -246,40 +220,6 @@ def test_a_finished_run_is_left_as_it_is_and_loads_no_model(
     summary = generated(again)
     assert (summary.made, summary.kept, summary.complete) == ([], 30, True)
     assert (contents(full_run), lines(full_run)) == before
-
-
-def test_a_missing_video_is_made_again_byte_for_byte(pair: Path, full_run: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(full_run, tmp_path / "run")
-    gone = folder / "w2sd" / "a ring-1.mp4"
-    gone.unlink()
-    summary = generated(request(pair, folder, prompts=PROMPTS, num=2, methods=tuple(METHODS), seed=7))
-    assert [record["path"] for record in summary.made] == ["w2sd/a ring-1.mp4"]
-    assert contents(folder) == contents(full_run)
-
-
-def test_a_damaged_video_is_made_again_byte_for_byte(pair: Path, full_run: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(full_run, tmp_path / "run")
-    damaged = folder / "w2sd" / "a ring-0.mp4"
-    damaged.write_bytes(damaged.read_bytes()[:100])
-    summary = generated(request(pair, folder, prompts=PROMPTS, num=2, methods=tuple(METHODS), seed=7))
-    assert [record["path"] for record in summary.made] == ["w2sd/a ring-0.mp4"]
-    assert contents(folder) == contents(full_run)
-
-
-def test_other_settings_are_refused_and_a_control_may_be_added(pair: Path, tmp_path: Path) -> None:
-    base = {"methods": ("strong", "w2sd")}
-    generated(request(pair, tmp_path, **base))
-    before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"settings\.steps: 3 -> 4"):
-        generated(request(pair, tmp_path, steps=4, **base))
-    assert contents(tmp_path) == before
-    summary = generated(request(pair, tmp_path, methods=("strong", "w2sd", "zero-gap")))
-    assert [record["method"] for record in summary.made] == ["zero-gap"]
-    after = contents(tmp_path)
-    assert {path: after[path] for path in before if not path.startswith("comparison")} == {
-        path: data for path, data in before.items() if not path.startswith("comparison")
-    }
-    assert after["comparison/a ring-0.mp4"] != before["comparison/a ring-0.mp4"], "made anew with the third method"
 
 
 # -- what goes wrong ------------------------------------------------------------------------------------------------

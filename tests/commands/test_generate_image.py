@@ -175,23 +175,6 @@ def test_other_families_take_a_guidance_gap_as_they_guide(strong: str, rows: int
     assert moved(tmp_path / "out").any() and records["w2sd"]["num_rows"] == rows
 
 
-def test_a_stopped_run_is_finished_and_another_is_refused(
-    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--guidance", "3", "--weak-guidance", "0", "--methods", "strong,w2sd"]
-    run(disk, tmp_path / "out", *words)
-    whole = pixels(tmp_path / "out", "w2sd")
-    (tmp_path / "out" / "w2sd" / f"{PROMPT}-0.png").unlink()
-    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
-    (tmp_path / "out" / "results.jsonl").write_text(lines[0] + "\n")
-    records = run(disk, tmp_path / "out", *words)
-    assert np.array_equal(pixels(tmp_path / "out", "w2sd"), whole) and records["strong"] == json.loads(lines[0])
-    assert (tmp_path / "out" / "comparison").is_dir() and (tmp_path / "out" / "index.html").is_file()
-    other = [*QUICK, "--strong", str(disk / "sdxl-1"), "--prompt", PROMPT, *words, "--weak-guidance", "-1"]
-    assert main([*other, "--output", str(tmp_path / "out")]) == 2
-    assert "weak_guidance" in capsys.readouterr().err
-
-
 def test_matched_cost_gives_methods_without_reflections_all_the_steps(disk: Path, tmp_path: Path) -> None:
     words = ["--match-evaluations", "8", "--guidance", "3", "--weak-guidance", "0", "--methods", "strong,w2sd"]
     words += ["--strong", str(disk / "sdxl-1"), "--prompt", PROMPT, "--height", "16", "--width", "16", "--quiet"]

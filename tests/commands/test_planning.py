@@ -1,6 +1,5 @@
 """A request becomes a plan with every setting known, or is refused before a model is loaded."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +77,16 @@ def test_exact_repeats_of_a_prompt_are_made_once() -> None:
             {"preset": "jugernaut"},
             r"unknown preset 'jugernaut'.*demo, juggernaut-vs-sdxl.*did you mean 'juggernaut-vs-",
         ),
-        ({"methods": ("w2sb",)}, r"unknown method 'w2sb'.*did you mean 'w2sd'"),
         ({"methods": ()}, "no method is given"),
         ({"mode": "fusde"}, "unknown mode 'fusde'.*did you mean 'fused'"),
-        ({"dtype": "float8"}, "unknown dtype 'float8'.*float16"),
         ({"memory": "disk"}, "unknown memory plan 'disk'"),
         ({"steps": 10, "reflections": 11}, "reflections is 11 with 10 steps.*from 0 to 10 "),
-        ({"reflections": -1}, "reflections is -1"),
-        ({"steps": 0}, "steps is 0; it must be a whole number from 1 to 1000"),
         ({"guidance": 0.5}, "guidance is 0.5; sampling takes 1"),
-        ({"weak_guidance": float("nan")}, "weak guidance is nan"),
-        ({"strength": float("inf")}, "strength is inf"),
         ({"height": 1001}, "height is 1001; it must be a multiple of 8.*1000 or 1008"),
         ({"width": -8}, "width is -8"),
         ({"fps": 0}, "fps is 0"),
         ({"fps": 60, "video_format": "gif"}, "a gif plays at most 50"),
         ({"video_format": "avi"}, "unknown video format 'avi'"),
-        ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63 - 1, "num": 2}, "goes beyond"),
         ({"num": 0}, "num is 0"),
         ({"prompts": (" ",)}, "prompt 1: the prompt is empty"),
@@ -133,16 +125,6 @@ def test_sizes_are_multiples_of_8_for_the_demo_too_as_diffusers_asks(size: str) 
 
 def test_methods_are_parsed_from_a_list_with_blanks_and_repeats() -> None:
     assert check_methods(words(" w2sd, strong ,w2sd,")) == ("w2sd", "strong")
-
-
-def test_planning_loads_no_torch() -> None:
-    import subprocess
-
-    code = (
-        "import sys; from tests.support.family_programs import planned, video_request; "
-        "planned(video_request(preset='juggernaut-vs-sdxl', prompts=('a',))); sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2]).returncode == 0
 
 
 def test_no_arguments_are_the_bundled_demo_with_its_prompts_and_its_control() -> None:
