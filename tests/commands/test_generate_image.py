@@ -181,3 +181,17 @@ def test_matched_cost_gives_methods_without_reflections_all_the_steps(disk: Path
     assert main([*words, "--device", "cpu", "--output", str(tmp_path / "out")]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert {line["method"]: line["num_evaluations"] for line in lines} == {"strong": 8, "w2sd": 8}
+
+
+@pytest.mark.parametrize("methods", ["weak,w2sd", "weak"])
+def test_a_weak_folder_with_one_network_alone_makes_what_the_whole_pipeline_of_it_makes(
+    disk: Path, tmp_path: Path, methods: str
+) -> None:
+    network = tmp_path / "network" / "unet"
+    shutil.copytree(disk / "sdxl-2" / "unet", network)
+    guided = ("--guidance", "3", "--methods", methods)
+    run(disk, tmp_path / "whole", *guided, "--weak", str(disk / "sdxl-2"))
+    run(disk, tmp_path / "alone", *guided, "--weak", str(network.parent))
+    for method in methods.split(","):
+        ours, theirs = (pixels(tmp_path / folder, method).astype(int) for folder in ("alone", "whole"))
+        assert abs(ours - theirs).max() <= 1 and ours.std() > 1  # text and VAE are equal on both sides

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from w2sd_video.errors import UserError
+from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces
 from w2sd_video.pair import ModelPair, check_pair
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from w2sd_video.loading.describe import Description
 
 MAX_SEED = 2**63 - 1
-SPACE = ("scaling_factor", "shift_factor", "latent_channels")  # of a VAE's config: where these differ, so do the spaces
 
 
 def whole(given: int | None, default: int, name: str, low: int, high: int) -> int:
@@ -178,18 +178,17 @@ def check_sampling(plan: Plan) -> None:
             )
 
 
-def check_one_space(ours: Description, theirs: Description) -> None:
-    """Raises `UserError` for two sides whose configs alone say that they share no latent space."""
-    flows = (ours.is_flow, theirs.is_flow)
-    vaes = [files.part("vae") for files in (ours, theirs)]
-    differing = [] if None in vaes else [k for k in SPACE if (vaes[0] or {}).get(k) != (vaes[1] or {}).get(k)]
-    if None not in flows and flows[0] != flows[1]:
-        differing.append("the path of noise (one is a flow)")
+def check_one_space(ours: Description, theirs: Description, *, own_levels: bool = True) -> None:
+    """Raises `UserError` for two sides whose configs alone say that they share no latent space.
+
+    `own_levels`: whether each side samples on the noise levels of its own files, which motion modules replace.
+    """
+    spaces = [LatentSpace(side.part("vae"), side.part("scheduler") if own_levels else None) for side in (ours, theirs)]
+    found = compare_spaces(*spaces)
+    reason = None if found.name in ("share", "undecided") else found.message
     networks = [(files.network or {}).get("_class_name") for files in (ours, theirs)]
-    if None not in networks and networks[0] != networks[1]:
-        differing.append(f"the network ({networks[0]} and {networks[1]})")
-    if differing:
-        raise UserError(
-            f"the checkpoints are of different families ({ours.class_name} and {theirs.class_name}): they differ in "
-            f"{', '.join(differing)}, and a reflection needs one latent space; `w2sd bridge` lets them meet in pixels"
-        )
+    if reason is None and None not in networks and networks[0] != networks[1]:
+        reason = f"their networks are a {networks[0]} and a {networks[1]}; {REMEDIES['bridge']}"
+    if reason is not None:
+        kinds = f"({ours.class_name} and {theirs.class_name})"
+        raise UserError(f"the checkpoints are of different families {kinds} and share no latent space: {reason}")

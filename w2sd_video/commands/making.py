@@ -23,7 +23,7 @@ from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import reflected
 from w2sd_video.hosting.finite import NonFiniteLatentError
 from w2sd_video.hosting.settings import call_signature, networks_of
-from w2sd_video.loading.describe import Description
+from w2sd_video.loading.describe import Description, is_network_alone
 from w2sd_video.loading.pairs import HOOKED_FIRST, load_pair
 from w2sd_video.loading.parts import Source
 from w2sd_video.loading.pipelines import (
@@ -265,7 +265,8 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     _check_fetched(plan)
     methods, reward = run.methods, _reward(plan, run)
     one = plan.pair.weak.checkpoint is None
-    strong = None if methods == {"weak"} and not one else _pipeline(plan, "strong", run)
+    lent = not one and is_network_alone(str(plan.pair.weak.checkpoint))
+    strong = None if methods == {"weak"} and not one and not lent else _pipeline(plan, "strong", run)
     weak = None
     if not one and methods - {"strong", "zero-gap", "resample"}:
         weak = _pipeline(plan, "weak", run, sharing=strong)

@@ -254,7 +254,7 @@ def describe(
         raise UserError(
             f"the {role} side {given} is no single file, so the config {config} would go unused; leave it out"
         )
-    elif path.is_dir() and network_alone and not (path / "model_index.json").is_file():
+    elif network_alone and is_network_alone(given):
         return _describe_network(given, path, role, SDXL_UNETS, allow_pickle)
     elif path.is_dir():
         found = Description(given, "folder", path)
@@ -290,6 +290,27 @@ def describe_motion_adapter(given: str, *, allow_pickle: bool = False) -> Descri
         f"the motion adapter {given!r} is no folder; give a diffusers folder (config.json beside .safetensors weights) "
         "or a hub id such as guoyww/animatediff-motion-adapter-sdxl-beta"
     )
+
+
+def is_network_alone(given: str) -> bool:
+    """Whether this is a folder that holds one network, and needs everything else from the other side."""
+    path = Path(given).expanduser()
+    return path.is_dir() and not (path / "model_index.json").is_file()
+
+
+def check_motion_frames(pipeline: Description, motion_adapter: str | None, num_frames: int) -> None:
+    """Raises `UserError` for more frames than AnimateDiff's motion modules allow, where they are on this machine."""
+    if motion_adapter is not None and not is_hub_id(motion_adapter):
+        check_frames(describe_motion_adapter(motion_adapter).part("motion_adapter") or {}, motion_adapter, num_frames)
+    elif pipeline.part("motion_adapter") is not None:
+        check_frames(pipeline.part("motion_adapter") or {}, pipeline.given, num_frames)
+
+
+def check_frames(motion: Mapping[str, Any], name: str, num_frames: int | None) -> None:
+    """Raises `UserError` for more frames than motion modules of this config allow."""
+    longest = motion.get("motion_max_seq_length", 32)
+    if num_frames is not None and num_frames > longest:
+        raise UserError(f"{num_frames} frames asked for; the motion modules of {name} allow at most {longest}")
 
 
 def _describe_network(given: str, path: Path, role: str, classes: tuple[str, ...], allow_pickle: bool) -> Description:

@@ -13,7 +13,7 @@ from typing import Any
 from w2sd_video.errors import UserError
 from w2sd_video.latents import noise_levels
 from w2sd_video.latents.spaces import LatentSpace, compare_spaces
-from w2sd_video.loading.describe import Description, describe, describe_file, describe_motion_adapter
+from w2sd_video.loading.describe import Description, check_frames, describe, describe_file, describe_motion_adapter
 from w2sd_video.loading.files import is_hub_id
 
 SAME_IN_UNETS = (
@@ -126,11 +126,11 @@ def check_pair_configs(pair: PairDescription, part: PartOf) -> None:
             continue
         _check_unet(unet, name)
         if unet.get("_class_name") == "UNetMotionModel":
-            _check_frames(unet, name, pair.num_frames)
+            check_frames(unet, name, pair.num_frames)
         elif adapter is not None:
             check_adapter_fits(adapter, unet, name)
     if adapter is not None:
-        _check_frames(adapter, "the motion adapter", pair.num_frames)
+        check_frames(adapter, "the motion adapter", pair.num_frames)
     spaces = [LatentSpace(part(role, "vae")) for role in names]
     found = compare_spaces(*spaces)
     if found.name not in ("share", "undecided"):
@@ -168,12 +168,6 @@ def _check_unet(unet: Config, name: str) -> None:
             f"the UNet of {name} has addition_embed_type {unet.get('addition_embed_type')!r}, as SD1.5 and SD2 do; "
             "allowed: 'text_time' (SDXL)"
         )
-
-
-def _check_frames(config: Config, name: str, num_frames: int | None) -> None:
-    longest = config.get("motion_max_seq_length", 32)
-    if num_frames is not None and num_frames > longest:
-        raise UserError(f"{num_frames} frames asked for; the motion modules of {name} allow at most {longest}")
 
 
 def check_adapter_fits(adapter: Config, unet: Config, name: str) -> None:

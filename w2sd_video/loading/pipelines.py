@@ -278,20 +278,9 @@ def _alone(given: str, dtype: torch.dtype, allow_pickle: bool = False) -> Source
 
 
 def load_reflectable(
-    given: str,
-    *,
-    role: str,
-    dtype: torch.dtype,
-    note: Callable[[str], None],
-    scheduler: str | None = None,
-    config: str | None = None,
-    motion_adapter: str | None = None,
-    video: bool = False,
-    allow_pickle: bool = False,
-    quiet: bool = False,
-    sharing: Any = None,
+    given: str, *, role: str, note: Callable[[str], None], scheduler: str | None = None, **settings: Any
 ) -> Any:
-    """Returns the pipeline of `load_pipeline` with the scheduler asked for, on the pipeline's own noise levels.
+    """Returns the pipeline of `load_pipeline` (which takes `settings`) with the scheduler asked for, on its own levels.
 
     `scheduler` None is the pipeline's own; where that cannot be reflected DDIM (for flows Euler) takes its place, and
     `note` is told so.
@@ -299,17 +288,7 @@ def load_reflectable(
     Raises:
         UserError: as `load_pipeline`, or a scheduler that the pipeline cannot have.
     """
-    pipe = load_pipeline(
-        given,
-        role=role,
-        dtype=dtype,
-        config=config,
-        motion_adapter=motion_adapter,
-        video=video,
-        allow_pickle=allow_pickle,
-        quiet=quiet,
-        sharing=sharing,
-    )
+    pipe = load_pipeline(given, role=role, **settings)
     if scheduler is not None:
         pipe.scheduler = chosen_scheduler(pipe.scheduler, scheduler, role)
         return pipe

@@ -29,7 +29,7 @@ from w2sd_video.commands.prompts import both_sides
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
 from w2sd_video.errors import UserError
-from w2sd_video.loading.describe import VIDEO_VAES, Description, describe
+from w2sd_video.loading.describe import VIDEO_VAES, Description, check_motion_frames, describe
 from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
@@ -99,7 +99,7 @@ def describe_pipelines(request: Request, preset: Preset, own: bool, **more: Any)
     files = describe(strong, "strong", config=request.config, **reading)
     other, weak_config = None, weak_config_of(request, weak)
     if weak is not None:
-        other = describe(weak, "weak", config=weak_config, **reading)
+        other = describe(weak, "weak", config=weak_config, network_alone=True, **reading)
     elif weak_config is not None:
         raise UserError("--weak-config is for a --weak that is a single file; leave it out")
     adapter = request.get("motion_adapter") or (None if own else preset.motion_adapter)
@@ -329,7 +329,9 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     check_lag(done.reflection, done.methods, strong=scales[0], weak=scales[1])
     checks.check_seeds(done.seed, done.num, done.noun)
     if described.files is not None and described.other is not None:
-        checks.check_one_space(described.files, described.other)
+        checks.check_one_space(described.files, described.other, own_levels=described.motion_adapter is None)
+    if described.files is not None and done.num_frames is not None:
+        check_motion_frames(described.files, described.motion_adapter, done.num_frames)
     checks.check_parts(request, done.parts, video=done.num_frames is not None)
     checks.check_steered(done)
     if done.put_together and done.loras_of("weak") and done.memory != "resident":
