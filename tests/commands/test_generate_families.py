@@ -123,8 +123,7 @@ def test_every_video_preset_builds_a_plan(name: str, capsys: pytest.CaptureFixtu
         (("--height", "24"), "height is 24; it must be a multiple of 16"),
         (("--weak", "@sd15-1"), "makes pictures|different families"),
         (
-            ("--strong", "@sd15-1", "--motion-adapter", "@motion", "--guidance", "3", "--weak-guidance", "0")
-            + ("--num-frames", "17"),
+            ("--strong", "@sd15-1", "--motion-adapter", "@motion", "--weak-guidance", "0", "--num-frames", "17"),
             "17 frames asked for; the motion modules of .*motion allow at most 16",
         ),
     ],
