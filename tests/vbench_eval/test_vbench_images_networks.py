@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from tests.support import vbench_image_networks as nets
 from tests.support.vbench_image_networks import as_clip_sees, pictures, tokens, unit
+from vbench_eval.backbones.clip import to_transformers
 from vbench_eval.backbones.finding import Unavailable
 from vbench_eval.errors import UserError
 from vbench_eval.images import reward
-from vbench_eval.images.clip_towers import to_transformers
 from vbench_eval.images.dino import load_dino
 from vbench_eval.images.rewards import letterboxed, load_clip_i, preference
 from vbench_eval.images.sources import Sources

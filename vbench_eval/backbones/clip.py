@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from vbench_eval.backbones.finding import sha256
 from vbench_eval.backbones.loading import is_archive, load_state, origin, placed, pretrained
 from vbench_eval.backbones.weights import WEIGHTS, Weights
 from vbench_eval.errors import UserError
-from vbench_eval.images.clip_towers import to_transformers
 from vbench_eval.resizing import centre_crop, resize, shorter_side_size, to_float
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -22,6 +22,32 @@ BATCH = 32
 # What is in CLIP files beside the image tower: the text tower, the temperature, index buffers of old versions.
 BESIDE_THE_TOWER = r"text_model\.|text_projection\.|logit_scale|.*position_ids"
 NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
+# open_clip's and OpenAI's names of a CLIP's parameters as transformers' `CLIPModel` has them. They keep one matrix for
+# queries, keys and values, and projections that are multiplied from the right; the towers are the same otherwise.
+_WHOLE = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # transformers spells it so
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "logit_scale": "logit_scale",
+}
+_TURNED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+_IN_BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_UNUSED = {"attn_mask"}  # the causal mask, which older files keep
+_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 
 
 class ClipEncoder:
@@ -151,3 +177,38 @@ def tower_sizes(tower: Mapping[str, Tensor], *, source: str) -> dict[str, int]:
         "image_size": patch * round((tower["visual.positional_embedding"].shape[0] - 1) ** 0.5),
         "projection_dim": tower["visual.proj"].shape[1],
     }
+
+
+def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same parameters under the names of `CLIPModel`, float32.
+
+    Raises:
+        UserError: a name that open_clip's ViT does not have.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")
+        if name in _UNUSED:
+            continue
+        tensor = tensor.detach().float()
+        if name in _WHOLE:
+            found[_WHOLE[name]] = tensor
+        elif name in _TURNED:
+            found[_TURNED[name]] = tensor.T.contiguous()
+        elif block := _BLOCK.fullmatch(name):
+            found |= _block(block[1], block[2], block[3], tensor)
+        else:
+            raise UserError(f"{name} is no parameter of open_clip's CLIP ViT; give a file with its state dict")
+    return found
+
+
+def _block(visual: str | None, number: str, inner: str, tensor: Tensor) -> dict[str, Tensor]:
+    layer = f"{'vision' if visual else 'text'}_model.encoder.layers.{number}"
+    if inner in ("attn.in_proj_weight", "attn.in_proj_bias"):
+        kind = inner.rpartition("_")[2]
+        parts = zip("qkv", tensor.chunk(3), strict=True)
+        return {f"{layer}.self_attn.{letter}_proj.{kind}": part.contiguous() for letter, part in parts}
+    module, _, kind = inner.rpartition(".")
+    if module not in _IN_BLOCK or kind not in ("weight", "bias"):
+        raise UserError(f"{inner} is no parameter of a block of open_clip's CLIP ViT; give a file with its state dict")
+    return {f"{layer}.{_IN_BLOCK[module]}.{kind}": tensor}

@@ -20,7 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from vbench_eval.errors import UserError
-from vbench_eval.images.clip_towers import ClipTowers, load_tokenizer, load_towers, to_transformers, towers
+from vbench_eval.images.clip_towers import ClipTowers, load_tokenizer, load_towers, towers
 from vbench_eval.images.sources import Pictures, Sources, as_pictures
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def load_hps(sources: Sources, version: str = "v2.1") -> Alignment:
     """
     from transformers import CLIPConfig, CLIPModel
 
+    from vbench_eval.backbones.clip import to_transformers
     from vbench_eval.backbones.loading import load_state, pretrained
     from vbench_eval.backbones.weights import named
 
