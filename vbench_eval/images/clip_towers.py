@@ -101,7 +101,7 @@ def load_towers(name: str, sources: Sources, *, text: bool = True) -> ClipTowers
     """
     from transformers import CLIPModel
 
-    from vbench_eval.backbones.clip import openai_state
+    from vbench_eval.backbones.clip import openai_state, to_transformers
     from vbench_eval.backbones.loading import pretrained
     from vbench_eval.backbones.weights import named
 
