@@ -11,9 +11,9 @@ from bridges.pixel.noise_maps import NoiseMap
 from bridges.pixel.side import PixelSide
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run, reflected
-from w2sd_video.hosting.hosting import HOSTED
-from w2sd_video.hosting.refusals import check_foreign, check_pipelines
-from w2sd_video.hosting.settings import call_signature, check_spec
+from w2sd_video.hosting.calls import call_signature, check_spec
+from w2sd_video.hosting.host import HOSTED
+from w2sd_video.hosting.refusals import check_cross_latent, check_pipelines
 from w2sd_video.latents.codecs import Codec, same_space
 from w2sd_video.latents.layouts import Layout
 from w2sd_video.pair import ModelSpec, ReflectionConfig
@@ -112,7 +112,7 @@ def _chosen(
         raise UserError("num_reflections is missing; say how many of the steps are reflected through pixels")
     if config.mode == "release":
         raise UserError('mode "release" repeats the published code, which has no bridge; leave mode out')
-    check_foreign("w2sd", config)
+    check_cross_latent("w2sd", config)
     return replace(config, mode="fused")
 
 

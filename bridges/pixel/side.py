@@ -15,8 +15,8 @@ from bridges.pixel.step import Bridge, reflect_through_pixels
 from w2sd_video.core import Denoiser, Level
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run
-from w2sd_video.hosting.foreign import RecordedModel, record_model
-from w2sd_video.hosting.settings import call_signature
+from w2sd_video.hosting.calls import call_signature
+from w2sd_video.hosting.cross_latent import RecordedModel, record_model
 from w2sd_video.latents.codecs import Codec, codec_of, resize, same_space
 from w2sd_video.latents.layouts import picture_size
 from w2sd_video.latents.schedules import Schedule
@@ -29,7 +29,7 @@ RECORDED_STEPS = 4  # of the weak pipeline's call, which is stopped at its first
 
 @dataclass
 class PixelSide:
-    """The weak side of a bridge, as `adapters.foreign.ForeignSide` describes it; ``weak`` None is the strong model."""
+    """The weak side of a bridge, as `adapters.foreign.CrossLatentSide` describes it; ``weak`` None is the strong model."""
 
     weak: Any
     spec: ModelSpec

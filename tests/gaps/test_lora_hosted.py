@@ -16,7 +16,7 @@ from tests.support import tiny, tiny_families
 from tests.support.tiny_loras import ATTENTION, add_lora
 from w2sd_video import ModelSpec, Routing, reflected
 from w2sd_video.errors import UserError
-from w2sd_video.hosting import lora_batches
+from w2sd_video.hosting import one_batch
 
 STRONG, WEAK = 0.8, -1.5
 WIDE = [*ATTENTION, "conv1", "conv_in", "time_emb_proj", "linear", "linear_1", "proj_mlp", "patch_embedding"]
@@ -190,7 +190,7 @@ def test_both_sides_of_a_fused_gap_in_one_call_are_two_calls(family, scale, monk
     weak = ModelSpec(loras=(("a", WEAK), ("b", 0.4)), guidance=None if scale == 1 or family == "flux" else 1.7)
     with reflected(pipe, weak, mode="fused", num_reflections=2) as one:
         together = call(pipe, family, **arguments)
-    monkeypatch.setattr(lora_batches, "in_order", lambda network: False)
+    monkeypatch.setattr(one_batch, "in_order", lambda network: False)
     with reflected(pipe, weak, mode="fused", num_reflections=2) as two:
         apart = call(pipe, family, **arguments)
     assert (together - apart).abs().max() <= 1e-4 * apart.abs().max()

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.support import tiny
 from w2sd_video import ModelSpec, reflected
-from w2sd_video.hosting.finite import FiniteWatch
+from w2sd_video.hosting.run import FiniteWatch
 
 READS = {"item", "tolist", "numpy", "cpu", "equal", "allclose", "nonzero", "is_nonzero"}
 READS |= {f"__{kind}__" for kind in ("bool", "float", "int", "index", "array")}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bridges.pixel.step import Bridge, reflect_through_pixels
 from w2sd_video.core import CustomReflection, Denoiser, Level, Path, ReflectionConfig, sample
-from w2sd_video.hosting.foreign import LevelTable
+from w2sd_video.hosting.cross_latent import LevelTable
 
 STRONG_LEFT, WEAK_LEFT = 0.25, 0.1  # masses of the left mode
 DETAIL_STD = 0.5

@@ -14,7 +14,7 @@ from w2sd_video.diagnosis.recommending import recommend
 from w2sd_video.diagnosis.summarising import describe_measured, measured_text
 from w2sd_video.diagnosis.thresholds import calibration
 from w2sd_video.errors import UserError
-from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.hosting import NonFiniteLatentError
 from w2sd_video.report import figures
 from w2sd_video.runs.progress import Progress
 

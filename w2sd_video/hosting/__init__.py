@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from w2sd_video.hosting.finite import NonFiniteLatentError
-    from w2sd_video.hosting.hosting import reflected
-    from w2sd_video.hosting.run import Run
+    from w2sd_video.hosting.host import reflected
+    from w2sd_video.hosting.run import NonFiniteLatentError, Run
 
 __all__ = ["NonFiniteLatentError", "Run", "reflected"]
 
 _HOMES = {
-    "NonFiniteLatentError": "w2sd_video.hosting.finite",
+    "NonFiniteLatentError": "w2sd_video.hosting.run",
     "Run": "w2sd_video.hosting.run",
-    "reflected": "w2sd_video.hosting.hosting",
+    "reflected": "w2sd_video.hosting.host",
 }
 
 

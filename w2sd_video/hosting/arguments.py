@@ -1,4 +1,4 @@
-"""What a network is told at a step, by name: its halves of guidance, its rows, changes to it, and whether two agree."""
+"""A network's arguments at a step, by name: their halves of guidance, their rows, changes to them, equality."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 BATCH_SECOND = ("encoder_hidden_states_llama3",)  # arguments whose rows are their second dimension
 Arguments = dict[str, Any]
 # A frozen dataclass with the fields `conditional`, `unconditional` and `doubled` (arguments, or None).
-Told = TypeVar("Told", bound=Any)
+Halves = TypeVar("Halves", bound=Any)
 
 
-def changed(told: Told, name: str, change: Callable[[Tensor], Tensor]) -> Told:
-    """`told` with the argument `name` changed in each half, where it is given."""
+def changed(given: Halves, name: str, change: Callable[[Tensor], Tensor]) -> Halves:
+    """The arguments with the one called `name` changed in each half, where it is given."""
 
     def one(arguments: Arguments | None) -> Arguments | None:
         if arguments is None or arguments.get(name) is None:
             return arguments
         return {**arguments, name: change(arguments[name])}
 
-    return _each(told, one, one)
+    return _each(given, one, one)
 
 
-def for_rows(told: Told, batch: int, rows: Sequence[int]) -> Told:
-    """`told` for other latents: latent i is told what recorded row `rows[i]`, of `batch` in each half, was told."""
+def for_rows(given: Halves, batch: int, rows: Sequence[int]) -> Halves:
+    """The arguments for other latents: latent i gets those of recorded row `rows[i]`, of `batch` in each half."""
     both = [*rows, *(batch + row for row in rows)]
 
     def one(arguments: Arguments | None) -> Arguments | None:
@@ -36,11 +36,11 @@ def for_rows(told: Told, batch: int, rows: Sequence[int]) -> Told:
     def two(arguments: Arguments | None) -> Arguments | None:
         return None if arguments is None else _picked_all(arguments, 2 * batch, both)
 
-    return _each(told, one, two)
+    return _each(given, one, two)
 
 
 def halves(doubled: Arguments, rows: int) -> list[Arguments]:
-    """The first and the second half of what a network is told about `rows` rows, both halves of guidance."""
+    """The first and the second half of a network's arguments for `rows` rows, both halves of guidance."""
     return [{name: _half(name, value, rows, k) for name, value in doubled.items()} for k in (0, 1)]
 
 
@@ -60,12 +60,12 @@ def fresh(arguments: Arguments) -> Arguments:
     return {name: fresh(value) if isinstance(value, dict) else value for name, value in arguments.items()}
 
 
-def _each(told: Told, one: Callable, two: Callable) -> Told:
-    """`told` with its halves replaced; halves that are one object stay one."""
-    conditional = one(told.conditional)
-    same = told.unconditional is told.conditional
-    unconditional = conditional if same else one(told.unconditional)
-    return replace(told, conditional=conditional, unconditional=unconditional, doubled=two(told.doubled))
+def _each(given: Halves, one: Callable, two: Callable) -> Halves:
+    """The arguments with their halves replaced; halves that are one object stay one."""
+    conditional = one(given.conditional)
+    same = given.unconditional is given.conditional
+    unconditional = conditional if same else one(given.unconditional)
+    return replace(given, conditional=conditional, unconditional=unconditional, doubled=two(given.doubled))
 
 
 def _half(name: str, value: Any, rows: int, index: int) -> Any:

@@ -1,7 +1,8 @@
-"""What a pipeline tells its network at a step, taken apart so that our sampler can tell it the same at any latent."""
+"""What a pipeline passes to its network at a step and how it guides, to be repeated at any latent."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,6 @@ from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import ControlSetting
 from w2sd_video.hosting.arguments import changed, equal, for_rows, fresh, halves
 from w2sd_video.hosting.controls import Control, read_control
-from w2sd_video.hosting.probing import Guided, measure
 from w2sd_video.hosting.recording import (
     LATENT_DEPENDENT,
     TIME_NAMES,
@@ -23,16 +23,67 @@ from w2sd_video.hosting.recording import (
     RecordedStep,
     sign_of,
 )
+from w2sd_video.hosting.run import Counter
 
 
-@dataclass
-class Counter:
-    """Network calls and batch rows so far, evaluations of a side (a guided one counts once), and ControlNet calls."""
+@dataclass(frozen=True)
+class Guided:
+    """How a pipeline weighs the two halves of guidance.
 
-    forwards: int = 0
-    rows: int = 0
-    evaluations: int = 0
-    control_calls: int = 0
+    Attributes:
+        conditional_first: whether the conditional half comes first, in one call or in two.
+        scale: of `uncond + scale * (cond - uncond)`; 1 where it prepared the conditional half only.
+        channels: how many it guides, from the first on, the others being those of the conditional half (DiT's published
+            sampling guides 3 of 4); None for all.
+    """
+
+    conditional_first: bool = True
+    scale: float = 1.0
+    channels: int | None = None
+
+
+def measure(combined: Tensor, scales: Sequence[float]) -> Guided:
+    """Returns how a pipeline guides that made `combined` [B, C, ...] of the probe.
+
+    The probe is ones in the first row and zeros elsewhere. Waits for the device.
+
+    Raises:
+        UserError: it is not plain guidance with one of `scales`.
+    """
+    row = combined[0].float()
+    low, high = torch.stack(torch.aminmax(row)).tolist()
+    found = _recognised(low, high, scales) or _measure_channels(row, scales)
+    if found is None:
+        raise UserError(
+            "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
+            f"(scale one of {[float(s) for s in scales]}), or changes a prediction before the scheduler has it; "
+            "turn off guidance_rescale and other changes to guidance"
+        )
+    return found
+
+
+def _recognised(low: float, high: float, scales: Sequence[float]) -> Guided | None:
+    """The guidance that makes values from `low` to `high` of the probe."""
+    if not (math.isfinite(low) and math.isfinite(high) and high - low <= 1e-2 * max(1.0, abs(high))):
+        return None
+    # [distance, the conditional half comes first, scale]; scales may lie close together, so the nearest counts
+    found = [(abs(low - end), first, s) for s in scales for first, end in ((False, 1.0 - s), (True, s))]
+    distance, first, scale = min(found, key=lambda each: each[0])
+    return Guided(first, scale) if distance <= 1e-2 * max(1.0, abs(scale)) else None
+
+
+def _measure_channels(row: Tensor, scales: Sequence[float]) -> Guided | None:
+    """The guidance of the first channels, where the rest are as the probe was in the conditional half."""
+    ends = torch.stack(torch.aminmax(row.reshape(len(row), -1), dim=1)).tolist()
+    found = _recognised(ends[0][0], ends[1][0], scales)
+    if found is None:
+        return None
+    alone = [low == high == float(found.conditional_first) for low, high in zip(*ends, strict=True)]
+    count = alone.index(True) if True in alone else 0
+    if count == 0 or not all(alone[count:]):
+        return None
+    same = _recognised(min(ends[0][:count]), max(ends[1][:count]), scales) == found
+    return replace(found, channels=count) if same else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +91,7 @@ class Conditioning:
     """The arguments of one step's network calls, without the latent.
 
     `doubled` is both halves in one call (UNets), absent where a pipeline makes two calls; `guided` is how the
-    pipeline itself weighs the halves; `control` is the ControlNet whose outputs the network is told.
+    pipeline itself weighs the halves; `control` is the ControlNet whose outputs the network is passed.
     """
 
     network: nn.Module
@@ -64,11 +115,11 @@ class Conditioning:
     def at(self, timestep: Tensor) -> Conditioning:
         """The same at another step's timestep, whatever its shape there (a scalar, or one per row)."""
         value = timestep.reshape(-1)[0]
-        return self._with(self.time_name, lambda told: value.to(told.dtype).expand(told.shape))
+        return self._with(self.time_name, lambda old: value.to(old.dtype).expand(old.shape))
 
     def with_embedded(self, factor: float) -> Conditioning:
         """The same with the guidance that is an input of the network multiplied."""
-        return self._with("guidance", lambda told: told * factor)
+        return self._with("guidance", lambda old: old * factor)
 
     def with_control(self, setting: ControlSetting | None, step: int, num_steps: int) -> Conditioning:
         """The same with the ControlNet scaled so, at the pipeline's step of that number (from 0)."""
@@ -77,7 +128,7 @@ class Conditioning:
         return replace(self, control=None if setting is None else self.control.set_to(setting, step, num_steps))
 
     def for_rows(self, rows: Sequence[int]) -> Conditioning:
-        """The same for other latents: latent i is told what recorded row `rows[i]` was told."""
+        """The same for other latents: latent i gets the arguments of recorded row `rows[i]`."""
         batch = self.latent_shape[0]
         if list(rows) == list(range(batch)):
             return self
@@ -172,8 +223,8 @@ def counting_halves(guided: Guided, guidances: Sequence[float]) -> list[str]:
     return counting
 
 
-def told_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
-    """Whether a network is told the same by both, in the halves that count at this guidance (waits for the device)."""
+def passed_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
+    """Whether a network is passed the same by both, in the halves that count at this guidance (waits for the device)."""
     counting = counting_halves(one.guided, [guidance])
     if guidance != 1 and one.guided.channels != other.guided.channels:
         return False
@@ -181,7 +232,7 @@ def told_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
         return False
     if one.control is None or other.control is None:
         return one.control is other.control
-    return one.control.told_like(other.control, counting)
+    return one.control.passed_like(other.control, counting)
 
 
 def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided | None = None) -> Conditioning:
@@ -256,6 +307,6 @@ def _check_call(call: NetworkCall, sample: Tensor) -> None:
 
 
 def _without_latent(call: NetworkCall) -> dict[str, Any]:
-    """What the network is told, but for the latent and what is computed from it."""
+    """What the network is passed, but for the latent and what is computed from it."""
     left_out = {name for name, value in call.arguments.items() if isinstance(value, ControlOutput)} | {call.latent_name}
     return {name: value for name, value in call.arguments.items() if name not in left_out}

@@ -19,7 +19,7 @@ from w2sd_video.hosting.arguments import Arguments, equal, for_rows, fresh, halv
 from w2sd_video.hosting.recording import ControlOutput, RecordedStep
 
 if TYPE_CHECKING:
-    from w2sd_video.hosting.conditioning import Counter
+    from w2sd_video.hosting.run import Counter
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Control:
 
     `conditional`, `unconditional` and `doubled` are as in `Conditioning`; the two halves are one object where the
     pipeline calls the ControlNet once for two calls of its network (Flux). `outputs` says which output of the
-    ControlNet is which argument of the network; `scales` are those in force, `recorded` those the pipeline told it.
+    ControlNet is which argument of the network; `scales` are those in force, `recorded` those the pipeline passed it.
     """
 
     network: nn.Module
@@ -52,7 +52,7 @@ class Control:
             return None
         return replace(self, setting=setting, scales=setting.at(step, num_steps))
 
-    def told_like(self, other: Control, counting: Sequence[str]) -> bool:
+    def passed_like(self, other: Control, counting: Sequence[str]) -> bool:
         """Whether both come to the same outputs at every latent and step, in these halves (waits for the device)."""
         return (
             self.network is other.network
@@ -61,22 +61,22 @@ class Control:
         )
 
     def at_latent(self, counter: Counter) -> Callable[[str, Tensor], dict[str, Any]]:
-        """A function of (half, latent) to arguments of the network; halves told the same are evaluated once."""
+        """A function of (half, latent) to arguments of the network; halves with the same arguments are evaluated once."""
         made: dict[int, Sequence[Any]] = {}
 
         def residuals(half: str, latent: Tensor) -> dict[str, Any]:
             if not any(self.scales):
                 return {}
-            told = getattr(self, half)
-            if id(told) not in made:
-                made[id(told)] = self._evaluated(told, latent, counter)
-            return {name: made[id(told)][index] for name, index in self.outputs.items()}
+            arguments = getattr(self, half)
+            if id(arguments) not in made:
+                made[id(arguments)] = self._evaluated(arguments, latent, counter)
+            return {name: made[id(arguments)][index] for name, index in self.outputs.items()}
 
         return residuals
 
-    def _evaluated(self, told: Arguments, latent: Tensor, counter: Counter) -> Sequence[Any]:
+    def _evaluated(self, arguments: Arguments, latent: Tensor, counter: Counter) -> Sequence[Any]:
         nets = nets_of(self.network)
-        given = fresh(told)
+        given = fresh(arguments)
         given[self.latent_name] = _as_frames(latent, latent.dim() == 5).to(self.dtype)
         given["return_dict"] = False
         if nets is None:
@@ -122,17 +122,17 @@ def read_control(step: RecordedStep, conditional_first: bool) -> Control | None:
             f"{type(step.calls[0].network).__name__} is given {tuple(seen.shape)}; reflection knows ControlNets that "
             "see what the network sees"
         )
-    told = {name: value for name, value in call.arguments.items() if name not in (call.latent_name, "return_dict")}
-    scale = told.pop("conditioning_scale", 1.0)
+    arguments = {name: value for name, value in call.arguments.items() if name not in (call.latent_name, "return_dict")}
+    scale = arguments.pop("conditioning_scale", 1.0)
     recorded = tuple(float(each) for each in (scale if isinstance(scale, list | tuple) else [scale]))
     settled = call.network, call.latent_name, call.latent.dtype, indices[0], recorded
     if len(step.calls) == 2:
-        return Control(*settled, told, told)
+        return Control(*settled, arguments, arguments)
     if seen.shape[0] == batch:
-        return Control(*settled, told)
-    both = halves(told, 2 * batch if rows % (2 * batch) == 0 else rows)
+        return Control(*settled, arguments)
+    both = halves(arguments, 2 * batch if rows % (2 * batch) == 0 else rows)
     conditional, unconditional = both if conditional_first else both[::-1]
-    return Control(*settled, conditional, unconditional, told)
+    return Control(*settled, conditional, unconditional, arguments)
 
 
 def check_scales(control: Control | None, setting: ControlSetting | None, step: int, num_steps: int) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from w2sd_video.errors import UserError
+from w2sd_video.hosting.calls import call_signature
 from w2sd_video.hosting.run import Run
-from w2sd_video.hosting.settings import call_signature
 from w2sd_video.latents.codecs import Codec, codec_of
 from w2sd_video.latents.layouts import picture_size
 from w2sd_video.latents.vaes import factor_of

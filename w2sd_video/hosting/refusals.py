@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from w2sd_video.core import ReflectionConfig
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import check_control
+from w2sd_video.hosting.calls import networks_of
 from w2sd_video.hosting.conditioning import Conditioning
 from w2sd_video.hosting.controls import check_same_latent
 from w2sd_video.hosting.recording import RecordedStep
-from w2sd_video.hosting.settings import networks_of
 from w2sd_video.latents.schedules import Schedule
 from w2sd_video.latents.spaces import LatentSpace, check_shared
 from w2sd_video.pair import Selection
@@ -92,7 +92,7 @@ def check_selection(method: str, selection: Any) -> None:
         raise UserError(f'selection is given, and method {method!r} picks no side; use method="w2sd-auto"')
 
 
-def check_foreign(method: str, options: ReflectionConfig) -> None:
+def check_cross_latent(method: str, options: ReflectionConfig) -> None:
     """Raises `UserError` for what a pair of two latent spaces cannot do."""
     if method != "w2sd":
         raise UserError(f'method is {method!r}; a pair of two latent spaces can do "w2sd" only')
@@ -105,7 +105,7 @@ def check_foreign(method: str, options: ReflectionConfig) -> None:
 
 
 def check_network(weak: nn.Module, pipe: Any) -> None:
-    """Raises `UserError` if `weak` cannot be told what the pipeline tells its own network."""
+    """Raises `UserError` if `weak` does not take the arguments of the pipeline's own network."""
     own = getattr(networks_of(pipe)[0], "_orig_mod", networks_of(pipe)[0])
     other = getattr(weak, "_orig_mod", weak)
     if not (isinstance(other, type(own)) or isinstance(own, type(other))):
@@ -117,7 +117,7 @@ def check_network(weak: nn.Module, pipe: Any) -> None:
         ours, theirs = own.config.get(key), other.config.get(key)
         if ours != theirs:
             raise UserError(
-                f"the weak network has {key} {theirs}, the pipeline's own {ours}, so it cannot be told the same; "
+                f"the weak network has {key} {theirs}, the pipeline's own {ours}, so it does not take the same arguments; "
                 "give the weak side as a pipeline of its own if both share one latent space"
             )
 
@@ -155,7 +155,7 @@ def check_reflections(method: str, options: ReflectionConfig, schedule: Schedule
         )
     if 0 in steps and options.mode != "fused" and method != "resample" and schedule.starts_at_pure_noise:
         raise UserError(
-            "this schedule starts at pure noise (zero terminal SNR), where an inversion told that level loses the "
+            "this schedule starts at pure noise (zero terminal SNR), where an inversion at that timestep loses the "
             'image; use mode="fused", or rescale_betas_zero_snr=False for a network that was trained without it'
         )
 
@@ -183,7 +183,7 @@ def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) ->
         )
     if not torch.isclose(other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2):
         raise UserError(
-            f"the weak network is told timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one is told "
+            f"the weak network is passed timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one is passed "
             f"{float(ours.timestep.reshape(-1)[0]):g}; both must count time alike"
         )
 

@@ -1,12 +1,27 @@
-"""What a reflected call did, in numbers."""
+"""What a call reports while it runs: counts, latents that are not finite, progress over evaluations."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from w2sd_video.hosting.conditioning import Counter
+from w2sd_video.errors import UserError
+
+
+@dataclass
+class Counter:
+    """Network calls and batch rows so far, evaluations of a side (a guided one counts once), and ControlNet calls."""
+
+    forwards: int = 0
+    rows: int = 0
+    evaluations: int = 0
+    control_calls: int = 0
 
 
 @dataclass
@@ -75,3 +90,114 @@ class Run:
         self.num_steps = self.num_reflections = self.num_skipped = self.num_encodes = self.num_decodes = 0
         self._counter = Counter()
         self._gaps, self._choices = [], []
+
+
+class NonFiniteLatentError(UserError):
+    """A latent became NaN or infinite: `step` counts from 1, `where` says in which part of the step."""
+
+    def __init__(self, step: int, num_steps: int, where: str, cause: str) -> None:
+        super().__init__(f"the latent is not finite after {where} of step {step} of {num_steps}; {cause}")
+        self.step = step
+        self.where = where
+
+
+class FiniteWatch:
+    """Collects one flag per latent and reads those that have arrived: on a GPU some steps late, on a CPU at once."""
+
+    def __init__(self, num_steps: int, cause: str) -> None:
+        self._num_steps = num_steps
+        self._cause = cause
+        self._pending: deque[tuple[int, str, Tensor, Any]] = deque()
+
+    def add(self, step: int, where: str, x: Tensor) -> None:
+        """Notes whether `x`, made in step `step` (from 0), is finite; raises for one noted earlier that was not."""
+        flag = x.isfinite().all()
+        arrival = None
+        if flag.is_cuda:
+            host = torch.empty((), dtype=torch.bool, pin_memory=True)
+            host.copy_(flag, non_blocking=True)
+            flag, arrival = host, torch.cuda.Event()
+            arrival.record()
+        self._pending.append((step, where, flag, arrival))
+        if x.device.type in ("cpu", "cuda"):
+            self._read(wait=False)
+
+    def finish(self) -> None:
+        """Reads every flag that is left; raises `NonFiniteLatentError` for the first latent that was not finite."""
+        self._read(wait=True)
+
+    def _read(self, wait: bool) -> None:
+        while self._pending:
+            step, where, flag, arrival = self._pending[0]
+            if arrival is not None and not arrival.query():
+                if not wait:
+                    return
+                arrival.synchronize()
+            self._pending.popleft()
+            if not flag.cpu().numpy():
+                raise NonFiniteLatentError(step + 1, self._num_steps, where, self._cause)
+
+
+def likely_cause(dtype: torch.dtype) -> str:
+    """Returns what to try, for a network that runs in `dtype`."""
+    if dtype == torch.float16:
+        return "float16 overflows in many networks: use bfloat16 or float32, or a lower guidance"
+    return (
+        "try a lower guidance (a negative weak guidance can diverge), fewer reflections, or check the network's weights"
+    )
+
+
+class EvaluationBar:
+    """Stands in for the bar a pipeline makes: its own updates are ignored, `advance` is called once per evaluation."""
+
+    def __init__(
+        self, bar: Any, iterable: Iterable | None, total: int, report: Callable[[int, int], None] | None
+    ) -> None:
+        self._bar = bar
+        self._iterable = iterable
+        self._total = total
+        self._report = report
+        self._done = 0
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        if self._report is not None:
+            self._report(self._done, self._total)
+
+    def __enter__(self) -> EvaluationBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator:
+        yield from () if self._iterable is None else self._iterable
+        self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        # update, set_postfix, set_description ... of the bar over steps
+        return lambda *_args, **_kwargs: None
+
+
+@contextmanager
+def progress_bar_replaced(pipe: Any, make: Callable[[Iterable | None, int], EvaluationBar]) -> Iterator[None]:
+    """While active, `pipe.progress_bar` returns make(iterable, number of steps)."""
+
+    def progress_bar(iterable: Any = None, total: int | None = None) -> EvaluationBar:
+        return make(iterable, total if total is not None else len(iterable))
+
+    before = vars(pipe).get("progress_bar")
+    pipe.progress_bar = progress_bar
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe.progress_bar
+        else:
+            pipe.progress_bar = before

@@ -1,4 +1,4 @@
-"""The two sides of one call: what the weak model and the strong one as it reflects are told, and their guidance."""
+"""The sides of one call: what is evaluated as strong and weak, with what conditioning and guidance."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import ARGUMENTS, ControlSetting, control_of, control_setting
-from w2sd_video.gaps.switches import switched
-from w2sd_video.hosting.conditioning import read_conditioning
-from w2sd_video.hosting.progress import EvaluationBar, progress_bar_replaced
-from w2sd_video.hosting.recording import RecordedStep, Recorder, RecordingDone
-from w2sd_video.hosting.resolved import Side
-from w2sd_video.hosting.settings import (
+from w2sd_video.gaps.switches import SwitchBoard, switched
+from w2sd_video.hosting.calls import (
     BOTH_HALVES,
     CallGuidance,
     call_guidance,
@@ -26,8 +22,72 @@ from w2sd_video.hosting.settings import (
     with_both_halves,
     with_prompts,
 )
+from w2sd_video.hosting.conditioning import Conditioning, read_conditioning, passed_alike
+from w2sd_video.hosting.recording import RecordedStep, Recorder, RecordingDone
+from w2sd_video.hosting.run import EvaluationBar, progress_bar_replaced
 from w2sd_video.latents.schedules import prediction_of
 from w2sd_video.pair import ModelSpec
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model as the sampler sees it; None means as the pipeline itself does it at the current step.
+
+    Attributes:
+        network: evaluated instead of the conditioning's own.
+        conditioning: recorded from another call; its timestep is replaced by the current one.
+        guidance: scale of classifier-free guidance.
+        embedded: value of the guidance that is an input of the network, in the units of the call's argument.
+        prediction: what the network predicts.
+        settings: of the network, in force while this side is evaluated, by name (see `switches`).
+        control: the scale of the ControlNet and when it is in force, where the conditioning has one.
+    """
+
+    network: nn.Module | None = None
+    conditioning: Conditioning | None = None
+    guidance: float | None = None
+    embedded: float | None = None
+    prediction: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    control: ControlSetting | None = None
+
+    def differs_in_guidance_alone(self, other: Side) -> bool:
+        """Whether one evaluation of both halves of guidance gives both sides."""
+        return replace(self, guidance=None) == replace(other, guidance=None)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What a call evaluates; the control's `weak` is its very `reflector`.
+
+    Attributes:
+        strong: the strong side as it samples; reflector: as it reflects; weak: the weak side.
+    """
+
+    strong: Side
+    reflector: Side
+    weak: Side
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A side with nothing left open: what is evaluated, with what arguments and guidance, and what it predicts."""
+
+    network: nn.Module
+    conditioning: Conditioning
+    guidance: float
+    prediction: str
+    settings: Mapping[str, Any]
+
+    def equals(self, other: Resolved, switches: SwitchBoard) -> bool:
+        """Whether the two predict the same, whatever the latent (waits for the device)."""
+        return (
+            self.network is other.network
+            and (self.guidance, self.prediction) == (other.guidance, other.prediction)
+            and switches.alike(self.network, self.settings, other.settings)
+            and passed_alike(self.conditioning, other.conditioning, self.guidance)
+        )
+
 
 # Not for a call that only records: its latents are thrown away, and nobody is to be called back.
 LEFT_OUT = ("callback", "callback_steps", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "generator")

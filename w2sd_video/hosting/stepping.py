@@ -32,12 +32,10 @@ from w2sd_video.core import (
 )
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.switches import SwitchBoard
-from w2sd_video.hosting.conditioning import Conditioning, predict_each, read_conditioning
+from w2sd_video.hosting.calls import BOTH_HALVES, CallGuidance, networks_of
+from w2sd_video.hosting.conditioning import Conditioning, Guided, predict_each, read_conditioning
 from w2sd_video.hosting.controls import check_scales
-from w2sd_video.hosting.finite import FiniteWatch, likely_cause
-from w2sd_video.hosting.lora_batches import by_sample, check_loras, in_one_batch, side_by_side
-from w2sd_video.hosting.probing import Guided
-from w2sd_video.hosting.progress import EvaluationBar
+from w2sd_video.hosting.one_batch import by_sample, check_loras, in_one_batch, side_by_side
 from w2sd_video.hosting.recording import RecordedStep
 from w2sd_video.hosting.refusals import (
     check_first_step,
@@ -46,13 +44,12 @@ from w2sd_video.hosting.refusals import (
     check_same_space,
     first_index,
 )
-from w2sd_video.hosting.resolved import Resolved, Side, Sides
-from w2sd_video.hosting.run import Run
-from w2sd_video.hosting.settings import BOTH_HALVES, CallGuidance, networks_of
+from w2sd_video.hosting.run import EvaluationBar, FiniteWatch, Run, likely_cause
+from w2sd_video.hosting.sides import Resolved, Side, Sides
 from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
 
 if TYPE_CHECKING:
-    from w2sd_video.hosting.foreign import ForeignSide
+    from w2sd_video.hosting.cross_latent import CrossLatentSide
 
 
 class HostedCall:
@@ -64,7 +61,7 @@ class HostedCall:
         sides: what is evaluated.
         guidance: how the user's call guides.
         run: where to count.
-        foreign: a weak side in another latent space, in place of that of `sides`.
+        cross_latent: a weak side in another latent space, in place of that of `sides`.
         first_order: whether steps of a multistep scheduler are of first order.
         noise_sampler: of methods that draw noise.
         selector: of "w2sd-auto": makes it, once the latents are known.
@@ -82,11 +79,11 @@ class HostedCall:
         *,
         noise_sampler: NoiseSampler,
         selector: Callable[[Tensor], Selector],
-        foreign: ForeignSide | None = None,
+        cross_latent: CrossLatentSide | None = None,
         first_order: bool = False,
         on_reflect: OnReflect | None = None,
     ) -> None:
-        self.pipe, self.method, self.options, self.run, self.foreign = pipe, method, options, run, foreign
+        self.pipe, self.method, self.options, self.run, self.cross_latent = pipe, method, options, run, cross_latent
         self.bar: EvaluationBar | None = None
         self._sides, self._guidance = sides, guidance
         self._noise_sampler, self._selector = noise_sampler, selector
@@ -127,8 +124,8 @@ class HostedCall:
         """Raises if some latent was not finite; to be called after the pipeline's loop."""
         if self._schedule is not None:
             self._watch.finish()
-            if self.foreign is not None:
-                self.foreign.finish()
+            if self.cross_latent is not None:
+                self.cross_latent.finish()
 
     def close(self) -> None:
         """Leaves the networks as they were before the call; to be called whatever became of it."""
@@ -152,9 +149,9 @@ class HostedCall:
         self._schedule = schedule
         self._costs = options.costs(schedule.num_steps, method)
         self._choose_method(schedule, recorded.sample)
-        if self.foreign is not None:
+        if self.cross_latent is not None:
             steps = options.steps(schedule.num_steps, method)
-            self.foreign.begin(schedule, steps, recorded.sample, self._evaluated)
+            self.cross_latent.begin(schedule, steps, recorded.sample, self._evaluated)
         sides = self._sides
         weak, reflector = self._resolved(sides.weak), self._resolved(sides.reflector)
         for now in (reflector, weak):
@@ -184,8 +181,8 @@ class HostedCall:
             pass
         elif method == "autoguided":
             strong = autoguidance(strong, weak, options.strength, joint=self._joint(sides.strong))
-        elif self.foreign is not None:
-            across = partial(self.foreign.reflect, strong=reflector)
+        elif self.cross_latent is not None:
+            across = partial(self.cross_latent.reflect, strong=reflector)
             reflection = CustomReflection(levels, across, options, noise_sampler=draw)
         elif method == "w2sd-auto":
             joint, selector = self._joint(sides.strong), self._selector(sample)

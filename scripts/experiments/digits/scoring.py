@@ -36,7 +36,7 @@ from experiments.measures import DRAWS, frechet_distance, inception_score, measu
 from vbench_eval.statistics import Interval
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.routing import routed
-from w2sd_video.hosting.hosting import reflected
+from w2sd_video.hosting import reflected
 from w2sd_video.pair import ModelSpec, Routing
 from w2sd_video.report.figures import METHOD_COLOURS, interval_line, save, shared_legend, style, subplots
 

@@ -21,15 +21,13 @@ from torch import Tensor, nn
 from w2sd_video.core import NoiseSampler, OnReflect, ReflectionConfig, Selector
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import check_spec_control, control_of
-from w2sd_video.hosting.foreign import ForeignSide
+from w2sd_video.hosting.calls import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
+from w2sd_video.hosting.cross_latent import CrossLatentSide
 from w2sd_video.hosting.judging import Judge, check_pictures
-from w2sd_video.hosting.progress import EvaluationBar, progress_bar_replaced
 from w2sd_video.hosting.recording import Recorder
-from w2sd_video.hosting.refusals import check_call, check_foreign, check_network, check_pipelines, check_selection
-from w2sd_video.hosting.resolved import Sides
-from w2sd_video.hosting.run import Run
-from w2sd_video.hosting.settings import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
-from w2sd_video.hosting.sides import SideMaker, WeakSide
+from w2sd_video.hosting.refusals import check_call, check_cross_latent, check_network, check_pipelines, check_selection
+from w2sd_video.hosting.run import EvaluationBar, Run, progress_bar_replaced
+from w2sd_video.hosting.sides import SideMaker, Sides, WeakSide
 from w2sd_video.hosting.stepping import HostedCall
 from w2sd_video.latents.schedules import check_scheduler
 from w2sd_video.pair import ModelSpec, Selection
@@ -111,23 +109,25 @@ def reflected(
     check_scheduler(pipe.scheduler, first_order=first_order)
     check_spec(spec, "reflector", networks)
     check_spec_control(spec.control, "reflector", pipe)
-    foreign = weak if isinstance(weak, ForeignSide) else None
-    if foreign is not None:
-        check_foreign(method, chosen)
+    cross_latent = weak if isinstance(weak, CrossLatentSide) else None
+    if cross_latent is not None:
+        check_cross_latent(method, chosen)
     side = (
         None
-        if foreign
+        if cross_latent
         else _weak_side(pipe, weak, weak_inputs, asked=not chosen.plain(method) and method != "resample")
     )
     if chosen.plain(method):
-        side, foreign, spec = None, None, ModelSpec()  # plain sampling, whatever the sides
+        side, cross_latent, spec = None, None, ModelSpec()  # plain sampling, whatever the sides
     elif method == "resample":
         side = None
     elif selection is not None:
         check_pictures(pipe)
-    run = Run() if foreign is None else foreign.run
+    run = Run() if cross_latent is None else cross_latent.run
     kind = type(pipe)
-    host = _Host(pipe, kind, side, foreign, spec, method, chosen, first_order, run, selection, on_reflect, progress)
+    host = _Host(
+        pipe, kind, side, cross_latent, spec, method, chosen, first_order, run, selection, on_reflect, progress
+    )
     object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
     try:
         yield run
@@ -142,7 +142,7 @@ class _Host:
     _pipe: Any
     _kind: type
     _weak: WeakSide | None
-    _foreign: ForeignSide | None
+    _cross_latent: CrossLatentSide | None
     _reflector: ModelSpec
     _method: str
     _options: ReflectionConfig
@@ -169,13 +169,13 @@ class _Host:
         self._run.reset()
         arguments = call_arguments(kind, pipe, args, kwargs)
         check_scheduler(pipe.scheduler, first_order=self._first_order)
-        check_call(pipe, arguments, self._options, controls=self._foreign is None)
+        check_call(pipe, arguments, self._options, controls=self._cross_latent is None)
         guidance = call_guidance(kind, pipe, arguments)
         maker = SideMaker(pipe, kind, arguments, guidance)
         reflector = maker.reflector(self._reflector)
         weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
-        if self._foreign is not None:
-            self._foreign.prepare(pipe, kind, arguments)
+        if self._cross_latent is not None:
+            self._cross_latent.prepare(pipe, kind, arguments)
         hosted = HostedCall(
             pipe,
             self._method,
@@ -183,7 +183,7 @@ class _Host:
             Sides(maker.strong(), reflector, weak),
             guidance,
             self._run,
-            foreign=self._foreign,
+            cross_latent=self._cross_latent,
             first_order=self._first_order,
             noise_sampler=noise_sampler(arguments.get("generator")),
             selector=functools.partial(self._selector, arguments),
@@ -207,8 +207,8 @@ class _Host:
                 vars(pipe).setdefault("_num_timesteps", count)
             if self._weak is not None and self._weak.pipe is not None:
                 self._weak.pipe.maybe_free_model_hooks()
-            if self._foreign is not None:
-                self._foreign.close()
+            if self._cross_latent is not None:
+                self._cross_latent.close()
             if given is not arguments and hasattr(pipe, "_guidance_scale"):
                 pipe._guidance_scale = maker.argument("guidance_scale")
         return result

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from w2sd_video.core import Denoiser, FlowPath, Level, NoisePath
 from w2sd_video.errors import UserError
+from w2sd_video.hosting.calls import BOTH_HALVES, call_guidance, call_signature, replaced, with_both_halves
 from w2sd_video.hosting.conditioning import Conditioning, Counter, predict, read_conditioning
 from w2sd_video.hosting.refusals import check_state
 from w2sd_video.hosting.run import Run
-from w2sd_video.hosting.settings import BOTH_HALVES, call_guidance, call_signature, replaced, with_both_halves
 from w2sd_video.hosting.sides import record
 from w2sd_video.latents.schedules import Schedule, prediction_of, to_native, training_levels
 
 
 @runtime_checkable
-class ForeignSide(Protocol):
+class CrossLatentSide(Protocol):
     """A weak side that makes the whole reflection itself, for `reflected(pipe, weak=...)`.
 
     `prepare` is called before the pipeline runs, `begin` at its first step with the numbers of the steps that are to be
@@ -115,8 +115,8 @@ class RecordedModel:
         )
 
     def _clean(self, z: Tensor, level: Level, rows: Sequence[int], counter: Counter) -> Tensor:
-        told = self.conditioning.timestep
-        timestep = torch.tensor(level.timestep * self.time_unit, dtype=torch.float32, device=told.device)
+        passed = self.conditioning.timestep
+        timestep = torch.tensor(level.timestep * self.time_unit, dtype=torch.float32, device=passed.device)
         conditioning = self.conditioning.for_rows(rows).at(timestep)
         output = predict(conditioning, z, self.guidance, counter=counter).to(z.dtype)
         return self.path.clean(z, to_native(self.prediction, output, z, level), level)
@@ -131,7 +131,7 @@ def record_model(
     kind: type | None = None,
     chunk: int | None = None,
 ) -> RecordedModel:
-    """Returns the network of ``pipe`` as it would be told by ``pipe(**arguments)`` with ``changes`` made.
+    """Returns the network of ``pipe`` as it would be called by ``pipe(**arguments)`` with ``changes`` made.
 
     Args:
         pipe: a diffusers image pipeline; its scheduler serves for its levels only: any with a noise schedule will do.
@@ -173,12 +173,12 @@ def record_model(
     )
 
 
-def _time_unit(told: float, timestep: float, total: int, kind: type) -> float:
-    """What a scheduler's timestep is multiplied with before the network is told (Flux: 1 / 1000)."""
+def _time_unit(passed: float, timestep: float, total: int, kind: type) -> float:
+    """What a scheduler's timestep is multiplied with before it is passed to the network (Flux: 1 / 1000)."""
     for unit in (1.0, 1.0 / total):
-        if math.isclose(told, timestep * unit, rel_tol=1e-2):
+        if math.isclose(passed, timestep * unit, rel_tol=1e-2):
             return unit
     raise UserError(
-        f"{kind.__name__} tells its network {told:g} at timestep {timestep:g}; known are the timestep itself and its "
+        f"{kind.__name__} passes its network {passed:g} at timestep {timestep:g}; known are the timestep itself and its "
         f"share of {total}"
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.loras import Rows, in_order, samples_in
 from w2sd_video.hosting.conditioning import Conditioning, counting_halves
-from w2sd_video.hosting.resolved import Resolved, Side
+from w2sd_video.hosting.sides import Resolved, Side
 
 NOT_BY_ROW = ("img_ids", "txt_ids", "image_rotary_emb")  # positions, which all rows share
 
@@ -78,19 +78,19 @@ def _twice(conditioning: Conditioning) -> Conditioning:
     """The same for every latent twice: all of them, and all of them again, within each half of guidance."""
     batch = conditioning.latent_shape[0]
 
-    def told(arguments: dict[str, Any] | None, halves: int) -> dict[str, Any] | None:
+    def repeated(arguments: dict[str, Any] | None, halves: int) -> dict[str, Any] | None:
         if arguments is None:
             return None
         return {name: _repeated(name, value, batch, halves) for name, value in arguments.items()}
 
-    conditional = told(conditioning.conditional, 1)
+    conditional = repeated(conditioning.conditional, 1)
     assert conditional is not None
     return replace(
         conditioning,
         latent_shape=torch.Size([2 * batch, *conditioning.latent_shape[1:]]),
         conditional=conditional,
-        unconditional=told(conditioning.unconditional, 1),
-        doubled=told(conditioning.doubled, 2),
+        unconditional=repeated(conditioning.unconditional, 1),
+        doubled=repeated(conditioning.doubled, 2),
     )
 
 
