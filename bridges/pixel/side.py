@@ -29,7 +29,7 @@ RECORDED_STEPS = 4  # of the weak pipeline's call, which is stopped at its first
 
 @dataclass
 class PixelSide:
-    """The weak side of a bridge, as `adapters.foreign.CrossLatentSide` describes it; ``weak`` None is the strong model."""
+    """The weak side of a bridge, see `hosting.cross_latent.CrossLatentSide`; ``weak`` None is the strong model."""
 
     weak: Any
     spec: ModelSpec

@@ -224,7 +224,7 @@ def counting_halves(guided: Guided, guidances: Sequence[float]) -> list[str]:
 
 
 def passed_alike(one: Conditioning, other: Conditioning, guidance: float) -> bool:
-    """Whether a network is passed the same by both, in the halves that count at this guidance (waits for the device)."""
+    """Whether both pass a network the same, in the halves that count at this guidance (waits for the device)."""
     counting = counting_halves(one.guided, [guidance])
     if guidance != 1 and one.guided.channels != other.guided.channels:
         return False

@@ -61,7 +61,7 @@ class Control:
         )
 
     def at_latent(self, counter: Counter) -> Callable[[str, Tensor], dict[str, Any]]:
-        """A function of (half, latent) to arguments of the network; halves with the same arguments are evaluated once."""
+        """A function of (half, latent) to arguments of the network; halves that are one object are evaluated once."""
         made: dict[int, Sequence[Any]] = {}
 
         def residuals(half: str, latent: Tensor) -> dict[str, Any]:

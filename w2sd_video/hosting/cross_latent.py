@@ -179,6 +179,6 @@ def _time_unit(passed: float, timestep: float, total: int, kind: type) -> float:
         if math.isclose(passed, timestep * unit, rel_tol=1e-2):
             return unit
     raise UserError(
-        f"{kind.__name__} passes its network {passed:g} at timestep {timestep:g}; known are the timestep itself and its "
-        f"share of {total}"
+        f"{kind.__name__} passes its network {passed:g} at timestep {timestep:g}; known are the timestep itself and "
+        f"its share of {total}"
     )

@@ -117,7 +117,7 @@ def check_network(weak: nn.Module, pipe: Any) -> None:
         ours, theirs = own.config.get(key), other.config.get(key)
         if ours != theirs:
             raise UserError(
-                f"the weak network has {key} {theirs}, the pipeline's own {ours}, so it does not take the same arguments; "
+                f"the weak network has {key} {theirs}, the pipeline's own {ours}, so it takes other arguments; "
                 "give the weak side as a pipeline of its own if both share one latent space"
             )
 
@@ -183,7 +183,7 @@ def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) ->
         )
     if not torch.isclose(other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2):
         raise UserError(
-            f"the weak network is passed timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one is passed "
+            f"the weak network is passed timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one gets "
             f"{float(ours.timestep.reshape(-1)[0]):g}; both must count time alike"
         )
 

@@ -22,7 +22,7 @@ from w2sd_video.hosting.calls import (
     with_both_halves,
     with_prompts,
 )
-from w2sd_video.hosting.conditioning import Conditioning, read_conditioning, passed_alike
+from w2sd_video.hosting.conditioning import Conditioning, passed_alike, read_conditioning
 from w2sd_video.hosting.recording import RecordedStep, Recorder, RecordingDone
 from w2sd_video.hosting.run import EvaluationBar, progress_bar_replaced
 from w2sd_video.latents.schedules import prediction_of
