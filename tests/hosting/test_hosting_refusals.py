@@ -162,16 +162,16 @@ def test_a_pipeline_that_rescales_guidance_unasked_is_found_out_by_its_own_arith
 
 
 def test_a_pipeline_that_changes_a_lone_prediction_is_found_out():
-    class Flipped(diffusers.StableDiffusionXLPipeline):
+    class Scaled(diffusers.StableDiffusionXLPipeline):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             step = self.scheduler.step
-            self.scheduler.step = lambda output, *a, **k: step(-output, *a, **k)
+            self.scheduler.step = lambda output, *a, **k: step(1.1 * output, *a, **k)
             try:
                 return super().__call__(*args, **kwargs)
             finally:
                 self.scheduler.step = step
 
-    pipe = Flipped(**tiny.sdxl().components, add_watermarker=False)
+    pipe = Scaled(**tiny.sdxl().components, add_watermarker=False)
     refused("changes a prediction before the scheduler has it", pipe, None, {"guidance_scale": 1.0}, num_reflections=0)
 
 

@@ -55,9 +55,11 @@ def equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def fresh(arguments: Arguments) -> Arguments:
-    """The arguments in dictionaries of their own, as networks take entries out of those they are given."""
-    return {name: fresh(value) if isinstance(value, dict) else value for name, value in arguments.items()}
+def fresh(value: Any) -> Any:
+    """Arguments in dictionaries and lists of their own, as networks take entries out of those they are given."""
+    if isinstance(value, dict):
+        return {name: fresh(item) for name, item in value.items()}
+    return [fresh(item) for item in value] if isinstance(value, list) else value
 
 
 def _each(given: Halves, one: Callable, two: Callable) -> Halves:

@@ -21,7 +21,6 @@ from w2sd_video.hosting.recording import (
     ControlOutput,
     NetworkCall,
     RecordedStep,
-    sign_of,
 )
 from w2sd_video.hosting.run import Counter
 
@@ -35,24 +34,34 @@ class Guided:
         scale: of `uncond + scale * (cond - uncond)`; 1 where it prepared the conditional half only.
         channels: how many it guides, from the first on, the others being those of the conditional half (DiT's published
             sampling guides 3 of 4); None for all.
+        sign: -1.0 where it turns the sign of the prediction before the scheduler has it.
     """
 
     conditional_first: bool = True
     scale: float = 1.0
     channels: int | None = None
+    sign: float = 1.0
 
 
 def measure(combined: Tensor, scales: Sequence[float]) -> Guided:
-    """Returns how a pipeline guides that made `combined` [B, C, ...] of the probe.
+    """Returns how a pipeline guides that made `combined` [B, C, ...] of the probes (`recording.probe`).
 
-    The probe is ones in the first row and zeros elsewhere. Waits for the device.
+    Of a first row of w1 * first + w2 * second, even positions show w1 and odd ones w2: two numbers, so that what is not
+    plain guidance is not taken for it. Plain guidance has w1 + w2 = 1, and one of them is a scale s of `scales`, or
+    1 + s (of `cond + s * (cond - uncond)`). Waits for the device.
 
     Raises:
         UserError: it is not plain guidance with one of `scales`.
     """
     row = combined[0].float()
-    low, high = torch.stack(torch.aminmax(row)).tolist()
-    found = _recognised(low, high, scales) or _measure_channels(row, scales)
+    row = row.reshape(len(row), -1) if row.dim() > 1 else row.reshape(1, -1)
+    even = (torch.arange(row.numel(), device=row.device) % 2 == 0).reshape(row.shape)
+    limits = [torch.where(even, row, end) for end in (torch.inf, -torch.inf)]
+    others = [torch.where(even, end, row) for end in (torch.inf, -torch.inf)]
+    ends = [limits[0].amin(1), limits[1].amax(1), others[0].amin(1), others[1].amax(1)]
+    by_channel = [tuple(each) for each in torch.stack(ends, dim=1).tolist()]
+    lows, highs, low, high = zip(*by_channel, strict=True)
+    found = _recognised((min(lows), max(highs), min(low), max(high)), scales) or _guided_channels(by_channel, scales)
     if found is None:
         raise UserError(
             "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
@@ -62,27 +71,32 @@ def measure(combined: Tensor, scales: Sequence[float]) -> Guided:
     return found
 
 
-def _recognised(low: float, high: float, scales: Sequence[float]) -> Guided | None:
-    """The guidance that makes values from `low` to `high` of the probe."""
-    if not (math.isfinite(low) and math.isfinite(high) and high - low <= 1e-2 * max(1.0, abs(high))):
+def _recognised(ends: tuple[float, ...], scales: Sequence[float]) -> Guided | None:
+    """The guidance that makes these weights: the least and the largest of the first half's, and of the second's."""
+    if not all(map(math.isfinite, ends)):
         return None
-    # [distance, the conditional half comes first, scale]; scales may lie close together, so the nearest counts
-    found = [(abs(low - end), first, s) for s in scales for first, end in ((False, 1.0 - s), (True, s))]
-    distance, first, scale = min(found, key=lambda each: each[0])
-    return Guided(first, scale) if distance <= 1e-2 * max(1.0, abs(scale)) else None
+    near = 1e-2 * max(1.0, *map(abs, ends))
+    if ends[1] - ends[0] > near or ends[3] - ends[2] > near or abs(abs(ends[0] + ends[2]) - 1) > near:
+        return None
+    sign = math.copysign(1.0, ends[0] + ends[2])
+    weights = {True: sign * ends[0], False: sign * ends[2]}  # by whether the first half is the conditional one
+    # Scales may lie close together, so the nearest counts; at one distance a scale before one plus a scale.
+    known = [(k, k + scale) for k in (0, 1) for scale in scales]
+    distance, _, first, scale = min((abs(weights[first] - s), k, first, s) for k, s in known for first in weights)
+    return Guided(first, scale, sign=sign) if distance <= 1e-2 * max(1.0, abs(scale)) else None
 
 
-def _measure_channels(row: Tensor, scales: Sequence[float]) -> Guided | None:
+def _guided_channels(by_channel: Sequence[tuple[float, ...]], scales: Sequence[float]) -> Guided | None:
     """The guidance of the first channels, where the rest are as the probe was in the conditional half."""
-    ends = torch.stack(torch.aminmax(row.reshape(len(row), -1), dim=1)).tolist()
-    found = _recognised(ends[0][0], ends[1][0], scales)
+    found = _recognised(by_channel[0], scales)
     if found is None:
         return None
-    alone = [low == high == float(found.conditional_first) for low, high in zip(*ends, strict=True)]
+    conditional = (1.0, 1.0, 0.0, 0.0) if found.conditional_first else (0.0, 0.0, 1.0, 1.0)
+    alone = [tuple(found.sign * end for end in ends) == conditional for ends in by_channel]
     count = alone.index(True) if True in alone else 0
     if count == 0 or not all(alone[count:]):
         return None
-    same = _recognised(min(ends[0][:count]), max(ends[1][:count]), scales) == found
+    same = all(_recognised(ends, scales) == found for ends in by_channel[:count])
     return replace(found, channels=count) if same else None
 
 
@@ -176,7 +190,8 @@ def predict_each(
         counter.rows += latent.shape[0]
         given.update(return_dict=False)
         given[conditioning.latent_name] = latent.to(conditioning.dtype)
-        output = net(**given)[0]
+        output = net(**given)
+        output = output if isinstance(output, Tensor) else output[0]  # some return it bare
         if output.shape != latent.shape and output.shape[1] == 2 * latent.shape[1]:
             output = output[:, : latent.shape[1]]  # the other half is a learned variance
         if output.shape != latent.shape:
@@ -185,7 +200,7 @@ def predict_each(
                 "a network must predict one value per latent value"
             )
         output = output.to(torch.promote_types(output.dtype, torch.float32))
-        return output if sign_of(net) == 1 else -output
+        return output if conditioning.guided.sign == 1 else -output
 
     guided, counting = conditioning.guided, counting_halves(conditioning.guided, guidances)
     if "unconditional" in counting and conditioning.unconditional is None:
@@ -252,14 +267,14 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
         _check_call(call, step.sample)
     if rows == [batch]:
         (call,) = step.calls
-        if known is None:
-            measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
+        guided = known or measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
         return Conditioning(
             call.network,
             call.latent_name,
             step.sample.shape,
             call.latent.dtype,
             _without_latent(call),
+            guided=guided,
             control=read_control(step, True),
         )
     if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from w2sd_video.core import Denoiser, FlowPath, Level, NoisePath
 from w2sd_video.errors import UserError
-from w2sd_video.hosting.calls import BOTH_HALVES, call_guidance, call_signature, replaced, with_both_halves
+from w2sd_video.hosting.calls import call_guidance, call_signature, replaced, with_both_halves
 from w2sd_video.hosting.conditioning import Conditioning, Counter, predict, read_conditioning
 from w2sd_video.hosting.refusals import check_state
 from w2sd_video.hosting.run import Run
@@ -160,7 +160,7 @@ def record_model(
         scale = guides.scale if guidance is None else float(guidance)
         given = given if scale == 1 else with_both_halves(guides, given)
     step = record(pipe, kind, given, pipe.scheduler)
-    conditioning = read_conditioning(step, [*call_guidance(kind, pipe, given).scales, BOTH_HALVES])
+    conditioning = read_conditioning(step, call_guidance(kind, pipe, given).scales)
     total = int(pipe.scheduler.config.num_train_timesteps)
     return RecordedModel(
         conditioning=conditioning,

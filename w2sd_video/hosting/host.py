@@ -176,6 +176,9 @@ class _Host:
         weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
         if self._cross_latent is not None:
             self._cross_latent.prepare(pipe, kind, arguments)
+        given = arguments
+        if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
+            given = with_both_halves(guidance, arguments)
         hosted = HostedCall(
             pipe,
             self._method,
@@ -184,14 +187,12 @@ class _Host:
             guidance,
             self._run,
             cross_latent=self._cross_latent,
+            forced=given is not arguments,
             first_order=self._first_order,
             noise_sampler=noise_sampler(arguments.get("generator")),
             selector=functools.partial(self._selector, arguments),
             on_reflect=self._on_reflect,
         )
-        given = arguments
-        if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
-            given = with_both_halves(guidance, arguments)
         bar = functools.partial(self._bar, hosted)
         recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step, control_of(pipe))
         callbacks = {n: f for n in CALLBACKS if callable(f := given.get(n)) and not isinstance(f, OWN_CALLBACKS)}

@@ -1,10 +1,10 @@
-"""Watching a stock pipeline call: what it tells its network at each step, and taking over its scheduler's step.
+"""Watching a stock pipeline call: what it passes to its network at each step, and taking over its scheduler's step.
 
-While a call is recorded, calling a network does nothing but note the arguments, and returns a probe: ones in the first
-row and zeros elsewhere, so that what the pipeline makes of them shows which half of guidance comes first and how it is
-weighed. Only the outermost call is intercepted (through the object's class), so hooks,
-offloading, compilation and whatever else sits on `forward` never see a probe. A call of a ControlNet is noted likewise;
-what it returns only stands for its outputs, to be recognised among the arguments of the network.
+While a call is recorded, calling a network does nothing but note the arguments, and returns a `probe`, so that what the
+pipeline makes of it shows which half of guidance comes first and how each is weighed. Only the outermost call is
+intercepted (through the object's class), so hooks, offloading, compilation and whatever else sits on `forward` never
+see a probe. A call of a ControlNet is noted likewise; what it returns only stands for its outputs, to be recognised
+among the arguments of the network.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
+from w2sd_video.hosting.arguments import fresh
 
 LATENT_NAMES = ("sample", "hidden_states")
 TIME_NAMES = ("timestep", "timesteps")
-# Networks that predict the negative of what the scheduler is to have; their pipelines turn the sign.
-NEGATIVE = ("HiDreamImageTransformer2DModel",)
 # Arguments computed from the latent: what was recorded would be wrong at every other latent, but for a ControlNet's
 # outputs, which are computed again.
 LATENT_DEPENDENT = (
@@ -101,24 +100,22 @@ class Recorder:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        had = vars(self._scheduler).get("step")
-        step = self._scheduler.step
+        scheduler, kind, own = self._scheduler, type(self._scheduler), vars(self._scheduler).pop("step", None)
 
-        @functools.wraps(step)  # pipelines look at its signature
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
-            return self._step(*args, **kwargs)
+        @functools.wraps(kind.step)  # pipelines look at its signature
+        def stand_in(this: Any, *args: Any, **kwargs: Any) -> Any:
+            # Copies of the scheduler (for a second latent, such as sound) step as ever.
+            return self._step(*args, **kwargs) if this is scheduler else kind.step(this, *args, **kwargs)
 
-        self._scheduler.step = stand_in
+        scheduler.__class__ = _subclass(kind, {"step": stand_in})
         self._put(self._masks)
         try:
             yield
         finally:
             self._put(self._classes)
-            if vars(self._scheduler).get("step") is stand_in:
-                if had is None:
-                    del self._scheduler.step
-                else:
-                    self._scheduler.step = had
+            scheduler.__class__ = kind
+            if own is not None:
+                scheduler.step = own
 
     def lifted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a callback of the user's, with the networks as they are while it runs."""
@@ -145,10 +142,8 @@ class Recorder:
         shape, channels = list(latent.shape), getattr(network.config, "in_channels", None)
         if shape[1] == channels and getattr(network.config, "out_channels", None) == 2 * shape[1]:
             shape[1] *= 2  # with a learned variance
-        probe = latent.new_zeros(shape)
-        if len(self._calls) == 1:
-            probe[0] = sign_of(network)  # the first row is of the half that comes first, in one call or in two
-        return (probe,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=probe)
+        made = probe(latent.new_zeros(shape), first=len(self._calls) == 1)
+        return (made,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=made)
 
     def _record_control(self, network: Any, args: tuple, kwargs: dict) -> Any:
         call = self._noted(network, args, kwargs)
@@ -158,8 +153,8 @@ class Recorder:
         return ControlOutput(call, 0), ControlOutput(call, 1)
 
     def _noted(self, network: Any, args: tuple, kwargs: dict) -> NetworkCall:
-        arguments = {name: _copy(value) for name, value in zip(self._names[id(network)], args, strict=False)}
-        arguments.update({name: _copy(value) for name, value in kwargs.items()})
+        arguments = {name: fresh(value) for name, value in zip(self._names[id(network)], args, strict=False)}
+        arguments.update({name: fresh(value) for name, value in kwargs.items()})
         name = next((name for name in LATENT_NAMES if name in arguments), None)
         if name is None or not isinstance(arguments[name], Tensor) or not any(name in arguments for name in TIME_NAMES):
             raise UserError(
@@ -188,27 +183,33 @@ def _mask(kind: type, record: Callable[[Any, tuple, dict], Any]) -> type:
     def call(network: Any, *args: Any, **kwargs: Any) -> Any:
         return record(network, args, kwargs)
 
-    body: dict[str, Any] = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    body: dict[str, Any] = {"__call__": call}
     if hasattr(kind, "cache_context"):  # walks all modules of the network to prepare a cache that is not used
         body["cache_context"] = lambda *_, **__: nullcontext()
-    return type(kind)(kind.__name__, (kind,), body)
+    return _subclass(kind, body)
 
 
-def sign_of(network: nn.Module) -> float:
-    """What a network's output is multiplied by to be what the scheduler is to have."""
-    inner = getattr(network, "_orig_mod", network)  # of a compiled module
-    return -1.0 if any(kind.__name__ in NEGATIVE for kind in type(inner).__mro__) else 1.0
+def _subclass(kind: type, body: dict[str, Any]) -> type:
+    """A class like `kind`, of its name, with these attributes besides."""
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind)(kind.__name__, (kind,), {**names, **body})
+
+
+def probe(zeros: Tensor, *, first: bool) -> Tensor:
+    """Zeros [N, ...] with ones in the rows that one latent's two halves of guidance begin with.
+
+    The half that comes first, in one call or in the `first` of two, has its ones at even positions, the other at odd
+    ones: row 0 and row N // 2 of one call, row 0 of either of two.
+    """
+    if first and len(zeros) > 1:
+        zeros[len(zeros) // 2].view(-1)[1::2] = 1.0
+    zeros[0].view(-1)[0 if first else 1 :: 2] = 1.0
+    return zeros
 
 
 def _parameter_names(network: nn.Module) -> list[str]:
     inner = getattr(network, "_orig_mod", network)  # of a compiled module
     return list(inspect.signature(type(inner).forward).parameters)[1:]
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return list(value) if isinstance(value, list) else value
 
 
 def _check_options(name: str, args: tuple, options: dict[str, Any]) -> None:

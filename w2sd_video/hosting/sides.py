@@ -13,7 +13,6 @@ from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import ARGUMENTS, ControlSetting, control_of, control_setting
 from w2sd_video.gaps.switches import SwitchBoard, switched
 from w2sd_video.hosting.calls import (
-    BOTH_HALVES,
     CallGuidance,
     call_guidance,
     call_signature,
@@ -223,7 +222,7 @@ class SideMaker:
                 arguments = with_both_halves(guidance, arguments)
             side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
         step = record(pipe, kind, arguments, self.pipe.scheduler, self.arguments.get("generator"))
-        return replace(side, conditioning=read_conditioning(step, [*guidance.scales, BOTH_HALVES]))
+        return replace(side, conditioning=read_conditioning(step, call_guidance(kind, pipe, arguments).scales))
 
 
 def _lacks_guidance(side: Side) -> bool:

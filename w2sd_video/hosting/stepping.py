@@ -62,6 +62,7 @@ class HostedCall:
         guidance: how the user's call guides.
         run: where to count.
         cross_latent: a weak side in another latent space, in place of that of `sides`.
+        forced: whether the pipeline is given a scale that only makes it prepare both halves of guidance.
         first_order: whether steps of a multistep scheduler are of first order.
         noise_sampler: of methods that draw noise.
         selector: of "w2sd-auto": makes it, once the latents are known.
@@ -80,6 +81,7 @@ class HostedCall:
         noise_sampler: NoiseSampler,
         selector: Callable[[Tensor], Selector],
         cross_latent: CrossLatentSide | None = None,
+        forced: bool = False,
         first_order: bool = False,
         on_reflect: OnReflect | None = None,
     ) -> None:
@@ -87,7 +89,7 @@ class HostedCall:
         self.bar: EvaluationBar | None = None
         self._sides, self._guidance = sides, guidance
         self._noise_sampler, self._selector = noise_sampler, selector
-        self._first_order, self._observer = first_order, on_reflect
+        self._forced, self._first_order, self._observer = forced, first_order, on_reflect
         self._networks = networks_of(pipe)
         self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
@@ -240,7 +242,8 @@ class HostedCall:
         """The step's conditioning; how the pipeline guides is measured again only when it may have changed."""
         scale = getattr(self.pipe, "_guidance_scale", None)
         key = (tuple(call.latent.shape[0] for call in recorded.calls), id(recorded.calls[0].network), scale)
-        scales = [*self._guidance.scales, BOTH_HALVES, *([scale] if isinstance(scale, int | float) else [])]
+        scales = [*self._guidance.scales, *([BOTH_HALVES] if self._forced else [])]
+        scales += [scale] if isinstance(scale, int | float) else []
         conditioning = read_conditioning(recorded, scales, self._orders.get(key))
         self._orders[key] = conditioning.guided
         return conditioning
@@ -261,7 +264,7 @@ class HostedCall:
         conditioning = side.conditioning or self._current
         guidance = side.guidance
         if guidance is None:  # the scale that only makes the pipeline prepare both halves is not the call's own
-            guidance = self._current.guided.scale if self._guidance.real else self._guidance.scale
+            guidance = self._guidance.scale if self._forced else self._current.guided.scale
         if side.conditioning is not None:
             conditioning = conditioning.at(self._current.timestep)
             if conditioning.network in self._networks:  # Wan 2.2 goes over to its second on the way
