@@ -26,7 +26,7 @@ from tests.support import disk_pairs, tiny
 from tests.support.ldm_layout import save_single_file
 from w2sd_video.commands.prompts import check_prompt
 from w2sd_video.errors import UserError
-from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.hosting import NonFiniteLatentError
 from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.placement import place
 from w2sd_video.runs.picture_io import read_picture

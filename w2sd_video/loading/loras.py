@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
-from w2sd_video.hosting.settings import networks_of
+from w2sd_video.hosting.calls import networks_of
 from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id
 from w2sd_video.loading.parts import reading
 from w2sd_video.pair import ModelSpec

@@ -20,8 +20,7 @@ from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
 from w2sd_video.commands.making import peak_memory
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.routing import routed
-from w2sd_video.hosting import reflected
-from w2sd_video.hosting.finite import NonFiniteLatentError
+from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.loading.parts import progress_bars
 from w2sd_video.loading.placement import DTYPES
 from w2sd_video.pair import ModelSpec

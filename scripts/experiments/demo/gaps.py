@@ -29,7 +29,7 @@ from experiments.engine import (
 )
 from w2sd_video.demo import LORA_WEIGHTS, PICTURE_CAPTIONS, PICTURE_WEIGHTS, oracle, parse_picture_caption, world
 from w2sd_video.demo.captions import COLOURS
-from w2sd_video.hosting.hosting import reflected
+from w2sd_video.hosting import reflected
 from w2sd_video.loading.loras import load_loras, use_loras
 from w2sd_video.pair import ModelSpec
 

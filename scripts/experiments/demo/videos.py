@@ -36,7 +36,7 @@ from w2sd_video.commands.rewards import oracle_share
 from w2sd_video.demo import WEIGHTS, oracle, world
 from w2sd_video.demo.captions import CAPTIONS, parse_caption
 from w2sd_video.errors import UserError
-from w2sd_video.hosting.hosting import reflected
+from w2sd_video.hosting import reflected
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.pair import ReflectionConfig, Selection
 from w2sd_video.runs.video_io import read_video
