@@ -15,9 +15,8 @@ from bridges.pixel.command.latent_spaces import ChosenMap
 from bridges.pixel.command.request import BridgePlan
 from bridges.pixel.mapped import Mapped
 from w2sd_video.commands.making import frames_of, measured
-from w2sd_video.hosting import reflected
-from w2sd_video.hosting.finite import NonFiniteLatentError
-from w2sd_video.hosting.settings import call_signature
+from w2sd_video.hosting import NonFiniteLatentError, reflected
+from w2sd_video.hosting.calls import call_signature
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import Task

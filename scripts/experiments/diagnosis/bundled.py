@@ -12,7 +12,7 @@ from experiments.diagnosis.calibrating import STEPS, numbers
 from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, WEIGHTS, world
 from w2sd_video.diagnosis.in_memory import grid_of
 from w2sd_video.diagnosis.measuring import baseline, measure
-from w2sd_video.hosting.hosting import reflected
+from w2sd_video.hosting import reflected
 from w2sd_video.loading.loras import use_loras
 from w2sd_video.pair import ModelSpec
 
