@@ -20,9 +20,8 @@ from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hoste
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.gaps.control_images import canny_edges
-from w2sd_video.hosting import reflected
-from w2sd_video.hosting.finite import NonFiniteLatentError
-from w2sd_video.hosting.settings import call_signature, networks_of
+from w2sd_video.hosting import NonFiniteLatentError, reflected
+from w2sd_video.hosting.calls import call_signature, networks_of
 from w2sd_video.loading.describe import Description, is_network_alone
 from w2sd_video.loading.pairs import HOOKED_FIRST, load_pair
 from w2sd_video.loading.parts import Source
