@@ -40,10 +40,14 @@ class VideoFile:
         self._path = str(path)
         self.info, self._expected = _inspect(self._path)
 
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """See `Video.frames`."""
+        return _frames(self._path)
+
     def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
         """See `Video.chunks`."""
         info = self.info
-        yield from in_chunks(_frames(self._path), info.height, info.width, max_bytes=max_bytes, expected=self._expected)
+        yield from in_chunks(self.frames(), info.height, info.width, max_bytes=max_bytes, expected=self._expected)
 
 
 @contextmanager

@@ -64,6 +64,12 @@ class Video(Protocol):
 
     info: VideoInfo
 
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """Gives all frames in order, one by one, as uint8 `[H, W, 3]` RGB (imports no torch). Raises VideoError where
+        the video cannot be read further.
+        """
+        ...
+
     def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
         """Gives all frames in order, as uint8 `[n, H, W, 3]` RGB with n >= 1.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval.errors import UserError
-from vbench_eval.pictures import ANIMATIONS, PICTURES, Animation, PictureFolder, pictures_in
+from vbench_eval.pictures import ANIMATIONS, PICTURES, Animation, Colour, PictureFolder, is_moving, pictures_in
 from vbench_eval.video_files import VideoFile
 from vbench_eval.video_info import CHUNK_BYTES, Video, VideoError, VideoInfo, in_chunks
 
@@ -57,10 +57,11 @@ class FramesInMemory:
         """See `Video.chunks`."""
         info = self.info
         yield from in_chunks(
-            self._frames(), info.height, info.width, max_bytes=max_bytes, expected=info.declared_frames
+            self.frames(), info.height, info.width, max_bytes=max_bytes, expected=info.declared_frames
         )
 
-    def _frames(self) -> Iterator[NDArray[np.uint8]]:
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """See `Video.frames`."""
         import torch
 
         from vbench_eval.pictures import as_rgb
@@ -120,9 +121,10 @@ CONTAINERS = (".mp4", ".mov", ".webm", ".mkv", ".m4v", ".avi")
 SUFFIXES = (*CONTAINERS, *ANIMATIONS)
 
 
-def open_video(path: str | Path) -> Video:
+def open_video(path: str | Path, *, background: Colour | None = None) -> Video:
     """Returns the video at `path`: mp4, mov, webm, mkv, m4v, avi, gif, webp, a picture or a folder of pictures. Capital
-    letters in the suffix make no difference.
+    letters in the suffix make no difference. What is transparent in pictures shows the `background`, or without one the
+    colour that is hidden below, as VBench has it.
 
     Raises VideoError, saying why, for what cannot be read.
     """
@@ -139,10 +141,10 @@ def _opened(path: Path) -> Video:
     if not path.is_dir() and not path.is_file():
         raise VideoError("this is no file but a pipe or a device")
     suffix = path.suffix.lower()
+    if suffix in ANIMATIONS or (path.is_file() and suffix in PICTURES and is_moving(path)):
+        return Animation(path, background)
     if path.is_dir() or suffix in PICTURES:
-        return PictureFolder(path)
-    if suffix in ANIMATIONS:
-        return Animation(path)
+        return PictureFolder(path, background)
     if suffix in CONTAINERS:
         return VideoFile(path)
     raise VideoError(

@@ -186,7 +186,7 @@ REFUSED = {
     "no ControlNet": ((*SD15, "--control-image", "@frames"), "--control-image is given without --controlnet"),
     "edges of nothing": (("--canny",), "--canny is given without --controlnet"),
     "no such file": ((*SD15, *PICTURE[:3], "@none.mp4"), "there is no video, folder or picture at"),
-    "an empty folder": ((*SD15, *PICTURE[:3], "@empty"), "holds no pictures"),
+    "an empty folder": ((*SD15, *PICTURE[:3], "@empty"), "holds no picture"),
     "no video": ((*SD15, *PICTURE[:3], "@ip/adapter.safetensors"), "cannot read the control video"),
     "another size": ((*SD15, *PICTURE[:3], "@wide.mp4"), "is 32 x 16 pixels and the output 16 x 16"),
     "too many frames": ((*SD15, *PICTURE[:3], "@long.mp4"), f"has more than {FRAMES} frames and the output {FRAMES}"),

@@ -87,12 +87,26 @@ def test_a_photograph_is_read_the_way_up_its_camera_says(tmp_path: Path) -> None
     assert np.array_equal(read_picture(tmp_path / "a.png").pixels, np.rot90(PIXELS, -1))
 
 
-@pytest.mark.parametrize("mode", ["I;16", "F"])
-def test_more_than_8_bits_are_not_cut_silently(tmp_path: Path, mode: str) -> None:
-    name = "a.png" if mode == "I;16" else "a.tiff"
-    Image.new(mode, (4, 4), 1000).save(tmp_path / name)
-    with pytest.raises(UserError, match="8 bits a channel"):
-        read_picture(tmp_path / name)
+@pytest.mark.parametrize(
+    ("mode", "values", "read"),
+    [
+        ("I;16", [0, 1000, 65535], [0, 3, 255]),
+        ("F", [0.0, 0.5, 1.0], [0, 128, 255]),
+        ("F", [0.0, 0.6, 255.0], [0, 1, 255]),
+    ],
+)
+def test_depth_maps_of_more_bits_keep_their_range(
+    tmp_path: Path, mode: str, values: list[float], read: list[int]
+) -> None:
+    Image.fromarray(np.array([values], {"I;16": np.uint16, "F": np.float32}[mode])).save(tmp_path / "a.tiff")
+    assert read_picture(tmp_path / "a.tiff").pixels[0, :, 0].tolist() == read
+
+
+@pytest.mark.parametrize("value", [1000.0, -1.0, float("nan")])
+def test_floats_of_an_unknown_range_are_not_cut_silently(tmp_path: Path, value: float) -> None:
+    Image.new("F", (4, 4), value).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=r"a\.tiff cannot be read as a picture: its pixels are from"):
+        read_picture(tmp_path / "a.tiff")
 
 
 def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:

@@ -149,9 +149,9 @@ def check_steered(plan: Plan) -> None:
 
         read_control_image(Path(shown).expanduser(), plan.width, plan.height, resize=resize)
     if plan.part("ip_adapter_image") is not None:
-        from w2sd_video.gaps.control_images import read_rgb
+        from w2sd_video.gaps.control_images import WHITE, read_rgb
 
-        read_rgb(Path(plan.part("ip_adapter_image")).expanduser(), "picture for the IP-Adapter")
+        read_rgb(Path(plan.part("ip_adapter_image")).expanduser(), "picture for the IP-Adapter", WHITE)
 
 
 def check_sampling(plan: Plan) -> None:

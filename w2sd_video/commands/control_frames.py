@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from w2sd_video.errors import UserError
-from w2sd_video.gaps.control_images import check_size, read_rgb
+from w2sd_video.gaps.control_images import BLACK, check_size
 from w2sd_video.runs.video_io import read_video
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-ANIMATIONS = (".gif", ".webp")
 
 
 def read_control_frames(path: str | Path, width: int, height: int, count: int, *, resize: bool = False) -> list[Image]:
@@ -28,8 +24,13 @@ def read_control_frames(path: str | Path, width: int, height: int, count: int, *
     """
     from PIL import Image, ImageOps
 
-    place = Path(path).expanduser()
-    frames = _frames(place, count)
+    try:  # of more than asked for, one more: a long video is not read to its end
+        read = read_video(Path(path).expanduser(), most=count + 1, background=BLACK)
+    except UserError as error:
+        raise UserError(
+            f"cannot read the control video: {error}; give a video, a folder of pictures or one picture"
+        ) from None
+    frames = [Image.fromarray(frame) for frame in read.frames]
     if len(frames) == 1:
         frames = frames * count
     if len(frames) != count:
@@ -42,45 +43,4 @@ def read_control_frames(path: str | Path, width: int, height: int, count: int, *
         return [ImageOps.fit(frame, (width, height), Image.Resampling.LANCZOS) for frame in frames]
     for number, frame in enumerate(frames):
         check_size(frame, width, height, f"frame {number} of {path}")
-    return frames
-
-
-def _frames(place: Path, most: int) -> list[Image]:
-    """The pictures at a place; of more than `most`, one more (a long video is not read to its end)."""
-    from PIL import Image
-
-    if place.is_dir():
-        shown = (file for file in place.iterdir() if not file.name.startswith("."))
-        files = sorted((file for file in shown if file.suffix.lower() in (*PICTURES, ".webp")), key=_order)
-        if not files:
-            raise UserError(f"the folder {place} holds no pictures; give frames as {', '.join(PICTURES)} files")
-        return [read_rgb(file, "control image") for file in files[: most + 1]]
-    if place.suffix.lower() in PICTURES:
-        return [read_rgb(place, "control image")]
-    if place.suffix.lower() in ANIMATIONS:
-        return [Image.fromarray(frame) for frame in read_video(place).frames]
-    return _decoded(place, most)
-
-
-def _order(file: Path) -> list[Any]:
-    """By the numbers in the name, so that frame 10 comes after frame 2."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", file.name)]
-
-
-def _decoded(place: Path, most: int) -> list[Image]:
-    import av
-
-    frames: list[Image] = []
-    try:
-        with av.open(str(place)) as container:
-            if not container.streams.video:
-                raise UserError(f"{place} holds no video; give a video, a folder of pictures or one picture")
-            for frame in container.decode(container.streams.video[0]):
-                frames.append(frame.to_image())
-                if len(frames) > most:
-                    break
-    except (OSError, ValueError) as error:  # av's own errors are of these kinds
-        raise UserError(f"cannot read the control video {place} ({error}); give a video or pictures") from error
-    if not frames:
-        raise UserError(f"{place} holds no frame; give a video, a folder of pictures or one picture")
     return frames

@@ -28,8 +28,8 @@ from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES
 from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
 from w2sd_video.runs.runs import Make, RunPlan, Summary, library_versions, perform
-from w2sd_video.runs.tasks import Medium, Task
-from w2sd_video.runs.video_io import read_video, write_video
+from w2sd_video.runs.tasks import Task
+from w2sd_video.runs.video_io import video_medium
 
 MOST_FILES = 1000  # of a dry run's list
 SHOWN_FILES = 20  # likewise, in its text
@@ -173,23 +173,9 @@ def run_plan(family: Family, plan: Plan, command: str, device_name: str) -> RunP
         groups=plan.groups(),
         methods=family.methods,
         evaluations={method: cost.evaluations for method, cost in family.cost(plan).items()},
-        medium=medium_of(plan),
+        medium=PICTURES if plan.fps is None else video_medium(plan.fps),
         reflected_steps=reflected_steps(plan.reflection, plan.steps),
         shown=plan.shown,
-    )
-
-
-def medium_of(plan: Plan) -> Medium:
-    """Returns how what is made becomes files: videos each in the format its path says, comparisons as mp4."""
-    if plan.fps is None:
-        return PICTURES
-    fps = plan.fps
-    return Medium(
-        "video",
-        ".mp4",
-        write=lambda path, frames, settings: write_video(path, frames, fps, settings),
-        read=lambda path: read_video(path).frames,
-        fps=fps,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vbench_eval.pictures import Colour, VideoError, read_picture
 from w2sd_video.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 Field = NDArray[np.float32]
 # Of the four directions a gradient is rounded to (across, down-right, down, down-left): the neighbour (row, column).
 NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1))
+
+
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def read_control_image(path: str | Path, width: int, height: int, *, resize: bool = False) -> Image:
@@ -37,15 +41,18 @@ def read_control_image(path: str | Path, width: int, height: int, *, resize: boo
     return picture
 
 
-def read_rgb(path: str | Path, what: str) -> Image:
-    """Returns the picture in a file as RGB, the way up its camera says; raises `UserError` if there is none."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def read_rgb(path: str | Path, what: str, background: Colour = BLACK) -> Image:
+    """Returns the picture in a file as RGB, the way up its camera says; what is transparent shows the `background`.
+
+    Raises:
+        UserError: there is no picture, several, or one that cannot be read.
+    """
+    from PIL import Image
 
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"cannot read the {what} {str(path)!r} ({error}); give a picture file") from error
+        return Image.fromarray(read_picture(path, background=background)[0])
+    except VideoError as error:
+        raise UserError(f"cannot read the {what} {str(path)!r}: {error}; give a picture file") from error
 
 
 def check_size(picture: Image, width: int, height: int, name: str = "the control image") -> None:

@@ -25,7 +25,7 @@ from diffusers import (
 )
 
 from w2sd_video.errors import UserError
-from w2sd_video.gaps.control_images import canny_edges, read_control_image, read_rgb
+from w2sd_video.gaps.control_images import WHITE, canny_edges, read_control_image, read_rgb
 from w2sd_video.latents.schedules import check_scheduler, is_flow
 from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of
@@ -397,4 +397,4 @@ def add_ip_adapter(pipe: Any, given: str) -> None:
 
 def adapter_arguments(file: str) -> dict[str, Any]:
     """Returns the call argument with the picture that an IP-Adapter is told; raises `UserError` if there is none."""
-    return {"ip_adapter_image": read_rgb(Path(file).expanduser(), "picture for the IP-Adapter")}
+    return {"ip_adapter_image": read_rgb(Path(file).expanduser(), "picture for the IP-Adapter", WHITE)}

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbench_eval import pictures
 from w2sd_video.errors import UserError
 from w2sd_video.runs.tasks import Medium
-from w2sd_video.runs.video_io import write_bytes
+from w2sd_video.runs.video_io import settings_in, write_bytes
 
 CHUNK = "parameters"  # the text chunk that programs for generated pictures look at
-_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 @dataclass(frozen=True)
@@ -53,32 +53,16 @@ def write_picture(path: str | Path, pixels: NDArray[np.uint8], metadata: Mapping
 
 
 def read_picture(path: str | Path) -> Picture:
-    """Returns the pixels and settings of what `write_picture` wrote, or of any other picture of 8 bits a channel, the
-    way up its camera says, without its transparency.
+    """Returns the pixels and settings of what `write_picture` wrote, or of any other picture, the way up its camera
+    says, without its transparency.
 
     Raises UserError if there is no such picture there.
     """
-    from PIL import Image, ImageOps
-
-    path = Path(path)
     try:
-        with Image.open(path) as image:
-            if image.mode not in _EIGHT_BITS:
-                raise ValueError(f"its pixels are of kind {image.mode}; convert it to 8 bits a channel")
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array((upright or image).convert("RGB"))
-            text = image.info.get(CHUNK, "")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL reports damage as any
+        pixels, info = pictures.read_picture(path)
+    except pictures.VideoError as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from error
-    return Picture(pixels, _settings(text))
-
-
-def _settings(text: Any) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (TypeError, json.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return Picture(pixels, settings_in(info.get(CHUNK, "")))
 
 
 def _write_only_frame(path: Path, frames: NDArray[np.uint8], settings: Mapping[str, Any]) -> None:

@@ -7,10 +7,11 @@ beside it, flushed to the disk and renamed. The same frames and settings give th
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbench_eval.pictures import Animation, Colour, pictures_in
+from vbench_eval.videos import CONTAINERS, open_video
 from w2sd_video.errors import UserError
+from w2sd_video.runs.tasks import Medium
 
 FORMATS = ("mp4", "gif", "webp", "png")
 CRF = 12  # x264's constant quality: well below what the eye tells apart (17 or so), so that scores measure the model
@@ -93,20 +97,42 @@ def write_video(
         write_bytes(path, encode(frames, fps, text))
 
 
-def read_video(path: str | Path) -> Video:
-    """Returns the frames, rate and settings of what `write_video` wrote, or of any other video or animation.
+def read_video(path: str | Path, *, most: int | None = None, background: Colour | None = None) -> Video:
+    """Returns the frames, rate and settings of what `write_video` wrote, or of any other video, animation, picture or
+    folder of pictures; of more than `most` frames the first.
 
-    Raises UserError if there is no video there.
+    What is transparent shows the `background`, or without one the colour that is hidden below. Raises UserError if
+    there is no video there.
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            return _read_png_folder(path)
-        if path.suffix.lower() in (".gif", ".webp"):
-            return _read_animation(path)
-        return _read_container(path)
-    except (OSError, ValueError, SyntaxError) as error:  # PIL reports damaged files as any of the three
+        source = open_video(path, background=background)
+        metadata = _read_settings(path)
+        fps = float(metadata.get("fps") or source.info.average_fps)
+        if isinstance(source, Animation) and any(source.times):
+            frames = list(itertools.islice(source.frames_in_time(fps), most))
+        else:
+            frames = list(itertools.islice(source.frames(), most))
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path} cannot be read as a video: {error}") from error
+    if isinstance(source, Animation) and not sum(
+        source.times
+    ):  # a webp of equal frames only is one picture without a time
+        frames = (frames * int(metadata.get("num_frames", 1)))[:most]
+    if len({frame.shape for frame in frames}) > 1:
+        raise UserError(f"{path} cannot be read as a video: its frames are of several sizes")
+    return Video(np.stack(frames), fps, metadata)
+
+
+def video_medium(fps: float) -> Medium:
+    """Returns how videos of this rate become files: each in the format its path says, comparisons as mp4."""
+    return Medium(
+        "video",
+        ".mp4",
+        write=lambda path, frames, settings: write_video(path, frames, fps, settings),
+        read=lambda path: read_video(path).frames,
+        fps=fps,
+    )
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -224,66 +250,27 @@ def _write_png_folder(path: Path, frames: NDArray[np.uint8], fps: float, text: s
     sync_folder(path.parent)
 
 
-def _read_container(path: Path) -> Video:
-    import av
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings that `write_video` puts into a file; {} if there are none."""
+    if path.suffix.lower() in CONTAINERS:
+        import av
 
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise ValueError("it holds no video stream")
-        stream = container.streams.video[0]
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        rate = stream.average_rate
-        comment = container.metadata.get("comment", "")
-    if not frames:
-        raise ValueError("it holds no frame")
-    return Video(np.stack(frames), float(rate or 0), _settings(comment))
-
-
-def _read_animation(path: Path) -> Video:
-    from PIL import Image, ImageSequence
-
-    with Image.open(path) as image:
-        comment = image.info.get("comment", b"")
-        text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-        metadata = _settings(text or str(image.getexif().get(0x010E, "")))
-        pairs = [
-            (np.asarray(frame.convert("RGB")), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(image)
-        ]
-    total = sum(duration for _, duration in pairs)
-    fps = float(metadata.get("fps") or (1000 * len(pairs) / total if total else 0))
-    # Writers join equal neighbours into one longer frame: each stands for as many frames as its time says.
-    counted = _counts(pairs, fps) if total else [(pairs[0][0], int(metadata.get("num_frames", 1)))]
-    frames = [frame for frame, count in counted for _ in range(count)]
-    return Video(np.stack(frames), fps, metadata)
-
-
-def _counts(pairs: list[tuple[NDArray[np.uint8], float]], fps: float) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    elapsed, written = 0.0, 0
-    for frame, duration in pairs:
-        elapsed += duration
-        count = max(1, round(elapsed * fps / 1000) - written)
-        written += count
-        yield frame, count
-
-
-def _read_png_folder(path: Path) -> Video:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            return settings_in(container.metadata.get("comment", ""))
     from PIL import Image
 
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png" and not file.name.startswith("."))
-    if not files:
-        raise ValueError("the folder holds no png")
-    frames: list[NDArray[np.uint8]] = []
-    info: dict[Any, Any] = {}
-    for file in files:
-        with Image.open(file) as image:
-            frames.append(np.asarray(image.convert("RGB")))
-            info = info or dict(image.info)
-    return Video(np.stack(frames), float(info.get("fps", 0)), _settings(str(info.get("settings", ""))))
+    file = next(iter(pictures_in(path)), None) if path.is_dir() else path
+    if file is None:
+        return {}
+    with Image.open(file) as image:
+        text = image.info.get("settings") or image.info.get("comment") or image.getexif().get(0x010E, "")
+    return settings_in(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
 
 
-def _settings(text: str) -> dict[str, Any]:
+def settings_in(text: Any) -> dict[str, Any]:
+    """Returns the settings in the text of a file; {} for other programs' texts."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (TypeError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

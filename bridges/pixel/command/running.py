@@ -18,8 +18,8 @@ from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.runs import Make, RunPlan, Summary, library_versions, one_by_one, perform
-from w2sd_video.runs.tasks import Medium, Task
-from w2sd_video.runs.video_io import read_video, write_video
+from w2sd_video.runs.tasks import Task
+from w2sd_video.runs.video_io import video_medium
 
 
 def run(plan: BridgePlan, *, progress: Progress, command: str) -> Summary:
@@ -65,7 +65,7 @@ def run_plan(plan: BridgePlan, command: str, device_name: str) -> RunPlan:
         groups=plan.groups(),
         methods=BRIDGE_METHODS,
         evaluations={method: plan.evaluations(method) for method in plan.methods},
-        medium=_videos(plan.fps) if plan.fps is not None else PICTURES,
+        medium=video_medium(plan.fps) if plan.fps is not None else PICTURES,
     )
 
 
@@ -86,16 +86,6 @@ def fit(plan: BridgePlan, pictures: str | None, target: Path, *, progress: Progr
     count = max(spaces.pictures_to_fit, plan.num_pictures)
     bridge = load_strong(plan, count, progress.note, quiet=not progress.bars)
     return fitted_map(spaces, bridge.pictures(count), target, "fitted to {count} pictures that the strong model made")
-
-
-def _videos(fps: float) -> Medium:
-    return Medium(
-        "video",
-        ".mp4",
-        write=lambda path, frames, settings: write_video(path, frames, fps, settings),
-        read=lambda path: read_video(path).frames,
-        fps=fps,
-    )
 
 
 def _record(plan: BridgePlan, command: str, device_name: str) -> dict[str, Any]:
