@@ -130,12 +130,12 @@ def open_video(path: str | Path, *, background: Colour | None = None) -> Video:
     """
     path = Path(path)
     try:
-        return _opened(path)
+        return _opened(path, background)
     except OSError as error:
         raise VideoError(error.strerror or str(error)) from error
 
 
-def _opened(path: Path) -> Video:
+def _opened(path: Path, background: Colour | None) -> Video:
     if not path.exists():
         raise VideoError("the link leads nowhere" if path.is_symlink() else "there is no such file")
     if not path.is_dir() and not path.is_file():
