@@ -56,9 +56,7 @@ class FramesInMemory:
     def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
         """See `Video.chunks`."""
         info = self.info
-        yield from in_chunks(
-            self.frames(), info.height, info.width, max_bytes=max_bytes, expected=info.declared_frames
-        )
+        yield from in_chunks(self.frames(), info.height, info.width, max_bytes=max_bytes, expected=info.declared_frames)
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """See `Video.frames`."""
