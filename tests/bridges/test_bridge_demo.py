@@ -109,18 +109,3 @@ def test_finished_methods_are_kept_and_others_of_the_pair_are_not_taken_for_them
     monkeypatch.setitem(scoring.METHODS, "w2sd", short("w2sd", strength=2.0))
     assert score_bridge.main(words) == 0
     assert (tmp_path / "w2sd.json").stat().st_mtime_ns != written
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--methods", "strong,wek"], "unknown method 'wek'"),
-        (["--methods", "control"], "needs --control"),
-        (["--count", "0"], "--count is 0"),
-        (["--threads", "0"], "--threads is 0"),
-        (["--weights", "nowhere"], "nowhere/strong holds no pipeline"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused_in_one_line(words, said, tmp_path, capsys):
-    assert score_bridge.main([*words, "--output", str(tmp_path / "scores")]) == 2
-    assert said in capsys.readouterr().err

@@ -121,25 +121,6 @@ def test_a_part_of_the_methods_is_scored_and_a_damaged_file_made_again(weights, 
     assert torch.equal(good["pictures"], torch.load(out / "w2sd.pt")["score"]["pictures"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--count", "1"], "--count is 1; it must be at least 2"),
-        (["--batch", "0"], "--batch is 0"),
-        (["--threads", "-1"], "--threads is -1"),
-        (["--methods", "strong,stronger"], "unknown method 'stronger'; choose from weak, strong"),
-        (["--path", "sound"], "--path is 'sound'; choose one of noise, flow"),
-        (["--projection", "umap"], "--projection is 'umap'"),
-        (["--cifar-dir", "nowhere"], "nowhere is no folder"),
-        (["--weights", "nowhere"], "nowhere/judge holds no judge"),
-    ],
-)
-def test_what_cannot_be_scored_ends_with_code_2(arguments, said, capsys, tmp_path):
-    assert score_dataset_gap.main([*arguments, "--output", str(tmp_path / "out")]) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_judge_of_other_pictures_is_refused(weights):
     export_judge(weights, TINY, Judge(1, 16, 8), load_no_pictures())
     with pytest.raises(UserError, match=r"makes pictures \(1, 8, 8\), and the judge there reads \(1, 16, 16\)"):

@@ -194,4 +194,4 @@ def test_without_scikit_learn_the_remedy_is_named(capsys, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     code = train_dataset_gap.main(["--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
     assert code == 2
-    assert "pip install 'w2sd-video[digits]'" in capsys.readouterr().err
+    assert "pip install -e '.[digits]'" in capsys.readouterr().err

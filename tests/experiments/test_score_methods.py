@@ -109,18 +109,3 @@ def test_finished_ways_are_read_and_not_made_again(tmp_path, monkeypatch, capsys
     assert "| strong | 20 | 1.000 | 1.000 | 1.000 | 1.000 | - | - | - |" in printed
     assert "25.0% of selections" in printed
     assert {path.name for path in tmp_path.glob("*.png")} == {"lambda.png", "strength.png"}
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--only", "lamda"], "--only has 'lamda'; choose from algorithms, settings, lambda, strength"),
-        (["--part", "3/2"], "--part is '3/2'; give K/N"),
-        (["--part", "half"], "--part is 'half'; give K/N"),
-        (["--count", "0"], "--count is 0; it must be at least 1"),
-        (["--threads", "-1"], "--threads is -1; it must be at least 1"),
-    ],
-)
-def test_bad_arguments_are_refused(words, message, tmp_path, capsys):
-    assert score_methods.main([*words, "--output", str(tmp_path)]) == 2
-    assert message in capsys.readouterr().err

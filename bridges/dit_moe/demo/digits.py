@@ -44,7 +44,7 @@ def load(part: str) -> Digits:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError("the digits come with scikit-learn: pip install 'w2sd-video[digits]'") from error
+        raise UserError("the digits come with scikit-learn; in a clone: pip install -e '.[digits]'") from error
     pixels, targets = load_digits(return_X_y=True)
     scans = torch.from_numpy(pixels).float().view(-1, 1, SCAN_SIZE, SCAN_SIZE) / LEVELS
     labels = torch.from_numpy(targets).long()

@@ -74,7 +74,7 @@ def digits_by_class() -> dict[str, Tensor]:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError as error:
-        raise UserError("the digits come with scikit-learn: pip install 'w2sd-video[digits]'") from error
+        raise UserError("the digits come with scikit-learn; in a clone: pip install -e '.[digits]'") from error
     pixels, labels = load(return_X_y=True)
     pictures = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 8 - 1  # 0 .. 16 units of ink
     targets = torch.from_numpy(labels)
