@@ -127,14 +127,21 @@ def subplots(
 
 
 def log_scale(axes: Any, *which: str) -> None:
-    """Logarithmic axes, "x" or "y" or both, with plain numbers at their ticks."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Logarithmic axes, "x" or "y" or both, with plain numbers at powers of ten; at 2 and 5 too where those are few."""
+    from matplotlib.ticker import FuncFormatter
+
+    def between(axis: Any) -> Any:
+        def words(value: float, _: int) -> str:
+            low, high = axis.get_view_interval()
+            return f"{value:g}" if high < 30 * low and f"{value:e}"[0] in "25" else ""
+
+        return FuncFormatter(words)
 
     for name in which:
         getattr(axes, f"set_{name}scale")("log")
         axis = getattr(axes, f"{name}axis")
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_formatter(between(axis))
 
 
 def shared_legend(figure: Figure, *, columns: int = 4) -> None:

@@ -52,7 +52,7 @@ def _draw_samples(axes: Any, name: str, score: Score, share: Interval, side: int
     )
 
 
-def _class_legend(figure: Figure, recipe: Recipe) -> None:
+def _class_legend(figure: Any, recipe: Recipe) -> None:
     from matplotlib.patches import Patch
 
     names = (f"{recipe.majority} (majority)", f"{recipe.minority} (minority)", "neither")
@@ -187,11 +187,12 @@ def overview(
     wanted = [*GRID, *(name for mode in ("paper", "fused") for name in _sweep(found, mode))]
     if any(name not in scores for name in wanted):
         return None
-    figure = Blank(figsize=(12.0, 7.2))
-    parts: Any = figure.subfigures(2, 1, height_ratios=(2.6, 4.6))
+    figure = Blank(figsize=(12.0, 7.8))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3.1, 4.7))
     above, below = parts
     for place, name in zip(above.subplots(1, len(GRID)), GRID, strict=True):
         _draw_samples(place, name, scores[name], found[name].minority, 5)
+    _class_legend(above, recipe)
     left, right = below.subplots(1, 2)
     _draw_strength(left, found, expected, path)
     _draw_cosines(right, curves, path)
