@@ -190,7 +190,7 @@ def test_the_library_does_not_know_its_users() -> None:
 
 def test_only_the_rooms_that_must_know_diffusers_do() -> None:
     libraries = ("diffusers", "peft", "transformers", "accelerate")
-    rooms = ("gaps", "latents", "hosting", "loading", "demo")
+    rooms = ("gaps", "latents", "hosting", "loading")
     assert wrong("w2sd_video", libraries, but=tuple(f"w2sd_video.{room}" for room in rooms)) == []
 
 

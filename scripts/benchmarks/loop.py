@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from diffusers import AnimateDiffSDXLPipeline, MotionAdapter, UNet2DConditionModel
+from experiments.demo import components
 from torch import Tensor, nn
 
 from benchmarks.measuring import (
@@ -33,7 +34,6 @@ from benchmarks.measuring import (
     report,
 )
 from w2sd_video import ModelSpec, reflected
-from w2sd_video.demo import components
 from w2sd_video.loading.animatediff import assemble_motion_unet
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import progress_bars

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.demo import training
+from experiments.demo import components, training
 from experiments.training import Phase, normalise_latents, train
 from torch import nn
 
-from w2sd_video.demo import CAPTIONS, components, parse_caption, world
+from w2sd_video.demo import CAPTIONS, parse_caption, world
 from w2sd_video.errors import UserError
 
 PHASE = Phase(1, steps=6, batch=4, learning_rate=1e-2, ema=0.9)

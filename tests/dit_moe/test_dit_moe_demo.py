@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from experiments.digits import training
+from experiments.digits import components, training
 from experiments.digits.judge import Judge, load_judge, save_judge
 from experiments.training import Phase
 from sklearn.datasets import load_digits
 
-from bridges.dit_moe.demo import components, digits
+from bridges.dit_moe.demo import digits
 from w2sd_video.errors import UserError
 
 # --- the data --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from diffusers import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+from experiments.demo import components, picture_components
 from experiments.demo.training import (
     CORRUPTION,
     EMPTY_PROMPTS,
@@ -32,7 +33,7 @@ from experiments.demo.training import (
 )
 from experiments.engine import make_folders, set_threads
 from experiments.training import Phase, generator_for, round_to_half, train, train_side_by_side
-from w2sd_video.demo import components, picture_components, world
+from w2sd_video.demo import world
 from w2sd_video.demo.captions import COLOURS, SHAPES
 from w2sd_video.demo.pictures import PICTURE_CAPTIONS, PICTURE_TOKENS, picture_attributes
 

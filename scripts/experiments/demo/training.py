@@ -16,6 +16,7 @@ from diffusers import AnimateDiffSDXLPipeline, AutoencoderKL, MotionAdapter, UNe
 from torch import Tensor, nn
 from torch.nn import functional
 
+from experiments.demo import components
 from experiments.engine import make_folders, set_threads
 from experiments.training import (
     Phase,
@@ -27,7 +28,7 @@ from experiments.training import (
     train,
     train_side_by_side,
 )
-from w2sd_video.demo import components, world
+from w2sd_video.demo import world
 from w2sd_video.demo.captions import CAPTIONS, COLOURS, MOTIONS, SHAPES, parse_caption
 from w2sd_video.loading.animatediff import assemble_motion_unet
 

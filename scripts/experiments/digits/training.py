@@ -14,10 +14,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from bridges.dit_moe.demo import components
 from bridges.dit_moe.demo.digits import NAMES, NUM_CLASSES, Digits, load, to_pictures
 from bridges.dit_moe.network import DiTMoE
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
+from experiments.digits import components
 from experiments.digits.judge import JUDGE as JUDGE_FOLDER
 from experiments.digits.judge import Judge, accuracy, classification_loss, save_judge
 from experiments.engine import make_folders, set_threads

@@ -11,8 +11,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from experiments.demo.components import TEXT_WIDTH, build_vae
 from w2sd_video.demo.captions import COLOURS, SHAPES
-from w2sd_video.demo.components import TEXT_WIDTH, build_vae
 from w2sd_video.demo.pictures import PICTURE_TOKENS
 
 FLOW_CHANNELS = 8  # of the flow side's latents; the noise side's have 4
