@@ -85,6 +85,16 @@ def check_multiple(name: str, size: int, multiple: int | None, remedy: str = "")
         )
 
 
+def check_frames(count: int, factor: int) -> None:
+    """Raises `UserError` for a number of frames that a VAE which packs `factor` of them in a latent cannot make."""
+    if (count - 1) % factor:
+        near = (count - 1) // factor * factor + 1
+        raise UserError(
+            f"number of frames is {count}; this model makes {factor} times a number, and one more: use {near} or "
+            f"{near + factor}"
+        )
+
+
 def check_seeds(seed: int, count: int, noun: str) -> None:
     """Raises `UserError` for seeds that go beyond what a generator takes."""
     if seed + count - 1 > MAX_SEED:

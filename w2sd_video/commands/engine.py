@@ -9,9 +9,10 @@ import argparse
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
@@ -21,6 +22,7 @@ from w2sd_video.commands.method_settings import REFINEMENTS, reflected_steps
 from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
+from w2sd_video.errors import UserError
 from w2sd_video.presets.listing import preset_table
 from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.file_names import run_folder
@@ -77,6 +79,8 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
         progress.note(match_evaluations(request.match_evaluations).sentence())
     as_json = arguments.format == "json"
     if arguments.dry_run:
+        for message in plan.notes:  # a run tells them, too, and keeps them
+            progress.note(message)
         report = describe(family, on_device(plan)[0])
         return EXIT_DONE, report if as_json else {"text": plan_text(report)}
     summary, written = make(family, plan, progress=progress, command=command)
@@ -93,6 +97,8 @@ def plan_of(family: Family, request: Request) -> Plan:
         UserError: what cannot be made: got, allowed, remedy.
     """
     plan = family.complete(request, family.describe(request))
+    if request.output is not None and Path(request.output).is_file():
+        raise UserError(f"--output {request.output} is a file; give a folder, which need not be there yet")
     identity = [plan.settings(), plan.pair_record(), plan.prompts, plan.dtype, plan.device, *identity_of(plan.reward)]
     return replace(plan, output=run_folder(request.output, plan.pair.name, identity))
 
@@ -132,6 +138,8 @@ def make(
     makers: list[Maker] = []
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:
+        for message in plan.notes:
+            journal.note(message)
         makers.append(
             family.load(
                 plan,
@@ -202,6 +210,7 @@ def describe(family: Family, plan: Plan) -> dict[str, Any]:
         "device": plan.device,
         "dtype": plan.dtype,
         "memory": plan.memory,
+        **({"notes": list(plan.notes)} if plan.notes else {}),
         "methods": costs,
         f"{plan.noun}s": plan.per_method * len(plan.methods),
         "prompts": len(plan.prompts),
@@ -342,6 +351,3 @@ def summary_text(summary: Summary, written: Mapping[str, str] | None = None, *, 
 def words_of(argv: Sequence[str] | None) -> list[str]:
     """Returns the words of a program: those given, or those of the command line."""
     return list(sys.argv[1:] if argv is None else argv)
-
-
-Program = Callable[[Sequence[str]], int]

@@ -64,6 +64,7 @@ class Plan:
         lora_sources: where each LoRA of `pair` comes from.
         parts: files that belong to the pair, by field (PARTS), and how they are used ("canny").
         batch, shown: how many are made together; how many of each method the page shows (None: all).
+        notes: what the user should know before anything is made.
         own: what only the family knows; `settings()` and `pair_record()` of it go into the record where it has them.
     """
 
@@ -102,6 +103,7 @@ class Plan:
     put_together: bool = False
     lora_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     parts: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    notes: tuple[str, ...] = ()
     own: Any = None
 
     def part(self, name: str) -> Any:

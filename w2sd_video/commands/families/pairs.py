@@ -200,6 +200,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         put_together=described.parts is not None,
         lora_sources=loras.sources,
         parts=_parts(request, described),
+        notes=_notes(request, prompts),
     )
     done = replace(done, methods=_methods(request, done))
     check_used(request, done.methods)
@@ -228,6 +229,23 @@ def pair_costs(plan: Plan) -> dict[str, Cost]:
         )
         for method in plan.methods
     }
+
+
+def _notes(request: Request, prompts: Sequence[str]) -> tuple[str, ...]:
+    """Says so where no model is named and the bundled toy is asked for what it cannot show."""
+    from w2sd_video.demo import parse_caption, parse_picture_caption
+
+    if request.preset is not None or request.strong is not None:
+        return ()
+    try:
+        for prompt in prompts:
+            parse_picture_caption(prompt) if request.family == "image" else parse_caption(prompt)
+    except ValueError:
+        return (
+            f"no model is named, so a bundled toy of 32x32 pixels makes this, which does not know {prompt!r}; name one "
+            "by --preset or --strong",
+        )
+    return ()
 
 
 def _rows(plan: Plan, guidance: float) -> int:
@@ -314,6 +332,7 @@ def _methods(request: Request, done: Plan) -> tuple[str, ...]:
 
 def _check(request: Request, done: Plan, described: Described) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
+    files = described.files
     check_reflection(done.reflection, done.methods, done.steps)
     if SELECTING in done.methods and described.files is not None:
         _check_decoded(described.files, described.preset)
@@ -339,6 +358,12 @@ def _check(request: Request, done: Plan, described: Described) -> None:
             f"a LoRA on the weak side's own network does not go with --memory {done.memory}; use resident, or put the "
             "LoRA on the strong side alone"
         )
+    if (
+        files is not None
+        and done.num_frames is not None
+        and "Wan" in (str(files.class_name)[:3], described.preset.family)
+    ):
+        checks.check_frames(done.num_frames, int((files.part("vae") or {}).get("scale_factor_temporal") or 4))
     if done.num_frames is not None and done.fps is not None:
         check_format(done.video_format, done.height, done.width, done.fps)
 

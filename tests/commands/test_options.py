@@ -1,0 +1,132 @@
+"""The table of options: one row a setting, one name a thing; requests and parsers made from it; the program `w2sd`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.family_programs import costs, image, planned, video, video_request
+from w2sd_video.commands.app import families, main
+from w2sd_video.commands.command_line import build_parser
+from w2sd_video.commands.options import OPTIONS, options_of
+from w2sd_video.commands.request import Request
+from w2sd_video.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ("video", "image", "bridge", "moe", "diagnose", "sweep")
+ALIASES = {
+    "num": ("--num", "--num-videos", "--num-pictures", "--num-images"),
+    "reflections": ("--reflections", "--lambda"),
+    "guidance": ("--guidance", "--cfg"),
+    "negative_prompt": ("--negative-prompt", "--negative"),
+    "memory": ("--memory", "--offload"),
+    "strong": ("--strong", "--checkpoint"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_has_each_field_and_each_flag_once(program: str) -> None:
+    rows = options_of(program)
+    flags = [flag for row in rows for flag in row.names]
+    assert len({row.field for row in rows}) == len(rows) and len(set(flags)) == len(flags)
+    assert all(row.help and row.group for row in rows)
+    assert sum(row.everyday for row in rows) <= 20
+
+
+def test_one_thing_has_one_name_and_its_older_names_in_every_program_that_has_it() -> None:
+    for field, names in ALIASES.items():
+        rows = [row for row in OPTIONS if row.field == field and row.families != ("moe",)]
+        assert rows and all(row.names == names for row in rows), field
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_short_help_shows_everyday_flags_and_the_long_one_all(
+    program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        parser = build_parser(f"w2sd {program}", program, description="x", examples="  {program} --quiet\n")
+        with pytest.raises(SystemExit):
+            parser.parse_args([flag])
+        shown[flag] = capsys.readouterr().out
+    for row in options_of(program):
+        assert row.names[0] in shown["--help-all"]
+        assert (f"  {row.names[0]} " in shown["--help"] or f"  {row.names[0]}\n" in shown["--help"]) == row.everyday
+    assert f"w2sd {program} --quiet" in shown["--help"]
+
+
+def test_a_request_has_defaults_ranges_and_older_words() -> None:
+    asked = Request("video", steps=20, memory="model", window=(0, 0.5), output=Path("x"))
+    assert (asked.steps, asked.guidance, asked.seed, asked.prompts) == (20, None, 0, ())
+    assert (asked.memory, asked.output) == ("model-offload", "x")
+    assert asked.changed(steps=None) == Request("video", memory="model-offload", window=(0, 0.5), output="x")
+    assert not asked.asks("guidance") and Request("video", cap=0.0).asks("cap")
+    for values, said in (
+        ({"steps": 0}, "steps is 0; it must be a whole number from 1 to 1000"),
+        ({"steps": True}, "steps is True"),
+        ({"noise": -1.0}, "noise is -1.0; it must be a number from 0 or more"),
+        ({"memory": "disk"}, "unknown memory plan 'disk'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Request("video", **values)
+    with pytest.raises(TypeError, match="noise_map"):
+        Request("video", noise_map="auto")
+
+
+def test_the_program_names_its_commands_and_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in ("video", "image", "bridge", "moe", "diagnose", "sweep", "eval"))
+    assert main(["vidoe"]) == 2
+    assert "did you mean video" in capsys.readouterr().err
+    assert {"video", "image"} <= set(families())
+    assert main(["presets", "demo"]) == 0 and "lambda 10" in capsys.readouterr().out
+
+
+def test_a_clone_that_is_not_installed_runs_and_a_refusal_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from w2sd_video.commands.app import main\n"
+        "code = main(['image', '--preset', 'guidance-sdxl', '--prompt', 'a', '--methods', 'weka'])\n"
+        "sys.exit(99 if 'torch' in sys.modules else code)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 2
+    done = subprocess.run([sys.executable, "-m", "w2sd_video", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("w2sd ")
+
+
+def test_planning_a_hundred_thousand_videos_takes_no_longer_than_it_must(capsys: pytest.CaptureFixture[str]) -> None:
+    begin = time.process_time()
+    assert video(["--num", "100000", "--device", "cpu", "--dry-run", "--format", "json"]) == 0
+    assert time.process_time() - begin < 6, "it does not compute six million tasks"
+    report = json.loads(capsys.readouterr().out)
+    done = planned(video_request(num=100_000))
+    assert report["videos"] == 4 * 600_000 and report["num_files"] == 3 + 5 * 600_000
+    assert report["evaluations"] == 600_000 * sum(cost.evaluations for cost in costs(done).values())
+    assert len(report["files"]) < 10_000
+
+
+def test_a_toy_says_so_where_it_stands_in_for_the_model_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert image(["--prompt", "a corgi", "--dry-run", "--device", "cpu"]) == 0
+    assert "a bundled toy of 32x32 pixels makes this, which does not know 'a corgi'" in capsys.readouterr().err
+    assert image(["--prompt", "a red ring", "--dry-run", "--device", "cpu"]) == 0
+    assert "toy" not in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused_by_the_dry_run_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.txt").write_text("x")
+    assert image(["--output", str(tmp_path / "p.txt"), "--dry-run"]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+
+
+def test_frames_that_a_model_does_not_make_are_refused_with_the_next_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--preset", "wan21-guidance", "--prompt", "a", "--device", "cpu", "--dry-run"]
+    assert video([*words, "--num-frames", "6"]) == 2
+    assert "use 5 or 9" in capsys.readouterr().err
+    assert video([*words, "--num-frames", "5"]) == 0
