@@ -7,6 +7,7 @@ None where step i is not reflected. The loop around it is `sampling.sample`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol, final
 
 import torch
@@ -90,7 +91,6 @@ def reflected_latent(
     weak: Denoiser,
     path: Path,
     options: ReflectionConfig = AS_PRINTED,
-    *,
     joint: JointDenoiser | None = None,
     noise_sampler: NoiseSampler = torch.randn_like,
 ) -> Tensor:
@@ -111,6 +111,7 @@ def reflected_latent(
 
 
 @final
+@dataclass
 class W2SD:
     """Algorithm 1: the first lambda of T steps denoise with the strong model and invert with the weak one (line 7).
 
@@ -130,35 +131,27 @@ class W2SD:
         ValueError: levels that are no sampling grid, or have fewer steps than the options reflect.
     """
 
-    def __init__(
-        self,
-        levels: Sequence[Level],
-        strong: Denoiser,
-        weak: Denoiser,
-        path: Path,
-        options: ReflectionConfig = AS_PRINTED,
-        *,
-        joint: JointDenoiser | None = None,
-        noise_sampler: NoiseSampler = torch.randn_like,
-    ) -> None:
-        self.steps = _reflected_steps(levels, options, "w2sd")
-        self._levels, self._models, self._options = levels, (strong, weak, path), options
-        self._joint, self._noise_sampler = joint, noise_sampler
+    levels: Sequence[Level]
+    strong: Denoiser
+    weak: Denoiser
+    path: Path
+    options: ReflectionConfig = AS_PRINTED
+    _: KW_ONLY
+    joint: JointDenoiser | None = None
+    noise_sampler: NoiseSampler = torch.randn_like
+
+    def __post_init__(self) -> None:
+        self.steps = _reflected_steps(self.levels, self.options, "w2sd")
 
     def reflect(self, i: int, x: Tensor) -> Tensor | None:
         if i not in self.steps:
             return None
-        return reflected_latent(
-            x,
-            self._levels[i : i + 3],
-            *self._models,
-            self._options,
-            joint=self._joint,
-            noise_sampler=self._noise_sampler,
-        )
+        models, more = (self.strong, self.weak, self.path), (self.joint, self.noise_sampler)
+        return reflected_latent(x, self.levels[i : i + 3], *models, self.options, *more)
 
 
 @final
+@dataclass
 class AutoSelect:
     """Algorithm 2: before each reflection a reward picks, sample by sample, the stronger of two models.
 
@@ -177,55 +170,49 @@ class AutoSelect:
         ValueError: as for `W2SD`, or settings that this algorithm does not have; while reflecting as for `Selector`.
     """
 
-    def __init__(
-        self,
-        levels: Sequence[Level],
-        first: Denoiser,
-        second: Denoiser,
-        path: Path,
-        selector: Selector,
-        options: ReflectionConfig = AS_PRINTED,
-        *,
-        joint: JointDenoiser | None = None,
-        noise_sampler: NoiseSampler = torch.randn_like,
-    ) -> None:
-        self.steps = _reflected_steps(levels, options, "w2sd-auto")
-        self._levels, self._path, self._options, self._selector = levels, path, options, selector
-        self._first, self._second, self._noise_sampler = first, second, noise_sampler
-        self._joint = joint or (lambda x, level: (first(x, level), second(x, level)))
+    levels: Sequence[Level]
+    first: Denoiser
+    second: Denoiser
+    path: Path
+    selector: Selector
+    options: ReflectionConfig = AS_PRINTED
+    _: KW_ONLY
+    joint: JointDenoiser | None = None
+    noise_sampler: NoiseSampler = torch.randn_like
+
+    def __post_init__(self) -> None:
+        self.steps = _reflected_steps(self.levels, self.options, "w2sd-auto")
 
     def strong(self, x: Tensor, level: Level) -> Tensor:
         """The predictions of the model that is the stronger one for each sample."""
-        choices = self._selector.choices
-        return self._first(x, level) if not choices else self._chosen(choices[-1], x, level)
+        choices = self.selector.choices
+        return self._chosen(choices[-1], x, level) if choices else self.first(x, level)
 
     def reflect(self, i: int, x: Tensor) -> Tensor | None:
         if i not in self.steps:
             return None
-        level, path = self._levels[i], self._path
-        one, other = (like(prediction, x) for prediction in self._joint(x, level))
-        chosen = self._selector.select(path.clean(x, one, level), path.clean(x, other, level))
-        better, worse = _where(chosen, other, one), _where(chosen, one, other)
-        return reflected_latent(
-            x,
-            self._levels[i : i + 3],
-            lambda *_: better,
-            lambda x, level: self._chosen(~chosen, x, level),
-            path,
-            self._options,
-            joint=lambda *_: (better, worse),
-            noise_sampler=self._noise_sampler,
-        )
+        level, path, both = self.levels[i], self.path, self.joint
+        predictions = (self.first(x, level), self.second(x, level)) if both is None else both(x, level)
+        one, other = (like(prediction, x) for prediction in predictions)
+        second = self.selector.select(path.clean(x, one, level), path.clean(x, other, level))
+        better, worse = _where(second, other, one), _where(second, one, other)
+
+        def weak(x: Tensor, level: Level) -> Tensor:
+            return self._chosen(~second, x, level)
+
+        models, more = (lambda *_: better, weak, path), (lambda *_: (better, worse), self.noise_sampler)
+        return reflected_latent(x, self.levels[i : i + 3], *models, self.options, *more)
 
     def _chosen(self, second: Tensor, x: Tensor, level: Level) -> Tensor:
         """The predictions of the second model where ``second`` [B], of the first elsewhere; only those needed."""
         count = int(second.sum())
         if count in (0, len(second)):
-            return (self._second if count else self._first)(x, level)
-        return _where(second, self._second(x, level), self._first(x, level))
+            return (self.second if count else self.first)(x, level)
+        return _where(second, self.second(x, level), self.first(x, level))
 
 
 @final
+@dataclass
 class Resample:
     """Algorithm 3: the step is made and noised back. With a weak model Algorithm 4: noise that agrees with W2SD's move.
 
@@ -245,64 +232,59 @@ class Resample:
         ValueError: as for `W2SD`, or settings that this algorithm does not have.
     """
 
-    def __init__(
-        self,
-        levels: Sequence[Level],
-        strong: Denoiser,
-        path: Path,
-        options: ReflectionConfig = AS_PRINTED,
-        *,
-        weak: Denoiser | None = None,
-        opposed: bool = False,
-        noise_sampler: NoiseSampler = torch.randn_like,
-    ) -> None:
-        name = "resample" if weak is None else "resample-opposed" if opposed else "resample-aligned"
-        self.steps = _reflected_steps(levels, options, name)
-        self._levels, self._path, self._fused = levels, path, options.mode == "fused"
-        self._strong, self._weak, self._sign = strong, weak, -1 if opposed else 1
-        self._noise_sampler = noise_sampler
+    levels: Sequence[Level]
+    strong: Denoiser
+    path: Path
+    options: ReflectionConfig = AS_PRINTED
+    _: KW_ONLY
+    weak: Denoiser | None = None
+    opposed: bool = False
+    noise_sampler: NoiseSampler = torch.randn_like
+
+    def __post_init__(self) -> None:
+        name = "resample" if self.weak is None else "resample-opposed" if self.opposed else "resample-aligned"
+        self.steps = _reflected_steps(self.levels, self.options, name)
 
     def reflect(self, i: int, x: Tensor) -> Tensor | None:
         if i not in self.steps:
             return None
-        path, start, end = self._path, self._levels[i], self._levels[i + 1]
-        from_strong = self._strong(x, start)
+        path, start, end = self.path, self.levels[i], self.levels[i + 1]
+        from_strong = self.strong(x, start)
         lower = path.step(x, from_strong, start, end)
-        if self._weak is None:
-            return renoised(lower, end, start, self._noise_sampler(x))
-        if self._fused:
-            move = (like(self._weak(x, start), x) - like(from_strong, x)) * path.gap_coefficient(start, end)
+        if self.weak is None:
+            return renoised(lower, end, start, self.noise_sampler(x))
+        if self.options.mode == "fused":
+            move = (like(self.weak(x, start), x) - like(from_strong, x)) * path.gap_coefficient(start, end)
         else:
-            move = path.step(lower, self._weak(lower, start), end, start) - x
-        noise = self._noise_sampler(x)
-        along = (noise * move).reshape(len(x), -1).sum(1) * self._sign
+            move = path.step(lower, self.weak(lower, start), end, start) - x
+        noise = self.noise_sampler(x)
+        along = (noise * move).reshape(len(x), -1).sum(1) * (-1 if self.opposed else 1)
         signs = torch.where(along < 0, -1.0, 1.0).to(noise.dtype)
         return renoised(lower, end, start, noise * by_sample(signs, x))
 
 
 @final
+@dataclass
 class CustomReflection:
     """Reflections made as a whole by a function of (x, start, end), which returns x~, or None to leave that step out.
 
     The options say which steps it is called for, and the cap and the noise of what it returns.
     """
 
-    def __init__(
-        self,
-        levels: Sequence[Level],
-        function: Callable[[Tensor, Level, Level], Tensor | None],
-        options: ReflectionConfig = AS_PRINTED,
-        *,
-        noise_sampler: NoiseSampler = torch.randn_like,
-    ) -> None:
-        self.steps = _reflected_steps(levels, options, "w2sd")
-        self._levels, self._function, self._options, self._noise_sampler = levels, function, options, noise_sampler
+    levels: Sequence[Level]
+    function: Callable[[Tensor, Level, Level], Tensor | None]
+    options: ReflectionConfig = AS_PRINTED
+    _: KW_ONLY
+    noise_sampler: NoiseSampler = torch.randn_like
+
+    def __post_init__(self) -> None:
+        self.steps = _reflected_steps(self.levels, self.options, "w2sd")
 
     def reflect(self, i: int, x: Tensor) -> Tensor | None:
         if i not in self.steps:
             return None
-        tilde = self._function(x, self._levels[i], self._levels[i + 1])
-        return None if tilde is None else bounded(x, tilde, self._options, self._noise_sampler)
+        tilde = self.function(x, self.levels[i], self.levels[i + 1])
+        return None if tilde is None else bounded(x, tilde, self.options, self.noise_sampler)
 
 
 def _reflected_steps(levels: Sequence[Level], options: ReflectionConfig, method: str) -> tuple[int, ...]:
