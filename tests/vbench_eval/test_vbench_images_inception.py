@@ -190,8 +190,11 @@ def test_inceptions_averages_leave_the_padding_out_and_its_last_block_takes_the_
         assert torch.allclose(block(x)[:, :, 0, 0], wanted * scale, rtol=1e-6)
 
 
-@pytest.mark.parametrize("content", [{"fc.weight": torch.zeros(2)}, [1]])
+@pytest.mark.parametrize("content", [{"fc.weight": torch.zeros(2)}, [1], b"", b"garbage", b"PK\x03\x04", b"\x80\x02."])
 def test_other_weights_than_inceptions_are_refused(content: Any, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "weights.pth")
+    if isinstance(content, bytes):
+        (tmp_path / "weights.pth").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=r"Inception.*pt_inception-2015-12-05"):
         inception.load_inception(tmp_path / "weights.pth")

@@ -7,7 +7,6 @@ have none.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vbench_eval.backbones.loading import load_state, load_strictly
 from vbench_eval.errors import UserError
 
 SIDE = 299
@@ -154,19 +154,12 @@ def load_inception(path: Path) -> Inception:
     Raises:
         UserError: it cannot be read, or holds other weights.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"the Inception weights {path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__} and no Inception weights; {REMEDY}")
     with torch.device("meta"):
         network = Inception()
     counters = [key for key in network.state_dict() if key.endswith("num_batches_tracked")]  # which old files lack
-    state = {**dict.fromkeys(counters, torch.zeros((), dtype=torch.long)), **state}
     try:
-        network.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        wrong = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} holds other weights than FID's Inception ({wrong}); {REMEDY}") from error
+        state = {**dict.fromkeys(counters, torch.zeros((), dtype=torch.long)), **load_state(path)}
+        load_strictly(network, state, source=str(path))
+    except UserError as error:
+        raise UserError(f"these are not the weights of FID's Inception: {error}; {REMEDY}") from error
     return network.eval().requires_grad_(False)
