@@ -109,3 +109,9 @@ def measure(
             accumulator.add(piece)
             piece.fill_(123)  # it is the giver's again, who may use it for the next frames
     return accumulator.finish()
+
+
+def noise(count: int, height: int, width: int) -> Tensor:
+    """Frames [count, height, width, 3], uint8, the same at every call."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, 256, (count, height, width, 3), generator=generator, dtype=torch.uint8)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from tests.support.vbench_stubs import noise as frames
 from vbench_eval.backbones.aesthetic import AestheticScorer, load_aesthetic
 from vbench_eval.backbones.registry import resolve
 from vbench_eval.errors import UserError
@@ -19,11 +20,6 @@ TOWER = {
     "image_size": SIDE,
     "patch_size": 32,
 }
-
-
-def frames(count: int, height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 256, (count, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
 def normalised(some: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from tests.support.vbench_stubs import noise as frames
 from vbench_eval.backbones import weights as table
 from vbench_eval.backbones.clip import load_clip, tower_sizes
 from vbench_eval.errors import UserError
@@ -48,11 +49,6 @@ def folder(clip, tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "saved"
     clip.save_pretrained(path)
     return path
-
-
-def frames(count: int, height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 256, (count, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
 def normalised(some: torch.Tensor) -> torch.Tensor:

@@ -24,14 +24,6 @@ NAMES = ("prompts", "score", "compare", "images", "doctor", "fetch")
 FLICKERING = ("--dimensions", "temporal_flickering", "--device", "cpu")
 
 
-@pytest.fixture(autouse=True)
-def no_weights_and_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    for name in ("HF_HUB_CACHE", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """Folders of two methods, two videos each."""

@@ -9,13 +9,6 @@ from tests.support import vbench_stand_ins
 from vbench_eval.commands import main
 
 
-@pytest.fixture(autouse=True)
-def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-
-
 def test_doctor_says_for_every_dimension_what_it_needs_and_where_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["weights"]

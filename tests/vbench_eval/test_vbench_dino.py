@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ViTConfig, ViTModel
 
+from tests.support.vbench_stubs import noise as frames
 from vbench_eval.backbones.dino import DinoEncoder, dino_names, dino_sizes, load_dino, position_table
 from vbench_eval.backbones.registry import resolve
 from vbench_eval.errors import UserError
@@ -36,11 +37,6 @@ def folder(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("dino") / "saved"
     network.save_pretrained(path)
     return path
-
-
-def frames(count: int, height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 256, (count, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
 def normalised(some: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,6 @@ from vbench_eval.commands.arguments import Parser
 from vbench_eval.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def nothing_else_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-
-
 def run(*words: str) -> tuple[int, dict[str, Any]]:
     parser = Parser(prog="w2sd-vbench")
     images.add_parser(parser.add_subparsers(parser_class=Parser, required=True))

@@ -26,13 +26,6 @@ PROMPTS = ["a red fox", "two cats", "a red fox"]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-@pytest.fixture(autouse=True)
-def nothing_else_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return nets.save_clip(nets.clip(1), tmp_path_factory.mktemp("clip") / "saved")

@@ -27,13 +27,6 @@ from vbench_eval.images.sources import Sources, read_gallery
 NAMES = ["a cat-0.png", "a cat-1.png", "a dog-0.png"]
 
 
-@pytest.fixture(autouse=True)
-def nothing_else_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-
-
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(nets.save_clip(nets.clip(1), tmp_path_factory.mktemp("clip") / "saved"))

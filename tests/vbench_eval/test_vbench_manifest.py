@@ -19,17 +19,9 @@ from vbench_eval.manifest import (
     write_manifest,
     write_prompts,
 )
+from vbench_eval.settings import TABLE_12 as SIX
 from vbench_eval.suite import GROUPS, read_suite
 from w2sd_video.commands.prompts import read_prompts
-
-SIX = (
-    "subject_consistency",
-    "background_consistency",
-    "motion_smoothness",
-    "dynamic_degree",
-    "aesthetic_quality",
-    "imaging_quality",
-)
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ("_eval_results.json", "_full_info.json", "_report.json")
 
 
-@pytest.fixture(autouse=True)
-def no_weights_and_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "HF_HOME", "VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-    for name in ("HF_HUB_CACHE", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def frames(seed: int, count: int = 5) -> Frames:
     return patterned(count, 32, 48, seed)
 
