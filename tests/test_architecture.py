@@ -182,7 +182,7 @@ def test_the_library_does_not_know_its_users() -> None:
     borders = tuple(f"vbench_eval.{name}" for name in shared)
     users = [found for found in IMPORTS if within(found.importer, "w2sd_video") and found.root == "vbench_eval"]
     strangers = [found for found in users if not any(within(found.target, border) for border in borders)]
-    scorers = "w2sd_video.commands.sweep.scorers"  # proxies of the evaluation as scores
+    scorers = "w2sd_video.commands.sweep.scoring"  # proxies of the evaluation as scores
     assert [str(found) for found in strangers if found.importer not in (rewards, scorers)] == []
     asked = [found for found in IMPORTS if found.importer == rewards and found.root in ROOMS[1:]]
     assert asked and all(within(found.target, "vbench_eval.images") and found.when == "call" for found in asked)

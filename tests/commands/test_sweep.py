@@ -16,7 +16,7 @@ from vbench_eval.statistics import difference_interval, mean_interval
 from w2sd_video.commands import making
 from w2sd_video.commands.lora_flags import LoraFlag
 from w2sd_video.commands.sweep.program import main as sweep
-from w2sd_video.commands.sweep.scorers import find_scorer, oracle_score, proxy
+from w2sd_video.commands.sweep.scoring import find_scorer, oracle_score, proxy
 from w2sd_video.commands.sweep.settings import read_axis
 from w2sd_video.errors import UserError
 from w2sd_video.runs.picture_io import read_picture, write_picture

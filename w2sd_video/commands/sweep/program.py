@@ -18,9 +18,8 @@ from w2sd_video.commands.engine import parser_of
 from w2sd_video.commands.families.base import Family
 from w2sd_video.commands.method_settings import check_used
 from w2sd_video.commands.request import Request
-from w2sd_video.commands.sweep.page import sweep_text
-from w2sd_video.commands.sweep.running import Stop, run_sweep, stops_of
-from w2sd_video.commands.sweep.scorers import PROXY_NAMES, find_scorer
+from w2sd_video.commands.sweep.running import Stop, run_sweep, stops_of, sweep_text
+from w2sd_video.commands.sweep.scoring import PROXY_NAMES, find_scorer
 from w2sd_video.commands.sweep.settings import Axis, read_axis, sweepable
 from w2sd_video.errors import UserError
 from w2sd_video.runs.file_names import run_folder
