@@ -83,7 +83,7 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
             progress.note(message)
         report = describe(family, on_device(plan)[0])
         return EXIT_DONE, report if as_json else {"text": plan_text(report)}
-    summary, written = make(family, plan, progress=progress, command=command)
+    summary, written = make(family, plan, progress=progress, command=command, shared=bool(arguments.shared))
     code = EXIT_DONE if summary.complete else EXIT_FAILED
     if as_json:
         return code, describe_summary(summary, written)
@@ -124,9 +124,11 @@ def on_device(plan: Any) -> tuple[Any, str]:
 
 
 def make(
-    family: Family, plan: Plan, *, progress: Progress | None = None, command: str = ""
+    family: Family, plan: Plan, *, progress: Progress | None = None, command: str = "", shared: bool = False
 ) -> tuple[Summary, Mapping[str, str]]:
     """Makes what a plan names and is not there yet; returns what was done, and what was written of many files.
+
+    With `shared` other processes may do the same at the same time (`accelerate launch` and torchrun imply it).
 
     Raises UserError for what cannot be used or a folder that holds another run, OSError if the disk refuses (nothing
     finished is lost).
@@ -134,7 +136,7 @@ def make(
     progress = progress or Progress()
     worker = Worker.of_environment()
     plan, device_name = on_device(replace(plan, device=worker.device(plan.device)))
-    run = run_plan(family, plan, command, device_name)
+    run = replace(run_plan(family, plan, command, device_name), shared=shared)
     makers: list[Maker] = []
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:

@@ -382,6 +382,8 @@ OPTIONS: tuple[Option, ...] = (
         ("quiet", bool, "no progress, only failures", {"of_run": True, "everyday": True, "default": False}),
         ("dry_run", bool, "print what would be done, what it costs and what is written; load no model",
          {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep")}),
+        ("shared", bool, "let other processes make the same run at the same time: start the same command again",
+         {"of_run": True, "default": False, "families": ALL}),
         families=(*ALL, "diagnose", "sweep"),
     ),
 )  # fmt: skip
