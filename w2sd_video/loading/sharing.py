@@ -28,9 +28,10 @@ def share_pipelines(strong: Any, weak: Any) -> int:
 
 def separate(strong: Any, weak: Any) -> None:
     """Give the weak pipeline (or network) copies of what it shares with the strong one, to be moved apart."""
+    held = {id(module) for module in modules_of(strong)}
     ours = {id(tensor) for module in modules_of(strong) for tensor in _tensors(module)}
     copies: dict[int, Any] = {}  # what the weak side's own parts share stays shared
-    for module in modules_of(weak):
+    for module in (module for module in modules_of(weak) if id(module) not in held):
         for _, (holder, leaf) in _slots(module):
             tensor = holder[leaf]
             if id(tensor) in ours and id(tensor) not in copies:
