@@ -17,14 +17,13 @@ from w2sd_video.commands.checks import MAX_SEED, unknown
 from w2sd_video.commands.lora_flags import parse_lora
 from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
 from w2sd_video.errors import UserError
+from w2sd_video.loading.memory import ALIASES, MEMORY_PLANS
 from w2sd_video.pair import MODES
 from w2sd_video.runs.tasks import METHODS
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 SCHEDULERS = ("ddim", "euler", "dpm-solver++")
 FORMATS = ("mp4", "gif", "webp", "png")
-MEMORY = ("resident", "model-offload", "sequential", "group", "weak-offload")
-OLD_MEMORY = MappingProxyType({"none": "resident", "model": "model-offload"})
 MAX_SIZE, MAX_STEPS = 8192, 1000  # pixels; training levels of every scheduler here
 
 ALL = ("video", "image", "bridge", "moe")  # the families that make something
@@ -348,9 +347,9 @@ OPTIONS: tuple[Option, ...] = (
          "families": (*ALL, "diagnose")}),
         ("dtype", str, f"{', '.join(DTYPES)} (default: auto: float32 on a CPU, else 16 bits)",
          {"metavar": "DTYPE", "choices": DTYPES, "default": "auto", "families": (*ALL, "diagnose")}),
-        ("memory", str, f"{', '.join(MEMORY)}: where networks wait (default: resident)",
-         {"flags": ("--memory", "--offload"), "metavar": "PLAN", "everyday": True, "choices": MEMORY,
-          "aliases": OLD_MEMORY, "default": "resident", "said": "memory plan", "families": (*ALL, "diagnose")}),
+        ("memory", str, f"{', '.join(MEMORY_PLANS)}: where networks wait (default: resident)",
+         {"flags": ("--memory", "--offload"), "metavar": "PLAN", "everyday": True, "choices": tuple(MEMORY_PLANS),
+          "aliases": ALIASES, "default": "resident", "said": "memory plan", "families": (*ALL, "diagnose")}),
         ("compile", bool, "compile the networks' blocks; pays off over many videos or pictures",
          {"families": ("video", "image"), "default": False}),
         ("tiled", bool, "VAEs work in tiles: less memory, slower", {"families": ("bridge",), "default": False}),
