@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
@@ -46,6 +47,20 @@ def make(family: Family, disk: Path, tmp_path: Path) -> Callable[..., Run]:
 
 def timeless(run: Run) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in TIMES} for line in run.lines]
+
+
+def assert_alike(run: Run, whole: Run) -> None:
+    """Both hold the same: byte for byte, except that where an mp4 stands, a rounding may have changed what it codes."""
+    files, wanted = run.files(), whole.files()
+    assert set(files) == set(wanted)
+    differing = [name for name in files if files[name] != wanted[name]]
+    for name in differing:
+        assert name.endswith(".mp4"), name
+        one, other = (iio.imread(r.folder / name, plugin="pyav").astype(int) for r in (run, whole))
+        assert np.abs(one - other).mean() <= 1, name
+    coded = ("bytes", "sha256") if differing else ()
+    records = [[{k: v for k, v in line.items() if k not in coded} for line in timeless(r)] for r in (run, whole)]
+    assert records[0] == records[1]
 
 
 def told(family: Family, disk: Path, *words: str) -> dict[str, Any]:
@@ -85,7 +100,9 @@ def test_a_run_does_what_its_dry_run_says(family: Family, disk: Path, tmp_path: 
     assert {method: plan["methods"][method]["evaluations"] for method in family.methods} == {
         method: steps + extra.get(method, 2 * two) for method in family.methods
     }
-    assert len({run.frames(method).tobytes() for method in family.methods}) == len(family.methods)
+    # Noise that happens to lie along the gap is taken as it is drawn: then Algorithm 4 is Algorithm 3.
+    different = [method for method in family.methods if method != "resample"]
+    assert len({run.frames(method).tobytes() for method in different}) == len(different)
 
 
 def test_words_for_people_say_where_the_page_is_and_quiet_says_only_that(
@@ -172,16 +189,27 @@ def test_an_exception_leaves_the_pipeline_as_it_was(family: Family) -> None:
 # -- stopped and gone on with -----------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_is_finished_by_the_same_command_with_the_same_bytes(
+def beside(run: Callable[[], object], **environment: str) -> int:
+    """Starts `run` in a process beside this one, which has torch already and one thread; returns its number."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.closerange(0, 3)
+            os.environ.update(environment)
+            run()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def test_a_killed_run_is_finished_by_the_same_command(
     family: Family, disk: Path, tmp_path: Path, make: Callable[..., Run]
 ) -> None:
     words = ("--methods", "strong,w2sd", family.count, "3")
     whole, cut = make("whole", *words), Run(tmp_path / "cut")
-    child = os.fork()  # this process has torch already, and one thread
-    if child == 0:
-        os.closerange(0, 3)
-        families.make(family, disk, cut.folder, words)
-        os._exit(0)
+    child = beside(lambda: families.make(family, disk, cut.folder, words))
     results = cut.folder / "results.jsonl"
     deadline = time.monotonic() + 60
     while not (results.exists() and results.read_bytes().count(b"\n") >= 2):
@@ -193,9 +221,21 @@ def test_a_killed_run_is_finished_by_the_same_command_with_the_same_bytes(
     assert len(cut.lines) < len(whole.lines)
     make("cut", *words)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what was finished is not made again"
-    assert cut.files() == whole.files()
-    assert timeless(cut) == timeless(whole)
+    assert_alike(cut, whole)
     assert list(cut.folder.rglob("*.part*")) == []
+
+
+def test_two_processes_make_what_one_makes(
+    family: Family, disk: Path, tmp_path: Path, make: Callable[..., Run]
+) -> None:
+    words = ("--methods", "strong,w2sd", family.count, "3")
+    whole, shared = make("whole", *words), Run(tmp_path / "shared")
+    children = [
+        beside(lambda: families.make(family, disk, shared.folder, words), RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2")
+        for rank in ("0", "1")
+    ]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert_alike(shared, whole)
 
 
 def test_a_folder_takes_more_methods_and_no_other_run(family: Family, disk: Path, make: Callable[..., Run]) -> None:
