@@ -71,7 +71,8 @@ folder; only methods may be added, and --memory, --quiet and --format may change
 
 
 def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[int, dict[str, Any]]:
-    progress = TerminalProgress(quiet=bool(arguments.quiet), noun=family.name.replace("image", "picture"))
+    videos = family.name == "video" or bool(getattr(arguments, "video", None))
+    progress = TerminalProgress(quiet=bool(arguments.quiet), noun="video" if videos else "picture")
     request = request_of(family.name, arguments, progress.note)
     calm_libraries(bars=progress.bars)
     plan = plan_of(family, request)
