@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import disk_pairs, tiny
+from tests.support import disk_pairs, tiny, tiny_families
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.loading.pipelines import load_pipeline
-from w2sd_video.loading.placement import free_text_encoders, place
+from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place
 from w2sd_video.loading.sharing import modules_of, separate, share_pipelines, unique_bytes
 
 MAKERS = {"sdxl": disk_pairs.sdxl, "flux": tiny.flux}
@@ -108,3 +108,34 @@ def test_every_memory_plan_makes_the_same_picture(disk: Path, kind: str, memory:
     free_text_encoders(strong, weak)
     twice = 2 if memory == "weak-offload" else 1
     assert unique_bytes(*modules_of(strong), *modules_of(weak)) <= before - twice * encoders
+
+
+ENCODED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "Flux": (tiny.flux, tiny.FLUX_CALL),
+    "SDXL": (tiny.sdxl, tiny.IMAGE_CALL),
+    "SD 1.5": (tiny.sd15, tiny.IMAGE_CALL),
+    "SD 3": (tiny_families.sd3, tiny_families.SD3_CALL),
+    "Wan": (tiny.wan, tiny.WAN_CALL),
+    "AnimateDiff SDXL": (tiny.animatediff_sdxl, tiny.ANIMATEDIFF_CALL),
+    "AnimateDiff SD 1.5": (tiny_families.animatediff_sd15, tiny.ANIMATEDIFF_CALL),
+}
+
+
+@pytest.mark.parametrize("negative", [None, "blue"])
+@pytest.mark.parametrize("family", ENCODED)
+def test_prompts_encoded_before_the_text_encoders_are_freed_make_what_the_prompt_makes(
+    family: str, negative: str | None
+) -> None:
+    make, call = ENCODED[family]
+    pipe = make()
+    pipe.set_progress_bar_config(disable=True)
+    settings = {**call, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
+    told = {} if negative is None or family == "Flux" else {"negative_prompt": negative}
+    stock = pipe("a cat", **told, **settings, generator=tiny.generator(1))[0]
+    assert can_encode(pipe)
+    negative = None if family == "Flux" else negative  # without true guidance it has no use for one
+    length = call.get("max_sequence_length")
+    encoded = encoded_prompts(pipe, ["a cat"], negative, device="cpu", max_sequence_length=length)["a cat"]
+    free_text_encoders(pipe)
+    assert getattr(pipe, "text_encoder", None) is None
+    assert torch.equal(pipe(**encoded, **settings, generator=tiny.generator(1))[0], stock)

@@ -18,6 +18,10 @@ from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+ENCODED = (
+    *("Flux", "StableDiffusionXL", "StableDiffusion", "StableDiffusion3"),
+    *("AnimateDiffSDXL", "AnimateDiff", "Wan"),
+)
 # A chunk is as many frames as fit this many pixels: one frame at 1024 x 1024, all of a small video.
 CHUNK_PIXELS = 1024 * 1024
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -126,19 +130,15 @@ def _hooked(module: Any) -> bool:
 
 
 def can_encode(pipe: Any) -> bool:
-    """Whether `encoded_prompts` knows this pipeline's family: Flux, SDXL, SD 1.5 (with ControlNets), AnimateDiff-SDXL.
+    """Whether `encoded_prompts` knows this pipeline's family, with or without a ControlNet (`ENCODED`).
 
     Others encode the prompt in each call, so that their text encoders must stay.
     """
-    return type(pipe).__name__ in (
-        "FluxPipeline",
-        "StableDiffusionXLPipeline",
-        "AnimateDiffSDXLPipeline",
-        "StableDiffusionPipeline",
-        "FluxControlNetPipeline",
-        "StableDiffusionXLControlNetPipeline",
-        "StableDiffusionControlNetPipeline",
-    )
+    return _family_of(pipe) in ENCODED
+
+
+def _family_of(pipe: Any) -> str:
+    return type(pipe).__name__.removesuffix("Pipeline").removesuffix("ControlNet")
 
 
 @torch.no_grad()
@@ -186,21 +186,26 @@ def free_text_encoders(*pipes: Any) -> None:
 
 
 def _encoded(pipe: Any, prompt: str, negative: str | None, device: Any, length: int | None) -> dict[str, Tensor]:
-    if type(pipe).__name__.startswith("Flux"):
-        default = inspect.signature(pipe.__call__).parameters["max_sequence_length"].default
-        settings = {"device": device, "max_sequence_length": length or default}
+    family = _family_of(pipe)
+    default = inspect.signature(pipe.__call__).parameters.get("max_sequence_length")
+    settings: dict[str, Any] = {"device": device}
+    if default is not None:
+        settings["max_sequence_length"] = length or default.default
+    if family == "Flux":
         embeds, pooled, _ = pipe.encode_prompt(prompt, None, **settings)
         found = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
         if negative is not None:
             embeds, pooled, _ = pipe.encode_prompt(negative, None, **settings)
             found |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
         return found
-    if type(pipe).__name__ in ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline"):
+    if family in ("StableDiffusion", "AnimateDiff"):
         tensors = pipe.encode_prompt(prompt, device, 1, True, negative_prompt=negative)
+    elif family == "StableDiffusion3":
+        tensors = pipe.encode_prompt(prompt, None, None, negative_prompt=negative, **settings)
     else:
-        tensors = pipe.encode_prompt(prompt, device=device, negative_prompt=negative)
+        tensors = pipe.encode_prompt(prompt, negative_prompt=negative, **settings)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    return dict(zip(names, tensors, strict=False))  # SD 1.5 has the first two
+    return dict(zip(names, tensors, strict=False))  # of SD 1.5 and Wan the first two
 
 
 def install_chunked_decode(vae: Any, frames: int | None = None) -> Callable[[], None]:
