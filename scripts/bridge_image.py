@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from bridges.pixel.command.program import main
+from w2sd_video.commands.app import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run("bridge", program="bridge_image.py"))

@@ -168,7 +168,7 @@ def test_of_vbench_eval_formulas_do_not_know_networks_nor_anything_the_commands(
 
 
 def test_of_the_bridges_one_command_asks_for_scores_of_pictures_only() -> None:
-    assert wrong("bridges", ("vbench_eval",), but=("bridges.dit_moe.command",)) == []
+    assert wrong("bridges", ("vbench_eval",), but=("bridges.dit_moe.results",)) == []
     borders = ("vbench_eval.images", "vbench_eval.errors")
     asked = [found for found in IMPORTS if within(found.importer, "bridges") and found.root == "vbench_eval"]
     assert [str(found) for found in asked if not any(within(found.target, border) for border in borders)] == []
@@ -223,7 +223,7 @@ LIGHT = (
     *("w2sd_video.commands.engine", "w2sd_video.commands.families.image", "w2sd_video.commands.families.video"),
     "w2sd_video.commands.sweep.program",
     "w2sd_video.diagnosis.program",
-    *("bridges.pixel.command.program", "bridges.dit_moe.command.program"),
+    *("bridges.pixel.family", "bridges.dit_moe.family"),
     *("vbench_eval", "vbench_eval.commands", "vbench_eval.settings", "vbench_eval.scoring", "vbench_eval.comparing"),
     *("vbench_eval.dimensions", "vbench_eval.proxies", "vbench_eval.images", "vbench_eval.backbones.registry"),
     *("vbench_eval.suite", "vbench_eval.manifest", "vbench_eval.results", "vbench_eval.inputs", "vbench_eval.videos"),

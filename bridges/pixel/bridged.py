@@ -60,7 +60,7 @@ def bridged(
             asked for: both models are at the latent itself.
         noise_map: a map fitted for the two autoencoders (`Mapped`); "identity", for one latent space; "fresh" or
             "fixed", which shift samples even without a gap. None: identity where both share one latent space, else
-            "fresh", for at most T/2 reflections.
+            "fresh", for at most T/2 reflections, with a `BridgeWarning`.
         weak_inputs: call arguments of the weak pipeline in place of the strong call's: height and width of its own,
             prompt_embeds computed before.
         vae, weak_vae: autoencoders in place of the pipelines' own inside the reflection (AutoencoderTiny).
@@ -69,6 +69,10 @@ def bridged(
         force: bridge a pair that shares its latent space too.
         seed: of the "fresh" and "fixed" noise.
         first_order, progress: as for `reflected`.
+
+    Warns:
+        BridgeWarning: fresh noise is taken as no map was given, or the weak model knows no level of some steps' noise,
+            which are then not reflected.
 
     Raises:
         UserError: on entry, or in the call before its first evaluation, for what cannot be bridged.

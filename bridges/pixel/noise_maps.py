@@ -32,6 +32,10 @@ __all__ = [
 ]
 
 SUFFIX = ".safetensors"
+FRESH_HARMS = (
+    "fresh or fixed noise has nothing to do with the strong model's and shifts samples even without a gap; on the "
+    "bundled pair the gain of W2SD is gone with it (docs/results.md): fit a map for the two VAEs"
+)
 
 
 class NoiseMap(Protocol):

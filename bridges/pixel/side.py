@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bridges.pixel.noise_maps import Fresh, Identity, Mapped, NoiseMap, noise_map_of
+from bridges.pixel.noise_maps import FRESH_HARMS, Fresh, Identity, Mapped, NoiseMap, noise_map_of
 from bridges.pixel.step import Bridge, reflect_through_pixels
 from w2sd_video.core import Denoiser, Level
 from w2sd_video.errors import UserError
@@ -25,6 +26,10 @@ from w2sd_video.pair import ModelSpec
 SHARED_ARGUMENTS = ("prompt", "negative_prompt", "max_sequence_length")
 MAX_PIXELS_AT_ONCE = 4 * 1024 * 1024  # through a VAE or the weak network
 RECORDED_STEPS = 4  # of the weak pipeline's call, which is stopped at its first
+
+
+class BridgeWarning(UserWarning):
+    """What a caller should know at once of how a call is bridged; `run.notes` has it too."""
 
 
 @dataclass
@@ -114,14 +119,9 @@ class PixelSide:
         return crossing.latent
 
     def finish(self) -> None:
-        """Says how many reflections were left out, and why."""
-        if self.run.num_skipped:
-            assert self._model is not None
-            self.run.note(
-                f"{self.run.num_skipped} of {len(self._steps)} reflections were skipped: the weak model knows no "
-                f"level of that noise (its sigma/alpha is {self._model.table.cleanest:.3g} to "
-                f"{self._model.table.noisiest:.3g})"
-            )
+        """Says how many reflections were left out, and why, where that was not known before."""
+        if self.run.num_skipped and (said := self._skipped(self.run.num_skipped)) not in self.run.notes:
+            self._warn(said)
 
     def close(self) -> None:
         """Lets the weak pipeline's offloading have its models back."""
@@ -154,7 +154,7 @@ class PixelSide:
                     f"that it is for at most half of the steps, {schedule.num_steps // 2}: got {len(self._steps)} "
                     'reflections; fit a map, lower them, or ask for noise_map="fresh" by name'
                 )
-            self.run.note("no noise map is given: fresh noise, which shifts samples even without a gap")
+            self._warn(f"no noise map is given, so fresh noise is taken: {FRESH_HARMS}")
             chosen = Fresh(self.seed)
         if self._model is None and isinstance(chosen, Mapped):
             chosen = Identity()  # the control has the strong model's own space on both sides
@@ -170,12 +170,28 @@ class PixelSide:
         if self._model is None or not window:
             return
         scale = noise_map.scale or 1.0
-        if all(self._model.table.nearest(level.kappa * scale) is None for level in window):
+        unknown = sum(self._model.table.nearest(level.kappa * scale) is None for level in window)
+        if unknown == len(window):
             raise UserError(
                 f"none of the {len(window)} reflections can be made: the strong model's sigma/alpha there is "
                 f"{window[-1].kappa:.3g} to {window[0].kappa:.3g}, beyond the weak model's "
                 f"{self._model.table.noisiest:.3g}; use more reflections or another weak model"
             )
+
+        if unknown and noise_map.scale is not None:  # else it is measured, step by step
+            self._warn(self._skipped(unknown))
+
+    def _skipped(self, count: int) -> str:
+        assert self._model is not None
+        table = self._model.table
+        return (
+            f"{count} of {len(self._steps)} reflections are skipped: the weak model knows no level of that noise (its "
+            f"sigma/alpha is {table.cleanest:.3g} to {table.noisiest:.3g})"
+        )
+
+    def _warn(self, message: str) -> None:
+        self.run.note(message)
+        warnings.warn(message, BridgeWarning, stacklevel=2)
 
     def _count(self) -> None:
         codecs = {id(codec): codec for codec in (self._ours, self._theirs)}.values()

@@ -15,16 +15,17 @@ import torch
 from diffusers import AutoencoderTiny, PNDMScheduler
 from PIL import Image
 
-from bridges.pixel.command import latent_spaces, loading, making
-from bridges.pixel.command.arguments import build_parser
-from bridges.pixel.command.planning import plan_bridge
-from bridges.pixel.command.presets import BRIDGE_PRESETS
-from bridges.pixel.command.program import main
-from bridges.pixel.command.request import BridgeRequest
+from bridges.pixel import making
+from bridges.pixel.family import FAMILY
 from bridges.pixel.mapped import Mapped
+from bridges.pixel.presets import BRIDGE_PRESETS, NOISE_MAP
 from tests.support import disk_pairs, tiny
 from tests.support.ldm_layout import save_single_file
-from w2sd_video.commands.prompts import check_prompt
+from tests.support.tiny_loras import kohya_file
+from w2sd_video.commands import app, engine
+from w2sd_video.commands.families.base import Loading
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import NonFiniteLatentError
 from w2sd_video.loading.memory import memory_plan
@@ -32,6 +33,11 @@ from w2sd_video.loading.placement import place
 from w2sd_video.runs.picture_io import read_picture
 from w2sd_video.runs.tasks import Task
 from w2sd_video.runs.video_io import read_video
+
+
+def main(words: list[str]) -> int:
+    return app.run("bridge", words, "w2sd bridge")
+
 
 QUICK = ("--height", "16", "--width", "16", "--steps", "4", "--reflections", "3", "--device", "cpu", "--quiet")
 
@@ -138,7 +144,7 @@ def test_prompts_encoded_beforehand_make_the_same_pictures_as_in_each_call(
 ) -> None:
     words = ("--methods", "weak,w2sd", "--negative-prompt", "bad", "--weak-guidance", "3")
     once = run(disk, tmp_path / "once", *words)
-    monkeypatch.setattr(loading, "can_encode", lambda pipe: False)
+    monkeypatch.setattr(making, "can_encode", lambda pipe: False)
     each = run(disk, tmp_path / "each", *words)
     for key in (("weak", "a cat", 0), ("w2sd", "a cat", 0)):
         assert once[key]["num_rows"] == each[key]["num_rows"]
@@ -166,6 +172,69 @@ def test_one_latent_space_is_reflected_directly_unless_forced(disk: Path, tmp_pa
     assert forced[key]["num_decodes"] == 9 and not any("no bridge" in note for note in forced[""]["notes"])
 
 
+def test_the_roles_can_be_exchanged_with_the_map_turned_round(disk: Path, tmp_path: Path) -> None:
+    records = run(disk, tmp_path, "--methods", "weak,swapped", "--weak-height", "32", "--weak-width", "32",
+                  "--noise-map", "fixed")  # fmt: skip
+    alone, turned = (records[method, "a cat", 0] for method in ("weak", "swapped"))
+    assert turned["num_evaluations"] == 4 + 2 * turned["num_reflections"] and turned["num_reflections"] >= 1
+    made = [pixels(tmp_path, record) for record in (alone, turned)]
+    assert made[0].shape == made[1].shape == (32, 32, 3) and not np.array_equal(*made)
+
+
+def test_a_fitted_map_serves_both_ways(disk: Path, tmp_path: Path) -> None:
+    record = run(disk, tmp_path, "--methods", "swapped")["swapped", "a cat", 0]
+    assert record["num_reflections"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reflected"),
+    [
+        (("--every", "2"), 2),
+        (("--window", "0.25:0.5"), 1),
+        (("--noise", "0.5"), 3),
+        (("--cap", "0.001"), 3),
+        (("--strong-guidance", "7"), 3),
+        (("--weak-prompt", "a dog"), 3),
+        (("--strength", "2"), 3),
+    ],
+)
+def test_settings_of_a_reflection_change_the_picture_and_what_it_costs(
+    disk: Path, tmp_path: Path, words: tuple[str, ...], reflected: int
+) -> None:
+    common = ("--methods", "w2sd", "--seed", "3")
+    plain = run(disk, tmp_path / "plain", *common)["w2sd", "a cat", 0]
+    other = run(disk, tmp_path / "other", *common, *words)["w2sd", "a cat", 0]
+    assert other["num_reflections"] + other["num_skipped"] == reflected
+    assert not np.array_equal(pixels(tmp_path / "plain", plain), pixels(tmp_path / "other", other))
+
+
+def test_costs_can_be_matched_and_a_scheduler_chosen(disk: Path, tmp_path: Path) -> None:
+    words = [*pair(disk, "sdxl", "flux"), "--height", "16", "--width", "16", "--device", "cpu", "--quiet"]
+    words += ["--prompt", "a cat", "--noise-map", "fixed", "--methods", "strong,w2sd", "--output", str(tmp_path)]
+    assert main([*words, "--match-evaluations", "8", "--scheduler", "euler"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["num_evaluations"] for line in lines] == [8, 4 + 2 * lines[1]["num_reflections"]]
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["scheduler"] == "euler"
+
+
+def test_each_side_has_loras_of_its_own(disk: Path, tmp_path: Path) -> None:
+    unet = tiny.sdxl(1).unet
+    modules = [name for name, _ in unet.named_modules() if name.endswith("attn1.to_q")]
+    file = kohya_file(tmp_path / "art.safetensors", unet, modules)
+    sides, common = ("sdxl", "sdxl"), ("--methods", "strong,weak,w2sd", "--noise-map", "identity", "--force-bridge")
+    made = {}
+    for name, words in {
+        "none": (),
+        "strong": ("--lora", f"art={file}:5"),
+        "weak": ("--weak-lora", f"art={file}:5"),
+    }.items():
+        records = run(disk, tmp_path / name, *common, *words, sides=sides)
+        made[name] = {m: pixels(tmp_path / name, records[m, "a cat", 0]).tobytes() for m in ("strong", "weak", "w2sd")}
+    assert made["none"]["weak"] == made["strong"]["weak"] and made["none"]["strong"] == made["weak"]["strong"]
+    assert made["none"]["strong"] != made["strong"]["strong"] and made["none"]["weak"] != made["weak"]["weak"]
+    assert len({each["w2sd"] for each in made.values()}) == 3
+
+
 def test_tiny_vaes_take_the_place_of_the_full_ones(disk: Path, tmp_path: Path) -> None:
     words = ["--codec", "tiny", "--strong-tiny-vae", str(disk / "tiny-1"), "--weak-tiny-vae", str(disk / "tiny-2")]
     records = run(disk, tmp_path / "out", *words, "--methods", "w2sd", "--noise-map", "fixed")
@@ -182,7 +251,7 @@ def test_a_scheduler_that_cannot_be_reflected_is_replaced_and_said(disk: Path, t
 def test_an_animatediff_strong_makes_videos_with_an_image_model_frame_by_frame(disk: Path, tmp_path: Path) -> None:
     words = ("--video", "--num-frames", "2", "--noise-map", "fixed")
     records = run(disk, tmp_path / "out", *words, sides=("video", "flux"))
-    assert {key[0] for key in records if key} == {"strong", "w2sd"}
+    assert {key[0] for key in records if key} == {"strong", "w2sd", "zero-gap"}
     record = records["w2sd", "a cat", 0]
     assert record["path"].endswith(".mp4") and (record["frames"], record["fps"]) == (2, 8.0)
     assert (record["num_evaluations"], record["num_decodes"]) == (10, 9)
@@ -192,10 +261,10 @@ def test_an_animatediff_strong_makes_videos_with_an_image_model_frame_by_frame(d
 def test_a_picture_that_is_not_finite_is_recorded_and_the_others_go_on(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Any, pipe: Any, side: str, prompt: str, seed: int) -> Any:
+    def fail(self: Any, role: str, prompt: str, *given: Any) -> Any:
         if prompt == "bad":
             raise NonFiniteLatentError(1, 4, "the strong model", "float16 overflows")
-        return call(self, pipe, side, prompt, seed)
+        return call(self, role, prompt, *given)
 
     call = making.LoadedBridge._call
     monkeypatch.setattr(making.LoadedBridge, "_call", fail)
@@ -206,13 +275,13 @@ def test_a_picture_that_is_not_finite_is_recorded_and_the_others_go_on(
 
 
 def test_with_no_model_named_the_bundled_pair_is_run_with_the_map_that_comes_with_it(tmp_path: Path) -> None:
-    plan = plan_bridge(BridgeRequest())
+    plan = planned_of()
     assert plan.methods == ("weak", "strong", "w2sd", "zero-gap") and len(plan.prompts) == 8
     words = ["--prompt", "a yellow cross", "--methods", "strong,w2sd", "--steps", "6", "--quiet", "--device", "cpu"]
     assert main([*words, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["preset"] == "demo" and found["noise_map"]["origin"] == "the preset's"
-    assert found["settings"]["reflections"] == 2 and not (tmp_path / latent_spaces.NOISE_MAP).exists()
+    assert found["settings"]["reflections"] == 2 and not (tmp_path / NOISE_MAP).exists()
 
 
 # -- the noise map ---------------------------------------------------------------------------------------------------
@@ -221,7 +290,7 @@ def test_with_no_model_named_the_bundled_pair_is_run_with_the_map_that_comes_wit
 def test_auto_fits_a_map_once_to_pictures_of_the_strong_model(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(latent_spaces, "CELLS", 5 * 64)
+    monkeypatch.setattr(making, "CELLS", 5 * 64)
     out = tmp_path / "out"
     first = run(disk, out, "--methods", "w2sd", "--noise-map", "auto")
     assert "making 5 pictures of the strong model to fit the noise map (20 evaluations)" in capsys.readouterr().err
@@ -230,10 +299,10 @@ def test_auto_fits_a_map_once_to_pictures_of_the_strong_model(
     assert 0 <= said["residual"] <= 1 and said["fingerprints"] == [
         first[""]["codecs"][side]["fingerprint"] for side in ("strong", "weak")
     ]
-    map_file, picture = out / latent_spaces.NOISE_MAP, out / first["w2sd", "a cat", 0]["path"]
+    map_file, picture = out / NOISE_MAP, out / first["w2sd", "a cat", 0]["path"]
     before = (map_file.read_bytes(), picture.read_bytes())
     picture.unlink()
-    monkeypatch.setattr(loading, "fitted_map", None)  # fitting again would fail
+    monkeypatch.setattr(making, "fitted_map", None)  # fitting again would fail
     again = run(disk, out, "--methods", "w2sd", "--noise-map", "auto")
     assert (map_file.read_bytes(), picture.read_bytes()) == before
     assert again[""]["noise_map"] == said and again[""]["notes"] == first[""]["notes"]
@@ -241,10 +310,11 @@ def test_auto_fits_a_map_once_to_pictures_of_the_strong_model(
 
 def test_the_pictures_a_map_is_fitted_to_are_none_of_the_runs(disk: Path) -> None:
     plan = planned(disk, steps=2, prompts=("a cat", "a dog"))
-    bridge = loading.load_strong(plan, 3, lambda message: None, quiet=True)
+    bridge = making.LoadedBridge(plan, making._pipeline(plan, "strong", quiet()), None)
+    making._place(bridge, list(plan.prompts))
     fitted = torch.cat(list(bridge.pictures(3)))
     assert fitted.shape == (3, 3, 16, 16) and fitted.min() < 0 and fitted.max() <= 1
-    own = bridge._call(bridge.strong, "strong", "a cat", plan.seed)
+    own = bridge._call("strong", "a cat", plan.seed, plan.steps)
     assert (fitted - (torch.from_numpy(own).permute(0, 3, 1, 2) * 2 - 1)).abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
@@ -252,24 +322,24 @@ def test_a_presets_map_is_taken_where_it_fits_and_passed_over_where_not(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = planned(disk)
-    monkeypatch.setattr(latent_spaces, "CELLS", 64)
+    monkeypatch.setattr(making, "CELLS", 64)
     for weak, wanted in (("sdxl", "the preset's"), ("sd15", None)):
-        spaces = loading.load_spaces(planned(disk, weak=str(disk / weak)))
-        known = latent_spaces.known_map(with_preset_map(plan, disk / "map.safetensors"), spaces)
+        spaces = making.load_spaces(planned(disk, weak=str(disk / weak)))
+        known = making.known_map(with_preset_map(plan, disk / "map.safetensors"), spaces)
         assert (known and known.origin) == wanted
 
 
 def with_preset_map(plan: Any, path: Path) -> Any:
     from dataclasses import replace
 
-    return replace(plan, preset_map=path, noise_map="auto")
+    return replace(plan, own=replace(plan.own, preset_map=path, noise_map="auto"))
 
 
 def test_what_a_map_draws_is_of_the_pictures_seed_and_not_of_the_runs(disk: Path) -> None:
     found = Mapped(torch.eye(8)[:, :4], 1.0, seed=5)  # four of eight directions are drawn
-    bridge = making.LoadedBridge(planned(disk), None, None, chosen=latent_spaces.ChosenMap(found, "made here"))
+    bridge = making.LoadedBridge(planned(disk), None, None, chosen=making.Fit(found, "made here"))
     noise, shape = torch.zeros(1, 4, 2, 2), torch.Size((1, 8, 2, 2))
-    first, again, other = (bridge._noise_map(seed)(noise, shape) for seed in (1, 1, 2))
+    first, again, other = (bridge._noise_map(seed, False)(noise, shape) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -300,12 +370,11 @@ def test_a_weak_side_kept_on_the_host_makes_the_same_picture(disk: Path, tmp_pat
     frames = []
     for memory in ("resident", "weak-offload"):
         plan = planned(disk, steps=4, reflections=3, memory=memory, noise_map=str(disk / "map.safetensors"))
-        told: dict[str, Any] = {"note": lambda message: None, "tell": lambda message: None, "quiet": True}
-        bridge = loading.load_bridge(plan, ["w2sd"], ["a cat"], map_file=tmp_path / "map.safetensors", **told)
+        task = Task("w2sd", "a cat", 0, 0, "a cat-0", "w2sd/a cat-0.png")
+        bridge = making.load_bridge(plan, quiet(task))
         assert hasattr(bridge.weak.unet, "_hf_hook") == (memory == "weak-offload")
         assert not hasattr(bridge.strong.transformer, "_hf_hook") and bridge.strong.text_encoder_2 is None
-        task = Task("w2sd", "a cat", 0, 0, "a cat-0", "w2sd/a cat-0.png")
-        frames.append([bridge.make(task, lambda count, total: None).frames for _ in range(2)])
+        frames.append([bridge.make([task], lambda count, total: None)[0].frames for _ in range(2)])
     assert np.array_equal(frames[0], frames[1])
 
 
@@ -326,29 +395,35 @@ def test_a_plan_that_offloads_is_refused_where_there_is_nothing_to_offload_from(
 # -- plans and refusals, before any model is loaded ------------------------------------------------------------------
 
 
-def planned(disk: Path, **settings: Any) -> Any:
+def planned_of(**settings: Any) -> Plan:
+    request = Request("bridge", **settings)
+    return engine.plan_of(FAMILY, request)
+
+
+def planned(disk: Path, **settings: Any) -> Plan:
     given = {"strong": str(disk / "flux"), "weak": str(disk / "sdxl"), "prompts": ("a cat",), "height": 16, "width": 16}
-    return plan_bridge(BridgeRequest(**{**given, "device": "cpu", "dtype": "float32", **settings}))
+    return planned_of(**{**given, "device": "cpu", "dtype": "float32", **settings})
 
 
-def test_the_papers_pair_is_a_preset_with_its_numbers(tmp_path: Path) -> None:
-    plan = plan_bridge(BridgeRequest(preset="flux-vs-sdxl", prompts=("a lighthouse",)))
-    assert (plan.strong, plan.weak) == ("black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-xl-base-1.0")
-    assert (plan.steps, plan.reflections, plan.height, plan.width) == (28, 10, 1024, 1024)
-    assert plan.pair.strong.guidance == 3.5 and plan.evaluations("w2sd") == 48 and plan.vae_calls("w2sd") == 60
-    assert "74 %" in BRIDGE_PRESETS["flux-vs-sdxl"].paper
+def quiet(*pending: Task) -> Loading:
+    return Loading(pending, note=lambda message: None, say=lambda message: None)
 
 
-def test_flags_override_the_preset_and_reflections_keep_its_share(disk: Path) -> None:
-    plan = plan_bridge(BridgeRequest(preset="flux-vs-sdxl", prompts=("x",), steps=14, guidance=2.0, height=512))
-    assert (plan.reflections, plan.pair.strong.guidance, plan.height, plan.weak_height, plan.width) == (
-        5,
-        2.0,
-        512,
-        512,
-        1024,
+def test_the_papers_pair_is_a_preset_with_its_numbers() -> None:
+    plan = planned_of(preset="flux-vs-sdxl", prompts=("a lighthouse",))
+    sides = (plan.pair.strong.checkpoint, plan.pair.weak.checkpoint)
+    assert sides == ("black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-xl-base-1.0")
+    assert (plan.steps, plan.num_reflections, plan.height, plan.width) == (28, 10, 1024, 1024)
+    cost = FAMILY.cost(plan)["w2sd"]
+    assert plan.guidance == 3.5 and cost.evaluations == 48 and cost.counts == {"vae_calls": 60} and cost.at_most
+    assert "74 %" in BRIDGE_PRESETS["flux-vs-sdxl"].paper[0].text
+
+
+def test_flags_override_the_preset_and_reflections_keep_its_share() -> None:
+    plan = planned_of(preset="flux-vs-sdxl", prompts=("x",), steps=14, guidance=2.0, height=512)
+    assert (plan.num_reflections, plan.guidance, plan.height, plan.own.weak_height, plan.width) == (
+        *(5, 2.0, 512, 512, 1024),
     )
-    assert build_parser().parse_args([]).steps is None
 
 
 def damaged(disk: Path) -> Path:
@@ -387,7 +462,7 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "video of pictures": (lambda d: ["--video"], "for --video give AnimateDiff's"),
     "frames of pictures": (lambda d: ["--num-frames", "4"], "--num-frames is for --video"),
     "motion of pictures": (lambda d: ["--motion-adapter", str(d)], "give --video too"),
-    "weak unguided": (lambda d: ["--weak-guidance", "0"], "leave the method weak out"),
+    "weak unguided": (lambda d: ["--weak-guidance", "0", "--methods", "weak"], "leave the method weak out"),
     "preset": (lambda d: ["--preset", "flux-over-sdxl"], "did you mean 'flux-vs-sdxl'"),
 }
 
@@ -396,8 +471,8 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
 def test_bad_input_is_refused_with_code_2_and_nothing_loaded_or_written(
     disk: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loading, "load_reflectable", None)
-    monkeypatch.setattr(loading, "load_vae", None)
+    monkeypatch.setattr(making, "load_reflectable", None)
+    monkeypatch.setattr(making, "load_vae", None)
     words, said = WORDS[case]
     out = tmp_path / "out"
     assert main([*pair(disk), *QUICK, "--prompt", "a cat", *words(disk), "--output", str(out)]) == 2
@@ -407,14 +482,12 @@ def test_bad_input_is_refused_with_code_2_and_nothing_loaded_or_written(
 
 def test_a_pair_of_ones_own_needs_both_sides_prompts_and_known_sizes(disk: Path) -> None:
     with pytest.raises(UserError, match="--weak must be given"):
-        plan_bridge(BridgeRequest(strong=str(disk / "flux")))
+        planned_of(strong=str(disk / "flux"))
     with pytest.raises(UserError, match="give --prompt TEXT"):
         planned(disk, prompts=())
     with pytest.raises(UserError, match="give --height and --width, such as 1024"):
         planned(disk, strong="owner/name", height=None)
     assert planned(disk, height=None).height == 256  # a Flux pipeline's 128 cells of 2 pixels
-    with pytest.raises(UserError, match="the prompt is empty"):
-        check_prompt(" ", "prompt 1")
     with pytest.raises(UserError, match=r"guidance is 0\.5; a StableDiffusionXLPipeline samples with 1"):
         planned(disk, strong=str(disk / "sdxl"), guidance=0.5)
     with pytest.raises(UserError, match="--true-cfg is for Flux"):
@@ -426,7 +499,7 @@ def test_a_pair_of_ones_own_needs_both_sides_prompts_and_known_sizes(disk: Path)
 def test_a_map_of_other_vaes_is_refused_before_the_networks_are_loaded(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loading, "load_reflectable", None)
+    monkeypatch.setattr(making, "load_reflectable", None)
     words = [*pair(disk, "sd15", "sdxl"), *QUICK, "--prompt", "a cat", "--noise-map", str(disk / "map.safetensors")]
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
     assert "the noise map was fitted for other VAEs" in capsys.readouterr().err

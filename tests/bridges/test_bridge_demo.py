@@ -7,8 +7,8 @@ import torch
 from experiments.bridge import scores as scoring
 from experiments.engine import Score
 
-from bridges.pixel.command.presets import NOISE_MAP
 from bridges.pixel.noise_maps import Mapped
+from bridges.pixel.presets import NOISE_MAP
 from scripts import score_bridge
 from w2sd_video.demo import PICTURE_WEIGHTS
 from w2sd_video.errors import UserError

@@ -79,7 +79,7 @@ def test_skipped_reflections_are_told_of_those_that_were_to_be_made():
     with bridged(strong, weak, config=ReflectionConfig(num_reflections=5, every=2), noise_map=mapped()) as run:
         call(strong, "flux")
     assert run.num_skipped > 0 and run.num_reflections == 3 - run.num_skipped
-    assert any(f"{run.num_skipped} of 3 reflections were skipped" in note for note in run.notes)
+    assert any(f"{run.num_skipped} of 3 reflections are skipped" in note for note in run.notes)
 
 
 @pytest.mark.parametrize(

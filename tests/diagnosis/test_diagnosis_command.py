@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.diagnose import check_bridge
 from tests.support import saved_pairs, tiny
 from w2sd_video.diagnosis.program import main
 from w2sd_video.hosting import reflected
@@ -30,7 +29,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def diagnose(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> dict[str, Any]:
     given = [str(word) for word in (*words, "--format", "json")]
-    assert main(given, check_bridge=check_bridge) == code
+    assert main(given) == code
     return json.loads(capsys.readouterr().out)
 
 
@@ -105,7 +104,7 @@ def test_the_same_network_but_for_rounding_is_too_similar(tmp_path: Path, capsys
 
 def test_the_healthy_bundled_pictures_raise_no_alarm(capsys: Any) -> None:
     words = ["--preset", "picture-demo", "--prompt", "a red ring", "--prompt", "a blue cross", "--steps", "8"]
-    assert main([*words, "--device", "cpu", "--quiet"], check_bridge=check_bridge) == 0
+    assert main([*words, "--device", "cpu", "--quiet"]) == 0
     told = capsys.readouterr().out
     assert "over-similarity: no" in told and "conflict: no" in told
     assert "this alarm: analytic pairs: false" in told and "recommended: --steps 20" in told

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.diagnose import check_bridge
 from tests.support import disk_pairs, tiny, tiny_families
 from w2sd_video.diagnosis.program import main
 from w2sd_video.latents import noise_levels
@@ -49,7 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def diagnose(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> dict[str, Any]:
     """The report of the command, which must exit with `code`."""
     given = [str(word) for word in words]
-    assert main([*given, "--files-only", "--format", "json"], check_bridge=check_bridge) == code
+    assert main([*given, "--files-only", "--format", "json"]) == code
     return json.loads(capsys.readouterr().out)
 
 
@@ -300,7 +299,7 @@ def test_the_bundled_pairs_share(capsys: Any, preset: str) -> None:
 def test_files_are_judged_without_loading_torch(folders: Path) -> None:
     program = (
         "import sys; sys.path[:0] = ['.']; import scripts.diagnose as d; words = sys.argv[1:]; "
-        "code = d.main(words, check_bridge=d.check_bridge); "
+        "code = d.main(words); "
         "assert not {'torch', 'diffusers', 'transformers'} & sys.modules.keys(); raise SystemExit(code)"
     )
     for weak in ("weak", "flux"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bridges.dit_moe import DiTMoE, convert, from_checkpoint, named
 from bridges.dit_moe.checkpoints import network_of
-from bridges.dit_moe.command.program import main
+from bridges.dit_moe.family import convert as convert_command
 from tests.support import dit_moe_reference as reference
 from w2sd_video.errors import UserError
 
@@ -284,13 +284,13 @@ def test_the_program_converts_and_says_how_many_parameters_work(
 ) -> None:
     source = str(saved(tmp_path / "weights.pt", {"model": state()}))
     words = [source, str(tmp_path / "half"), "--heads", str(HEADS), "--dtype", "bfloat16", "--experts-per-token", "3"]
-    assert main(["convert", *words]) == 0
+    assert convert_command([*words]) == 0
     network = from_checkpoint(tmp_path / "half")
     assert (network.dtype, network.config.num_experts_per_tok) == (torch.bfloat16, 3)
     total = sum(parameter.numel() for parameter in network.parameters())
     idle = 2 * 5 * 3 * 4 * 16 * 16  # 2 layers, 5 of 8 experts, 3 matrices of 4 D x D
     said = f"{total:,} parameters, {total - idle:,} of them active"
     assert said in capsys.readouterr().out
-    assert main(["convert", *words]) == 2  # the folder is there
-    assert main(["convert", str(tmp_path / "none.pt"), str(tmp_path / "other")]) == 2
+    assert convert_command([*words]) == 2  # the folder is there
+    assert convert_command([str(tmp_path / "none.pt"), str(tmp_path / "other")]) == 2
     assert "does not exist" in capsys.readouterr().err

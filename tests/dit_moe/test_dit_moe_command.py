@@ -15,15 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from bridges.dit_moe import DiTMoE
-from bridges.dit_moe.command import checkpoint_files, making
-from bridges.dit_moe.command.planning import plan_sampling
-from bridges.dit_moe.command.program import main
-from bridges.dit_moe.command.request import SampleRequest
+from bridges.dit_moe import DiTMoE, files, making
+from bridges.dit_moe.family import FAMILY
 from bridges.dit_moe.layout import published_layout
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
 from tests.support import tiny
 from vbench_eval.images import frechet, inception
+from w2sd_video.commands import app, engine
+from w2sd_video.commands.request import Request
 from w2sd_video.gaps.routing import routed
 from w2sd_video.pair import Routing
 from w2sd_video.runs.picture_io import read_picture
@@ -42,6 +41,10 @@ SIZES = {
     "shared_expert_hidden_size": 16,
 }
 TIMES = ("seconds", "peak_memory_mb")
+
+
+def main(words: list[str]) -> int:
+    return app.run("moe", words, "w2sd moe")
 
 
 def network() -> DiTMoE:
@@ -159,6 +162,51 @@ def test_a_fused_reflection_without_a_gap_changes_nothing(disk: Path, tmp_path: 
     assert np.array_equal(pixels(tmp_path, one), pixels(tmp_path, other))
 
 
+def brightness(frames: np.ndarray, prompt: str) -> float:
+    """A reward."""
+    return float(frames.mean()) + len(prompt)
+
+
+ALL = tuple(FAMILY.methods)
+SETTINGS = {
+    "paper": (),
+    "fused": ("--mode", "fused"),
+    "settings": ("--every", "2", "--window", "0:0.9", "--noise", "0.1", "--cap", "0.5", "--strength", "1.5"),
+    "guidances": ("--strong-guidance", "1", "--weak-guidance", "3"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_method_costs_what_its_plan_says_whatever_the_batch(disk: Path, tmp_path: Path, name: str) -> None:
+    words = [*SETTINGS[name], "--steps", "4"]
+    reward = f"{__file__}:brightness"
+    words += ["--classes", "3,7,0", "--methods", ",".join(ALL), "--reward", reward]
+    made = {}
+    for batch in ("1", "3"):
+        made[batch] = run(disk, tmp_path / batch, *words, "--batch", batch)
+    planned = json.loads((tmp_path / "1" / "run.json").read_text())
+    request = engine.request_of(
+        "moe",
+        engine.parser_of(FAMILY, "moe").parse_args(["--checkpoint", str(disk / "pipeline"), *words]),
+        print,
+    )
+    costs = FAMILY.cost(engine.plan_of(FAMILY, request))
+    assert planned["methods"] == list(ALL)
+    for line in made["1"]:
+        cost = costs[line["method"]]
+        counted = line["num_evaluations"], line["num_rows"]
+        assert counted == (cost.evaluations, cost.rows) or (cost.at_most and counted <= (cost.evaluations, cost.rows))
+    by = {(line["method"], line["index"]): line for line in made["3"]}
+    for line in made["1"]:
+        other = by[line["method"], line["index"]]
+        assert line["num_rows"] == other["num_rows"]
+        # Batches of other sizes differ by rounding.
+        difference = pixels(tmp_path / "1", line).astype(int) - pixels(tmp_path / "3", other)
+        assert np.abs(difference).max() <= 1, line["method"]
+    pictures_of = {method: pixels(tmp_path / "3", by[method, 0]).tobytes() for method in ALL}
+    assert len(set(pictures_of.values())) >= len(ALL) - 3
+
+
 # -- large runs ------------------------------------------------------------------------------------------------------
 
 SHARED = ("--classes", "3,7,0", "--num-images", "7", "--batch", "2", "--methods", "strong,w2sd")
@@ -212,8 +260,7 @@ def test_two_processes_make_what_one_makes(disk: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         told[name] = json.loads(done.stdout)
-    assert (told["two"]["processes"], told["one"]["processes"]) == (2, 1)
-    assert told["two"]["kept"] + told["two"]["made"] == told["one"]["made"] == 14
+    assert told["two"]["kept"] + len(told["two"]["made"]) == len(told["one"]["made"]) == 14
     assert timeless(tmp_path / "two") == timeless(tmp_path / "one")
     assert pictures(tmp_path / "two") == pictures(tmp_path / "one")
     assert not list((tmp_path / "two").glob("results-*.jsonl"))
@@ -331,12 +378,12 @@ def test_a_published_file_is_sampled_as_it_is_and_converted(
 def test_without_a_checkpoint_the_bundled_network_is_sampled(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_files, "WEIGHTS", disk / "pipeline")
-    plan = plan_sampling(SampleRequest())
+    monkeypatch.setattr(files, "WEIGHTS", disk / "pipeline")
+    plan = engine.plan_of(FAMILY, Request("moe"))
     assert plan.methods == ("weak", "strong", "w2sd", "zero-gap")
-    assert (plan.num_images, plan.steps, plan.reflections, plan.guidance) == (10, 50, 49, 1.5)
+    assert (plan.total, plan.steps, plan.num_reflections, plan.guidance) == (10, 50, 49, 1.5)
     assert plan.prompts[:4] == ("0 zero", "1", "2", "3 three")
-    monkeypatch.setattr(checkpoint_files, "WEIGHTS", disk / "nothing")
+    monkeypatch.setattr(files, "WEIGHTS", disk / "nothing")
     assert main(["--output", str(tmp_path)]) == 2
 
 
@@ -356,8 +403,13 @@ def test_without_a_checkpoint_the_bundled_network_is_sampled(
         (["--weak-experts", "0,1", "--k", "2"], "leave it out"),
         (["--weak-experts", "top"], "there is no gap"),
         (["--k", "9"], "takes 9 experts per token"),
-        (["--weak-guidance", "0"], "weak guidance is 0"),
+        (["--weak-guidance", "0", "--methods", "weak"], "weak guidance is 0"),
         (["--num-images", "0"], "number of images is 0"),
+        (["--num-images", "4", "--num", "1"], "leave one of the two out"),
+        (["--memory", "group"], "the network is one"),
+        (["--methods", "w2sd-auto"], "needs to know what is better"),
+        (["--mode", "fused", "--fixed-point", "1"], "refines the inversion of mode paper"),
+        (["--every", "2", "--methods", "strong"], "none of the methods"),
         (["--batch", "0"], "batch is 0"),
         (["--path", "flow"], "leave --path out"),
         (["--labels", "nowhere.txt"], "nowhere.txt cannot be read"),

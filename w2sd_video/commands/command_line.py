@@ -174,6 +174,13 @@ def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run,
     return report_on(code, report, as_json=as_json)
 
 
+def said(arguments: argparse.Namespace, report: dict[str, Any], text: str, quiet: str | None = None) -> dict[str, Any]:
+    """Returns what a program reports in the format asked for: `report` as JSON, else the text (or that of --quiet)."""
+    if arguments.format == "json":
+        return report
+    return {"text": quiet if quiet is not None and arguments.quiet else text}
+
+
 def report_on(code: int, report: Mapping[str, Any], *, as_json: bool) -> int:
     """Prints a report on standard output and returns the code."""
     if not Worker.of_environment().first:  # of processes started together the first one reports

@@ -59,7 +59,7 @@ def parser_of(family: Family, program: str) -> Parser:
         description=f"Make {family.about}, by Weak-to-Strong Diffusion (W2SD) beside weak and strong.",
         examples=family.examples,
         details="\n".join([family.details, f"presets:\n{presets}\n" * bool(presets), f"methods:\n{methods}\n", FOLDER]),
-        listing=preset_table if family.presets else None,
+        listing=getattr(family, "listing", preset_table if family.presets else None),
     )
 
 
@@ -219,6 +219,7 @@ def describe(family: Family, plan: Plan) -> dict[str, Any]:
         "prompts": len(plan.prompts),
         **totals,
         **_memory(plan),
+        **({"details": plan.own.details()} if hasattr(plan.own, "details") else {}),
         "files": ["run.json", "results.jsonl", "index.html", *files],
         "num_files": 3 + plan.per_method * (len(plan.methods) + (len(plan.methods) > 1)),
         **({"paper": lines} if lines else {}),
@@ -261,6 +262,7 @@ def plan_text(report: Mapping[str, Any]) -> str:
         *([f"matched cost: {settings['plain_steps']} steps without reflections"] if "plain_steps" in settings else []),
         f"guidance: {scale(settings['guidance'])} sampling; inside the reflection {scale(settings['strong_guidance'])} "
         f"strong, {scale(settings['weak_guidance'])} weak",
+        *report.get("details", ()),
         *_refinement_lines(report),
         "",
         *_cost_lines(report, noun[:-1]),

@@ -65,7 +65,8 @@ class Plan:
         parts: files that belong to the pair, by field (PARTS), and how they are used ("canny").
         batch, shown: how many are made together; how many of each method the page shows (None: all).
         notes: what the user should know before anything is made.
-        own: what only the family knows; `settings()` and `pair_record()` of it go into the record where it has them.
+        own: what only the family knows; `settings()` and `pair_record()` of it go into the record where it has them,
+            `details()` into the dry run.
     """
 
     family: str

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands.app import families, family_named
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, run_command
+from w2sd_video.commands.engine import check_words, words_of
 from w2sd_video.diagnosis.asking import question_of, verdict_on
-from w2sd_video.diagnosis.next_steps import Check, next_step
+from w2sd_video.diagnosis.next_steps import next_step
 from w2sd_video.diagnosis.reporting import describe_files, describe_step, files_text, next_text
 from w2sd_video.diagnosis.verdicts import VERDICTS
 from w2sd_video.presets.listing import preset_table
@@ -55,43 +55,25 @@ def parser(program: str) -> Parser:
     )
 
 
-def main(
-    argv: Sequence[str] | None = None, *, program: str = "w2sd diagnose", check_bridge: Check | None = None
-) -> int:
-    """Runs the command and returns its exit code (see `--help`); `check_bridge` judges the flags of `w2sd bridge`."""
-    words = list(sys.argv[1:] if argv is None else argv)
-
-    def run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
-        return _run(arguments, check_bridge)
-
-    return run_command(parser(program), words, run, made="measurements", room=ROOM)
+def main(argv: Sequence[str] | None = None, *, program: str = "w2sd diagnose") -> int:
+    """Runs the command and returns its exit code (see `--help`)."""
+    return run_command(parser(program), words_of(argv), _run, made="measurements", room=ROOM)
 
 
-def check_command(words: Sequence[str], check_bridge: Check | None = None) -> None:
+def check_command(words: Sequence[str]) -> None:
     """Raises `UserError` where a command ("w2sd", family, flags) would be refused before it loads a model."""
-    from w2sd_video.commands.engine import check_words
-
-    name, flags = words[1], list(words[2:])
-    if name in families():
-        check_words(family_named(name), flags)
-    elif check_bridge is not None:
-        check_bridge(flags)
+    if words[1] in families():
+        check_words(family_named(words[1]), list(words[2:]))
 
 
-def _run(arguments: argparse.Namespace, check_bridge: Check | None) -> tuple[int, dict[str, Any]]:
+def _run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
     progress = TerminalProgress(quiet=arguments.quiet, noun="measurement")
     calm_libraries(bars=progress.bars)
     question = question_of(arguments)
     verdict, *sides = verdict_on(question)
 
     def step_of(settings: Sequence[str] = ()) -> Any:
-        return next_step(
-            verdict,
-            question,
-            (sides[0], sides[1]),
-            settings,
-            check=lambda words: check_command(words, check_bridge),
-        )
+        return next_step(verdict, question, (sides[0], sides[1]), settings, check=check_command)
 
     report = {"status": "done", **describe_files(verdict, question.strong, question.weak, step_of())}
     text = [files_text(report)]

@@ -343,7 +343,7 @@ def write_pipelines(output: Path, recipe: Recipe, sides: tuple[str, ...]) -> Non
 
 def run(options: argparse.Namespace) -> int:
     """scripts/train_bridge_demo.py: both sides at once, a thread each, then the pipelines and their noise map."""
-    from bridges.pixel.command.presets import NOISE_MAP
+    from bridges.pixel.presets import NOISE_MAP
     from experiments.bridge import scores
 
     make_folders(options.work, options.output)

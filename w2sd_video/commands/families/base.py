@@ -13,7 +13,8 @@ progress, files, resuming, batches, processes, summaries and exit codes. A famil
    model is loaded (`commands.checks` and `commands.method_settings` have the checks that families share; most of the
    work of a pair of pipelines is `families.pairs.complete_pair`). What only this family knows goes into `Plan.own`, a
    frozen dataclass of its own; if that has `settings()` or `pair_record()`, JSON data, both go into run.json and decide
-   what a folder can be resumed by. Leave `output` as it is: the engine names the folder. No torch.
+   what a folder can be resumed by; `details()` are lines for the dry run. Leave `output` as it is: the engine names the
+   folder. No torch.
 
 4. `cost(plan)` returns a `Cost` for each of the plan's methods. The dry run prints it, the progress bar counts by it,
    and a test compares it with what a run counts. No torch.
@@ -34,7 +35,8 @@ progress, files, resuming, batches, processes, summaries and exit codes. A famil
 The rest are constants: `name` (the word after `w2sd`), `about` (a line of help), `examples` ({program} stands for the
 program), `details` (for --help-all), `methods` (name -> Method), `presets` (name -> something with `name` and
 `description`, and `paper` if the paper reports it: tables with `lines()`), `room` (what to try when memory runs out),
-`programs` (subcommands: name -> main(words) -> exit code).
+`programs` (subcommands: name -> main(words) -> exit code). A method `listing()` returns what --list-presets prints,
+where that is not the table of `w2sd presets`.
 
 Plug it in by an entry point of the group `w2sd.families`, `NAME = "package.module:FAMILY"`, in pyproject.toml; a clone
 that is not installed reads the same lines from its pyproject.toml. `python -m w2sd_video NAME --dry-run` tries it, and

@@ -8,10 +8,20 @@ from pathlib import Path
 from types import MappingProxyType
 
 import w2sd_video
-from w2sd_video.pair import ModelPair, ModelSpec
+from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
 
 PICTURE_WEIGHTS = Path(w2sd_video.__file__).resolve().parent / "demo" / "picture_weights"
 NOISE_MAP = "noise_map.safetensors"  # beside a preset's two sides, and in a run's folder
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What the paper reports of a pair in words."""
+
+    text: str
+
+    def lines(self) -> list[str]:
+        return [self.text]
 
 
 @dataclass(frozen=True)
@@ -27,13 +37,27 @@ class BridgePreset:
     description: str
     pair: ModelPair
     steps: int
-    reflections: int
+    reflection: ReflectionConfig
     height: int | None = None
     width: int | None = None
     max_sequence_length: int | None = None
     dtype: str | None = None
     noise_map: Path | None = None
-    paper: str = ""
+    paper: tuple[Reported, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Returns the preset as text for people."""
+        strong, weak = (side.checkpoint or "given" for side in (self.pair.strong, self.pair.weak))
+        return [
+            f"{self.name}: {self.description}",
+            f"  strong     {strong}",
+            f"  weak       {weak}",
+            f"  settings   T {self.steps}, lambda {self.reflection.num_reflections}",
+            *(f"  paper      {line}" for reported in self.paper for line in reported.lines()),
+        ]
+
+
+TEN = ReflectionConfig(num_reflections=10, mode="fused")  # the form of the bridge is Eq. 5's
 
 
 # Unguided, as the two sides were trained to be compared: guidance would hide the gain of the reflection.
@@ -46,7 +70,7 @@ _DEMO = BridgePreset(
         name="bridge-demo",
     ),
     steps=28,
-    reflections=10,
+    reflection=TEN,
     height=32,
     width=32,
     max_sequence_length=8,
@@ -65,10 +89,10 @@ _FLUX_VS_SDXL = BridgePreset(
         name="flux-vs-sdxl",
     ),
     steps=28,
-    reflections=10,
+    reflection=TEN,
     height=1024,
     width=1024,
-    paper="pictures of W2SD win against Flux alone in up to 74 % of comparisons of image quality (App. E.5)",
+    paper=(Reported("pictures of W2SD win against Flux alone in up to 74 % of comparisons of quality (App. E.5)"),),
 )
 
 _OWN_PAIR = BridgePreset(
@@ -76,7 +100,7 @@ _OWN_PAIR = BridgePreset(
     description="any two pipelines, given with --strong and --weak; sizes and guidance are their own",
     pair=ModelPair(strong=ModelSpec(), weak=ModelSpec(), name="own-pair"),
     steps=28,
-    reflections=10,
+    reflection=TEN,
 )
 
 BRIDGE_PRESETS: Mapping[str, BridgePreset] = MappingProxyType(

@@ -1,0 +1,189 @@
+"""A DiT-MoE in memory, and what each method means in terms of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+
+from bridges.dit_moe.checkpoints import from_checkpoint
+from bridges.dit_moe.family import sampling_guidance
+from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
+from w2sd_video.commands.families.base import Loading
+from w2sd_video.commands.making import peak_memory
+from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
+from w2sd_video.errors import UserError
+from w2sd_video.gaps.routing import routed
+from w2sd_video.hosting import NonFiniteLatentError, reflected
+from w2sd_video.loading.parts import progress_bars
+from w2sd_video.loading.placement import DTYPES
+from w2sd_video.pair import ModelSpec
+from w2sd_video.runs.choices import as_text
+from w2sd_video.runs.runs import Made, NotMadeError, Report
+from w2sd_video.runs.tasks import ALONE, SELECTING, Task
+
+
+def load_sampler(plan: Plan, run: Loading) -> Sampler:
+    """Returns the network with its VAE and scheduler, placed, and the reward where a method needs one.
+
+    Raises:
+        UserError: what the files hold cannot be loaded.
+    """
+    if (before := run.record.get("batch", plan.batch)) != plan.batch:
+        run.note(f"the batch was {before} before; pictures of {plan.batch} differ from those by rounding")
+    run.amend(batch=plan.batch)
+    if plan.total is not None and plan.shown is not None and plan.total > plan.shown:
+        run.note(f"This page shows the first {plan.shown} of {plan.total} pictures of each method.")
+    reward = None
+    if plan.reward is not None and SELECTING in run.methods:
+        reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
+    return Sampler(plan, load_pipeline(plan, bars=run.bars), reward)
+
+
+def load_pipeline(plan: Plan, *, bars: bool = False) -> DiTMoEPipeline:
+    """Returns the pipeline, placed; `bars` shows those of loading."""
+    with progress_bars(shown=bars):
+        pipe = _loaded(plan, DTYPES[plan.dtype])
+    if plan.memory == "model-offload":
+        pipe.enable_model_cpu_offload(device=plan.device)
+    elif plan.memory == "sequential":
+        pipe.enable_sequential_cpu_offload(device=plan.device)
+    else:
+        pipe.to(plan.device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _loaded(plan: Plan, dtype: torch.dtype) -> DiTMoEPipeline:
+    own, given = plan.own, plan.pair.strong.checkpoint
+    assert given is not None
+    path = Path(given).expanduser()
+    vae = None if own.vae is None else _vae(own.vae, dtype)
+    if own.kind == "pipeline":
+        try:
+            return DiTMoEPipeline.from_pretrained(
+                path, dtype=dtype, local_files_only=True, **({} if vae is None else {"vae": vae})
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"cannot read the pipeline in {path}: {error}") from error
+    network = from_checkpoint(path, torch_dtype=dtype, allow_pickle=plan.allow_pickle)
+    assert own.path is not None
+    return DiTMoEPipeline(network, vae, build_scheduler(own.path))
+
+
+def _vae(given: str, dtype: torch.dtype) -> AutoencoderKL:
+    local = Path(given).expanduser()
+    source = local if local.is_dir() else given
+    try:
+        return AutoencoderKL.from_pretrained(source, dtype=dtype, local_files_only=local.is_dir())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot read the VAE {given}: {error}") from error
+
+
+@dataclass
+class Sampler:
+    """The loaded pipeline, making batches of pictures; `reward` is there where w2sd-auto is to be made."""
+
+    plan: Plan
+    pipe: DiTMoEPipeline
+    reward: Reward | None = None
+
+    def make(self, tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
+        """Returns a picture, or why there is none, for each task; all are of one method.
+
+        `weak` and `strong` sample by themselves, `w2sd` reflects the strong routing with the weak one, `zero-gap` with
+        itself, `swapped` the weak one with the strong; the re-sampling methods ask the sides as `w2sd` does,
+        `autoguided` and `w2sd-auto` (a picture at a time: each has a reward of its own prompt) as they sample by
+        themselves. Each picture's noise comes from a CPU generator of its own.
+        """
+        if tasks[0].method == SELECTING and len(tasks) > 1:
+            return self._by_themselves(tasks, report)
+        try:
+            return list(self._sampled(tasks, report))
+        except (NonFiniteLatentError, RewardFailedError) as error:
+            if len(tasks) == 1:
+                return [NotMadeError(str(error))]
+            # One picture's NaN is the batch's: by itself each shows whose it was.
+            return self._by_themselves(tasks, lambda behind, total: None)
+
+    def _by_themselves(self, tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
+        made: list[Made | NotMadeError] = []
+        for number, task in enumerate(tasks):
+            share = (number, len(tasks))
+
+            def part(behind: int, total: int, share: tuple[int, int] = share) -> None:
+                report((share[0] * total + behind) // share[1], total)
+
+            made += self.make([task], part)
+        return made
+
+    def hosted(
+        self, method: str, report: Report | None = None, prompt: str = ""
+    ) -> tuple[AbstractContextManager, Any, float]:
+        """What a method samples in: its routing, the reflection, and the guidance of the sampling side."""
+        plan = self.plan
+        own, other = ("weak", "strong") if method in ("weak", "swapped") else ("strong", "weak")
+        side = routed(self.pipe.transformer, plan.own.weak_routing) if own == "weak" else nullcontext()
+        guidance = sampling_guidance(plan, own)
+        if method in ALONE:
+            return side, reflected(self.pipe, num_reflections=0, progress=report), guidance
+        settings: dict[str, Any] = {
+            "method": hosted_name(method),
+            "config": config_of(method, plan.reflection, ModelSpec(guidance=plan.side(own).guidance)),
+        }
+        if method == "zero-gap":
+            settings["weak"] = "zero-gap"
+        elif method != "resample":
+            scale = sampling_guidance(plan, other) if method in AS_THEY_SAMPLE else plan.side(other).guidance
+            settings["weak"] = ModelSpec(routing=plan.side(other).routing, guidance=scale)
+        if method == SELECTING:
+            assert plan.reward is not None and self.reward is not None
+            settings["selection"] = plan.reward.selection(self.reward, prompt)
+        return side, reflected(self.pipe, progress=report, **settings), guidance
+
+    def call(self, tasks: Sequence[Task], guidance: float, output_type: str) -> Any:
+        """What the pipeline makes of the tasks' classes and noises."""
+        return self.pipe(
+            [self.plan.own.class_ids[task.prompt] for task in tasks],
+            num_inference_steps=self.plan.steps_of(tasks[0].method),
+            guidance_scale=guidance,
+            guidance_channels=self.plan.own.guidance_channels,
+            generator=[torch.Generator("cpu").manual_seed(task.seed) for task in tasks],
+            output_type=output_type,
+        ).images
+
+    def _sampled(self, tasks: Sequence[Task], report: Report) -> Sequence[Made | NotMadeError]:
+        cuda = self.plan.device.startswith("cuda")
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.plan.device)
+        side, hosted, guidance = self.hosted(tasks[0].method, report, tasks[0].prompt)
+        begin = time.perf_counter()
+        with side, hosted as run:
+            pictures = self.call(tasks, guidance, "np")
+        seconds = (time.perf_counter() - begin) / len(tasks)
+        peak = torch.cuda.max_memory_allocated(self.plan.device) / 2**20 if cuda else peak_memory()
+
+        def made(picture: NDArray[np.floating]) -> Made | NotMadeError:
+            if not np.isfinite(picture).all():
+                return NotMadeError(f"the picture is not finite: the VAE overflows in {self.plan.dtype}; use float32")
+            return Made(
+                frames=np.rint(picture.clip(0, 1) * 255).astype(np.uint8)[None],
+                num_evaluations=run.num_evaluations,
+                num_forwards=run.num_forwards,  # calls of the network, which the pictures of a batch share
+                num_rows=run.num_rows // len(tasks),
+                seconds=seconds,
+                peak_memory_mb=peak,
+                choices=as_text(run.choices) if tasks[0].method == SELECTING else None,
+            )
+
+        return [made(picture) for picture in pictures]
