@@ -84,7 +84,7 @@ def test_the_reader_sees_imports_of_every_kind() -> None:
     assert {"w2sd_video.core.paths", "w2sd_video.hosting", "w2sd_video.core"} <= FILES.keys()
     targets = {(found.importer, found.target) for found in IMPORTS}
     assert ("w2sd_video.core.paths", "torch.Tensor") in targets
-    assert ("w2sd_video.core.sampling", "w2sd_video.core.levels.Level") in targets
+    assert ("w2sd_video.core.algorithms", "w2sd_video.core.levels.Level") in targets
     lazily = {found.when for found in IMPORTS if found.importer == "w2sd_video"}
     assert {"call", "typing"} <= lazily
     assert wrong("w2sd_video.core", ("torch",)), "a rule that looks for torch in core finds it"

@@ -20,6 +20,7 @@ from torch import Tensor
 from tests.support.sampled import by_w2sd
 from w2sd_video.core import (
     MODES,
+    W2SD,
     Denoiser,
     FlowPath,
     Level,
@@ -27,7 +28,6 @@ from w2sd_video.core import (
     converges,
     invert,
     reflect,
-    reflected_latent,
     sample,
     w2sd,
 )
@@ -158,9 +158,8 @@ def test_a_cached_prediction_is_that_of_the_sampling_step_before_and_saves_an_ev
     for i, (t, s) in enumerate(itertools.pairwise(levels)):
         if i < 4:
             told = strong(x, t) if last is None else last
-            x = reflected_latent(
-                x, levels[i : i + 3], lambda *_, told=told: told, weak, path, ReflectionConfig(mode=mode)
-            )
+            models, options = (lambda *_, told=told: told, weak, path), ReflectionConfig(1, mode)
+            x = W2SD(levels[i : i + 3], *models, options).reflect(0, x)
         last = strong(x, t)
         x = s.alpha / t.alpha * x + (s.sigma - s.alpha / t.alpha * t.sigma) * last
     torch.testing.assert_close(got, x, rtol=0, atol=1e-12)

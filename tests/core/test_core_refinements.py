@@ -24,11 +24,11 @@ from torch import Tensor
 from tests.support.sampled import by_w2sd
 from w2sd_video.core import (
     MODES,
+    W2SD,
     Denoiser,
     Level,
     NoiseSampler,
     ReflectionConfig,
-    reflected_latent,
     sample,
     w2sd,
 )
@@ -106,7 +106,8 @@ def test_a_cap_shortens_longer_moves_to_it_exactly_and_leaves_shorter_ones_bit_f
     models: tuple[Denoiser, Denoiser] = (lambda x, _: 0 * x), (lambda x, _: gap + 0.01 * x)
 
     def reflected(cap: float | None) -> Tensor:
-        return reflected_latent(x, levels[1:4], *models, path, ReflectionConfig(mode=mode, strength=1.5, cap=cap))
+        options = ReflectionConfig(mode=mode, strength=1.5, cap=cap)
+        return W2SD(levels[1:4], *models, path, options).reflect(0, x)
 
     free, sizes = reflected(None), []
     for sample_, tilde in zip(x, free, strict=True):
@@ -146,7 +147,8 @@ def test_noise_is_added_after_the_cap_in_exactly_its_standard_deviation() -> Non
     def reflected(**settings: Any) -> Tensor:
         options = ReflectionConfig(**settings)
         noise_sampler = lambda x: drawn.reshape(x.shape)  # noqa: E731
-        return reflected_latent(x.reshape(-1, 1), levels[1:4], *models, path, options, noise_sampler=noise_sampler)
+        reflection = W2SD(levels[1:4], *models, path, options, noise_sampler=noise_sampler)
+        return reflection.reflect(0, x.reshape(-1, 1))
 
     for cap in (None, 0.05):
         added = reflected(noise=0.3, cap=cap) - reflected(cap=cap)
@@ -154,7 +156,7 @@ def test_noise_is_added_after_the_cap_in_exactly_its_standard_deviation() -> Non
     # Drawn by itself: a standard deviation of n values is known to 1 / sqrt(2 n) of itself.
     same = STRONG.denoiser(path)
     free, noisy = (
-        reflected_latent(x[..., None], levels[1:4], same, same, path, ReflectionConfig(noise=k)) for k in (0.0, 0.3)
+        W2SD(levels[1:4], same, same, path, ReflectionConfig(noise=k)).reflect(0, x[..., None]) for k in (0.0, 0.3)
     )
     assert (noisy - free).std().item() == pytest.approx(0.3, rel=4 / math.sqrt(2 * x.numel()))
 

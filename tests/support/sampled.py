@@ -23,7 +23,7 @@ from w2sd_video.core import (
     sample,
     w2sd,
 )
-from w2sd_video.core.sampling import Callback
+from w2sd_video.core.denoisers import Callback
 
 Run = tuple[Any, ...]  # x, levels, strong, weak (first and second for "auto"), path
 

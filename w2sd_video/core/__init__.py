@@ -6,26 +6,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from w2sd_video.core.guidance import autoguidance, lerp_guidance
+    from w2sd_video.core.algorithms import W2SD, AutoSelect, Resample, reflect, reflect_fused, reflect_release, sample
+    from w2sd_video.core.denoisers import (
+        CachedDenoiser,
+        Callback,
+        Denoiser,
+        JointDenoiser,
+        NoiseSampler,
+        OnReflect,
+        Reflection,
+        autoguidance,
+        lerp_guidance,
+    )
     from w2sd_video.core.levels import Level, check_chain
     from w2sd_video.core.options import MODES, ReflectionConfig
     from w2sd_video.core.paths import FlowPath, NoisePath, Path, renoised
-    from w2sd_video.core.reflection import (
-        W2SD,
-        AutoSelect,
-        CustomReflection,
-        JointDenoiser,
-        Reflection,
-        Resample,
-        reflect,
-        reflect_fused,
-        reflect_release,
-        reflected_latent,
-    )
-    from w2sd_video.core.sampling import Callback, Observed, OnReflect, sample, w2sd
-    from w2sd_video.core.selection import Reward, Selector
+    from w2sd_video.core.sampling import CustomReflection, Observed, w2sd
     from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Past, Solver, second_order_step
-    from w2sd_video.core.variations import CachedDenoiser, Denoiser, NoiseSampler, bounded, converges, invert
+    from w2sd_video.core.variations import Reward, Selector, bounded, converges, invert
 
 __all__ = [
     "MODES",
@@ -61,7 +59,6 @@ __all__ = [
     "reflect",
     "reflect_fused",
     "reflect_release",
-    "reflected_latent",
     "renoised",
     "sample",
     "second_order_step",
@@ -69,18 +66,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "guidance": ("autoguidance", "lerp_guidance"),
+    "algorithms": ("W2SD", "AutoSelect", "Resample", "reflect", "reflect_fused", "reflect_release", "sample"),
+    "denoisers": (
+        *("CachedDenoiser", "Callback", "Denoiser", "JointDenoiser", "NoiseSampler", "OnReflect", "Reflection"),
+        *("autoguidance", "lerp_guidance"),
+    ),
     "levels": ("Level", "check_chain"),
     "options": ("MODES", "ReflectionConfig"),
     "paths": ("FlowPath", "NoisePath", "Path", "renoised"),
-    "reflection": (
-        *("W2SD", "AutoSelect", "CustomReflection", "JointDenoiser", "Reflection", "Resample"),
-        *("reflect", "reflect_fused", "reflect_release", "reflected_latent"),
-    ),
-    "sampling": ("Callback", "Observed", "OnReflect", "sample", "w2sd"),
-    "selection": ("Reward", "Selector"),
+    "sampling": ("CustomReflection", "Observed", "w2sd"),
     "solvers": ("DPMSolverMultistep", "Euler", "Past", "Solver", "second_order_step"),
-    "variations": ("CachedDenoiser", "Denoiser", "NoiseSampler", "bounded", "converges", "invert"),
+    "variations": ("Reward", "Selector", "bounded", "converges", "invert"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -188,3 +188,6 @@ def is_finite(value: Any) -> bool:
 def is_whole(value: Any) -> bool:
     """Whether a value is an int, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+AS_PRINTED = ReflectionConfig()

@@ -139,6 +139,11 @@ def like(prediction: Tensor, x: Tensor) -> Tensor:
     return prediction.to(x.dtype)
 
 
+def by_sample(values: Tensor, x: Tensor) -> Tensor:
+    """A value per sample [B], to combine with latents [B, ...]."""
+    return values.reshape(-1, *[1] * (x.dim() - 1))
+
+
 def renoised(x: Tensor, start: Level, end: Level, noise: Tensor) -> Tensor:
     """The latent at the noisier level ``end`` of a diffusion that has reached ``x`` at ``start``: q(x_end | x_start).
 

@@ -1,74 +1,29 @@
-"""The one sampling loop, and W2SD as a function.
-
-Coefficients are Python floats made from the levels, so nothing in the loop reads a tensor back to the host. Gradients
-are not switched off here: wrap a call in `torch.no_grad()` when none are wanted.
-"""
+"""W2SD as a function, and reflections that report or are made by a function of one's own."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from w2sd_video.core.levels import Level, check_chain
-from w2sd_video.core.options import ReflectionConfig
+from w2sd_video.core.algorithms import W2SD, sample
+from w2sd_video.core.denoisers import (
+    CachedDenoiser,
+    Callback,
+    Denoiser,
+    JointDenoiser,
+    NoiseSampler,
+    OnReflect,
+    Reflection,
+)
+from w2sd_video.core.levels import Level
+from w2sd_video.core.options import AS_PRINTED, ReflectionConfig
 from w2sd_video.core.paths import Path
-from w2sd_video.core.reflection import W2SD, JointDenoiser, Reflection
-from w2sd_video.core.solvers import Euler, Solver
-from w2sd_video.core.variations import CachedDenoiser, Denoiser, NoiseSampler
-
-Callback = Callable[[int, Tensor], "Tensor | None"]
-"""Called after step i with the latent at levels[i + 1]; a returned tensor replaces it."""
-
-OnReflect = Callable[[int, Tensor, Tensor], None]
-"""Called after the reflection of step i with x and x~, both at levels[i]."""
-
-
-def sample(
-    x: Tensor,
-    levels: Sequence[Level],
-    strong: Denoiser,
-    path: Path,
-    *,
-    reflect: Reflection | None = None,
-    solver: Solver | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
-    """The latent at the last level, sampled from ``x``; each step is made from what its reflection returns.
-
-    Args:
-        x: latent at ``levels[0]``, any shape, any floating dtype.
-        levels: T + 1 levels, noisiest first.
-        strong: denoiser of the sampling steps, giving the native prediction of ``path``. T evaluations.
-        path: `NoisePath` or `FlowPath`.
-        reflect: a `W2SD`, `AutoSelect`, `Resample`, or anything with their ``reflect(i, x)``; None for plain sampling.
-        solver: `Euler` (first order, if None) or `DPMSolverMultistep`.
-        callback: see `Callback`.
-
-    Returns:
-        Latent of the shape of ``x``, float32 (float64 for a float64 ``x``), whatever the network's dtype.
-
-    Raises:
-        ValueError: the levels are not a sampling grid of ``path``, or ``x`` is not floating point.
-    """
-    check_chain(levels)
-    path.check(levels)
-    if not x.is_floating_point():
-        raise ValueError(f"the latent must be a floating-point tensor, got {x.dtype}")
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    solver = Euler(path) if solver is None else solver
-    state = solver.init()
-    for i, (start, end) in enumerate(itertools.pairwise(levels)):
-        tilde = None if reflect is None else reflect.reflect(i, x)
-        x = x if tilde is None else tilde
-        x, state = solver.step(x, strong(x, start), start, end, state)
-        replaced = None if callback is None else callback(i, x)
-        x = x if replaced is None else replaced.to(x.dtype)
-    return x
+from w2sd_video.core.solvers import Solver
+from w2sd_video.core.variations import bounded, reflected_steps
 
 
 def w2sd(
@@ -137,3 +92,27 @@ class Observed:
         if tilde is not None:
             self.on_reflect(i, x, tilde)
         return tilde
+
+
+@final
+@dataclass
+class CustomReflection:
+    """Reflections made as a whole by a function of (x, start, end), which returns x~, or None to leave that step out.
+
+    The options say which steps it is called for, and the cap and the noise of what it returns.
+    """
+
+    levels: Sequence[Level]
+    function: Callable[[Tensor, Level, Level], Tensor | None]
+    options: ReflectionConfig = AS_PRINTED
+    _: KW_ONLY
+    noise_sampler: NoiseSampler = torch.randn_like
+
+    def __post_init__(self) -> None:
+        self.steps = reflected_steps(self.levels, self.options, "w2sd")
+
+    def reflect(self, i: int, x: Tensor) -> Tensor | None:
+        if i not in self.steps:
+            return None
+        tilde = self.function(x, self.levels[i], self.levels[i + 1])
+        return None if tilde is None else bounded(x, tilde, self.options, self.noise_sampler)

@@ -1,24 +1,38 @@
-"""What may be added to the printed algorithms: exacter inversions, a bound on the move, noise, cached predictions."""
+"""What the algorithms lean on: checks, exacter inversions, a bound on the move, noise, and how a reward chooses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
 from torch import Tensor
 
-from w2sd_video.core.levels import Level
+from w2sd_video.core.denoisers import Denoiser, NoiseSampler
+from w2sd_video.core.levels import Level, check_chain
 from w2sd_video.core.options import ReflectionConfig
-from w2sd_video.core.paths import Path
+from w2sd_video.core.paths import Path, by_sample
 
-Denoiser = Callable[[Tensor, Level], Tensor]
-"""The native prediction (eps on a noise path, v on a flow path) for a latent; the level says which timestep the network
-is passed, and the latent need not be at it."""
+Reward = Callable[[Tensor], Tensor]
+"""A number per sample [B], higher is better, of clean estimates [B, ...]."""
 
-NoiseSampler = Callable[[Tensor], Tensor]
-"""Standard normal noise of the shape, dtype and device of a latent."""
+
+def ready(x: Tensor, levels: Sequence[Level], path: Path) -> Tensor:
+    """``x`` in float32 or better; ValueError for levels that are no sampling grid of ``path``, or integers."""
+    check_chain(levels)
+    path.check(levels)
+    if not x.is_floating_point():
+        raise ValueError(f"the latent must be a floating-point tensor, got {x.dtype}")
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def reflected_steps(levels: Sequence[Level], options: ReflectionConfig, method: str) -> tuple[int, ...]:
+    """The steps that a method reflects; ValueError for levels or settings with which it cannot."""
+    check_chain(levels)
+    options.check_method(method)
+    options.check_levels(levels, method)
+    return options.steps(len(levels) - 1, method)
 
 
 def invert(lower: Tensor, start: Level, end: Level, weak: Denoiser, path: Path, *, fixed_point: int = 0) -> Tensor:
@@ -51,6 +65,16 @@ def converges(start: Level, end: Level) -> bool:
     return start.alpha > 0 and end.sigma > 0
 
 
+def aligned(noise: Tensor, move: Tensor, sign: int) -> Tensor:
+    """The noise [B, ...] of each sample, turned round where its cosine with ``move`` has not this sign.
+
+    The same distribution as drawing anew until it has. The push along the move is sqrt(2 / pi) standard deviations of
+    the noise, whatever the size of the move.
+    """
+    along = (noise * move).reshape(len(noise), -1).sum(1) * sign
+    return noise * by_sample(torch.where(along < 0, -1.0, 1.0).to(noise.dtype), noise)
+
+
 def bounded(x: Tensor, tilde: Tensor, options: ReflectionConfig, noise_sampler: NoiseSampler) -> Tensor:
     """x~ under the options' ``cap`` and ``noise`` (Eq. 35), for latents [B, ...] at one level."""
     if options.cap is not None:
@@ -63,27 +87,46 @@ def bounded(x: Tensor, tilde: Tensor, options: ReflectionConfig, noise_sampler: 
     return torch.add(tilde, noise_sampler(x), alpha=options.noise) if options.noise else tilde
 
 
-def by_sample(values: Tensor, x: Tensor) -> Tensor:
-    """A value per sample [B], to combine with latents [B, ...]."""
-    return values.reshape(-1, *[1] * (x.dim() - 1))
-
-
 @final
-class CachedDenoiser:
-    """A denoiser of the sampling steps whose last prediction serves in the next reflection (the setting ``lag``).
+class Selector:
+    """Which of two models is the stronger one for each sample; the first until a reward has told them apart.
 
-    An approximation that saves one evaluation for each reflection: that prediction is of another latent at a noisier
-    level, so equal models no longer leave a latent as it is. Make a new one for each run.
+    Rewards no further apart than the threshold are a tie, which keeps what was chosen before (the printed algorithm
+    then takes the second model, whatever the rewards said so far). Make a new one for each run.
+
+    Args:
+        reward: see `Reward`; called twice a selection, for the estimates of the first and of the second model.
+        threshold: eps_r of Alg. 2, in the reward's own units, 0 or more.
+
+    Attributes:
+        choices: of each selection so far, whether the second model is the stronger one, [B] booleans on
+            the host.
+
+    Raises:
+        ValueError: a negative threshold; in a selection, rewards that are not one finite number per sample.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self._denoiser = denoiser
-        self._last: Tensor | None = None
+    def __init__(self, reward: Reward, threshold: float = 0.0) -> None:
+        if not (math.isfinite(threshold) and threshold >= 0):
+            raise ValueError(f"the reward's threshold is {threshold}; it must be 0 or more")
+        self._reward, self._threshold = reward, threshold
+        self.choices: list[Tensor] = []
 
-    def __call__(self, x: Tensor, level: Level) -> Tensor:
-        self._last = self._denoiser(x, level)
-        return self._last
+    def select(self, first: Tensor, second: Tensor) -> Tensor:
+        """Choose by the two models' clean estimates [B, ...]: whether the second is the stronger one, [B]."""
+        of_first, of_second = self._rewards(first), self._rewards(second)
+        lead = of_second - of_first
+        before = self.choices[-1] if self.choices else torch.zeros_like(lead, dtype=torch.bool)
+        self.choices.append(torch.where(lead.abs() > self._threshold, lead > 0, before))
+        return self.choices[-1]
 
-    def recall(self, x: Tensor, level: Level) -> Tensor:
-        """The last prediction, whatever is asked; before any, one that is not kept."""
-        return self._denoiser(x, level) if self._last is None else self._last
+    def _rewards(self, clean: Tensor) -> Tensor:
+        rewards = torch.as_tensor(self._reward(clean)).cpu().double()  # some accelerators have no float64
+        if rewards.shape != (len(clean),):
+            raise ValueError(
+                f"the reward returned shape {tuple(rewards.shape)} for {len(clean)} samples; it must return one number "
+                f"for each, ({len(clean)},)"
+            )
+        if not bool(rewards.isfinite().all()):
+            raise ValueError(f"the reward returned {rewards.tolist()}; it must return finite numbers")
+        return rewards
