@@ -252,7 +252,8 @@ def _pipeline(plan: Plan, role: str, run: Loading, sharing: Any = None) -> Any:
         sharing=sharing,
     )
     if loras := plan.loras_of(role):
-        load_loras(pipe, {name: plan.lora_sources[name] for name, _ in loras})
+        for note in load_loras(pipe, {name: plan.lora_sources[name] for name, _ in loras}).notes:
+            run.note(note)
         use_loras(pipe, loras)
     return pipe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,27 +145,33 @@ def test_several_files_are_loaded_and_each_has_its_scale(tmp_path):
 
 
 def text_lora(path: Path, pipe: Any) -> Path:
-    """A file with layers of the UNet and of the first text encoder."""
+    """A file with layers of the UNet and of both text encoders."""
     kohya_file(path, pipe.unet, KOHYA[:1])
     tensors = load_file(path)
     generator = tiny.generator(4)
-    for part in ("q_proj", "out_proj"):
-        key = f"lora_te1_text_model_encoder_layers_0_self_attn_{part}"
-        tensors[f"{key}.lora_down.weight"] = torch.randn(4, 16, generator=generator)
-        tensors[f"{key}.lora_up.weight"] = torch.randn(16, 4, generator=generator)
-        tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    for which, encoder in (("te1", pipe.text_encoder), ("te2", pipe.text_encoder_2)):
+        for part in ("q_proj", "out_proj"):
+            key, width = f"lora_{which}_text_model_encoder_layers_0_self_attn_{part}", encoder.config.hidden_size
+            tensors[f"{key}.lora_down.weight"] = torch.randn(4, width, generator=generator)
+            tensors[f"{key}.lora_up.weight"] = torch.randn(width, 4, generator=generator)
+            tensors[f"{key}.alpha"] = torch.tensor(4.0)
     save_file(tensors, path)
     return path
 
 
-def test_text_encoders_get_their_part_where_there_are_any_and_only_the_network_switches(tmp_path):
+def test_text_encoders_get_their_part_where_there_are_any_and_only_the_network_switches(tmp_path, capfd):
     settings = FAMILIES["sdxl"][1]
-    pipe = tiny.sdxl()
+    pipe, stock = tiny.sdxl(), tiny.sdxl()
     path = text_lora(tmp_path / "text.safetensors", pipe)
+    capfd.readouterr()
     assert load_loras(pipe, {"t": path}).with_text == ("t",)
+    assert "MISSING" not in "".join(capfd.readouterr())
     embeds = pipe.encode_prompt("a cat", device="cpu")[0]
+    assert torch.equal(embeds, stock.encode_prompt("a cat", device="cpu")[0]), "the encoders' own weights are theirs"
     use_loras(pipe, (("t", 0.8),))
-    assert (pipe.encode_prompt("a cat", device="cpu")[0] - embeds).abs().max() > 1e-3
+    changed = (pipe.encode_prompt("a cat", device="cpu")[0] - embeds).abs().amax((0, 1))
+    first = pipe.text_encoder.config.hidden_size
+    assert min(changed[:first].max(), changed[first:].max()) > 1e-3, "both encoders have their part"
     seen: list[Tensor] = []
     pipe.unet.register_forward_pre_hook(lambda m, a, k: seen.append(k["encoder_hidden_states"]), with_kwargs=True)
     with reflected(pipe, ModelSpec(loras=(("t", -1.5),)), num_reflections=1) as run:
@@ -179,6 +186,88 @@ def test_text_encoders_get_their_part_where_there_are_any_and_only_the_network_s
     assert "load_lora_into_text_encoder" not in vars(bare)
     use_loras(bare, (("t", 0.8),))
     bare(**settings, **given, num_inference_steps=2, output_type="latent")
+
+
+def files_of(source: Any, kind: str, folder: Path) -> Path:
+    """The adapter "made" of a pipeline as another program writes it: peft, a bundle, AnimateDiff's motion LoRAs."""
+    tensors = get_peft_model_state_dict(network_of(source), adapter_name="made")
+    part = "unet" if hasattr(source, "unet") else "transformer"
+    if kind == "peft":
+        config = {"r": 4, "lora_alpha": 6, "alpha_pattern": {"to_k": 8}, "target_modules": ATTENTION}
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        save_file(
+            {f"base_model.model.{key}": each for key, each in tensors.items()}, folder / "adapter_model.safetensors"
+        )
+        return folder
+    if kind == "bundle":
+        extra = {"bundle_emb.charm.string_to_param.*": torch.zeros(2, 16)}
+        named = {f"{part}.{key}": each for key, each in tensors.items()}
+    else:
+        extra = {"down_blocks.0.motion_modules.0.temporal_transformer.pos_encoder.pe": torch.zeros(1)}
+        named = {}
+        for key, each in tensors.items():
+            key = key.replace(".transformer_blocks", ".temporal_transformer.transformer_blocks").replace(
+                "to_out.0", "to_out"
+            )
+            key = key.replace(".attn1", ".attention_blocks.0").replace(".attn2", ".attention_blocks.1")
+            for theirs, ours in (("lora_A", "down"), ("lora_B", "up")):
+                for layer in ("to_q", "to_k", "to_v", "to_out"):
+                    key = key.replace(f"{layer}.{theirs}", f"processor.{layer}_lora.{ours}")
+            named[key] = each
+    save_file({**named, **extra}, folder)
+    return folder
+
+
+MOTION = r".*motion_modules.*\.(to_q|to_k|to_v|to_out\.0)"
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "config"),
+    [
+        ("sdxl", "peft", {"alpha_pattern": {"to_k": 8}}),
+        ("wan", "peft", {"alpha_pattern": {"to_k": 8}}),
+        ("sdxl", "bundle", {"lora_alpha": 4}),
+        ("animatediff", "motion", {"lora_alpha": 4, "targets": MOTION}),
+    ],
+)
+def test_files_of_other_programs_do_what_the_adapter_did(family, kind, config, tmp_path):
+    build, settings = FAMILIES[family]
+    source, pipe = build(), build()
+    add_lora(network_of(source), "made", **config)
+    source.set_adapters(["made"], [0.8])
+    loaded = load_loras(pipe, {"other": files_of(source, kind, tmp_path / "lora.safetensors")})
+    use_loras(pipe, (("other", 0.8),))
+    ours, theirs = call(pipe, settings), call(source, settings)
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()  # alpha / rank is multiplied in beforehand
+    assert (ours - call(build(), settings)).abs().max() > 1e-3
+    assert [note.partition(" bundles ")[2] for note in loaded.notes] == (
+        ["textual-inversion embeddings (charm), which are not used"] if kind == "bundle" else []
+    )
+    if kind == "motion":
+        with pytest.raises(UserError, match="is for AnimateDiff's motion modules, and UNet2DConditionModel has none"):
+            load_loras(tiny.sdxl(), {"other": tmp_path / "lora.safetensors"})
+
+
+def test_biases_that_a_file_has_on_some_layers_only_are_0_on_the_others(tmp_path):
+    pipe, reference, settings = tiny.wan(), tiny.wan(), FAMILIES["wan"][1]
+    width, generator, tensors = pipe.transformer.blocks[0].attn1.to_q.in_features, tiny.generator(6), {}
+    for layer in ("self_attn.q", "cross_attn.o"):
+        for name, shape in (("lora_down.weight", (4, width)), ("lora_up.weight", (width, 4))):
+            tensors[f"diffusion_model.blocks.0.{layer}.{name}"] = torch.randn(shape, generator=generator) * 0.4
+    tensors["diffusion_model.blocks.0.self_attn.q.diff_b"] = torch.randn(width, generator=generator)
+    save_file(tensors, tmp_path / "wan.safetensors")
+    load_loras(pipe, {"b": tmp_path / "wan.safetensors"})
+    use_loras(pipe, (("b", 0.5),))
+    block = reference.transformer.blocks[0]
+    with torch.no_grad():
+        for layer, module in (("self_attn.q", block.attn1.to_q), ("cross_attn.o", block.attn2.to_out[0])):
+            up, down = (tensors[f"diffusion_model.blocks.0.{layer}.lora_{each}.weight"] for each in ("up", "down"))
+            module.weight += 0.5 * up @ down
+        block.attn1.to_q.bias += 0.5 * tensors["diffusion_model.blocks.0.self_attn.q.diff_b"]
+    ours, theirs = call(pipe, settings), call(reference, settings)
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    assert not any(parameter.is_meta for parameter in pipe.transformer.parameters())
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

@@ -316,6 +316,8 @@ def _pipeline(plan: Plan, role: str, run: Loading, sharing: Any = None) -> Any:
         from w2sd_video.loading.loras import load_loras, use_loras
 
         loras = load_loras(pipe, sources)
+        for note in loras.notes:
+            run.note(note)
         use_loras(pipe, plan.loras_of(role))  # text encoders too, for the prompts
         if loras.with_text and plan.pair.weak.checkpoint is None:
             run.note(f"LoRA {', '.join(loras.with_text)} acts on text encoders too: each side's prompts have its scale")
@@ -426,6 +428,8 @@ def load_parts(plan: Plan, run: Loading) -> LoadedSides:
         from w2sd_video.loading.loras import load_loras, use_loras
 
         loaded = load_loras(pair.pipe, loras)
+        for note in loaded.notes:
+            run.note(note)
         if loaded.with_text and not own:
             run.note(f"LoRA {', '.join(loaded.with_text)} acts on the text encoders, whose prompts both sides have")
         use_loras(pair.pipe, plan.loras_of("strong"))

@@ -1,44 +1,77 @@
-"""LoRA files into a pipeline, each under an adapter name: kohya's and diffusers' formats, by its own loader."""
+"""LoRA files into a pipeline, each under an adapter name: the formats of kohya, diffusers, peft and AnimateDiff's
+motion LoRAs, by the pipeline's own loader.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders.lora_base import _best_guess_weight_name
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import networks_of
-from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id
-from w2sd_video.loading.parts import reading
+from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id, read_json, read_safetensors_header
+from w2sd_video.loading.parts import progress_bars, reading
 from w2sd_video.pair import ModelSpec
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+PEFT, EMBEDDING = "base_model.model.", "bundle_emb."  # how the names of peft's files begin, and of bundled embeddings
+ORIGINAL_FLUX = ("double_blocks.", "single_blocks.")  # after peft's beginning: diffusers' own conversion knows these
+MOTION = "motion_modules"
+# What AnimateDiff's own names are in diffusers (its scripts/convert_animatediff_motion_lora_to_diffusers.py).
+MOTION_NAMES = {
+    ".temporal_transformer": "",
+    ".attention_blocks.0": ".attn1",
+    ".attention_blocks.1": ".attn2",
+    ".processor.": ".",
+    "to_out_lora.": "to_out.0_lora.",
+    "_lora.down.": ".lora_A.",
+    "_lora.up.": ".lora_B.",
+}
 Files = Mapping[str, str | Path] | Iterable[tuple[str, str | Path]]
 
 
 @dataclass(frozen=True)
 class LoadedLoras:
-    """What was loaded: how many layers of the network each adapter has, and those that have text encoders' too."""
+    """What was loaded: how many layers of the network each adapter has, those that have text encoders' too, and notes
+    for the user (what a file holds besides, which is not used).
+    """
 
     layers: Mapping[str, int]
     with_text: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _File:
-    """A LoRA as it was given, as the arguments of the pipeline's loader."""
+    """A LoRA as it was given: a folder or a hub id, and a file in it (None: the one that the repository has)."""
 
     name: str
     given: str
     source: str
     weight_name: str | None
+
+    def fetched(self, name: str | None) -> Path:
+        """A file of this name beside the LoRA, or the LoRA's own for None; it may not exist."""
+        if Path(self.source).is_dir():
+            return Path(self.source) / (name or str(self.weight_name))
+        from huggingface_hub import hf_hub_download
+
+        found = name or self.weight_name or _best_guess_weight_name(self.source, file_extension=".safetensors")
+        return Path(hf_hub_download(self.source, found or "pytorch_lora_weights.safetensors"))
 
 
 def load_loras(pipe: Any, files: Files) -> LoadedLoras:
@@ -50,7 +83,8 @@ def load_loras(pipe: Any, files: Files) -> LoadedLoras:
 
     Args:
         pipe: a diffusers pipeline with `load_lora_weights`. Of two networks (Wan 2.2) both get each file.
-        files: by adapter name, a .safetensors file, a folder with one, a hub id, or a hub id with /FILE.safetensors.
+        files: by adapter name, a .safetensors file, a folder with one (peft's, too), a hub id, or a hub id with
+            /FILE.safetensors.
 
     Raises:
         UserError: a name used twice, or that is none; a file that cannot be read, is no LoRA, or does not fit.
@@ -66,16 +100,19 @@ def load_loras(pipe: Any, files: Files) -> LoadedLoras:
         taken.add(name)
         found.append(_find(name, str(given)))
     layers: dict[str, int] = {}
+    notes: list[str] = []
     for file in found:
-        layers[file.name] = _check_fits(pipe, networks[0], file)
+        layers[file.name] = _check_fits(pipe, networks[0], file, notes)
     active = {id(part): _active(part) for part in _parts(pipe)}
     try:
         with _text_where_it_is(pipe):
             for file in found:
                 with reading(file.given, "LoRA"):
-                    for number in range(len(networks)):
+                    for number, network in enumerate(networks):
+                        source, options = _content(network, file)
                         second = {"load_into_transformer_2": True} if number else {}
-                        pipe.load_lora_weights(file.source, adapter_name=file.name, **_options(file), **second)
+                        pipe.load_lora_weights(source, adapter_name=file.name, **options, **second)
+                        _fill_biases(network, file.name)
     except BaseException:
         pipe.delete_adapters([name for name in layers if any(name in _adapters(part) for part in _parts(pipe))])
         raise
@@ -83,7 +120,8 @@ def load_loras(pipe: Any, files: Files) -> LoadedLoras:
         for part in _parts(pipe):
             _activate(part, active[id(part)])
     texts = [getattr(pipe, name, None) for name in TEXT_ENCODERS]
-    return LoadedLoras(layers, tuple(name for name in layers if any(name in _adapters(text) for text in texts)))
+    with_text = tuple(name for name in layers if any(name in _adapters(text) for text in texts))
+    return LoadedLoras(layers, with_text, tuple(notes))
 
 
 def use_loras(pipe: Any, loras: Any) -> None:
@@ -156,18 +194,88 @@ def _find(name: str, given: str) -> _File:
     )
 
 
-def _options(file: _File) -> dict[str, Any]:
-    return {"use_safetensors": True, **({} if file.weight_name is None else {"weight_name": file.weight_name})}
+def _content(network: nn.Module, file: _File, notes: list[str] | None = None) -> tuple[Any, dict[str, Any]]:
+    """What the pipeline's loader is given: the file itself and its name, or tensors under names that the loader knows;
+    `notes` is told what of the file is left.
+    """
+    path = file.fetched(None)
+    names = list(read_safetensors_header(path))
+    embeddings = [name for name in names if name.startswith(EMBEDDING)]
+    peft = any(name.startswith(PEFT) and not name.startswith(PEFT, len(PEFT)) for name in names) and not any(
+        name.startswith(tuple(PEFT + each for each in ORIGINAL_FLUX)) for name in names
+    )
+    moving = [name for name in names if MOTION in name]
+    if moving and not any(MOTION in name for name, _ in network.named_modules()):
+        raise UserError(
+            f"the LoRA {file.given} is for AnimateDiff's motion modules, and {type(network).__name__} has none; give "
+            "it to an AnimateDiff pipeline"
+        )
+    motion = any(".temporal_transformer" in name or "_lora." in name for name in moving)
+    if not embeddings and not peft and not motion:
+        return str(path.parent), {"use_safetensors": True, "weight_name": path.name}
+    tensors = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(EMBEDDING)}
+    if embeddings and notes is not None:
+        words = ", ".join(sorted({name.split(".")[1] for name in embeddings}))
+        notes.append(f"the LoRA {file.given} bundles textual-inversion embeddings ({words}), which are not used")
+    if peft:
+        tensors = _unwrapped(tensors, file.fetched("adapter_config.json"))
+    part = "unet" if "UNet" in type(getattr(network, "_orig_mod", network)).__name__ else "transformer"
+    if motion:
+        tensors = {_motion_name(name): tensor for name, tensor in tensors.items() if "pos_encoder" not in name}
+    if peft or motion:
+        tensors = {name if name.startswith(part + ".") else f"{part}.{name}": each for name, each in tensors.items()}
+    return tensors, {}
 
 
-def _check_fits(pipe: Any, network: nn.Module, file: _File) -> int:
+def _motion_name(name: str) -> str:
+    name = name.removeprefix("module.")
+    for theirs, ours in MOTION_NAMES.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _unwrapped(tensors: dict[str, Tensor], config_file: Path) -> dict[str, Tensor]:
+    """peft's tensors under the network's names, alpha / rank (rsLoRA: its root) of its config multiplied in."""
+    config = read_json(config_file)
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(PEFT)
+        module, up, _ = name.partition(".lora_B")
+        if up and tensor.dim() > 1:
+            patterns = config.get("alpha_pattern") or {}
+            alpha = next((each for key, each in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), None)
+            rank = tensor.shape[1]
+            root = math.sqrt(rank) if config.get("use_rslora") else rank
+            tensor = (tensor.float() * ((config["lora_alpha"] if alpha is None else alpha) / root)).to(tensor.dtype)
+        found[name] = tensor
+    return found
+
+
+def _fill_biases(network: nn.Module, adapter: str) -> None:
+    """Where a file has biases on some layers only, those of the others are 0 (the loader leaves them without values).
+
+    Raises:
+        UserError: another tensor of the adapter was left without values.
+    """
+    for name, module in getattr(network, "_orig_mod", network).named_modules():
+        for leaf, tensor in list(module._parameters.items()):
+            if tensor is None or not tensor.is_meta or f".{adapter}" not in f".{name}.":
+                continue
+            if leaf != "bias" or ".lora_B." not in name:
+                raise UserError(f"the LoRA lacks {name}.{leaf}, which would be left without values")
+            weight: Any = module.weight
+            module.bias = nn.Parameter(torch.zeros(tensor.shape, dtype=weight.dtype, device=weight.device), False)
+
+
+def _check_fits(pipe: Any, network: nn.Module, file: _File, notes: list[str]) -> int:
     """How many layers of the network the file is for; `UserError` where it is not for this network."""
     inner = getattr(network, "_orig_mod", network)  # of a compiled module
     kind = type(inner).__name__
     prefix = f"{pipe.unet_name if hasattr(pipe, 'unet') else pipe.transformer_name}."
     maps = {"unet_config": inner.config} if isinstance(pipe, StableDiffusionXLLoraLoaderMixin) else {}
     with reading(file.given, "LoRA"):
-        result = pipe.lora_state_dict(file.source, return_lora_metadata=True, **_options(file), **maps)
+        source, options = _content(network, file, notes)
+        result = pipe.lora_state_dict(source, return_lora_metadata=True, **options, **maps)
         tensors: dict[str, Tensor] = result[0]
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if own and not any("lora_A" in key for key in own):
@@ -202,7 +310,11 @@ def _misfit(key: str, value: Tensor, modules: Mapping[str, nn.Module]) -> str | 
 
 @contextmanager
 def _text_where_it_is(pipe: Any) -> Iterator[None]:
-    """Inside, the pipeline's loader leaves out the part of a file for a text encoder that the pipeline lacks."""
+    """Inside, the pipeline's loader leaves out the part of a file for a text encoder that the pipeline lacks.
+
+    transformers is silent meanwhile: it reports every weight of the encoder as missing and newly initialized, though
+    only the adapter's are set.
+    """
     own = getattr(pipe, "load_lora_into_text_encoder", None)
     if own is None:
         yield
@@ -213,7 +325,11 @@ def _text_where_it_is(pipe: Any) -> Iterator[None]:
             own(*args, text_encoder=text_encoder, **options)
 
     vars(pipe)["load_lora_into_text_encoder"] = load
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
-        yield
+        with progress_bars(shown=False):
+            yield
     finally:
+        transformers_logging.set_verbosity(level)
         del vars(pipe)["load_lora_into_text_encoder"]
