@@ -38,7 +38,7 @@ def hub_file(machine: Path, repository: str, name: str, revision: str = "c0ffee"
     return put(home / "snapshots" / revision / name)
 
 
-def test_places_are_looked_at_in_the_stated_order(machine, monkeypatch) -> None:
+def test_places_are_looked_at_in_the_stated_order(machine, monkeypatch):
     cache, vbench = machine / "ours", machine / "theirs"
     monkeypatch.setenv("VBENCH_EVAL_CACHE", str(cache))
     monkeypatch.setenv("VBENCH_CACHE_DIR", str(vbench))
@@ -60,13 +60,13 @@ def test_places_are_looked_at_in_the_stated_order(machine, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, w in table.WEIGHTS.items() if w.vbench and not w.sha256])
-def test_vbenchs_own_cache_folder_is_used_as_it_stands(machine, name) -> None:
+def test_vbenchs_own_cache_folder_is_used_as_it_stands(machine, name):
     path = put(machine / "home/.cache/vbench" / table.WEIGHTS[name].vbench)
     assert find(name) == path
 
 
 @pytest.mark.parametrize("name", ["dino_vitb16", "clip_vit_b_32", "clip_vit_l_14", "dino_vits16", "pickscore"])
-def test_folders_are_found_by_the_names_people_give_them_but_only_whole(machine, name) -> None:
+def test_folders_are_found_by_the_names_people_give_them_but_only_whole(machine, name):
     hub = table.WEIGHTS[name].hub
     cache = machine / "ours"
     for folder in (name, hub.replace("/", "--"), hub.partition("/")[2]):
@@ -83,12 +83,12 @@ def test_folders_are_found_by_the_names_people_give_them_but_only_whole(machine,
     assert find(name) == find(name, hub) == config.parent
 
 
-def test_a_tokenizer_alone_is_enough_where_no_network_is_meant(machine) -> None:
+def test_a_tokenizer_alone_is_enough_where_no_network_is_meant(machine):
     config = hub_file(machine, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "config.json")
     assert find("clip_vit_h_14") == config.parent
 
 
-def test_a_hub_id_of_weights_that_are_one_file_means_that_file(machine) -> None:
+def test_a_hub_id_of_weights_that_are_one_file_means_that_file(machine):
     file = hub_file(machine, "someone/RAFT-copy", "raft-things.pth")
     other = hub_file(machine, "someone/RAFT-copy", "sub/other.pth")
     assert find("musiq_spaq", "someone/RAFT-copy/sub/other.pth") == other
@@ -97,7 +97,7 @@ def test_a_hub_id_of_weights_that_are_one_file_means_that_file(machine) -> None:
     assert find("raft_things", str(file.rename(file.with_name("tuned.pth")))).name == "tuned.pth"
 
 
-def test_a_missing_file_is_told_with_name_size_licence_addresses_and_one_command() -> None:
+def test_a_missing_file_is_told_with_name_size_licence_addresses_and_one_command():
     with pytest.raises(Unavailable) as error:
         resolve("dynamic_degree", profile="vbench")
     message = str(error.value)
@@ -125,19 +125,19 @@ def test_a_missing_file_is_told_with_name_size_licence_addresses_and_one_command
         ("math:pi", "is a float, not a function"),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused_with_its_reason(choice, told) -> None:
+def test_a_choice_that_cannot_be_is_refused_with_its_reason(choice, told):
     with pytest.raises(UserError, match=told):
         resolve("dynamic_degree", choice, profile="vbench")
 
 
-def test_a_file_that_is_not_the_published_one_is_refused_by_both_hashes(machine) -> None:
+def test_a_file_that_is_not_the_published_one_is_refused_by_both_hashes(machine):
     path = put(machine / "home/.cache/vbench/raft_model/models/raft-things.pth", b"abc")
     of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     with pytest.raises(UserError, match=rf"{path}.*{of_abc}.*fcfa4125d641"):
         find("raft_things")
 
 
-def test_a_hash_is_computed_again_only_for_a_file_that_changed(machine) -> None:
+def test_a_hash_is_computed_again_only_for_a_file_that_changed(machine):
     cache = machine / "ours"
     cache.mkdir()
     path = put(machine / "file", b"abc")
@@ -152,7 +152,7 @@ def test_a_hash_is_computed_again_only_for_a_file_that_changed(machine) -> None:
     assert sha256(put(machine / "elsewhere", b"abc"), cache=machine / "absent") == first
 
 
-def test_hash_of_a_folder_is_that_of_its_network_however_many_files(machine) -> None:
+def test_hash_of_a_folder_is_that_of_its_network_however_many_files(machine):
     whole = put(machine / "one/model.safetensors", b"abc")
     put(machine / "one/config.json", b"{}")
     assert content_sha256(whole.parent) == sha256(whole)
@@ -164,7 +164,7 @@ def test_hash_of_a_folder_is_that_of_its_network_however_many_files(machine) -> 
     assert content_sha256(put(machine / "none/config.json").parent) == ""
 
 
-def test_inventory_has_a_row_per_weights_of_every_dimension_and_says_what_is_here(machine) -> None:
+def test_inventory_has_a_row_per_weights_of_every_dimension_and_says_what_is_here(machine):
     path = put(machine / "home/.cache/vbench/pyiqa_model" / MUSIQ)
     put(machine / "home/.cache/vbench/raft_model/models/raft-things.pth", b"cut short")
     rows = {(row["dimension"], row["backbone"]): row for row in inventory()}
@@ -182,7 +182,7 @@ def test_inventory_has_a_row_per_weights_of_every_dimension_and_says_what_is_her
     )
 
 
-def test_taking_stock_loads_neither_torch_nor_transformers() -> None:
+def test_taking_stock_loads_neither_torch_nor_transformers():
     code = (
         "import sys; from vbench_eval.backbones.registry import inventory; inventory();"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
@@ -190,7 +190,7 @@ def test_taking_stock_loads_neither_torch_nor_transformers() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
 
 
-def test_dimension_without_weights_needs_no_backbone_and_takes_none() -> None:
+def test_dimension_without_weights_needs_no_backbone_and_takes_none():
     assert resolve("temporal_flickering", profile="fixed") is None
     with pytest.raises(UserError, match="needs no backbone"):
         resolve("temporal_flickering", "some/thing", profile="fixed")
@@ -200,7 +200,7 @@ def test_dimension_without_weights_needs_no_backbone_and_takes_none() -> None:
         resolve("dynamic_degree", profile="best")
 
 
-def test_every_place_of_every_entry_can_be_named() -> None:
+def test_every_place_of_every_entry_can_be_named():
     for name, weights in table.WEIGHTS.items():
         assert weights.name == name and list(places(weights))
         assert weights.file or weights.hub

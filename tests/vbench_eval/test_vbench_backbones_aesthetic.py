@@ -49,7 +49,7 @@ def head_file(path, weight: torch.Tensor, bias: float):
     return path
 
 
-def test_aesthetic_rating_is_the_heads_value_of_the_direction_of_the_features(tmp_path) -> None:
+def test_aesthetic_rating_is_the_heads_value_of_the_direction_of_the_features(tmp_path):
     head = head_file(tmp_path / "head.pth", torch.tensor([[2.0, -1.0]]), 5.0)
     scorer = load_aesthetic(Fixed([[3.0, 4.0], [30.0, 40.0], [0.0, -2.0]]), head)
     found = scorer.score(frames(3, 8, 8))
@@ -58,20 +58,20 @@ def test_aesthetic_rating_is_the_heads_value_of_the_direction_of_the_features(tm
     assert (scorer.low, scorer.high) == (0, 10)
 
 
-def test_the_published_head_takes_768_features_and_a_head_for_others_is_refused(tmp_path) -> None:
+def test_the_published_head_takes_768_features_and_a_head_for_others_is_refused(tmp_path):
     head = head_file(tmp_path / "sa_0_4_vit_l_14_linear.pth", torch.zeros(1, 768), 0.0)
     with pytest.raises(UserError, match="gives 2 features and the aesthetic head takes 768"):
         load_aesthetic(Fixed([[1.0, 2.0]]), head)
 
 
-def test_the_mlp_head_of_other_tables_is_refused_by_its_keys(tmp_path) -> None:
+def test_the_mlp_head_of_other_tables_is_refused_by_its_keys(tmp_path):
     path = tmp_path / "mlp.pth"
     torch.save({"layers.0.weight": torch.zeros(4, 2), "layers.0.bias": torch.zeros(4)}, path)
     with pytest.raises(UserError, match=r"missing: weight, bias; not known: layers\.0\.weight"):
         load_aesthetic(Fixed([[1.0, 2.0]]), path)
 
 
-def test_resolve_joins_tower_and_head_from_where_the_user_says(tmp_path) -> None:
+def test_resolve_joins_tower_and_head_from_where_the_user_says(tmp_path):
     tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=768)).eval()
     tower.save_pretrained(tmp_path / "tower")
     weight = torch.randn(1, 768, generator=torch.Generator().manual_seed(0))

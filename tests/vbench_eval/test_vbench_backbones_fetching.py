@@ -83,7 +83,7 @@ def entry(monkeypatch, **changes) -> None:
     monkeypatch.setitem(table.WEIGHTS, "musiq_spaq", weights)
 
 
-def test_a_download_appears_under_its_name_only_when_complete(server, tmp_path) -> None:
+def test_a_download_appears_under_its_name_only_when_complete(server, tmp_path):
     server.files["/net"] = BODY
     seen: list[tuple[str, int, int]] = []
     target = tmp_path / "deep" / "net.pth"
@@ -99,7 +99,7 @@ def test_a_download_appears_under_its_name_only_when_complete(server, tmp_path) 
     assert [path.name for path in target.parent.iterdir()] == ["net.pth"]
 
 
-def test_a_download_that_was_cut_short_is_continued_where_it_ended(server, tmp_path) -> None:
+def test_a_download_that_was_cut_short_is_continued_where_it_ended(server, tmp_path):
     server.files["/net"], server.cut = BODY, 3_000_000
     target = tmp_path / "net.pth"
     with pytest.raises(OSError, match="3000000 of 10240000 bytes"):
@@ -112,13 +112,13 @@ def test_a_download_that_was_cut_short_is_continued_where_it_ended(server, tmp_p
 
 @pytest.mark.parametrize("part", [BODY[:1000], BODY, BODY + b"too much"])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_whatever_lies_in_the_part_file_the_result_is_the_whole_file(server, tmp_path, part, ranges) -> None:
+def test_whatever_lies_in_the_part_file_the_result_is_the_whole_file(server, tmp_path, part, ranges):
     server.files["/net"], server.ranges = BODY, ranges
     (tmp_path / "net.pth.part").write_bytes(part)
     assert download(f"{server.address}/net", tmp_path / "net.pth").read_bytes() == BODY
 
 
-def test_fetch_puts_the_file_where_it_is_found_from_then_on(server, machine, monkeypatch) -> None:
+def test_fetch_puts_the_file_where_it_is_found_from_then_on(server, machine, monkeypatch):
     server.files["/net"] = BODY
     entry(monkeypatch, url=f"{server.address}/net", sha256=hashlib.sha256(BODY).hexdigest())
     path = fetch("musiq_spaq", offline=False, cache=machine / "ours")
@@ -129,7 +129,7 @@ def test_fetch_puts_the_file_where_it_is_found_from_then_on(server, machine, mon
     assert len(server.asked) == 1
 
 
-def test_a_member_of_an_archive_is_taken_out_and_the_archive_dropped(server, machine, monkeypatch) -> None:
+def test_a_member_of_an_archive_is_taken_out_and_the_archive_dropped(server, machine, monkeypatch):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("models/other.pth", b"other")
@@ -140,7 +140,7 @@ def test_a_member_of_an_archive_is_taken_out_and_the_archive_dropped(server, mac
     assert [path.name for path in (machine / "ours").iterdir()] == ["net.pth"]
 
 
-def test_a_file_that_is_not_the_published_one_is_not_kept(server, machine, monkeypatch) -> None:
+def test_a_file_that_is_not_the_published_one_is_not_kept(server, machine, monkeypatch):
     server.files["/net"] = b"an error page"
     entry(monkeypatch, url=f"{server.address}/net", sha256=hashlib.sha256(BODY).hexdigest())
     with pytest.raises(Unavailable, match="the published file has"):
@@ -148,14 +148,14 @@ def test_a_file_that_is_not_the_published_one_is_not_kept(server, machine, monke
     assert not (machine / "ours" / "net.pth").exists()
 
 
-def test_an_address_that_does_not_answer_is_told_with_the_others(server, machine, monkeypatch) -> None:
+def test_an_address_that_does_not_answer_is_told_with_the_others(server, machine, monkeypatch):
     entry(monkeypatch, url=f"{server.address}/gone")
     with pytest.raises(Unavailable, match=r"HTTP Error 404.*net\.pth"):
         fetch("musiq_spaq", offline=False, cache=machine / "ours")
 
 
 @pytest.mark.parametrize("way", ["argument", "environment"])
-def test_nothing_is_asked_of_the_network_offline(server, monkeypatch, way) -> None:
+def test_nothing_is_asked_of_the_network_offline(server, monkeypatch, way):
     entry(monkeypatch, url=f"{server.address}/net")
     if way == "environment":
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -164,7 +164,7 @@ def test_nothing_is_asked_of_the_network_offline(server, monkeypatch, way) -> No
     assert server.asked == []
 
 
-def test_weights_that_are_of_no_use_alone_are_not_fetched() -> None:
+def test_weights_that_are_of_no_use_alone_are_not_fetched():
     assert "amt_s" not in fetchable_names() and "raft_things" in fetchable_names()
     with pytest.raises(UserError, match=r"CC-BY-NC-4\.0.*not fetched"):
         fetch("amt_s", offline=False)
@@ -192,7 +192,7 @@ class Hub:
         return str(path)
 
 
-def test_a_hub_folder_is_fetched_with_one_network_and_the_tokenizer_files_there_are(tmp_path, monkeypatch) -> None:
+def test_a_hub_folder_is_fetched_with_one_network_and_the_tokenizer_files_there_are(tmp_path, monkeypatch):
     import huggingface_hub
 
     files = {"config.json", "tokenizer.json", "pytorch_model.bin", "model.safetensors", "flax_model.msgpack"}
@@ -209,7 +209,7 @@ def test_a_hub_folder_is_fetched_with_one_network_and_the_tokenizer_files_there_
         fetch("pickscore", offline=False)
 
 
-def test_a_hub_id_means_its_entry_of_the_table_or_whatever_the_hub_has_of_that_name(machine, monkeypatch) -> None:
+def test_a_hub_id_means_its_entry_of_the_table_or_whatever_the_hub_has_of_that_name(machine, monkeypatch):
     import huggingface_hub
 
     files = {"config.json", "model.safetensors"}
@@ -230,7 +230,7 @@ def test_a_hub_id_means_its_entry_of_the_table_or_whatever_the_hub_has_of_that_n
     assert len(hub.asked) == asked
 
 
-def test_the_hub_is_tried_before_the_address_for_weights_that_have_both(server, machine, monkeypatch) -> None:
+def test_the_hub_is_tried_before_the_address_for_weights_that_have_both(server, machine, monkeypatch):
     import huggingface_hub
 
     server.files["/net"] = BODY

@@ -56,14 +56,14 @@ def pair(count: int = 2, height: int = 32, width: int = 48) -> tuple[torch.Tenso
     return first, second
 
 
-def test_without_a_plug_in_motion_smoothness_is_unavailable_and_the_licence_said() -> None:
+def test_without_a_plug_in_motion_smoothness_is_unavailable_and_the_licence_said():
     with pytest.raises(
         Unavailable, match=r"CC-BY-NC-4.0.*not for commercial use.*--backbone motion_smoothness=path:FILE"
     ):
         resolve("motion_smoothness", profile="vbench")
 
 
-def test_an_exported_network_interpolates_once_it_is_trusted(tmp_path) -> None:
+def test_an_exported_network_interpolates_once_it_is_trusted(tmp_path):
     first, second = pair()
     half = torch.full((1, 1, 1, 1), 0.5)
     torch.jit.trace(Blend(), (first[:1], second[:1], half), strict=False).save(tmp_path / "amt.pt")
@@ -78,7 +78,7 @@ def test_an_exported_network_interpolates_once_it_is_trusted(tmp_path) -> None:
         assert found.provenance()["commercial_ok"] is False and len(found.provenance()["sha256"]) == 64
 
 
-def test_an_exported_network_that_cannot_take_a_size_fails_that_video_alone(tmp_path) -> None:
+def test_an_exported_network_that_cannot_take_a_size_fails_that_video_alone(tmp_path):
     first, second = pair(1)
     torch.export.save(
         torch.export.export(Blend(), (first, second, torch.full((1, 1, 1, 1), 0.5))), tmp_path / "amt.pt2"
@@ -88,13 +88,13 @@ def test_an_exported_network_that_cannot_take_a_size_fails_that_video_alone(tmp_
         found.midpoint(*pair(1, 32, 64))
 
 
-def test_a_bare_checkpoint_is_refused_because_the_network_is_not_ours(tmp_path) -> None:
+def test_a_bare_checkpoint_is_refused_because_the_network_is_not_ours(tmp_path):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "amt-s.pth")
     with pytest.raises(UserError, match=r"no exported network.*CC-BY-NC-4\.0"):
         resolve("motion_smoothness", str(tmp_path / "amt-s.pth"), profile="vbench", allow_pickle=True)
 
 
-def test_a_function_may_build_the_network_or_the_whole_backbone() -> None:
+def test_a_function_may_build_the_network_or_the_whole_backbone():
     first, second = pair()
     found = resolve("motion_smoothness", f"{__name__}:Built", profile="vbench")
     torch.testing.assert_close(found.midpoint(first, second), (first + second) / 2, rtol=0, atol=1e-6)
@@ -105,7 +105,7 @@ def test_a_function_may_build_the_network_or_the_whole_backbone() -> None:
 
 
 @pytest.mark.parametrize("dimension", ["dynamic_degree", "motion_smoothness", "imaging_quality"])
-def test_a_function_that_makes_something_else_is_refused_by_the_protocol_it_lacks(dimension) -> None:
+def test_a_function_that_makes_something_else_is_refused_by_the_protocol_it_lacks(dimension):
     kind = dimensions.BACKBONE_KINDS[dimension]
     with pytest.raises(UserError, match=f"returned a int.*needs a {kind}"):
         resolve(dimension, f"{__name__}:nothing", profile="vbench")
@@ -116,6 +116,6 @@ class Wrong(Built):
         return {"flow": first}
 
 
-def test_a_network_that_does_not_return_a_frame_is_refused() -> None:
+def test_a_network_that_does_not_return_a_frame_is_refused():
     with pytest.raises(UserError, match="returned NoneType for frames"):
         resolve("motion_smoothness", f"{__name__}:Wrong", profile="vbench").midpoint(*pair())

@@ -27,13 +27,13 @@ def reason_for(path: Path) -> str:
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "mkv", "mov", "avi", "gif", "webp", "png"])
 @pytest.mark.parametrize("content", [b"", b"hello\n" * 100, bytes(range(256)) * 4])
-def test_a_file_that_is_no_video_is_told_to_be_none(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_that_is_no_video_is_told_to_be_none(tmp_path, suffix, content):
     file = tmp_path / f"video.{suffix}"
     file.write_bytes(content)
     assert "cannot be read as a" in reason_for(file)
 
 
-def test_what_is_missing_or_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
+def test_what_is_missing_or_of_an_unknown_kind_is_told(tmp_path):
     assert reason_for(tmp_path / "none.mp4") == "there is no such file"
     (tmp_path / "notes.txt").write_text("hello")
     assert reason_for(tmp_path / "notes.txt").startswith(".txt is not read; .mp4, .mov, .webm")
@@ -43,7 +43,7 @@ def test_what_is_missing_or_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
     assert "holds no picture" in reason_for(tmp_path / "folder.mp4")
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+def test_sound_alone_is_no_video(tmp_path):
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -63,7 +63,7 @@ CUT = [
 
 
 @pytest.mark.parametrize("suffix, how", CUT, ids=[f"{how['codec']}-{suffix}" for suffix, how in CUT])
-def test_a_file_whose_end_is_missing_is_not_scored_by_its_beginning(tmp_path: Path, suffix: str, how: dict) -> None:
+def test_a_file_whose_end_is_missing_is_not_scored_by_its_beginning(tmp_path, suffix, how):
     whole = write_video(tmp_path / f"whole.{suffix}", patterned(), **how)
     assert sum(len(chunk) for chunk in open_video(whole).chunks()) == 16
     data = whole.read_bytes()
@@ -77,7 +77,7 @@ def test_a_file_whose_end_is_missing_is_not_scored_by_its_beginning(tmp_path: Pa
     assert "cut short" in reason_for(cut)  # half of the file holds not all frames
 
 
-def test_an_animation_whose_end_is_missing_is_refused(tmp_path: Path) -> None:
+def test_an_animation_whose_end_is_missing_is_refused(tmp_path):
     for suffix in ("gif", "webp"):
         data = write_animation(tmp_path / f"whole.{suffix}", patterned(), [125] * 16).read_bytes()
         cut = tmp_path / f"cut.{suffix}"
@@ -86,7 +86,7 @@ def test_an_animation_whose_end_is_missing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix, how", CUT, ids=[f"{how['codec']}-{suffix}" for suffix, how in CUT])
-def test_damage_anywhere_gives_frames_of_one_size_or_a_reason(tmp_path: Path, suffix: str, how: dict) -> None:
+def test_damage_anywhere_gives_frames_of_one_size_or_a_reason(tmp_path, suffix, how):
     data = write_video(tmp_path / f"whole.{suffix}", patterned(6, 32, 48), **how).read_bytes()
     generator = np.random.default_rng(0)
     outcomes = set()
@@ -108,7 +108,7 @@ def test_damage_anywhere_gives_frames_of_one_size_or_a_reason(tmp_path: Path, su
     assert outcomes == {"frames", "reason"}, "the trials meet both"
 
 
-def test_a_frame_that_the_decoder_patched_up_is_not_scored(tmp_path: Path) -> None:
+def test_a_frame_that_the_decoder_patched_up_is_not_scored(tmp_path):
     data = write_video(tmp_path / "whole.mp4", patterned(6, 32, 48), codec="mpeg4").read_bytes()
     generator = np.random.default_rng(0)
     reasons = []
@@ -123,7 +123,7 @@ def test_a_frame_that_the_decoder_patched_up_is_not_scored(tmp_path: Path) -> No
     assert any("is damaged" in reason for reason in reasons), "ffmpeg conceals damage, and says so"
 
 
-def test_a_playlist_named_mp4_makes_nobody_open_what_it_lists(tmp_path: Path) -> None:
+def test_a_playlist_named_mp4_makes_nobody_open_what_it_lists(tmp_path):
     video = write_video(tmp_path / "secret.mp4", patterned(2))
     playlist = tmp_path / "list.mp4"
     playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n")
@@ -132,7 +132,7 @@ def test_a_playlist_named_mp4_makes_nobody_open_what_it_lists(tmp_path: Path) ->
     assert "cannot be read as a video" in reason_for(playlist)
 
 
-def test_frames_of_two_sizes_are_told_with_both(tmp_path: Path) -> None:
+def test_frames_of_two_sizes_are_told_with_both(tmp_path):
     frames = [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 10, 3), np.uint8)]
     with pytest.raises(VideoError, match="frame 1 is 10x8, the first one 8x8"):
         list(in_chunks(iter(frames), 8, 8, max_bytes=1 << 20))
@@ -154,12 +154,12 @@ def claimed_png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side, told", [(9000, "9000x9000, 81 megapixels; at most 67"), (60000, "exceeds limit")])
-def test_a_picture_that_claims_to_be_huge_is_not_given_the_memory(tmp_path: Path, side: int, told: str) -> None:
+def test_a_picture_that_claims_to_be_huge_is_not_given_the_memory(tmp_path, side, told):
     (tmp_path / "huge.png").write_bytes(claimed_png(side, side))
     assert told in reason_for(tmp_path / "huge.png")
 
 
-def test_a_video_beyond_the_limit_is_refused_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_beyond_the_limit_is_refused_with_its_size(tmp_path, monkeypatch):
     for name in ("a.mp4", "a.webm"):
         write_video(tmp_path / name, levels(2), codec="libx264" if name == "a.mp4" else "libvpx")
     monkeypatch.setattr(video_info, "MAX_PIXELS", 96 * 64 - 1)
@@ -194,7 +194,7 @@ print(count, accumulator.finish().value, peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
-def test_a_huge_video_is_scored_in_the_memory_of_a_few_frames(tmp_path: Path) -> None:
+def test_a_huge_video_is_scored_in_the_memory_of_a_few_frames(tmp_path):
     small = write_video(tmp_path / "small.mp4", levels(2))
     huge = tmp_path / "huge.mp4"
     with av.open(str(huge), "w") as container:

@@ -34,7 +34,7 @@ TEXT = {
 
 
 @pytest.fixture(scope="module")
-def clip() -> CLIPModel:
+def clip():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=TOWER, projection_dim=24)).eval()
@@ -63,7 +63,7 @@ def features(clip: CLIPModel, some: torch.Tensor) -> torch.Tensor:
     return getattr(found, "pooler_output", found)
 
 
-def test_frames_of_the_networks_size_get_transformers_own_features(clip, folder) -> None:
+def test_frames_of_the_networks_size_get_transformers_own_features(clip, folder):
     some = frames(3, SIDE, SIDE)
     encoder, expected = load_clip("clip_vit_b_32", folder, antialias=False), features(clip, some)
     found = encoder.encode(some)
@@ -72,13 +72,13 @@ def test_frames_of_the_networks_size_get_transformers_own_features(clip, folder)
     assert (found[0] - found[1]).norm() > 100 * (found - expected).norm()
 
 
-def test_the_middle_square_is_cut_with_halves_rounded_to_even(clip, folder) -> None:
+def test_the_middle_square_is_cut_with_halves_rounded_to_even(clip, folder):
     some = frames(2, SIDE, SIDE + 5)  # 2.5 columns before the middle: 2
     found = load_clip("clip_vit_b_32", folder, antialias=False).encode(some)
     torch.testing.assert_close(found, features(clip, some[:, :, 2 : 2 + SIDE]), rtol=0, atol=1e-5)
 
 
-def test_shrinking_is_bicubic_unfiltered_and_unclamped(folder) -> None:
+def test_shrinking_is_bicubic_unfiltered_and_unclamped(folder):
     some = torch.zeros(1, 2 * SIDE, 2 * SIDE, 3, dtype=torch.uint8)
     some[:, :, SIDE:] = 255
     # Half the size samples between two pixels; Keys' weights there, a = -0.75: -3/32, 19/32, 19/32, -3/32
@@ -92,14 +92,14 @@ def test_shrinking_is_bicubic_unfiltered_and_unclamped(folder) -> None:
     assert (filtered - expected).abs().max() > 0.05
 
 
-def test_frames_do_not_depend_on_those_beside_them(folder) -> None:
+def test_frames_do_not_depend_on_those_beside_them(folder):
     some, encoder = frames(34, 40, 40), load_clip("clip_vit_b_32", folder, antialias=False)  # more than one batch
     together = encoder.encode(some)
     assert together.shape == (34, 24) and torch.equal(together, encoder.encode(some))
     torch.testing.assert_close(encoder.encode(some[33:]), together[33:], rtol=0, atol=1e-5)
 
 
-def test_a_saved_tower_without_its_texts_loads_as_well(clip, folder, tmp_path) -> None:
+def test_a_saved_tower_without_its_texts_loads_as_well(clip, folder, tmp_path):
     tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=24))
     tower.load_state_dict({key: value for key, value in clip.state_dict().items() if key.startswith("vis")})
     tower.save_pretrained(tmp_path)
@@ -137,7 +137,7 @@ def original_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found | beside | {"input_resolution": torch.tensor(SIDE), "vocab_size": torch.tensor(99)}
 
 
-def test_a_state_with_openais_names_gives_the_features_of_the_saved_folder(clip, folder, tmp_path) -> None:
+def test_a_state_with_openais_names_gives_the_features_of_the_saved_folder(clip, folder, tmp_path):
     path = tmp_path / "of-mine.pt"
     torch.save(original_names(clip.state_dict()), path)
     some = frames(2, SIDE, SIDE)
@@ -149,9 +149,7 @@ def test_a_state_with_openais_names_gives_the_features_of_the_saved_folder(clip,
     ("patch", "width", "layers", "heads", "tokens", "projection"),
     [(32, 768, 12, 12, 50, 512), (14, 1024, 24, 16, 257, 768)],
 )
-def test_sizes_of_the_published_towers_are_read_off_their_files(
-    patch, width, layers, heads, tokens, projection
-) -> None:
+def test_sizes_of_the_published_towers_are_read_off_their_files(patch, width, layers, heads, tokens, projection):
     shapes = {"visual.conv1.weight": (width, 3, patch, patch), "visual.positional_embedding": (tokens, width)}
     shapes |= {"visual.proj": (width, projection)}
     shapes |= {f"visual.transformer.resblocks.{i}.ln_1.bias": (width,) for i in range(layers)}
@@ -197,7 +195,7 @@ def archive(clip, tmp_path_factory):
     return path
 
 
-def test_openais_archive_is_opened_only_if_it_is_the_published_one_or_trusted(clip, archive, monkeypatch) -> None:
+def test_openais_archive_is_opened_only_if_it_is_the_published_one_or_trusted(clip, archive, monkeypatch):
     some = frames(2, SIDE, SIDE)
     with pytest.raises(UserError, match=r"TorchScript program.*--allow-pickle"):
         load_clip("clip_vit_b_32", archive, antialias=False)
@@ -215,7 +213,7 @@ def test_openais_archive_is_opened_only_if_it_is_the_published_one_or_trusted(cl
 
 
 @pytest.mark.parametrize("damage", ["missing", "renamed", "shape", "other"])
-def test_another_networks_file_is_refused_by_the_names_of_its_keys(clip, tmp_path, damage) -> None:
+def test_another_networks_file_is_refused_by_the_names_of_its_keys(clip, tmp_path, damage):
     state = original_names(clip.state_dict())
     if damage == "missing":
         del state["visual.ln_post.bias"]
@@ -238,7 +236,7 @@ def test_another_networks_file_is_refused_by_the_names_of_its_keys(clip, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_gives_nearly_the_same_features(folder, dtype) -> None:
+def test_half_precision_gives_nearly_the_same_features(folder, dtype):
     some = frames(1, SIDE, SIDE)
     full, half = (
         load_clip("clip_vit_b_32", folder, antialias=False, dtype=number).encode(some) for number in (None, dtype)

@@ -25,7 +25,7 @@ FLICKERING = ("--dimensions", "temporal_flickering", "--device", "cpu")
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def made(tmp_path):
     """Folders of two methods, two videos each."""
     for seed, method in enumerate(("strong", "w2sd")):
         (tmp_path / "videos" / method).mkdir(parents=True)
@@ -43,7 +43,7 @@ def report_of(made: Path, name: str = "w2sd") -> dict[str, Any]:
     return json.loads((made / "scores" / f"{name}_report.json").read_text("utf-8"))
 
 
-def test_every_verb_has_a_help_with_examples_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_a_help_with_examples_of_its_own(capsys):
     assert [verb.__name__.rpartition(".")[2] for verb in VERBS] == list(NAMES)
     for name in NAMES:
         with pytest.raises(SystemExit) as ended:
@@ -54,7 +54,7 @@ def test_every_verb_has_a_help_with_examples_of_its_own(capsys: pytest.CaptureFi
         assert max(map(len, said.splitlines())) <= 120
 
 
-def test_the_top_help_shows_the_whole_way_in_its_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_top_help_shows_the_whole_way_in_its_order(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_the_top_help_shows_the_whole_way_in_its_order(capsys: pytest.CaptureFix
     assert "exit codes:" in said
 
 
-def test_every_example_in_a_help_is_one_that_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_example_in_a_help_is_one_that_the_command_takes(capsys):
     taken = 0
     for words in ([], *([name] for name in NAMES)):
         with pytest.raises(SystemExit):
@@ -78,7 +78,7 @@ def test_every_example_in_a_help_is_one_that_the_command_takes(capsys: pytest.Ca
     assert taken >= 20
 
 
-def test_the_makefile_runs_the_way_that_the_help_shows() -> None:
+def test_the_makefile_runs_the_way_that_the_help_shows():
     recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ndemo-vbench: ")[2].partition("\n\n")[0]
     steps = ["evaluate_vbench.py prompts", "generate_video.py --prompts", "evaluate_vbench.py score", "py compare"]
     places = [recipe.index(step) for step in steps]
@@ -118,7 +118,7 @@ REFUSED = {
 }
 
 
-def test_bad_input_is_refused_by_one_line_with_code_2_before_torch_is_loaded(made: Path) -> None:
+def test_bad_input_is_refused_by_one_line_with_code_2_before_torch_is_loaded(made):
     (made / "empty").mkdir()
     program = (
         "import contextlib, io, json, shlex, sys\n"
@@ -149,9 +149,7 @@ def test_bad_input_is_refused_by_one_line_with_code_2_before_torch_is_loaded(mad
     assert {path.name for path in made.iterdir()} == {"videos", "empty"}, "nothing was written"
 
 
-def test_json_is_one_object_on_standard_output_also_for_a_refusal(
-    made: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_one_object_on_standard_output_also_for_a_refusal(made, capsys):
     assert score(made, "w2sd", "--format", "json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["status"] == "done" and summary["exit_code"] == 0 and summary["videos"] == 2
@@ -165,7 +163,7 @@ def test_json_is_one_object_on_standard_output_also_for_a_refusal(
         assert refusal["status"] == "refused" and refusal["exit_code"] == 2 and refusal["error"]
 
 
-def test_code_1_says_that_the_report_lacks_something(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_1_says_that_the_report_lacks_something(made, capsys):
     assert score(made) == 0
     (made / "videos" / "w2sd" / "broken-0.mp4").write_bytes(b"")
     assert score(made) == 1
@@ -179,7 +177,7 @@ def test_code_1_says_that_the_report_lacks_something(made: Path, capsys: pytest.
     assert "no dimension could be measured" in capsys.readouterr().out
 
 
-def test_a_dry_run_says_what_is_there_and_writes_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_is_there_and_writes_nothing(made, capsys):
     assert score(made, "w2sd", "--dry-run") == 0
     assert "  2 videos of 48x32, 5 frames at 8 fps (0.625 s)\n" in capsys.readouterr().out
     copy = made / "videos" / "w2sd" / "a copy-0.mp4"
@@ -193,7 +191,7 @@ def test_a_dry_run_says_what_is_there_and_writes_nothing(made: Path, capsys: pyt
     assert not (made / "scores").exists()
 
 
-def test_the_whole_way_from_prompts_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_way_from_prompts_to_a_page(tmp_path, capsys):
     home = tmp_path / "demo"
     sampled = ["prompts", "--suite", "sample", "--num-prompts", "3", "--samples", "1", "--output", str(home)]
     assert main(sampled) == 0
@@ -216,7 +214,7 @@ def test_the_whole_way_from_prompts_to_a_page(tmp_path: Path, capsys: pytest.Cap
     assert all(prompt in page for prompt in prompts) and "W2SD" in page
 
 
-def test_vbenchs_own_spellings_do_the_same(made: Path) -> None:
+def test_vbenchs_own_spellings_do_the_same(made):
     assert score(made) == 0
     ours = report_of(made)
     theirs = ["evaluate", "--videos_path", str(made / "videos" / "w2sd"), "--dimension", "temporal_flickering"]
@@ -228,7 +226,7 @@ def test_vbenchs_own_spellings_do_the_same(made: Path) -> None:
     assert report["dimensions"] == ours["dimensions"]
 
 
-def test_a_prompt_may_be_told_for_a_video_or_for_each(made: Path) -> None:
+def test_a_prompt_may_be_told_for_a_video_or_for_each(made):
     video = made / "videos" / "w2sd" / "a cat-0.mp4"
     words = ["--output", str(made / "scores"), *FLICKERING]
     assert main(["score", str(video), "--prompt", 'a "cat", purring', "--name", "one", *words]) == 0
@@ -238,7 +236,7 @@ def test_a_prompt_may_be_told_for_a_video_or_for_each(made: Path) -> None:
     assert [one["prompt"] for one in report_of(made, "each")["videos"]] == ["cats", "dogs"]
 
 
-def test_backbones_may_be_given_by_name(made: Path) -> None:
+def test_backbones_may_be_given_by_name(made):
     words = [word for name, choice in vbench_stand_ins.ALL.items() for word in ("--backbone", f"{name}={choice}")]
     assert score(made, "w2sd", "--dimensions", "table12", *words) == 0
     found = report_of(made)["dimensions"]
@@ -246,7 +244,7 @@ def test_backbones_may_be_given_by_name(made: Path) -> None:
     assert found["dynamic_degree"]["backbone"]["id"] == "stand-in GreyDifference"
 
 
-def test_a_backbone_that_is_named_and_not_to_be_had_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backbone_that_is_named_and_not_to_be_had_is_refused(made, capsys):
     words = ("--offline", "--dimensions", "subject_consistency")
     assert score(made, "w2sd", *words) == 1, "its own weights may be missing; but then nothing was measured"
     assert score(made, "w2sd", *words, "temporal_flickering") == 0
@@ -254,7 +252,7 @@ def test_a_backbone_that_is_named_and_not_to_be_had_is_refused(made: Path, capsy
     assert "--backbone subject_consistency=some/vit" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+def test_a_reader_that_leaves_early_gets_no_traceback():
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "score", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -266,7 +264,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     assert complained == b""
 
 
-def test_progress_is_quiet_but_for_failures_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_quiet_but_for_failures_where_there_is_no_terminal(capsys):
     for quiet, expected in ((False, "note: look\nSKIPPED b.mp4: torn\n"), (True, "SKIPPED b.mp4: torn\n")):
         progress = TerminalProgress(quiet=quiet)
         progress.note("look")
@@ -278,7 +276,7 @@ def test_progress_is_quiet_but_for_failures_where_there_is_no_terminal(capsys: p
         assert (captured.out, captured.err) == ("", expected)
 
 
-def test_a_terminal_sees_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_terminal_sees_a_bar_with_the_time_left(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     progress = TerminalProgress()
     progress.started(2, 1)
@@ -289,7 +287,7 @@ def test_a_terminal_sees_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatc
     assert "1/2" in said and "<" in said, "done, all, and the time left"
 
 
-def test_the_zip_is_what_vbenchs_script_for_final_scores_reads(made: Path) -> None:
+def test_the_zip_is_what_vbenchs_script_for_final_scores_reads(made):
     assert score(made, "w2sd", "--zip", "--no-proxies") == 0
     assert not set(report_of(made)["dimensions"]) & set(PROXIES)
     scores = {}

@@ -1,15 +1,12 @@
 """The verbs about weights: what is here, what is missing and where to get it, without the network."""
 
 import json
-from pathlib import Path
-
-import pytest
 
 from tests.support import vbench_stand_ins
 from vbench_eval.commands import main
 
 
-def test_doctor_says_for_every_dimension_what_it_needs_and_where_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_for_every_dimension_what_it_needs_and_where_to_get_it(capsys):
     assert main(["doctor", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["weights"]
     assert {row["dimension"] for row in rows} == {*vbench_stand_ins.ALL, "temporal_flickering"}
@@ -23,7 +20,7 @@ def test_doctor_says_for_every_dimension_what_it_needs_and_where_to_get_it(capsy
     assert "fetch raft_things" in said
 
 
-def test_doctor_says_which_weights_the_metrics_of_pictures_lack(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_which_weights_the_metrics_of_pictures_lack(capsys):
     from vbench_eval.images import IMAGE_METRICS
 
     assert main(["doctor", "--format", "json"]) == 0
@@ -36,9 +33,7 @@ def test_doctor_says_which_weights_the_metrics_of_pictures_lack(capsys: pytest.C
     assert "fetch hps_v2.1" in said and "pickscore, hps_v2.1, hps_v2" in said
 
 
-def test_fetch_offline_touches_no_network_and_says_where_to_get_what_is_missing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_offline_touches_no_network_and_says_where_to_get_what_is_missing(capsys, monkeypatch):
     import socket
 
     def refuse(*arguments: object) -> None:
@@ -52,7 +47,7 @@ def test_fetch_offline_touches_no_network_and_says_where_to_get_what_is_missing(
     assert all(one["path"] is None and "https://" in one["reason"] for one in weights)
 
 
-def test_fetch_finds_what_is_here_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_finds_what_is_here_already(tmp_path, capsys):
     (tmp_path / "sa_0_4_vit_l_14_linear.pth").write_bytes(b"weights")
     assert main(["fetch", "aesthetic_linear", "--offline", "--cache", str(tmp_path)]) == 0
     assert str(tmp_path / "sa_0_4_vit_l_14_linear.pth") in capsys.readouterr().out

@@ -32,7 +32,7 @@ def consistency(encoder: TableEncoder, name: str = "subject_consistency") -> Mea
 
 
 @pytest.mark.parametrize("name", CONSISTENCIES)
-def test_consistency_is_1_for_equal_frames_and_0_for_orthogonal_or_opposite_ones(name: str) -> None:
+def test_consistency_is_1_for_equal_frames_and_0_for_orthogonal_or_opposite_ones(name):
     assert consistency(at_angles(20, 20, 20, 20), name).value == pytest.approx(1, abs=FLOAT32)
     assert consistency(TableEncoder(torch.eye(5)), name).value == 0
     assert consistency(at_angles(0, 180, 0, 180), name).value == pytest.approx(1 / 6, abs=FLOAT32)  # only f_0 . f_2
@@ -40,7 +40,7 @@ def test_consistency_is_1_for_equal_frames_and_0_for_orthogonal_or_opposite_ones
 
 
 @pytest.mark.parametrize("name", CONSISTENCIES)
-def test_consistency_of_known_angles_is_the_mean_of_both_clamped_cosines(name: str) -> None:
+def test_consistency_of_known_angles_is_the_mean_of_both_clamped_cosines(name):
     measured = consistency(at_angles(0, 30, 90, 150), name)
     # to the one before: 30, 60, 60 degrees; to the first: 30, 90, 150 (a negative cosine, which counts as 0)
     pairs = [math.sqrt(3) / 2, (0.5 + 0) / 2, (0.5 + 0) / 2]
@@ -53,40 +53,38 @@ def test_consistency_of_known_angles_is_the_mean_of_both_clamped_cosines(name: s
     assert measured.extras["lowest_pair_frame"] in (2, 3)
 
 
-def test_each_cosine_is_clamped_before_the_two_are_averaged() -> None:
+def test_each_cosine_is_clamped_before_the_two_are_averaged():
     measured = consistency(at_angles(0, 80, 160))
     near, far = math.cos(math.radians(80)), math.cos(math.radians(160))
     assert far < -near, "their mean would be negative"
     assert measured.extras["video_sim"] == pytest.approx(near + near / 2, abs=2 * FLOAT32)
 
 
-def test_the_length_of_features_does_not_count() -> None:
+def test_the_length_of_features_does_not_count():
     short, long = (consistency(at_angles(0, 25, 70, length=length)).value for length in (1e-3, 1e3))
     assert short == pytest.approx(long, abs=2 * FLOAT32)
 
 
-def test_weights_of_videos_make_their_average_one_over_all_pairs() -> None:
+def test_weights_of_videos_make_their_average_one_over_all_pairs():
     videos = [consistency(at_angles(0, 60)), consistency(at_angles(0, 0, 0, 90))]
     average = sum(v.weight * v.score for v in videos) / sum(v.weight for v in videos)  # type: ignore[operator]
     assert average == pytest.approx((0.5 + 1 + 1 + 0) / 4, abs=FLOAT32)
     assert average != pytest.approx((0.5 + 2 / 3) / 2, abs=0.01), "the mean over videos is another number"
 
 
-def test_vbench_writes_the_sum_of_pairs_for_the_background_alone() -> None:
+def test_vbench_writes_the_sum_of_pairs_for_the_background_alone():
     assert VBENCH_EXTRAS == {"background_consistency": ("video_sim", "cnt_per_video")}
     assert set(VBENCH_EXTRAS["background_consistency"]) <= consistency(at_angles(0, 1)).extras.keys()
 
 
-def test_a_frame_without_features_is_like_no_other() -> None:
+def test_a_frame_without_features_is_like_no_other():
     assert consistency(TableEncoder([[1, 0], [0, 0], [1, 0]])).extras["video_sim"] == 0.5  # only f_0 . f_2
 
 
 @pytest.mark.parametrize(
     "name, low, high, value", [("aesthetic_quality", 0, 10, 0.55), ("imaging_quality", 0, 100, 55)]
 )
-def test_quality_is_the_mean_over_frames_in_the_unit_vbench_writes(
-    name: str, low: int, high: int, value: float
-) -> None:
+def test_quality_is_the_mean_over_frames_in_the_unit_vbench_writes(name, low, high, value):
     scores = [high * share for share in (0.25, 0.5, 0.9)]
     measured = measure(name, numbered(3), TableScorer(scores, low, high))
     assert measured.value == pytest.approx(value, rel=2**-22)  # 0.9 as float32
@@ -95,31 +93,31 @@ def test_quality_is_the_mean_over_frames_in_the_unit_vbench_writes(
     assert measured.extras["lowest_frame"] == 0.25 * high
 
 
-def test_any_scorers_own_scale_is_brought_to_0_to_1() -> None:
+def test_any_scorers_own_scale_is_brought_to_0_to_1():
     measured = measure("imaging_quality", numbered(2), TableScorer([1.0, 2.0], -1, 4))
     assert (measured.score, measured.value, measured.extras["mean_of_scorer"]) == (0.5, 50, 1.5)
 
 
-def test_quality_beyond_the_nominal_scale_is_not_clamped() -> None:
+def test_quality_beyond_the_nominal_scale_is_not_clamped():
     assert measure("aesthetic_quality", numbered(2), TableScorer([12, 13], 0, 10)).value == 1.25
     assert measure("imaging_quality", numbered(1), TableScorer([-25], 0, 100)).score == -0.25
 
 
 @pytest.mark.parametrize("error, counted", [(0, 0), (0.7, 0), (3, 3), (-2, 2), (2.7, 2)])
-def test_smoothness_counts_whole_grey_levels_of_error_and_cuts_fractions_off(error: float, counted: int) -> None:
+def test_smoothness_counts_whole_grey_levels_of_error_and_cuts_fractions_off(error, counted):
     measured = measure("motion_smoothness", numbered(9) + 50, ErringInterpolator(error))
     assert measured.value == (255 - counted) / 255
     assert measured.extras["mean_difference"] == counted
 
 
-def test_an_interpolated_frame_is_clipped_to_what_a_pixel_can_be() -> None:
+def test_an_interpolated_frame_is_clipped_to_what_a_pixel_can_be():
     frames = numbered(3) + 50  # the real middle is 51 everywhere
     assert measure("motion_smoothness", frames, ErringInterpolator(1000)).value == (255 - (255 - 51)) / 255
     assert measure("motion_smoothness", frames, ErringInterpolator(-1000)).value == (255 - 51) / 255
 
 
 @pytest.mark.parametrize("count, pairs", [(3, 1), (4, 1), (5, 2), (6, 2), (16, 7), (17, 8)])
-def test_smoothness_foretells_each_odd_frame_between_two_even_ones(count: int, pairs: int) -> None:
+def test_smoothness_foretells_each_odd_frame_between_two_even_ones(count, pairs):
     interpolator = ErringInterpolator()
     measured = measure("motion_smoothness", numbered(count), interpolator, about=info(fps=60))
     assert interpolator.pairs == [(2 * k, 2 * k + 2) for k in range(pairs)]
@@ -127,7 +125,7 @@ def test_smoothness_foretells_each_odd_frame_between_two_even_ones(count: int, p
     assert measured.value == 1
 
 
-def test_smoothness_averages_over_comparisons() -> None:
+def test_smoothness_averages_over_comparisons():
     frames = numbered(5)
     frames[1], frames[3] = 11, 6  # real middles 1 and 3: off by 10 and by 3
     measured = measure("motion_smoothness", frames, ErringInterpolator())
@@ -153,13 +151,13 @@ class EdgeWrecker(Stub):
         return wrecked
 
 
-def test_padding_repeats_the_border_and_takes_no_part_in_smoothness() -> None:
+def test_padding_repeats_the_border_and_takes_no_part_in_smoothness():
     frame = torch.randint(0, 255, (10, 13, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     measured = measure("motion_smoothness", frame.expand(3, -1, -1, -1), EdgeWrecker(frame))
     assert measured.value == 1
 
 
-def test_flickering_is_the_mean_step_between_neighbours() -> None:
+def test_flickering_is_the_mean_step_between_neighbours():
     assert measure("temporal_flickering", numbered(1).repeat(6, 1, 1, 1)).value == 1
     frames = torch.zeros(3, 16, 16, 3, dtype=torch.uint8)
     frames[1, ..., 0] = 90  # one channel of three up by 90: 30 on average; and then all up to 255
@@ -168,7 +166,7 @@ def test_flickering_is_the_mean_step_between_neighbours() -> None:
     assert measure("temporal_flickering", frames).value == pytest.approx((255 - sum(steps) / 2) / 255, rel=2**-50)
 
 
-def test_a_step_down_counts_like_a_step_up() -> None:
+def test_a_step_down_counts_like_a_step_up():
     frames = torch.tensor([200, 10, 200, 10], dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 4, 4, 3)
     assert measure("temporal_flickering", frames).value == (255 - 190) / 255
 
@@ -186,7 +184,7 @@ BACKBONES = {
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_results_do_not_depend_on_how_frames_are_cut_into_chunks(name: str, profile: str) -> None:
+def test_results_do_not_depend_on_how_frames_are_cut_into_chunks(name, profile):
     frames = numbered(23)
     whole, *cut = (
         measure(name, frames, BACKBONES[name], profile=profile, about=info(fps=20), cuts=cuts)
@@ -197,14 +195,14 @@ def test_results_do_not_depend_on_how_frames_are_cut_into_chunks(name: str, prof
 
 
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if name.endswith(("consistency", "flickering"))])
-def test_one_frame_has_no_value_and_the_reason_is_told(name: str) -> None:
+def test_one_frame_has_no_value_and_the_reason_is_told(name):
     measured = measure(name, numbered(1), BACKBONES[name])
     assert (measured.value, measured.score, measured.weight) == (None, None, 0)
     assert "two frames" in str(measured.reason)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_smoothness_of_fewer_than_three_frames_has_no_value(count: int) -> None:
+def test_smoothness_of_fewer_than_three_frames_has_no_value(count):
     measured = measure("motion_smoothness", numbered(count), ErringInterpolator())
     assert measured.value is None
     assert "three frames" in str(measured.reason)
@@ -227,7 +225,7 @@ class Nowhere(Stub):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in BACKBONE_KINDS.items() if kind])
-def test_what_is_not_a_finite_number_is_told_and_never_given_as_a_value(name: str) -> None:
+def test_what_is_not_a_finite_number_is_told_and_never_given_as_a_value(name):
     measured = measure(name, numbered(4), Nowhere())
     assert (measured.value, measured.score) == (None, None)
     assert "finite" in str(measured.reason)
@@ -248,12 +246,12 @@ class Misshapen(Nowhere):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in BACKBONE_KINDS.items() if kind])
-def test_a_backbone_that_breaks_its_promise_of_shape_is_refused(name: str) -> None:
+def test_a_backbone_that_breaks_its_promise_of_shape_is_refused(name):
     with pytest.raises(UserError, match="stub gave a result of shape"):
         measure(name, numbered(4), Misshapen())
 
 
-def test_unknown_names_and_backbones_of_another_kind_are_refused_with_what_is_allowed() -> None:
+def test_unknown_names_and_backbones_of_another_kind_are_refused_with_what_is_allowed():
     profile = get_profile("vbench")
     with pytest.raises(UserError, match="'speed'; choose one of subject_consistency"):
         build("speed", profile, None)
@@ -266,7 +264,7 @@ def test_unknown_names_and_backbones_of_another_kind_are_refused_with_what_is_al
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_a_measurement_survives_its_json(name: str) -> None:
+def test_a_measurement_survives_its_json(name):
     import json
 
     measured = measure(name, numbered(23), BACKBONES[name])

@@ -22,7 +22,7 @@ def config(**changes) -> ViTConfig:
 
 
 @pytest.fixture(scope="module")
-def network() -> ViTModel:
+def network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = ViTModel(config(), add_pooling_layer=False).eval()
@@ -44,7 +44,7 @@ def normalised(some: torch.Tensor) -> torch.Tensor:
     return ((some.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def test_square_frames_get_transformers_own_features(folder) -> None:
+def test_square_frames_get_transformers_own_features(folder):
     some = frames(3, 224, 224)
     reference = ViTModel.from_pretrained(folder, add_pooling_layer=False, layer_norm_eps=1e-6).eval()
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_square_frames_get_transformers_own_features(folder) -> None:
     assert (found[0] - found[1]).norm() > 100 * (found - expected).norm()
 
 
-def test_the_small_epsilon_of_the_original_replaces_that_of_the_saved_configuration(folder) -> None:
+def test_the_small_epsilon_of_the_original_replaces_that_of_the_saved_configuration(folder):
     assert load_dino(folder, antialias=False)._network.config.layer_norm_eps == 1e-6
     assert config().layer_norm_eps != 1e-6
 
@@ -85,7 +85,7 @@ def stretched_by_hand(grid: torch.Tensor, rows: int, columns: int) -> torch.Tens
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 358), (398, 224), (224, 230)])
-def test_position_table_of_oblong_frames_is_stretched_as_dino_does(height, width) -> None:
+def test_position_table_of_oblong_frames_is_stretched_as_dino_does(height, width):
     table = torch.randn(1, 1 + 14 * 14, 8, generator=torch.Generator().manual_seed(0))
     found = position_table(table, height, width, patch=16)
     expected = stretched_by_hand(table[0, 1:].view(14, 14, 8), height // 16, width // 16)
@@ -95,12 +95,12 @@ def test_position_table_of_oblong_frames_is_stretched_as_dino_does(height, width
     assert (by_size[0].permute(1, 2, 0).flatten(0, 1) - found[0, 1:]).abs().max() > 0.01  # it matters which way
 
 
-def test_position_table_of_square_frames_is_the_learned_one() -> None:
+def test_position_table_of_square_frames_is_the_learned_one():
     table = torch.randn(1, 1 + 14 * 14, 8)
     assert position_table(table, 224, 224, patch=16) is table
 
 
-def test_oblong_frames_are_encoded_with_that_table_and_without_a_crop(network, folder) -> None:
+def test_oblong_frames_are_encoded_with_that_table_and_without_a_crop(network, folder):
     some = frames(2, 224, 300)
     encoder = load_dino(folder, antialias=False)
     found = encoder.encode(some)
@@ -121,12 +121,12 @@ def test_oblong_frames_are_encoded_with_that_table_and_without_a_crop(network, f
     ("size", "expected"),
     [((320, 512), (224, 358)), ((720, 1280), (224, 398)), ((832, 480), (388, 224)), ((64, 64), (224, 224))],
 )
-def test_the_shorter_side_becomes_224(folder, size, expected) -> None:
+def test_the_shorter_side_becomes_224(folder, size, expected):
     encoder = load_dino(folder, antialias=False)
     assert encoder.prepare(torch.zeros(1, *size, 3, dtype=torch.uint8)).shape == (1, 3, *expected)
 
 
-def test_shrinking_is_not_antialiased_but_for_a_profile_that_wants_it(folder) -> None:
+def test_shrinking_is_not_antialiased_but_for_a_profile_that_wants_it(folder):
     some = frames(1, 448, 448)
     pixels = some.permute(0, 3, 1, 2).float()
     plain = (pixels[..., ::2, ::2] + pixels[..., 1::2, ::2] + pixels[..., ::2, 1::2] + pixels[..., 1::2, 1::2]) / 4
@@ -136,7 +136,7 @@ def test_shrinking_is_not_antialiased_but_for_a_profile_that_wants_it(folder) ->
     assert (load_dino(folder, antialias=True).prepare(some) - expected).abs().mean() > 0.1
 
 
-def test_frames_do_not_depend_on_those_beside_them(folder) -> None:
+def test_frames_do_not_depend_on_those_beside_them(folder):
     some, encoder = frames(18, 64, 64), load_dino(folder, antialias=False)  # more than one batch
     together = encoder.encode(some)
     assert together.shape == (18, WIDTH) and torch.equal(together, encoder.encode(some))
@@ -166,7 +166,7 @@ def original_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_dinos_own_file_gives_the_features_of_the_saved_folder(network, folder, tmp_path) -> None:
+def test_dinos_own_file_gives_the_features_of_the_saved_folder(network, folder, tmp_path):
     path = tmp_path / "dino_of_mine.pth"
     torch.save(original_names(network.state_dict()), path)
     some = frames(2, 64, 96)
@@ -175,7 +175,7 @@ def test_dinos_own_file_gives_the_features_of_the_saved_folder(network, folder, 
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape", "other"])
-def test_another_networks_file_is_refused_by_the_names_of_its_keys(network, tmp_path, damage) -> None:
+def test_another_networks_file_is_refused_by_the_names_of_its_keys(network, tmp_path, damage):
     state = original_names(network.state_dict())
     if damage == "missing":
         del state["blocks.1.norm2.bias"]
@@ -197,7 +197,7 @@ def test_another_networks_file_is_refused_by_the_names_of_its_keys(network, tmp_
         load_dino(path, antialias=False)
 
 
-def test_a_folder_without_all_weights_is_refused(network, tmp_path) -> None:
+def test_a_folder_without_all_weights_is_refused(network, tmp_path):
     from safetensors.torch import load_file, save_file
 
     network.save_pretrained(tmp_path)
@@ -211,7 +211,7 @@ def test_a_folder_without_all_weights_is_refused(network, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_gives_nearly_the_same_features(folder, dtype) -> None:
+def test_half_precision_gives_nearly_the_same_features(folder, dtype):
     some = frames(1, 64, 96)  # oblong: the table is interpolated in float32
     full, half = (load_dino(folder, antialias=False, dtype=number).encode(some) for number in (None, dtype))
     assert half.dtype == torch.float32
@@ -219,7 +219,7 @@ def test_half_precision_gives_nearly_the_same_features(folder, dtype) -> None:
     assert 1 - F.cosine_similarity(full, half).item() < (8 * torch.finfo(getattr(torch, dtype)).eps) ** 2
 
 
-def test_resolve_takes_the_folder_the_user_names(folder) -> None:
+def test_resolve_takes_the_folder_the_user_names(folder):
     encoder = resolve("subject_consistency", f"path:{folder}", profile="vbench", dtype="bfloat16")
     assert isinstance(encoder, DinoEncoder)
     found = encoder.provenance()
@@ -227,7 +227,7 @@ def test_resolve_takes_the_folder_the_user_names(folder) -> None:
     assert found["file"] == str(folder) and len(found["sha256"]) == 64 and found["commercial_ok"] is True
 
 
-def test_sizes_of_the_published_network_are_read_off_its_file() -> None:
+def test_sizes_of_the_published_network_are_read_off_its_file():
     shapes = {"cls_token": (1, 1, 768), "pos_embed": (1, 197, 768), "patch_embed.proj.weight": (768, 3, 16, 16)}
     shapes |= {f"blocks.{i}.mlp.fc1.weight": (3072, 768) for i in range(12)}
     found = dino_sizes({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, source="it")
@@ -235,5 +235,5 @@ def test_sizes_of_the_published_network_are_read_off_its_file() -> None:
     assert found == {key: getattr(base, key) for key in found} and len(found) == 6
 
 
-def test_names_that_are_not_dinos_stay_to_be_refused() -> None:
+def test_names_that_are_not_dinos_stay_to_be_refused():
     assert list(dino_names({"head.weight": torch.zeros(1)})) == ["head.weight"]

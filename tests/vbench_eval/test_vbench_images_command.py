@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ def run(*words: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def made(tmp_path):
     names = ["a cat-0.png", "a dog-0.png", "a fox-0.png"]
     nets.save_pictures(nets.pictures(3, seed=1), tmp_path / "made" / "w2sd", names)
     nets.save_pictures(nets.pictures(3, seed=2), tmp_path / "made" / "strong", names)
@@ -31,7 +30,7 @@ def made(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_scores_and_win_rates_are_printed_and_written(made: Path) -> None:
+def test_scores_and_win_rates_are_printed_and_written(made):
     words = [str(made / "made" / "w2sd"), "--metrics", "pickscore,clip_t", "--baseline", str(made / "made" / "strong")]
     words += ["--weights", f"pickscore={made / 'clip'}", "--weights", f"clip_vit_b_32={made / 'clip'}"]
     code, report = run(*words, "--device", "cpu", "--offline", "--output", str(made / "out"), "--quiet")
@@ -47,7 +46,7 @@ def test_scores_and_win_rates_are_printed_and_written(made: Path) -> None:
     assert written["versions"]["torch"] and str(made / "out" / "w2sd_images.json") in report["text"]
 
 
-def test_an_unavailable_metric_and_a_broken_picture_are_said_and_end_with_code_1(made: Path) -> None:
+def test_an_unavailable_metric_and_a_broken_picture_are_said_and_end_with_code_1(made):
     (made / "made" / "w2sd" / "a dog-0.png").write_bytes(b"no picture")
     words = [str(made / "made" / "w2sd"), "--metrics", "clip_t", "aes", "--weights", f"clip_vit_b_32={made / 'clip'}"]
     code, report = run(*words, "--device", "cpu", "--offline", "--output", str(made / "out"), "--name", "n")
@@ -67,13 +66,13 @@ def test_an_unavailable_metric_and_a_broken_picture_are_said_and_end_with_code_1
         (["--weights", "pickscore=path:nowhere"], "does not exist"),
     ],
 )
-def test_what_cannot_be_used_is_refused(words: list[str], said: str, made: Path) -> None:
+def test_what_cannot_be_used_is_refused(words, said, made):
     with pytest.raises(UserError, match=said):
         run(str(made / "made" / "w2sd"), *words, "--device", "cpu", "--offline", "--output", str(made / "out"))
     assert not (made / "out").exists()
 
 
-def test_its_help_names_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_help_names_every_metric(capsys):
     with pytest.raises(SystemExit) as ended:
         run("--help")
     said = capsys.readouterr().out

@@ -37,7 +37,7 @@ class Means(nn.Module):
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch):
     pytest.importorskip("torchmetrics")
     monkeypatch.setattr(frechet, "FEATURES", 16)
     monkeypatch.setattr(frechet, "SPLITS", 1)
@@ -55,7 +55,7 @@ def write_pictures(folder: Path, count: int, size: int = 8) -> list[Path]:
 # -- the distance and the score --------------------------------------------------------------------------------------
 
 
-def test_fid_of_gaussians_whose_covariances_commute_is_the_closed_form(small: None) -> None:
+def test_fid_of_gaussians_whose_covariances_commute_is_the_closed_form(small):
     """|m1 - m2|^2 + sum over axes of (s1 - s2)^2: the square root of a product of commuting matrices is that of their
     eigenvalues, the same in any orthonormal basis.
     """
@@ -71,7 +71,7 @@ def test_fid_of_gaussians_whose_covariances_commute_is_the_closed_form(small: No
     assert frechet.frechet_distance(ideal, found) == pytest.approx(wanted, rel=1e-11)
 
 
-def test_statistics_are_the_mean_and_covariance_of_the_features(small: None, tmp_path: Path) -> None:
+def test_statistics_are_the_mean_and_covariance_of_the_features(small, tmp_path):
     paths = write_pictures(tmp_path, 7)
     network = Means()
     found = frechet.gather(paths, lambda: network, weights="w")
@@ -85,14 +85,12 @@ def test_statistics_are_the_mean_and_covariance_of_the_features(small: None, tmp
     assert np.allclose(found["sigma"], np.cov(np.array(features).T), atol=1e-6)
 
 
-def test_the_score_of_sure_logits_is_the_number_of_classes_shown(small: None, tmp_path: Path) -> None:
+def test_the_score_of_sure_logits_is_the_number_of_classes_shown(small, tmp_path):
     found = frechet.gather(write_pictures(tmp_path, 8), Means, weights="w")
     assert frechet.inception_score(found) == (pytest.approx(4, rel=1e-12), None), "a fifth class never shows"
 
 
-def test_the_score_of_parts_is_their_mean_and_deviation(
-    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_score_of_parts_is_their_mean_and_deviation(small, tmp_path, monkeypatch):
     monkeypatch.setattr(frechet, "SPLITS", 3)
     paths = write_pictures(tmp_path, 9)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(frechet.SHUFFLE))
@@ -110,7 +108,7 @@ def test_the_score_of_parts_is_their_mean_and_deviation(
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 
-def test_statistics_are_made_again_only_of_other_pictures_or_weights(small: None, tmp_path: Path) -> None:
+def test_statistics_are_made_again_only_of_other_pictures_or_weights(small, tmp_path):
     paths = write_pictures(tmp_path / "pictures", 4)
     kept = tmp_path / "kept" / "statistics.npz"
     made = []
@@ -130,7 +128,7 @@ def test_statistics_are_made_again_only_of_other_pictures_or_weights(small: None
     assert len(made) == 4 and [path.name for path in kept.parent.iterdir()] == ["statistics.npz"]
 
 
-def test_a_broken_picture_is_told_left_out_and_never_kept(small: None, tmp_path: Path) -> None:
+def test_a_broken_picture_is_told_left_out_and_never_kept(small, tmp_path):
     paths = write_pictures(tmp_path, 5)
     whole = frechet.gather(paths[1:], Means, weights="w")
     paths[0].write_bytes(paths[0].read_bytes()[:40])
@@ -146,13 +144,13 @@ def test_a_broken_picture_is_told_left_out_and_never_kept(small: None, tmp_path:
     assert np.allclose(found["mu"], whole["mu"], atol=1e-12) and not kept.exists()
 
 
-def test_fewer_than_two_pictures_have_no_statistics(small: None, tmp_path: Path) -> None:
+def test_fewer_than_two_pictures_have_no_statistics(small, tmp_path):
     with pytest.raises(UserError, match="1 of 1 pictures can be read"):
         frechet.gather(write_pictures(tmp_path, 1), Means, weights="w")
 
 
 @pytest.mark.parametrize("names", [("mu",), ("sigma",), ("mu", "sigma")])
-def test_statistics_of_another_kind_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_statistics_of_another_kind_are_refused(names, tmp_path):
     np.savez(tmp_path / "other.npz", **{name: np.zeros(4) for name in names})
     with pytest.raises(UserError, match="must be"):
         frechet.read_statistics(tmp_path / "other.npz")
@@ -164,7 +162,7 @@ def test_statistics_of_another_kind_are_refused(names: tuple[str, ...], tmp_path
 # -- the network -----------------------------------------------------------------------------------------------------
 
 
-def test_inception_has_the_layers_and_the_parameters_of_fids() -> None:
+def test_inception_has_the_layers_and_the_parameters_of_fids():
     """torchvision states 27 161 264 parameters, of which 3 326 696 are its auxiliary and 2 049 000 its last layer."""
     with torch.device("meta"):
         network = inception.Inception().eval()
@@ -179,7 +177,7 @@ def test_inception_has_the_layers_and_the_parameters_of_fids() -> None:
     assert shapes["Mixed_7c.branch3x3dbl_3b.conv.weight"] == (384, 384, 3, 1)
 
 
-def test_inceptions_averages_leave_the_padding_out_and_its_last_block_takes_the_maximum() -> None:
+def test_inceptions_averages_leave_the_padding_out_and_its_last_block_takes_the_maximum():
     x = torch.rand(1, 4, 5, 5, generator=generator())
     for pool in ("average", "maximum"):
         block = inception.Mixed(4, {}, pool, 4).eval()
@@ -191,7 +189,7 @@ def test_inceptions_averages_leave_the_padding_out_and_its_last_block_takes_the_
 
 
 @pytest.mark.parametrize("content", [{"fc.weight": torch.zeros(2)}, [1], b"", b"garbage", b"PK\x03\x04", b"\x80\x02."])
-def test_other_weights_than_inceptions_are_refused(content: Any, tmp_path: Path) -> None:
+def test_other_weights_than_inceptions_are_refused(content, tmp_path):
     if isinstance(content, bytes):
         (tmp_path / "weights.pth").write_bytes(content)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory):
     return nets.save_clip(nets.clip(1), tmp_path_factory.mktemp("clip") / "saved")
 
 
@@ -43,7 +42,7 @@ def direct(model: Any, given: list[Image.Image], prompts: list[str]) -> tuple[Te
 # -- cosines ---------------------------------------------------------------------------------------------------------
 
 
-def test_pickscore_is_the_scaled_cosine_and_clip_t_the_cosine(saved: Path) -> None:
+def test_pickscore_is_the_scaled_cosine_and_clip_t_the_cosine(saved):
     model, given = nets.clip(1), pictures(3)
     seen, said = direct(model, given, PROMPTS)
     cosines = (seen * said).sum(-1)
@@ -56,7 +55,7 @@ def test_pickscore_is_the_scaled_cosine_and_clip_t_the_cosine(saved: Path) -> No
     assert told["file"] == str(saved) and len(told["sha256"]) == 64 and told["licence"] and told["scale"] == scale
 
 
-def test_scores_do_not_depend_on_batches_or_on_the_kind_of_pictures(saved: Path) -> None:
+def test_scores_do_not_depend_on_batches_or_on_the_kind_of_pictures(saved):
     given = pictures(5)
     prompts = ["a", "b", "a b", "b", "c"]
     whole = reward("pickscore", weights=str(saved))(given, prompts)
@@ -68,7 +67,7 @@ def test_scores_do_not_depend_on_batches_or_on_the_kind_of_pictures(saved: Path)
     assert torch.equal(reward("pickscore", weights=str(saved))(with_alpha, prompts), whole)
 
 
-def test_a_coarse_dtype_rounds_the_features_and_not_the_scale(tmp_path: Path) -> None:
+def test_a_coarse_dtype_rounds_the_features_and_not_the_scale(tmp_path):
     model = nets.clip(1)
     with torch.no_grad():
         model.logit_scale.fill_(4.6052)  # 100.0; bfloat16's neighbours are 4.59375 and 4.625, 98.9 and 102.0
@@ -90,18 +89,18 @@ def test_a_coarse_dtype_rounds_the_features_and_not_the_scale(tmp_path: Path) ->
         (pictures(1), "a", "one text for 1 pictures"),
     ],
 )
-def test_what_is_no_picture_with_a_prompt_is_refused(given: Any, prompts: Any, said: str, saved: Path) -> None:
+def test_what_is_no_picture_with_a_prompt_is_refused(given, prompts, said, saved):
     with pytest.raises(UserError, match=said):
         reward("clip_t", weights=str(saved))(given, prompts)
 
 
-def test_the_preferred_of_two_is_the_softmax_of_their_scores() -> None:
+def test_the_preferred_of_two_is_the_softmax_of_their_scores():
     first, second = torch.tensor([20.0, 21.0, 19.0], dtype=torch.float64), torch.tensor([20.0, 19.0, 22.0])
     wanted = torch.stack([first, second.double()]).softmax(0)[0]
     assert torch.allclose(preference(first, second), wanted, rtol=1e-14)
 
 
-def test_similarity_is_the_mean_cosine_with_every_reference(saved: Path, tmp_path: Path) -> None:
+def test_similarity_is_the_mean_cosine_with_every_reference(saved, tmp_path):
     given, references = pictures(3), pictures(4, seed=9, size=(36, 50))
     seen, _ = direct(nets.clip(1), given, ["a"])
     others, _ = direct(nets.clip(1), references, ["a"])
@@ -225,7 +224,7 @@ def open_clip_features(state: dict[str, Tensor], pixels: Tensor, ids: Tensor) ->
 
 
 @pytest.fixture
-def hps(tmp_path: Path) -> dict[str, str]:
+def hps(tmp_path):
     """The weights as they are published: the file, and the configuration and tokenizer of the CLIP it began as."""
     torch.save({"epoch": 1, "state_dict": open_clip_state(3)}, tmp_path / "HPS_v2.1_compressed.pt")
     nets.save_clip(nets.clip(1), tmp_path / "h")
@@ -234,7 +233,7 @@ def hps(tmp_path: Path) -> dict[str, str]:
     return {"hps_v2.1": str(tmp_path / "HPS_v2.1_compressed.pt"), "clip_vit_h_14": str(tmp_path / "h")}
 
 
-def test_an_open_clip_file_computes_in_transformers_what_it_does_in_open_clip(hps: dict[str, str]) -> None:
+def test_an_open_clip_file_computes_in_transformers_what_it_does_in_open_clip(hps):
     given = pictures(3, size=(32, 32))  # no resizing, no padding
     mean, std = (
         torch.tensor(v).view(3, 1, 1)
@@ -248,7 +247,7 @@ def test_an_open_clip_file_computes_in_transformers_what_it_does_in_open_clip(hp
     assert torch.allclose(found.double(), wanted, **CLOSE), "and with no scale"
 
 
-def test_every_name_of_open_clip_has_its_place_and_others_are_refused() -> None:
+def test_every_name_of_open_clip_has_its_place_and_others_are_refused():
     state = open_clip_state(0)
     found = to_transformers({f"module.{name}": tensor.half() for name, tensor in state.items()})
     own = nets.clip(1).state_dict()
@@ -265,7 +264,7 @@ def test_every_name_of_open_clip_has_its_place_and_others_are_refused() -> None:
             to_transformers({stranger: torch.zeros(1)})
 
 
-def test_a_file_of_another_network_is_refused_with_what_differs(hps: dict[str, str]) -> None:
+def test_a_file_of_another_network_is_refused_with_what_differs(hps):
     state = open_clip_state(3)
     del state["visual.ln_post.bias"]
     state["visual.proj"] = torch.zeros(nets.WIDTH, 7)
@@ -274,7 +273,7 @@ def test_a_file_of_another_network_is_refused_with_what_differs(hps: dict[str, s
         reward("hps_v2.1", weights=hps)
 
 
-def test_hps_pads_before_it_normalises_so_that_the_border_is_black() -> None:
+def test_hps_pads_before_it_normalises_so_that_the_border_is_black():
     given = [Image.new("RGB", (40, 20), (255, 0, 51)), Image.new("RGB", (10, 40), (255, 0, 51))]
     wide, high = letterboxed(given, 20)
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
@@ -287,7 +286,7 @@ def test_hps_pads_before_it_normalises_so_that_the_border_is_black() -> None:
     assert torch.equal(torch.cat([high[:, :, :7], high[:, :, 12:]], 2), black.view(3, 1, 1).expand(3, 20, 15))
 
 
-def test_hps_shrinks_with_the_antialiased_bicubic_filter() -> None:
+def test_hps_shrinks_with_the_antialiased_bicubic_filter():
     """Halving by the cubic kernel of a = -1/2, made twice as wide: pixel 3 of 8 lies in the middle of 6 and 7 of 16 and
     sees 3 to 10 at a quarter, three quarters, ... of its own width.
     """
@@ -316,7 +315,7 @@ def head_state(seed: int, prefix: str = "layers.") -> dict[str, Tensor]:
     return state
 
 
-def test_aes_is_one_linear_map_of_the_unit_features(tmp_path: Path) -> None:
+def test_aes_is_one_linear_map_of_the_unit_features(tmp_path):
     """Nothing stands between the layers, so that their matrices multiply out."""
     tower = nets.clip(4, projection=768)
     nets.save_clip(tower, tmp_path / "l", tokenizer=False)
@@ -338,7 +337,7 @@ def test_aes_is_one_linear_map_of_the_unit_features(tmp_path: Path) -> None:
     assert torch.equal(reward("aes", weights=weights)(given, []), found(given, []))
 
 
-def test_vbenchs_linear_head_is_not_taken_for_aes(tmp_path: Path) -> None:
+def test_vbenchs_linear_head_is_not_taken_for_aes(tmp_path):
     nets.save_clip(nets.clip(4, projection=768), tmp_path / "l", tokenizer=False)
     torch.save({"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, tmp_path / "linear.pth")
     with pytest.raises(UserError, match=r"0\.weight"):
@@ -352,7 +351,7 @@ def test_vbenchs_linear_head_is_not_taken_for_aes(tmp_path: Path) -> None:
 # -- where weights come from -----------------------------------------------------------------------------------------
 
 
-def test_openais_own_file_is_the_same_clip(tmp_path: Path) -> None:
+def test_openais_own_file_is_the_same_clip(tmp_path):
     """Its heads have 64 channels, and its GELU is the quick one."""
     model = nets.clip(6, act="quick_gelu", width=128)
     nets.save_clip(model, tmp_path / "folder")
@@ -398,12 +397,12 @@ def test_openais_own_file_is_the_same_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pickscore", "hps_v2.1", "hps_v2", "aes", "clip_t"])
-def test_missing_weights_are_unavailable_with_the_command_that_gets_them(name: str) -> None:
+def test_missing_weights_are_unavailable_with_the_command_that_gets_them(name):
     with pytest.raises(Unavailable, match=r"is not on this machine.*fetch "):
         reward(name)
 
 
-def test_a_clip_without_any_tokenizer_is_unavailable(tmp_path: Path) -> None:
+def test_a_clip_without_any_tokenizer_is_unavailable(tmp_path):
     nets.save_clip(nets.clip(1), tmp_path / "bare", tokenizer=False)
     with pytest.raises(Unavailable, match="clip_vit_h_14"):
         reward("pickscore", weights=str(tmp_path / "bare"))
@@ -412,7 +411,7 @@ def test_a_clip_without_any_tokenizer_is_unavailable(tmp_path: Path) -> None:
     assert reward("pickscore", weights=beside)(pictures(1), ["a"]).shape == (1,)
 
 
-def test_half_a_network_is_refused(tmp_path: Path) -> None:
+def test_half_a_network_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
     nets.save_clip(nets.clip(1), tmp_path / "half")
@@ -424,6 +423,6 @@ def test_half_a_network_is_refused(tmp_path: Path) -> None:
         reward("pickscore", weights=str(tmp_path / "half"))
 
 
-def test_an_unknown_reward_is_refused_with_those_there_are() -> None:
+def test_an_unknown_reward_is_refused_with_those_there_are():
     with pytest.raises(UserError, match="pickscore"):
         reward("imagereward")

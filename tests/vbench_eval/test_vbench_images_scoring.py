@@ -28,7 +28,7 @@ NAMES = ["a cat-0.png", "a cat-1.png", "a dog-0.png"]
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+def clip(tmp_path_factory):
     return str(nets.save_clip(nets.clip(1), tmp_path_factory.mktemp("clip") / "saved"))
 
 
@@ -45,7 +45,7 @@ class Brightness:
 
 
 @pytest.fixture
-def bright(monkeypatch: pytest.MonkeyPatch) -> None:
+def bright(monkeypatch):
     table: Mapping[str, Any] = {**REWARDS, "pickscore": ("pickscore", lambda sources: Brightness())}
     monkeypatch.setattr(scoring, "REWARDS", table)
 
@@ -57,7 +57,7 @@ def grey(*values: int, size: int = 8) -> list[Image.Image]:
 # -- a folder --------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_has_the_mean_of_what_rewards_say_of_its_pictures(clip: str, tmp_path: Path) -> None:
+def test_a_folder_has_the_mean_of_what_rewards_say_of_its_pictures(clip, tmp_path):
     given = nets.pictures(3)
     nets.save_pictures(given, tmp_path / "made", NAMES)
     weights = {"clip_vit_b_32": clip, "pickscore": clip}
@@ -75,7 +75,7 @@ def test_a_folder_has_the_mean_of_what_rewards_say_of_its_pictures(clip: str, tm
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_a_broken_picture_is_recorded_and_left_out(bright: None, tmp_path: Path) -> None:
+def test_a_broken_picture_is_recorded_and_left_out(bright, tmp_path):
     nets.save_pictures(grey(10, 20, 30), tmp_path, NAMES)
     (tmp_path / NAMES[1]).write_bytes((tmp_path / NAMES[1]).read_bytes()[:30])
     (tmp_path / "empty-0.jpg").touch()
@@ -91,7 +91,7 @@ def test_a_broken_picture_is_recorded_and_left_out(bright: None, tmp_path: Path)
     assert report["metrics"]["pickscore"]["value"] is None and "no picture" in report["metrics"]["pickscore"]["reason"]
 
 
-def test_metrics_without_their_weights_are_unavailable_and_never_numbers(bright: None, tmp_path: Path) -> None:
+def test_metrics_without_their_weights_are_unavailable_and_never_numbers(bright, tmp_path):
     nets.save_pictures(grey(10, 20, 30), tmp_path, NAMES)
     report = score_images(tmp_path, metrics=("aes", "pickscore", "clip_t"))
     assert report["metrics"]["pickscore"]["value"] == pytest.approx(25)
@@ -104,7 +104,7 @@ def test_metrics_without_their_weights_are_unavailable_and_never_numbers(bright:
 # -- beside a baseline -----------------------------------------------------------------------------------------------
 
 
-def test_the_win_rate_is_the_share_of_better_pictures_and_a_tie_is_half_a_win(bright: None, tmp_path: Path) -> None:
+def test_the_win_rate_is_the_share_of_better_pictures_and_a_tie_is_half_a_win(bright, tmp_path):
     names = [f"prompt {number}-0.png" for number in range(5)]
     nets.save_pictures(grey(50, 60, 70, 80), tmp_path / "ours", names[:4])
     others = [Path(name).with_suffix(".bmp").name for name in names]
@@ -125,7 +125,7 @@ def test_the_win_rate_is_the_share_of_better_pictures_and_a_tie_is_half_a_win(br
     assert found["pairs"] == 3 and found["preference"] == pytest.approx(np.mean(chances[:3]), rel=1e-12)
 
 
-def test_wilsons_interval_of_ten_wins_in_twenty_prompts() -> None:
+def test_wilsons_interval_of_ten_wins_in_twenty_prompts():
     """(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) at n = 20, z = 1.959964: 0.2993 and 0.7007."""
     names = [f"{number}.png" for number in range(20)]
     ours = {name: float(number < 10) for number, name in enumerate(names)}
@@ -134,14 +134,14 @@ def test_wilsons_interval_of_ten_wins_in_twenty_prompts() -> None:
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0.5, 0.29930, 0.70070), abs=5e-6)
 
 
-def test_a_pair_that_lacks_a_score_does_not_count() -> None:
+def test_a_pair_that_lacks_a_score_does_not_count():
     pairs = {"a": "a", "b": "b"}
     assert against({"a": 2.0}, {"a": 1.0, "b": 0.0}, pairs, {})["pairs"] == 1
     assert against({"a": 2.0, "b": 0.0}, {"a": 1.0}, pairs, {})["wins"] == 1
     assert against({}, {"a": 1.0}, pairs, {}) == {"pairs": 0}
 
 
-def test_pictures_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+def test_pictures_that_do_not_belong_together_are_refused(tmp_path):
     nets.save_pictures(grey(1), tmp_path / "ours", ["x-0.png"])
     nets.save_pictures(grey(1), tmp_path / "theirs", ["y-0.png"])
     ours, theirs = read_gallery(tmp_path / "ours"), read_gallery(tmp_path / "theirs")
@@ -156,7 +156,7 @@ def test_pictures_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
+def plugin(monkeypatch):
     """A module of the user's, with judges."""
 
     def by_size(first: list[Image.Image], second: list[Image.Image], prompts: list[str]) -> Tensor:
@@ -174,7 +174,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_mps_is_the_mean_preference_over_the_baselines_pictures(plugin: Any, tmp_path: Path) -> None:
+def test_mps_is_the_mean_preference_over_the_baselines_pictures(plugin, tmp_path):
     nets.save_pictures([*grey(0, size=20), *grey(0, size=10)], tmp_path / "ours", ["p-0.png", "q-0.png"])
     nets.save_pictures([*grey(0, size=10), *grey(0, size=10)], tmp_path / "theirs", ["p-0.png", "q-0.png"])
     found = {}
@@ -188,7 +188,7 @@ def test_mps_is_the_mean_preference_over_the_baselines_pictures(plugin: Any, tmp
     assert found["ours"]["provenance"]["id"] == "judges:by_size" and found["ours"]["pictures"] == 2
 
 
-def test_without_a_plugin_mps_is_unavailable_and_says_what_to_give(tmp_path: Path) -> None:
+def test_without_a_plugin_mps_is_unavailable_and_says_what_to_give(tmp_path):
     nets.save_pictures(grey(1), tmp_path, ["p-0.png"])
     with pytest.raises(Unavailable, match=r"--plugin mps=package\.module:function"):
         score_images(tmp_path, metrics=("mps",), baseline=tmp_path)
@@ -205,12 +205,12 @@ def test_without_a_plugin_mps_is_unavailable_and_says_what_to_give(tmp_path: Pat
         ("judges:short", r"returned \[1\]"),
     ],
 )
-def test_a_plugin_that_is_no_judge_is_refused(choice: str, said: str, plugin: Any) -> None:
+def test_a_plugin_that_is_no_judge_is_refused(choice, said, plugin):
     with pytest.raises(UserError, match=said):
         load_mps(choice, Sources())(grey(1, 2), grey(3, 4), ["a", "b"])
 
 
-def test_probabilities_are_taken_as_they_are(plugin: Any) -> None:
+def test_probabilities_are_taken_as_they_are(plugin):
     assert load_mps("judges:sure", Sources())(grey(1, 2), grey(3, 4), ["a", "b"]).tolist() == [1, 1]
 
 
@@ -221,7 +221,7 @@ class Scripted(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_torchscript_file_sees_pictures_as_clip_does(clip: str, tmp_path: Path) -> None:
+def test_a_torchscript_file_sees_pictures_as_clip_does(clip, tmp_path):
     torch.jit.script(Scripted()).save(str(tmp_path / "mps.pt"))
     with pytest.raises(UserError, match="--allow-pickle"):
         load_mps(str(tmp_path / "mps.pt"), Sources())
@@ -248,7 +248,7 @@ class Means(nn.Module):
         return features, 500 * torch.eye(2)[torch.arange(len(pictures)) % 2]
 
 
-def test_fid_and_is_of_a_folder_and_of_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fid_and_is_of_a_folder_and_of_the_baseline(tmp_path, monkeypatch):
     pytest.importorskip("torchmetrics")
     monkeypatch.setattr(frechet, "FEATURES", 16)
     monkeypatch.setattr(frechet, "SPLITS", 1)
@@ -290,7 +290,7 @@ def test_fid_and_is_of_a_folder_and_of_the_baseline(tmp_path: Path, monkeypatch:
 # -- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def test_prompts_come_from_the_generator_the_names_or_the_user(tmp_path: Path) -> None:
+def test_prompts_come_from_the_generator_the_names_or_the_user(tmp_path):
     names = ["a red fox-0.png", "deep/cleaned~0a1b-1.jpg", "plain.png", "winter-12.jpeg"]
     for name in names:
         (tmp_path / "made" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -321,7 +321,7 @@ def test_prompts_come_from_the_generator_the_names_or_the_user(tmp_path: Path) -
     assert dict(zip(gallery.names, gallery.prompts, strict=True)) == {**by_name, names[1]: "the true one"}
 
 
-def test_pictures_of_several_methods_are_scored_one_by_one(tmp_path: Path) -> None:
+def test_pictures_of_several_methods_are_scored_one_by_one(tmp_path):
     lines = []
     for method in ("strong", "w2sd"):
         nets.save_pictures(grey(1), tmp_path / method, ["p-0.png"])
@@ -348,16 +348,14 @@ def test_pictures_of_several_methods_are_scored_one_by_one(tmp_path: Path) -> No
         (["aes"], {"batch": 0}, "batch is 0"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(
-    metrics: list[str], settings: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(metrics, settings, said, tmp_path, monkeypatch):
     nets.save_pictures(grey(1), tmp_path, ["p-0.png"])
     monkeypatch.setattr(scoring, "measure", None)
     with pytest.raises(UserError, match=said):
         score_images(tmp_path, metrics=metrics, **settings)
 
 
-def test_missing_prompts_and_folders_are_refused(tmp_path: Path) -> None:
+def test_missing_prompts_and_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="is no folder"):
         score_images(tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no pictures"):

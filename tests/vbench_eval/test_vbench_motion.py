@@ -78,14 +78,14 @@ KINDS = ("mp4", "mov", "mkv", "pictures", "memory")  # a gif, too, but it stores
         *((kind, 0, 0, False) for kind in KINDS),
     ],
 )
-def test_a_square_is_dynamic_by_how_far_it_goes(tmp_path: Path, kind: str, dx: int, dy: int, dynamic: bool) -> None:
+def test_a_square_is_dynamic_by_how_far_it_goes(tmp_path, kind, dx, dy, dynamic):
     measured = score(written(tmp_path, moving_square(16, dx, dy), kind), "dynamic_degree", CentreOfLight())
     assert measured.extras["max_flow"] == pytest.approx([float(np.hypot(dx, dy))] * 15, rel=2**-23)
     assert measured.value is dynamic
 
 
 @pytest.mark.parametrize("moving, dynamic", [(3, False), (4, True)])
-def test_a_quarter_of_a_short_clip_must_move(tmp_path: Path, moving: int, dynamic: bool) -> None:
+def test_a_quarter_of_a_short_clip_must_move(tmp_path, moving, dynamic):
     # A square that moves for some frames and then stands still; 16 frames need 4 moving pairs.
     frames = moving_square(moving + 1, 4)
     frames = np.concatenate([frames, frames[-1:].repeat(15 - moving, axis=0)])
@@ -95,15 +95,13 @@ def test_a_quarter_of_a_short_clip_must_move(tmp_path: Path, moving: int, dynami
 
 
 @pytest.mark.parametrize("fps, per_pair, fixed", [(8, 1, 1), (16, 2, 2), (24, 3, 3), (12, 2, 1.5), (10, 1, 1.25)])
-def test_the_rate_of_the_file_decides_how_far_a_step_goes(
-    tmp_path: Path, fps: int, per_pair: int, fixed: float
-) -> None:
+def test_the_rate_of_the_file_decides_how_far_a_step_goes(tmp_path, fps, per_pair, fixed):
     video = written(tmp_path, moving_square(33, 1), "mp4", fps)
     assert set(score(video, "dynamic_degree", CentreOfLight()).extras["max_flow"]) == {per_pair}
     assert set(score(video, "dynamic_degree", CentreOfLight(), "fixed").extras["max_flow"]) == {fixed}
 
 
-def test_a_lossy_file_moves_as_the_lossless_one_does(tmp_path: Path) -> None:
+def test_a_lossy_file_moves_as_the_lossless_one_does(tmp_path):
     video = open_video(write_video(tmp_path / "a.mp4", moving_square(16, 4), options={"crf": "10"}))
     measured = score(video, "dynamic_degree", CentreOfLight())
     # H.264 at crf 10 leaves every pixel within a few levels of 255; a rim of a tenth of the square's light, all on one
@@ -113,7 +111,7 @@ def test_a_lossy_file_moves_as_the_lossless_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", (*KINDS, "gif"))
-def test_the_smoothness_of_a_square_under_blending_is_what_its_edges_miss(tmp_path: Path, kind: str) -> None:
+def test_the_smoothness_of_a_square_under_blending_is_what_its_edges_miss(tmp_path, kind):
     measured = score(written(tmp_path, moving_square(16, 4), kind), "motion_smoothness", Blend())
     # Between squares at x and x + 8 the real one is at x + 4. In a row: columns x..x+3 are 127 (half of 255, cut) but
     # should be 0, x+4..x+7 are 127 and should be 255, the overlap is right, and the same mirrored.
@@ -123,32 +121,32 @@ def test_the_smoothness_of_a_square_under_blending_is_what_its_edges_miss(tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_stands_still_is_smooth(tmp_path: Path, kind: str) -> None:
+def test_what_stands_still_is_smooth(tmp_path, kind):
     still = score(written(tmp_path, moving_square(16, 0), kind), "motion_smoothness", Blend())
     assert still.value == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flickering_of_known_steps(tmp_path: Path, kind: str) -> None:
+def test_flickering_of_known_steps(tmp_path, kind):
     assert score(written(tmp_path, levels(16, step=0), kind), "temporal_flickering").value == 1
     assert score(written(tmp_path, levels(16, step=9), kind), "temporal_flickering").value == (255 - 9) / 255
     flicker = np.where(np.arange(10)[:, None, None, None] % 2, 40, 90).astype(np.uint8).repeat(64, 1).repeat(64, 2)
     assert score(written(tmp_path, flicker.repeat(3, 3), kind), "temporal_flickering").value == (255 - 50) / 255
 
 
-def test_a_still_gif_that_stores_one_frame_has_no_value_and_says_why(tmp_path: Path) -> None:
+def test_a_still_gif_that_stores_one_frame_has_no_value_and_says_why(tmp_path):
     measured = score(written(tmp_path, levels(16, step=0), "gif"), "temporal_flickering")
     assert (measured.value, measured.reason) == (None, "temporal flickering needs two frames, the video has one")
 
 
-def test_flickering_of_the_square_is_the_light_that_comes_and_goes(tmp_path: Path) -> None:
+def test_flickering_of_the_square_is_the_light_that_comes_and_goes(tmp_path):
     # With every step 4 columns of 16 pixels go dark and 4 light up, of 64 x 96.
     value = score(written(tmp_path, moving_square(16, 4), "mp4"), "temporal_flickering").value
     assert value == pytest.approx((255 - 2 * 4 * 16 * 255 / (64 * 96)) / 255, rel=2**-50)
 
 
 @pytest.mark.parametrize("name, backbone", [("dynamic_degree", CentreOfLight()), ("motion_smoothness", Blend())])
-def test_odd_sizes_are_padded_for_the_network_and_scored_as_they_are(tmp_path: Path, name: str, backbone: Stub) -> None:
+def test_odd_sizes_are_padded_for_the_network_and_scored_as_they_are(tmp_path, name, backbone):
     frames = moving_square(16, 3, 1, 63, 91)
     path = write_video(tmp_path / "odd.mkv", frames, codec="ffv1", pixels="bgr0")
     measured = score(open_video(path), name, backbone)

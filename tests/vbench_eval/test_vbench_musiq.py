@@ -74,7 +74,7 @@ def video(frames: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (frames, height, width, 3), generator=generator, dtype=torch.uint8)
 
 
-def test_the_published_file_has_the_names_and_shapes_of_the_module() -> None:
+def test_the_published_file_has_the_names_and_shapes_of_the_module():
     with torch.device("meta"):
         module = Musiq()
     assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == published_names()
@@ -82,7 +82,7 @@ def test_the_published_file_has_the_names_and_shapes_of_the_module() -> None:
 
 
 @pytest.mark.parametrize("wrapping", [None, "params", "state_dict"])
-def test_a_file_with_published_names_loads_and_gives_the_modules_ratings(tmp_path, wrapping) -> None:
+def test_a_file_with_published_names_loads_and_gives_the_modules_ratings(tmp_path, wrapping):
     network, path = small(), tmp_path / "musiq.pth"
     torch.save({wrapping: network.state_dict()} if wrapping else network.state_dict(), path)
     scorer = load_musiq(path, antialias=False, sizes=SMALL)
@@ -95,7 +95,7 @@ def test_a_file_with_published_names_loads_and_gives_the_modules_ratings(tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["missing", "renamed", "extra", "shape"])
-def test_a_file_of_another_network_is_refused_by_the_names_of_its_keys(tmp_path, damage) -> None:
+def test_a_file_of_another_network_is_refused_by_the_names_of_its_keys(tmp_path, damage):
     state = dict(small().state_dict())
     if damage == "missing":
         del state["head.bias"]
@@ -119,14 +119,14 @@ def test_a_file_of_another_network_is_refused_by_the_names_of_its_keys(tmp_path,
 
 
 @pytest.fixture(scope="module")
-def rated() -> tuple[Musiq, torch.Tensor, float]:
+def rated():
     # Oblong and odd: 40x91 becomes 28x64 (1x2 of 4 patches) and 70x160 (3x5 of 25), and itself is 2x3 patches.
     network = small(seed=3)
     frame = video(1, 40, 91, seed=7)[0].permute(2, 0, 1).double() / 255
     return network, frame, musiq_by_hand(network, frame)
 
 
-def test_rating_equals_the_step_by_step_computation_with_the_published_mask(rated) -> None:
+def test_rating_equals_the_step_by_step_computation_with_the_published_mask(rated):
     network, frame, expected = rated
     found = float(network.double()(frame[None]))
     network.float()
@@ -135,7 +135,7 @@ def test_rating_equals_the_step_by_step_computation_with_the_published_mask(rate
     assert abs(expected) > 0.1
 
 
-def test_scorer_rates_frames_one_by_one_as_in_batches_and_repeats_bit_for_bit() -> None:
+def test_scorer_rates_frames_one_by_one_as_in_batches_and_repeats_bit_for_bit():
     scorer = MusiqScorer(small(), provenance=ORIGIN, antialias=False)
     frames = video(5, 48, 33)
     together = scorer.score(frames)
@@ -149,12 +149,12 @@ def test_scorer_rates_frames_one_by_one_as_in_batches_and_repeats_bit_for_bit() 
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "pads"), [(32, 7, 2, (2, 3)), (16, 3, 2, (0, 1)), (8, 3, 1, (1, 1))]
 )
-def test_same_padding_puts_the_odd_pixel_after(size, kernel, stride, pads) -> None:
+def test_same_padding_puts_the_odd_pixel_after(size, kernel, stride, pads):
     assert same_padding(size, kernel, stride) == pads
     assert pad_same(torch.ones(1, size, size), kernel, stride).shape[-1] == size + sum(pads)
 
 
-def test_positions_are_the_cells_of_a_grid_of_ten_stretched_over_the_patches() -> None:
+def test_positions_are_the_cells_of_a_grid_of_ten_stretched_over_the_patches():
     for rows in range(1, 17):  # 512 pixels are 16 patches
         for columns in range(1, 17):
             expected = [
@@ -163,7 +163,7 @@ def test_positions_are_the_cells_of_a_grid_of_ten_stretched_over_the_patches() -
             assert hashed_positions(rows, columns).tolist() == expected
 
 
-def test_tokens_of_three_scales_in_order_without_padding() -> None:
+def test_tokens_of_three_scales_in_order_without_padding():
     patches, positions, scales = tokens(torch.zeros(2, 3, 288, 512))
     # 126x224, 216x384, 288x512: 4x7, 7x12 and 9x16 patches
     assert patches.shape == (2, 28 + 84 + 144, 3, 32, 32)
@@ -175,18 +175,18 @@ def test_tokens_of_three_scales_in_order_without_padding() -> None:
     ("mode", "expected"),
     [("longer", (288, 512)), ("shorter", (512, 910)), ("shorter_centercrop", (512, 512)), ("None", (720, 1280))],
 )
-def test_preparing_takes_vbenchs_sizes(mode, expected) -> None:
+def test_preparing_takes_vbenchs_sizes(mode, expected):
     scorer = MusiqScorer(small(), provenance=ORIGIN, antialias=False, mode=mode)
     assert scorer.prepare(torch.zeros(1, 720, 1280, 3, dtype=torch.uint8)).shape[-2:] == expected
 
 
-def test_small_frames_are_prepared_by_division_alone() -> None:
+def test_small_frames_are_prepared_by_division_alone():
     frames = video(1, 100, 90)
     scorer = MusiqScorer(small(), provenance=ORIGIN, antialias=False)
     assert torch.equal(scorer.prepare(frames), frames.permute(0, 3, 1, 2).float() / 255)
 
 
-def test_antialiasing_is_what_the_profile_says() -> None:
+def test_antialiasing_is_what_the_profile_says():
     frames = torch.zeros(1, 1024, 1024, 3, dtype=torch.uint8)
     frames[:, :, 1::4] = frames[:, :, 2::4] = 255  # columns 0 255 255 0: the two taps of every second pixel say 127.5
     plain, filtered = (MusiqScorer(small(), provenance=ORIGIN, antialias=way).prepare(frames) for way in (False, True))
@@ -194,13 +194,13 @@ def test_antialiasing_is_what_the_profile_says() -> None:
     assert plain.shape == filtered.shape and not torch.equal(plain, filtered)
 
 
-def test_an_unknown_mode_is_refused_by_the_modes_there_are() -> None:
+def test_an_unknown_mode_is_refused_by_the_modes_there_are():
     with pytest.raises(UserError, match=r"longest.*longer, shorter, shorter_centercrop, None"):
         MusiqScorer(small(), provenance=ORIGIN, antialias=False, mode="longest")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_rates_nearly_as_float32(tmp_path, dtype) -> None:
+def test_half_precision_rates_nearly_as_float32(tmp_path, dtype):
     path = tmp_path / "musiq.pth"
     torch.save(small().state_dict(), path)
     frames = video(2, 32, 32)

@@ -20,7 +20,7 @@ def frames_of(video: Video) -> Frames:
     return torch.cat(list(video.chunks())).numpy()
 
 
-def test_a_folder_of_pictures_is_a_video_without_a_rate(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_is_a_video_without_a_rate(tmp_path):
     frames = patterned()
     video = open_video(write_pictures(tmp_path / "a cat-0", frames))
     assert np.array_equal(frames_of(video), frames)
@@ -30,7 +30,7 @@ def test_a_folder_of_pictures_is_a_video_without_a_rate(tmp_path: Path) -> None:
     assert video.info.decoder.startswith("pillow ")
 
 
-def test_a_rate_written_into_the_pictures_is_the_folders(tmp_path: Path) -> None:
+def test_a_rate_written_into_the_pictures_is_the_folders(tmp_path):
     for name, text, rate in (("a", "12.5", 12.5), ("b", "fast", 0), ("c", "nan", 0), ("d", "-8", 0)):
         (tmp_path / name).mkdir()
         chunks = PngImagePlugin.PngInfo()
@@ -48,7 +48,7 @@ def test_a_rate_written_into_the_pictures_is_the_folders(tmp_path: Path) -> None
         ["1-1.png", "1-2.png", "2-1.png", "10-1.png"],
     ],
 )
-def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path, names: list[str]) -> None:
+def test_pictures_come_in_the_order_of_their_numbers(tmp_path, names):
     frames = levels(4)
     write_pictures(tmp_path / "a", frames, names)
     write_pictures(tmp_path / "a", patterned(1), [".hidden.png"])
@@ -56,7 +56,7 @@ def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path, names: list
     assert np.array_equal(frames_of(open_video(tmp_path / "a")), frames)
 
 
-def test_pictures_of_every_mode_become_8_bit_rgb(tmp_path: Path) -> None:
+def test_pictures_of_every_mode_become_8_bit_rgb(tmp_path):
     colour = patterned(1, 16, 16)[0]
     grey = colour[..., 0]
     pictures = {
@@ -72,7 +72,7 @@ def test_pictures_of_every_mode_become_8_bit_rgb(tmp_path: Path) -> None:
         assert np.array_equal(frames_of(open_video(tmp_path / name))[0], expected), name
 
 
-def test_a_picture_stands_as_its_orientation_says(tmp_path: Path) -> None:
+def test_a_picture_stands_as_its_orientation_says(tmp_path):
     frame = patterned(1)[0]
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter when shown
@@ -82,7 +82,7 @@ def test_a_picture_stands_as_its_orientation_says(tmp_path: Path) -> None:
     assert np.array_equal(frames_of(video)[0], np.rot90(frame, -1))
 
 
-def test_videos_of_a_folder_are_its_files_and_its_folders_of_pictures(tmp_path: Path) -> None:
+def test_videos_of_a_folder_are_its_files_and_its_folders_of_pictures(tmp_path):
     frames = patterned(2)
     for name in ("b.mp4", "A.MP4", "c.gif", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"")
@@ -122,7 +122,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_frames_in_memory_are_the_frames_in_any_layout(layout: str) -> None:
+def test_frames_in_memory_are_the_frames_in_any_layout(layout):
     video = FramesInMemory(LAYOUTS[layout], fps=12, name="made")
     for _ in range(2):
         assert np.array_equal(frames_of(video), FRAMES)
@@ -131,7 +131,7 @@ def test_frames_in_memory_are_the_frames_in_any_layout(layout: str) -> None:
     assert (info.declared_frames, info.container, info.directory) == (5, "memory", False)
 
 
-def test_frames_that_are_three_pixels_wide_are_taken_as_channels_last() -> None:
+def test_frames_that_are_three_pixels_wide_are_taken_as_channels_last():
     frames = patterned(2, 3, 3)
     assert np.array_equal(frames_of(FramesInMemory(frames)), frames)
 
@@ -152,18 +152,18 @@ def test_frames_that_are_three_pixels_wide_are_taken_as_channels_last() -> None:
         ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], r"sizes \(8, 8\) and \(9, 8\)"),
     ],
 )
-def test_what_are_no_frames_is_refused_with_what_is_allowed(frames: object, told: str) -> None:
+def test_what_are_no_frames_is_refused_with_what_is_allowed(frames, told):
     with pytest.raises(UserError, match=told):
         FramesInMemory(frames)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fps", [0, -8, float("nan"), float("inf")])
-def test_a_rate_that_is_none_is_refused(fps: float) -> None:
+def test_a_rate_that_is_none_is_refused(fps):
     with pytest.raises(UserError, match="fps is"):
         FramesInMemory(FRAMES, fps=fps)
 
 
-def test_what_is_known_of_a_video_is_json(tmp_path: Path) -> None:
+def test_what_is_known_of_a_video_is_json(tmp_path):
     import json
 
     write_video(tmp_path / "a.mp4", levels(3), tags=(1, 1))
@@ -174,7 +174,7 @@ def test_what_is_known_of_a_video_is_json(tmp_path: Path) -> None:
     assert open_video(tmp_path / "a.mp4").info.as_json()["colour"]["colorspace"] == "bt709"
 
 
-def test_importing_the_evaluator_loads_nothing_heavy() -> None:
+def test_importing_the_evaluator_loads_nothing_heavy():
     program = (
         "import sys, vbench_eval;"
         "from vbench_eval import dimensions, profiles, protocols, videos;"

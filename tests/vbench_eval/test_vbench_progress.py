@@ -7,7 +7,7 @@ import pytest
 from vbench_eval.progress import Bars, bars
 
 
-def test_a_bar_shows_each_name_with_what_is_done_of_how_much(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_shows_each_name_with_what_is_done_of_how_much(capsys):
     told = Bars("picture")
     told("fid", 1, 4)
     told("fid", 4, 4)
@@ -16,7 +16,7 @@ def test_a_bar_shows_each_name_with_what_is_done_of_how_much(capsys: pytest.Capt
     assert "fid: 100%" in ended and "4/4" in ended and "aes: 100%" in ended and "2/2" in ended
 
 
-def test_a_name_told_less_than_before_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_told_less_than_before_begins_anew(capsys):
     told = Bars("picture")
     for done in (3, 1):
         told("pickscore", done, 4)
@@ -28,7 +28,7 @@ def test_a_name_told_less_than_before_begins_anew(capsys: pytest.CaptureFixture[
     assert "1/4" in capsys.readouterr().err
 
 
-def test_of_unknown_length_the_bytes_so_far_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_unknown_length_the_bytes_so_far_are_shown(capsys):
     told = Bars("B", scaled=True)
     told("raft-things.pth", 21_000_000, 0)
     told.close()
@@ -38,8 +38,6 @@ def test_of_unknown_length_the_bytes_so_far_are_shown(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("watched", "quiet", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
 )
-def test_bars_are_for_a_terminal_that_is_not_asked_to_be_quiet(
-    monkeypatch: pytest.MonkeyPatch, watched: bool, quiet: bool, shown: bool
-) -> None:
+def test_bars_are_for_a_terminal_that_is_not_asked_to_be_quiet(monkeypatch, watched, quiet, shown):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: watched, raising=False)
     assert (bars("B", quiet=quiet) is not None) is shown

@@ -110,7 +110,7 @@ def frames(height: int, width: int, seed: int) -> torch.Tensor:
     return 255 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_published_file_has_the_names_and_shapes_of_the_module() -> None:
+def test_the_published_file_has_the_names_and_shapes_of_the_module():
     with torch.device("meta"):
         module = Raft()
     assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == published_names()
@@ -124,7 +124,7 @@ def saved(tmp_path, state, prefix: str = "module."):
     return path
 
 
-def test_a_file_with_published_names_loads_and_gives_the_modules_flow(tmp_path) -> None:
+def test_a_file_with_published_names_loads_and_gives_the_modules_flow(tmp_path):
     network = small()
     a, b = frames(32, 40, 1), frames(32, 40, 2)
     estimator = load_raft(saved(tmp_path, network.state_dict()), sizes=SMALL)
@@ -135,7 +135,7 @@ def test_a_file_with_published_names_loads_and_gives_the_modules_flow(tmp_path) 
     assert found["licence"] == "BSD-3-Clause" and found["commercial_ok"] is True and found["sha256_verified"] is False
 
 
-def test_a_file_that_keeps_shared_tensors_once_loads_too(tmp_path) -> None:
+def test_a_file_that_keeps_shared_tensors_once_loads_too(tmp_path):
     from safetensors.torch import save_file
 
     state = {name: tensor for name, tensor in small().state_dict().items() if ".norm3." not in name}
@@ -146,7 +146,7 @@ def test_a_file_that_keeps_shared_tensors_once_loads_too(tmp_path) -> None:
         torch.testing.assert_close(load_raft(path, sizes=SMALL).flow(a, b), small()(a, b), rtol=0, atol=ROUNDING)
 
 
-def test_twins_that_differ_are_a_damaged_file() -> None:
+def test_twins_that_differ_are_a_damaged_file():
     state = dict(small().state_dict())
     state["cnet.layer2.0.norm3.bias"] = state["cnet.layer2.0.norm3.bias"] + 1
     with pytest.raises(UserError, match=r"cnet\.layer2\.0\.(norm3|downsample\.1)\.bias.*same layer"):
@@ -154,7 +154,7 @@ def test_twins_that_differ_are_a_damaged_file() -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "renamed", "extra", "shape"])
-def test_a_file_of_another_network_is_refused_by_the_names_of_its_keys(tmp_path, damage) -> None:
+def test_a_file_of_another_network_is_refused_by_the_names_of_its_keys(tmp_path, damage):
     state = dict(small().state_dict())
     key = "update_block.flow_head.conv2.weight"
     if damage == "missing":
@@ -177,7 +177,7 @@ def test_a_file_of_another_network_is_refused_by_the_names_of_its_keys(tmp_path,
     assert all(part in message for part in told), message
 
 
-def test_flow_equals_the_step_by_step_computation() -> None:
+def test_flow_equals_the_step_by_step_computation():
     network = small(seed=4)
     a, b = frames(40, 48, 5), frames(40, 48, 6)
     expected = raft_by_hand(network.state_dict(), SMALL, a, b, iterations=3)
@@ -192,14 +192,14 @@ def test_flow_equals_the_step_by_step_computation() -> None:
     assert abs(single[0].numpy() - expected).max() < 1e-4
 
 
-def test_slow_index_of_a_window_moves_x() -> None:
+def test_slow_index_of_a_window_moves_x():
     maps = torch.arange(100.0).view(1, 10, 10)  # value = 10 y + x
     window = Window(torch.tensor([[4.0, 5.0]]), (10, 10), 1)
     found = window.blend(maps.flatten(1).gather(1, window.index.flatten(1)).view_as(window.index))
     assert found[0].tolist() == [43, 53, 63, 44, 54, 64, 45, 55, 65]
 
 
-def test_windows_agree_with_grid_sampling_inside_across_and_outside_the_map() -> None:
+def test_windows_agree_with_grid_sampling_inside_across_and_outside_the_map():
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(60, 9, 13, generator=generator, dtype=torch.float64)
     centres = torch.rand(60, 2, generator=generator, dtype=torch.float64) * 40 - 13
@@ -214,7 +214,7 @@ def test_windows_agree_with_grid_sampling_inside_across_and_outside_the_map() ->
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_correlations_on_demand_equal_the_pyramids() -> None:
+def test_correlations_on_demand_equal_the_pyramids():
     generator = torch.Generator().manual_seed(1)
     first, second = (torch.randn(1, 16, 9, 14, generator=generator, dtype=torch.float64) for _ in range(2))
     centres = 20 * torch.rand(1, 2, 9, 14, generator=generator, dtype=torch.float64) - 4
@@ -223,14 +223,14 @@ def test_correlations_on_demand_equal_the_pyramids() -> None:
     torch.testing.assert_close(tight.lookup(centres, 4), roomy.lookup(centres, 4), rtol=0, atol=1e-12)
 
 
-def test_convex_upsampling_of_a_constant_flow_is_that_flow_inside() -> None:
+def test_convex_upsampling_of_a_constant_flow_is_that_flow_inside():
     flow = torch.tensor([1.5, -2.0]).view(1, 2, 1, 1).expand(1, 2, 5, 5)
     logits = torch.randn(1, 576, 5, 5, generator=torch.Generator().manual_seed(0))
     fine = upsample(flow, logits)[:, :, 8:-8, 8:-8]
     torch.testing.assert_close(fine, 8 * flow[:, :, :1, :1].expand_as(fine), rtol=1e-5, atol=0)
 
 
-def test_pairs_of_a_batch_do_not_see_each_other_and_repeat_bit_for_bit() -> None:
+def test_pairs_of_a_batch_do_not_see_each_other_and_repeat_bit_for_bit():
     estimator = RaftFlow(small(), provenance=ORIGIN, iterations=2)
     a, b = (torch.cat([frames(32, 32, seed + k) for k in range(3)]) for seed in (10, 20))
     together = estimator.flow(a, b)
@@ -239,7 +239,7 @@ def test_pairs_of_a_batch_do_not_see_each_other_and_repeat_bit_for_bit() -> None
     assert together.shape == (3, 2, 32, 32) and not together.requires_grad
 
 
-def test_frames_that_do_not_fit_are_refused() -> None:
+def test_frames_that_do_not_fit_are_refused():
     with torch.device("meta"):
         published = RaftFlow(Raft(), provenance=ORIGIN)
     tiny, odd = torch.zeros(1, 3, 56, 128), torch.zeros(1, 3, 68, 128)
@@ -250,7 +250,7 @@ def test_frames_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_gives_nearly_the_same_flow_as_float32(tmp_path, dtype) -> None:
+def test_half_precision_gives_nearly_the_same_flow_as_float32(tmp_path, dtype):
     path = saved(tmp_path, small(seed=4).state_dict())
     a, b = frames(32, 32, 5), frames(32, 32, 6)
     full, half = (load_raft(path, sizes=SMALL, dtype=number).flow(a, b) for number in (None, dtype))

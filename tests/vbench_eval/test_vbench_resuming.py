@@ -21,7 +21,7 @@ FILES = ("_eval_results.json", "_full_info.json", "_report.json")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     made = tmp_path / "videos" / "w2sd"
     made.mkdir(parents=True)
     for number, prompt in enumerate(("a cat", "a dog", "a fox", "an owl")):
@@ -37,7 +37,7 @@ def contents(output: Path) -> dict[str, bytes]:
     return {suffix: (output / f"w2sd{suffix}").read_bytes() for suffix in FILES}
 
 
-def test_two_workers_write_the_same_files_as_one_process(folder: Path, tmp_path: Path) -> None:
+def test_two_workers_write_the_same_files_as_one_process(folder, tmp_path):
     (folder / "broken-0.mp4").write_bytes(b"no video")
     settings: dict[str, Any] = {"dimensions": "all,contrast", "backbones": vbench_stand_ins.ALL}
     scored(folder, tmp_path / "one", **settings)
@@ -83,9 +83,7 @@ def wait_for_line(journal: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_stopped_and_taken_up_equals_one_that_was_not(
-    folder: Path, tmp_path: Path, how: signal.Signals, monkeypatch: Any
-) -> None:
+def test_a_run_that_was_stopped_and_taken_up_equals_one_that_was_not(folder, tmp_path, how, monkeypatch):
     whole = uninterrupted(folder, tmp_path / "whole")
     journal = tmp_path / "stopped" / "w2sd_journal" / "0.jsonl"
     process = command(folder, tmp_path / "stopped", STAND_IN_SECONDS="0.5")
@@ -111,7 +109,7 @@ def test_a_run_that_was_stopped_and_taken_up_equals_one_that_was_not(
     assert len(again) == 4 - lines
 
 
-def test_launched_processes_share_the_videos_and_the_first_reports(folder: Path, tmp_path: Path) -> None:
+def test_launched_processes_share_the_videos_and_the_first_reports(folder, tmp_path):
     whole = uninterrupted(folder, tmp_path / "whole")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -27,7 +27,7 @@ def frames(seed: int, count: int = 5) -> Frames:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     made = tmp_path / "videos" / "w2sd"
     made.mkdir(parents=True)
     for number, prompt in enumerate(("a cat", "a dog", "a fox", "an owl")):
@@ -57,7 +57,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_pass, "measure", refuse)
 
 
-def test_every_video_is_decoded_once_for_all_dimensions(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_every_video_is_decoded_once_for_all_dimensions(folder, tmp_path, monkeypatch):
     decoded: list[str] = []
     real = videos.VideoFile.chunks
 
@@ -73,7 +73,7 @@ def test_every_video_is_decoded_once_for_all_dimensions(folder: Path, tmp_path: 
     assert all(facts["value"] is not None for facts in measured.values())
 
 
-def test_together_and_one_by_one_give_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+def test_together_and_one_by_one_give_the_same_numbers(folder, tmp_path):
     together = scored(folder, tmp_path / "all", dimensions="all,proxies", backbones=vbench_stand_ins.ALL)
     for name in (*OFFICIAL, "pixel_consistency", "flow_dynamic", "warp_error"):
         choice = {name: vbench_stand_ins.ALL[name]} if name in vbench_stand_ins.ALL else {}
@@ -81,7 +81,7 @@ def test_together_and_one_by_one_give_the_same_numbers(folder: Path, tmp_path: P
         assert values(alone, name) == values(together, name)
 
 
-def test_a_bad_video_is_recorded_with_its_reason_and_the_others_are_scored(folder: Path, tmp_path: Path) -> None:
+def test_a_bad_video_is_recorded_with_its_reason_and_the_others_are_scored(folder, tmp_path):
     whole = values(scored(folder, tmp_path / "whole"))
     (folder / "broken-0.mp4").write_bytes(b"no video")
     (folder / "empty-0.mp4").write_bytes(b"")
@@ -96,9 +96,7 @@ def test_a_bad_video_is_recorded_with_its_reason_and_the_others_are_scored(folde
     assert any("3 videos cannot be read" in note for note in report["notes"])
 
 
-def test_a_loop_a_dangling_link_and_an_unreadable_entry_cost_only_themselves(
-    folder: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_loop_a_dangling_link_and_an_unreadable_entry_cost_only_themselves(folder, tmp_path, monkeypatch):
     (folder / "a loop-0.mp4").symlink_to(folder / "a loop-0.mp4")
     (folder / "gone-0.mp4").symlink_to(tmp_path / "nowhere")
     os.mkfifo(folder / "a pipe-0.mp4")
@@ -118,7 +116,7 @@ def test_a_loop_a_dangling_link_and_an_unreadable_entry_cost_only_themselves(
     assert sum(value is not None for value in values(written).values()) == 4
 
 
-def test_a_second_run_decodes_nothing_and_writes_the_same_files(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_second_run_decodes_nothing_and_writes_the_same_files(folder, tmp_path, monkeypatch):
     scored(folder, tmp_path)
     before = contents(tmp_path)
     forbid_decoding(monkeypatch)
@@ -126,7 +124,7 @@ def test_a_second_run_decodes_nothing_and_writes_the_same_files(folder: Path, tm
     assert contents(tmp_path) == before
 
 
-def test_a_dimension_more_measures_only_that_one(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_dimension_more_measures_only_that_one(folder, tmp_path, monkeypatch):
     scored(folder, tmp_path)
     asked: list[set[str]] = []
     real = one_pass.measure
@@ -141,7 +139,7 @@ def test_a_dimension_more_measures_only_that_one(folder: Path, tmp_path: Path, m
     assert set(written.report["videos"][0]["measured"]) == {"temporal_flickering", "contrast"}
 
 
-def test_a_changed_file_and_only_that_one_is_scored_again(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_changed_file_and_only_that_one_is_scored_again(folder, tmp_path, monkeypatch):
     before = values(scored(folder, tmp_path))
     write_video(folder / "a dog-0.mp4", moving_square(7, 2, height=32, width=48))
     os.utime(folder / "a dog-0.mp4", ns=(1, 1))
@@ -166,9 +164,7 @@ def test_a_changed_file_and_only_that_one_is_scored_again(folder: Path, tmp_path
         {"backbones": {"subject_consistency": "tests.support.vbench_stand_ins:slow"}},
     ],
 )
-def test_other_settings_never_take_values_from_the_journal(
-    folder: Path, tmp_path: Path, monkeypatch: Any, change: dict[str, Any]
-) -> None:
+def test_other_settings_never_take_values_from_the_journal(folder, tmp_path, monkeypatch, change):
     backbones = {"subject_consistency": "tests.support.vbench_stand_ins:encoder"}
     scored(folder, tmp_path, dimensions="subject_consistency", backbones=backbones)
     asked: list[set[str]] = []
@@ -184,9 +180,7 @@ def test_other_settings_never_take_values_from_the_journal(
     assert all("subject_consistency" in names for names in asked)
 
 
-def test_a_dimension_that_fails_by_accident_is_tried_again_and_costs_no_other(
-    folder: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_dimension_that_fails_by_accident_is_tried_again_and_costs_no_other(folder, tmp_path, monkeypatch):
     write_video(folder / "the dark-0.mp4", np.full((4, 32, 48, 3), 10, np.uint8))
     settings: dict[str, Any] = {
         "dimensions": "temporal_flickering,aesthetic_quality",
@@ -205,7 +199,7 @@ def test_a_dimension_that_fails_by_accident_is_tried_again_and_costs_no_other(
     assert all(value is not None for value in again.values())
 
 
-def test_without_weights_a_dimension_is_unavailable_and_has_proxies_beside_it(folder: Path, tmp_path: Path) -> None:
+def test_without_weights_a_dimension_is_unavailable_and_has_proxies_beside_it(folder, tmp_path):
     written = scored(folder, tmp_path, dimensions="all", proxies=True)
     report = written.report
     unavailable = {name for name, facts in report["dimensions"].items() if facts["status"] == "unavailable"}
@@ -220,7 +214,7 @@ def test_without_weights_a_dimension_is_unavailable_and_has_proxies_beside_it(fo
     assert report["scores"]["quality"]["present"] == ["temporal_flickering"]
 
 
-def test_a_proxy_stands_under_the_official_name_only_if_allowed_and_then_marked(folder: Path, tmp_path: Path) -> None:
+def test_a_proxy_stands_under_the_official_name_only_if_allowed_and_then_marked(folder, tmp_path):
     written = scored(folder, tmp_path, dimensions="all", allow_proxy=True)
     results = json.loads(written.eval_results.read_text())
     assert set(results) == {"temporal_flickering", *OFFICIAL_STAND_INS}
@@ -231,7 +225,7 @@ def test_a_proxy_stands_under_the_official_name_only_if_allowed_and_then_marked(
     assert written.report["scores"]["quality"]["present"] == ["temporal_flickering"], "no score is made of proxies"
 
 
-def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder: Path, tmp_path: Path) -> None:
+def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder, tmp_path):
     suite = [
         {"prompt_en": "a cat", "dimension": ["temporal_flickering"]},
         {"prompt_en": "a dog", "dimension": ["subject_consistency", "temporal_flickering"]},
@@ -259,7 +253,7 @@ def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder: Path,
     assert info[0]["video_list"] == [os.path.join(folder, "a cat-0.mp4")]
 
 
-def test_frames_in_memory_score_as_the_same_frames_on_disk(tmp_path: Path) -> None:
+def test_frames_in_memory_score_as_the_same_frames_on_disk(tmp_path):
     moving = moving_square(6, 3, height=32, width=48)
     write_pictures(tmp_path / "videos" / "a square-0", moving)
     stored = scored(tmp_path / "videos", tmp_path, dimensions="all,contrast", backbones=vbench_stand_ins.ALL)
@@ -280,14 +274,14 @@ def test_frames_in_memory_score_as_the_same_frames_on_disk(tmp_path: Path) -> No
         }
 
 
-def test_frames_in_memory_without_weights_say_what_is_unavailable() -> None:
+def test_frames_in_memory_without_weights_say_what_is_unavailable():
     found = evaluate_frames(moving_square(6, 3), dimensions="table12", device="cpu")
     assert set(found["unavailable"]) == set(OFFICIAL[:6])
     assert "pixel_consistency" in found["measured"]
     assert not set(OFFICIAL) & set(found["measured"])
 
 
-def test_a_report_says_what_made_its_numbers(folder: Path, tmp_path: Path) -> None:
+def test_a_report_says_what_made_its_numbers(folder, tmp_path):
     stamp = scored(folder, tmp_path, backbones={}).report["stamp"]
     assert stamp["profile"]["name"] == "vbench"
     assert stamp["device"] == "cpu" and stamp["dtype"] == "float32"
@@ -297,7 +291,7 @@ def test_a_report_says_what_made_its_numbers(folder: Path, tmp_path: Path) -> No
     assert info["decoder"].startswith("pyav ") and info["codec"] == "h264"
 
 
-def test_scores_of_another_folder_are_not_replaced(folder: Path, tmp_path: Path) -> None:
+def test_scores_of_another_folder_are_not_replaced(folder, tmp_path):
     scored(folder, tmp_path)
     other = tmp_path / "other" / "w2sd"
     other.mkdir(parents=True)
@@ -307,7 +301,7 @@ def test_scores_of_another_folder_are_not_replaced(folder: Path, tmp_path: Path)
     assert set(values(scored(other, tmp_path, name="mine"))) == {"a cow-0.mp4"}
 
 
-def test_an_incomplete_folder_is_refused_only_if_asked(folder: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused_only_if_asked(folder, tmp_path):
     from vbench_eval.manifest import sample, write_manifest
     from vbench_eval.suite import read_suite
 
@@ -322,7 +316,7 @@ def test_an_incomplete_folder_is_refused_only_if_asked(folder: Path, tmp_path: P
     assert any("surplus: 2 files" in note for note in report["notes"])
 
 
-def test_a_folder_of_stills_is_warned_of(tmp_path: Path) -> None:
+def test_a_folder_of_stills_is_warned_of(tmp_path):
     still = np.repeat(frames(0, 1), 4, axis=0)
     write_pictures(tmp_path / "videos" / "a still-0", still)
     write_pictures(tmp_path / "videos" / "a film-0", frames(1, 4))
@@ -331,13 +325,13 @@ def test_a_folder_of_stills_is_warned_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "xpu:99", "mps"])
-def test_a_device_that_is_not_there_is_refused(device: str, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_device_that_is_not_there_is_refused(device, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device auto"):
         scored(folder, tmp_path, device=device)
 
 
-def test_a_workers_number_and_a_launcher_are_not_mixed(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_workers_number_and_a_launcher_are_not_mixed(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="cannot be combined"):

@@ -29,7 +29,7 @@ EXACT = [
 
 
 @pytest.mark.parametrize("suffix, how", EXACT, ids=[suffix for suffix, _ in EXACT])
-def test_a_lossless_file_gives_back_every_bit(tmp_path: Path, suffix: str, how: dict) -> None:
+def test_a_lossless_file_gives_back_every_bit(tmp_path, suffix, how):
     frames = patterned()
     written = write_video(tmp_path / f"video.{suffix.lower()}", frames, **how)
     video = open_video(written.rename(tmp_path / f"video.{suffix}"))
@@ -44,7 +44,7 @@ def test_a_lossless_file_gives_back_every_bit(tmp_path: Path, suffix: str, how: 
 
 
 @pytest.mark.parametrize("height, width", [(63, 61), (1, 1), (17, 2)])
-def test_odd_sizes_are_not_rounded(tmp_path: Path, height: int, width: int) -> None:
+def test_odd_sizes_are_not_rounded(tmp_path, height, width):
     frames = patterned(4, height, width)
     video = open_video(write_video(tmp_path / "odd.mkv", frames, codec="ffv1", pixels="bgr0"))
     assert (video.info.height, video.info.width) == (height, width)
@@ -63,7 +63,7 @@ LOSSY = [
 
 
 @pytest.mark.parametrize("suffix, codec, name", LOSSY, ids=[f"{codec}-{suffix}" for suffix, codec, _ in LOSSY])
-def test_a_lossy_file_gives_every_frame_once_and_in_order(tmp_path: Path, suffix: str, codec: str, name: str) -> None:
+def test_a_lossy_file_gives_every_frame_once_and_in_order(tmp_path, suffix, codec, name):
     frames = levels(step=15)
     video = open_video(write_video(tmp_path / f"video.{suffix}", frames, codec=codec, options={"b": "2M"}))
     means = frames_of(video).mean(axis=(1, 2, 3))
@@ -72,7 +72,7 @@ def test_a_lossy_file_gives_every_frame_once_and_in_order(tmp_path: Path, suffix
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
-def test_an_animation_gives_every_stored_frame_and_the_rate_of_its_times(tmp_path: Path, suffix: str) -> None:
+def test_an_animation_gives_every_stored_frame_and_the_rate_of_its_times(tmp_path, suffix):
     frames = patterned()
     video = open_video(write_animation(tmp_path / f"video.{suffix}", frames, [120, 130] * 8))
     assert np.array_equal(frames_of(video), frames)
@@ -82,7 +82,7 @@ def test_an_animation_gives_every_stored_frame_and_the_rate_of_its_times(tmp_pat
     assert (uneven.info.fps, uneven.info.variable_rate) == (5, True)
 
 
-def test_one_frame_is_a_video(tmp_path: Path) -> None:
+def test_one_frame_is_a_video(tmp_path):
     frames = patterned(1)
     write_video(tmp_path / "one.mp4", frames, **LOSSLESS)
     write_pictures(tmp_path, frames, ["one.png"])
@@ -96,9 +96,7 @@ def test_one_frame_is_a_video(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), 12, 25, 60])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_an_even_rate_is_the_containers_own_although_times_are_rounded(
-    tmp_path: Path, rate: Fraction, suffix: str
-) -> None:
+def test_an_even_rate_is_the_containers_own_although_times_are_rounded(tmp_path, rate, suffix):
     # mkv writes times in whole milliseconds: 33, 34, 33, ... at 29.97 frames per second
     info = open_video(write_video(tmp_path / f"video.{suffix}", patterned(), fps=rate)).info
     assert info.fps == pytest.approx(float(rate), rel=1e-6)
@@ -107,7 +105,7 @@ def test_an_even_rate_is_the_containers_own_although_times_are_rounded(
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_variable_rate_loses_no_frame_and_is_told(tmp_path: Path, suffix: str) -> None:
+def test_a_variable_rate_loses_no_frame_and_is_told(tmp_path, suffix):
     frames = patterned(9)
     times = [0, 125, 250, 375, 500, 750, 1000, 1250, 1500]  # 8 steps in 1.5 seconds
     how = LOSSLESS if suffix == "mp4" else {"codec": "ffv1", "pixels": "bgr0"}
@@ -117,7 +115,7 @@ def test_a_variable_rate_loses_no_frame_and_is_told(tmp_path: Path, suffix: str)
     assert video.info.average_fps == pytest.approx(8 / 1.5, rel=1e-3)
 
 
-def test_frames_that_an_edit_list_hides_are_not_of_the_video(tmp_path: Path) -> None:
+def test_frames_that_an_edit_list_hides_are_not_of_the_video(tmp_path):
     frames = patterned(8)
     times = [-1000, -100, 0, 125, 250, 375, 500, 625]  # mp4 hides what comes before 0
     video = open_video(write_video(tmp_path / "edited.mp4", frames, milliseconds=times, **LOSSLESS))
@@ -127,7 +125,7 @@ def test_frames_that_an_edit_list_hides_are_not_of_the_video(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_frames_stand_as_a_player_shows_them(tmp_path: Path, rotation: int) -> None:
+def test_frames_stand_as_a_player_shows_them(tmp_path, rotation):
     frames = patterned(2)
     video = open_video(write_video(tmp_path / "turned.mp4", frames, rotation=rotation, **LOSSLESS))
     expected = np.stack([np.rot90(frame, rotation // 90) for frame in frames])
@@ -135,7 +133,7 @@ def test_frames_stand_as_a_player_shows_them(tmp_path: Path, rotation: int) -> N
     assert np.array_equal(frames_of(video), expected)
 
 
-def test_colours_follow_the_tags_of_the_stream_and_the_tags_are_told(tmp_path: Path) -> None:
+def test_colours_follow_the_tags_of_the_stream_and_the_tags_are_told(tmp_path):
     # One picture without structure, stored as the same Y, Cb, Cr under different tags.
     import av
 
@@ -181,9 +179,7 @@ def test_colours_follow_the_tags_of_the_stream_and_the_tags_are_told(tmp_path: P
 @pytest.mark.parametrize(
     "name", ["cat:dog.mp4", "100%d [x]*?.mp4", unicodedata.normalize("NFD", "façades.mp4"), "-x.mp4"]
 )
-def test_any_name_is_a_file_and_never_an_address_or_a_pattern(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_name_is_a_file_and_never_an_address_or_a_pattern(tmp_path, name, monkeypatch):
     frames = patterned(3)
     write_video(tmp_path / "plain.mp4", frames, **LOSSLESS).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -193,7 +189,7 @@ def test_any_name_is_a_file_and_never_an_address_or_a_pattern(
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 5, 16, 100])
-def test_chunks_fill_half_of_the_memory_they_may_take(tmp_path: Path, capacity: int) -> None:
+def test_chunks_fill_half_of_the_memory_they_may_take(tmp_path, capacity):
     frames = patterned()
     allowed = 2 * capacity * frames[0].nbytes
     write_video(tmp_path / "a.mp4", frames, **LOSSLESS)
@@ -208,12 +204,12 @@ def test_chunks_fill_half_of_the_memory_they_may_take(tmp_path: Path, capacity: 
             assert np.array_equal(torch.cat(chunks).numpy(), frames)
 
 
-def test_a_frame_that_is_larger_than_allowed_still_comes_alone(tmp_path: Path) -> None:
+def test_a_frame_that_is_larger_than_allowed_still_comes_alone(tmp_path):
     video = open_video(write_video(tmp_path / "a.mp4", patterned(4), **LOSSLESS))
     assert [len(chunk) for chunk in video.chunks(max_bytes=10)] == [1, 1, 1, 1]
 
 
-def test_a_chunk_is_given_out_before_the_frames_behind_it_are_read() -> None:
+def test_a_chunk_is_given_out_before_the_frames_behind_it_are_read():
     read = 0
 
     def source() -> Iterator[Frames]:

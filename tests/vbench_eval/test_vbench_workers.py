@@ -52,7 +52,7 @@ def slow(number: int) -> Callable[[Any], int]:
     return perform
 
 
-def test_all_tasks_are_done_once_by_two_processes_other_than_this_one() -> None:
+def test_all_tasks_are_done_once_by_two_processes_other_than_this_one():
     results = list(in_processes(range(12), squaring, 2))
     assert {task: value for task, (value, _) in results} == {task: task * task for task in range(12)}
     assert Counter(task for task, _ in results) == Counter(range(12))
@@ -61,14 +61,14 @@ def test_all_tasks_are_done_once_by_two_processes_other_than_this_one() -> None:
     assert 1 <= len(processes) <= 2
 
 
-def test_processes_and_turns_give_the_same() -> None:
+def test_processes_and_turns_give_the_same():
     perform = squaring(0)
     alone = {task: result for task, (result, _) in in_turn(range(5), perform)}  # type: ignore[misc]
     spread = {task: result for task, (result, _) in in_processes(range(5), squaring, 3)}
     assert spread == alone
 
 
-def test_a_process_killed_on_a_task_costs_that_task_only() -> None:
+def test_a_process_killed_on_a_task_costs_that_task_only():
     results = dict(in_processes(range(6), dying, 2))
     lost = results.pop(3)
     assert isinstance(lost, Died)
@@ -76,22 +76,22 @@ def test_a_process_killed_on_a_task_costs_that_task_only() -> None:
     assert results == {task: task for task in range(6) if task != 3}
 
 
-def test_what_a_process_refuses_is_refused_here() -> None:
+def test_what_a_process_refuses_is_refused_here():
     with pytest.raises(UserError, match="no such device"):
         list(in_processes(range(3), refusing, 2))
 
 
-def test_an_error_in_our_own_code_is_not_hidden() -> None:
+def test_an_error_in_our_own_code_is_not_hidden():
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         list(in_processes([0], raising, 1))
 
 
-def test_a_process_that_cannot_start_ends_the_run_rather_than_starting_forever() -> None:
+def test_a_process_that_cannot_start_ends_the_run_rather_than_starting_forever():
     with pytest.raises(UserError, match="exit code 7"):
         list(in_processes(range(3), dead_at_birth, 1))
 
 
-def test_closing_the_results_ends_the_processes(tmp_path: Path) -> None:
+def test_closing_the_results_ends_the_processes(tmp_path):
     mark = tmp_path / "pid"
     results = in_processes([None, str(mark)], slow, 1)
     assert next(results) == (None, 0)
@@ -101,7 +101,7 @@ def test_closing_the_results_ends_the_processes(tmp_path: Path) -> None:
     _wait_for(lambda: not _alive(int(mark.read_text())))
 
 
-def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+def test_processes_end_when_their_parent_is_killed(tmp_path):
     program = (
         "from tests.vbench_eval.test_vbench_workers import squaring\n"
         "from vbench_eval.workers import in_processes\n"
@@ -125,7 +125,7 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     _wait_for(lambda: not _alive(worker))
 
 
-def test_shares_of_all_ranks_are_disjoint_and_together_everything() -> None:
+def test_shares_of_all_ranks_are_disjoint_and_together_everything():
     for size in range(1, 6):
         for count in range(12):
             shares = [Launch(rank, size, rank).share(range(count)) for rank in range(size)]
@@ -133,7 +133,7 @@ def test_shares_of_all_ranks_are_disjoint_and_together_everything() -> None:
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_launcher_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_is_known_by_its_environment(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert launched() is None
@@ -151,14 +151,14 @@ def test_a_launcher_is_known_by_its_environment(monkeypatch: pytest.MonkeyPatch)
         launched()
 
 
-def test_ranks_without_a_meeting_point_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_without_a_meeting_point_are_told_so(monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="unset both"), together(Launch(0, 2, 0)):
         pass
 
 
-def test_threads_are_shared_out_unless_the_user_has_said_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_shared_out_unless_the_user_has_said_how_many(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert [threads_for(processes) for processes in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
