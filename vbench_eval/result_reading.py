@@ -216,10 +216,7 @@ def _pairs(found: Mapping[str, tuple[float | None, list[dict[str, Any]]]]) -> di
 
 
 def _divide_sums(
-    path: Path,
-    name: str,
-    found: Mapping[str, tuple[float | None, list[dict[str, Any]]]],
-    pairs: Mapping[str, int],
+    path: Path, name: str, found: Mapping[str, tuple[float | None, list[dict[str, Any]]]], pairs: Mapping[str, int]
 ) -> None:
     entries = found[name][1]
     if all(entry["video_results"] is None or entry["video_results"] <= 1 + OVERSHOOT for entry in entries):

@@ -1,5 +1,6 @@
-"""Video files for tests, made on the spot: lossless where a test counts grey levels."""
+"""Files for tests, made on the spot: videos, lossless where a test counts grey levels, and a suite of prompts."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -81,3 +82,47 @@ def moving_square(count: int = 16, dx: int = 4, dy: int = 0, height: int = 64, w
         assert top + 16 <= height and left + 16 <= width
         frame[top : top + 16, left : left + 16] = 255
     return frames
+
+
+# A stand-in for VBench's suite file: its layout, group sizes and traps, with prompts of our own.
+SUITE_SIZES = {  # entries per group of the official file
+    ("subject_consistency", "dynamic_degree", "motion_smoothness"): 72,
+    ("overall_consistency", "aesthetic_quality", "imaging_quality"): 93,
+    ("scene", "background_consistency"): 86,
+    ("temporal_flickering",): 75,
+    ("object_class",): 79,
+    ("multiple_objects",): 82,
+    ("human_action",): 100,
+    ("color",): 85,
+    ("spatial_relationship",): 84,
+    ("appearance_style",): 90,
+    ("temporal_style",): 100,
+}
+TWICE = ("a beach in the style of woodcuts", "the harbour, oil painting")  # in two groups each
+CASES = ("A quiet landscape", "a quiet landscape")
+CEDILLA = "façades in the rain"
+
+
+def suite_entries() -> list[dict]:
+    """946 entries with 944 distinct prompts."""
+    made = []
+    for group, size in SUITE_SIZES.items():
+        for number in range(size):
+            entry = {"prompt_en": f"{group[0].replace('_', ' ')} scene {number}.", "dimension": list(group)}
+            if group == ("color",):
+                entry["auxiliary_info"] = {"color": {"color": "red"}}
+            made.append(entry)
+    first = {entry["dimension"][0]: place for place, entry in reversed(list(enumerate(made)))}
+    overall, style, scene = first["overall_consistency"], first["appearance_style"], first["scene"]
+    for number, prompt in enumerate(TWICE):
+        made[overall + number]["prompt_en"] = made[style + number]["prompt_en"] = prompt
+    made[scene]["prompt_en"], made[scene + 1]["prompt_en"] = CASES
+    made[scene + 2]["prompt_en"] = CEDILLA
+    return made
+
+
+def write_suite(folder: Path, content: object = None, name: str = "VBench_full_info.json") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(suite_entries() if content is None else content), encoding="utf-8")
+    return path

@@ -42,11 +42,7 @@ class AestheticScorer:
 
 
 def load_aesthetic(
-    encoder: FrameEncoder,
-    path: Path,
-    *,
-    allow_pickle: bool = False,
-    cache: str | os.PathLike[str] | None = None,
+    encoder: FrameEncoder, path: Path, *, allow_pickle: bool = False, cache: str | os.PathLike[str] | None = None
 ) -> AestheticScorer:
     """Returns the scorer of an encoder and a head file (sa_0_4_vit_l_14_linear.pth: `weight`, `bias`).
 

@@ -31,11 +31,7 @@ BLOCK = 1 << 20
 
 
 def fetch(
-    name: str,
-    *,
-    offline: bool = True,
-    cache: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    name: str, *, offline: bool = True, cache: str | os.PathLike[str] | None = None, progress: Progress | None = None
 ) -> Path:
     """Returns the file or folder of the weights called `name`, from this machine if they are here, else downloaded.
 

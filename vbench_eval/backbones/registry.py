@@ -194,12 +194,7 @@ _LOADERS: dict[str, Callable[[str | None, _Asked], Any]] = {
 
 
 def _placing(asked: _Asked) -> dict[str, Any]:
-    return {
-        "device": asked.device,
-        "dtype": asked.dtype,
-        "allow_pickle": asked.allow_pickle,
-        "cache": asked.cache,
-    }
+    return {"device": asked.device, "dtype": asked.dtype, "allow_pickle": asked.allow_pickle, "cache": asked.cache}
 
 
 def _made(dimension: str, choice: str, offered: dict[str, Any]) -> Any:

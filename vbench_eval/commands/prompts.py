@@ -64,13 +64,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
     wanted = _dimensions(arguments.dimensions)
     suite = read_suite(arguments.suite)
-    manifest = sample(
-        suite,
-        wanted,
-        arguments.num_prompts,
-        arguments.seed,
-        samples=arguments.samples,
-    )
+    manifest = sample(suite, wanted, arguments.num_prompts, arguments.seed, samples=arguments.samples)
     folder = Path(arguments.output)
     write_manifest(folder / MANIFEST_FILE, manifest)
     prompt_file, notes = write_prompts(folder, manifest)

@@ -67,9 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help='write a proxy under the official name where weights are missing, marked "backbone": "proxy:..."',
     )
     what.add_argument(
-        "--no-proxies",
-        action="store_true",
-        help="no stand-ins beside dimensions without weights, no look for stills",
+        "--no-proxies", action="store_true", help="no stand-ins beside dimensions without weights, no look for stills"
     )
     what.add_argument(
         "--imaging-mode",

@@ -118,10 +118,7 @@ IMAGE_METRICS: Mapping[str, ImageMetric] = {
             better=-1,
         ),
         ImageMetric(
-            "is",
-            "Inception Score of 10 parts (needs torchmetrics)",
-            "exp(mean KL), 1 to 1008",
-            weights=("inception",),
+            "is", "Inception Score of 10 parts (needs torchmetrics)", "exp(mean KL), 1 to 1008", weights=("inception",)
         ),
     )
 }

@@ -339,13 +339,7 @@ def score_images(
         known = [prompt for prompt in ours.prompts if prompt is not None]
         theirs = read_gallery(baseline, known=known if prompts is None else None)
     sources = Sources(
-        weights or {},
-        device=device,
-        dtype=dtype,
-        batch=batch,
-        offline=offline,
-        allow_pickle=allow_pickle,
-        cache=cache,
+        weights or {}, device=device, dtype=dtype, batch=batch, offline=offline, allow_pickle=allow_pickle, cache=cache
     )
     job = Job(
         ours,

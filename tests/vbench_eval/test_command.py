@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import vbench_stand_ins
+from tests.support import vbench_backbones
 from tests.support.vbench_files import patterned, write_video
 from vbench_eval.commands import VERBS, build_parser, main
-from vbench_eval.progress import TerminalProgress
+from vbench_eval.progress import Bars, TerminalProgress, bars
 from vbench_eval.proxies import PROXIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,10 +237,10 @@ def test_a_prompt_may_be_told_for_a_video_or_for_each(made):
 
 
 def test_backbones_may_be_given_by_name(made):
-    words = [word for name, choice in vbench_stand_ins.ALL.items() for word in ("--backbone", f"{name}={choice}")]
+    words = [word for name, choice in vbench_backbones.ALL.items() for word in ("--backbone", f"{name}={choice}")]
     assert score(made, "w2sd", "--dimensions", "table12", *words) == 0
     found = report_of(made)["dimensions"]
-    assert all(found[name]["status"] == "measured" for name in vbench_stand_ins.ALL)
+    assert all(found[name]["status"] == "measured" for name in vbench_backbones.ALL)
     assert found["dynamic_degree"]["backbone"]["id"] == "stand-in GreyDifference"
 
 
@@ -297,3 +297,39 @@ def test_the_zip_is_what_vbenchs_script_for_final_scores_reads(made):
             if isinstance(data, dict):  # as the script does: each key is a dimension, each value a list
                 scores.update({key: value[0] for key, value in data.items()})
     assert scores.keys() == {"temporal_flickering"} and 0 < scores["temporal_flickering"] <= 1
+
+
+def test_a_bar_shows_each_name_with_what_is_done_of_how_much(capsys):
+    told = Bars("picture")
+    told("fid", 1, 4)
+    told("fid", 4, 4)
+    told("aes", 2, 2)
+    ended = capsys.readouterr().err
+    assert "fid: 100%" in ended and "4/4" in ended and "aes: 100%" in ended and "2/2" in ended
+
+
+def test_a_name_told_less_than_before_begins_anew(capsys):
+    told = Bars("picture")
+    for done in (3, 1):
+        told("pickscore", done, 4)
+        told.close()
+        assert f"{done}/4" in capsys.readouterr().err
+    told("pickscore", 3, 4)
+    told("pickscore", 1, 4)  # of the baseline's pictures now
+    told.close()
+    assert "1/4" in capsys.readouterr().err
+
+
+def test_of_unknown_length_the_bytes_so_far_are_shown(capsys):
+    told = Bars("B", scaled=True)
+    told("raft-things.pth", 21_000_000, 0)
+    told.close()
+    assert "21.0MB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("watched", "quiet", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_bars_are_for_a_terminal_that_is_not_asked_to_be_quiet(monkeypatch, watched, quiet, shown):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched, raising=False)
+    assert (bars("B", quiet=quiet) is not None) is shown

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import vbench_suites
+from tests.support.vbench_files import write_suite
 from vbench_eval.errors import UserError
 from vbench_eval.folders import check_completeness, methods_of, read_folder
 from vbench_eval.inputs import find_inputs
@@ -47,7 +47,7 @@ def generated(folder: Path, prompts: tuple[str, ...], methods=("w2sd",), count=2
 
 def of(tmp_path, *prompts, samples=2):
     content = [{"prompt_en": prompt, "dimension": ["color"]} for prompt in prompts]
-    return sample(read_suite(vbench_suites.write(tmp_path, content)), samples=samples)
+    return sample(read_suite(write_suite(tmp_path, content)), samples=samples)
 
 
 def listed(folder: Path) -> list[Path]:
@@ -237,7 +237,7 @@ def test_names_in_another_unicode_form_are_the_same_video(tmp_path):
 
 
 def test_thousands_of_missing_videos_are_told_in_a_few_lines(tmp_path):
-    manifest = sample(read_suite(vbench_suites.write(tmp_path)))
+    manifest = sample(read_suite(write_suite(tmp_path)))
     (tmp_path / "empty").mkdir()
     done = check_completeness(manifest, read_folder(tmp_path / "empty", videos=[]))
     assert len(done.missing) == 6220 and len(done.lines()) == 22

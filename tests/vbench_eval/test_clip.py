@@ -1,6 +1,7 @@
-"""CLIP's image towers: transformers' own numbers behind VBench's preprocessing, from any of the files there are."""
+"""CLIP's image towers, transformers' own numbers behind VBench's preprocessing, and the aesthetic head on them."""
 
 import hashlib
+import math
 
 import pytest
 import torch
@@ -8,29 +9,18 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from tests.support.vbench_stubs import noise as frames
+from tests.support.vbench_backbones import DAMAGES, TableEncoder, damaged, numbered
+from tests.support.vbench_backbones import noise as frames
 from vbench_eval.backbones import weights as table
+from vbench_eval.backbones.aesthetic import AestheticScorer, load_aesthetic
 from vbench_eval.backbones.clip import load_clip, tower_sizes
+from vbench_eval.backbones.registry import resolve
 from vbench_eval.errors import UserError
 
 WIDTH, LAYERS, SIDE = 64, 2, 64
-TOWER = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 4 * WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 1,
-    "image_size": SIDE,
-    "patch_size": 32,
-}
-TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "vocab_size": 99,
-    "bos_token_id": 0,
-    "eos_token_id": 98,
-}
+DEPTH = {"num_hidden_layers": LAYERS, "num_attention_heads": 1}
+TOWER = DEPTH | {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "image_size": SIDE, "patch_size": 32}
+TEXT = DEPTH | {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 99, "bos_token_id": 0, "eos_token_id": 98}
 
 
 @pytest.fixture(scope="module")
@@ -212,27 +202,16 @@ def test_openais_archive_is_opened_only_if_it_is_the_published_one_or_trusted(cl
     assert verified.provenance()["sha256_verified"] is True
 
 
-@pytest.mark.parametrize("damage", ["missing", "renamed", "shape", "other"])
+@pytest.mark.parametrize("damage", [*DAMAGES, "other"])
 def test_another_networks_file_is_refused_by_the_names_of_its_keys(clip, tmp_path, damage):
-    state = original_names(clip.state_dict())
-    if damage == "missing":
-        del state["visual.ln_post.bias"]
-    elif damage == "renamed":
-        state["visual.ln_past.bias"] = state.pop("visual.ln_post.bias")
-    elif damage == "shape":
-        state["visual.ln_post.bias"] = torch.zeros(5)
-    else:
-        state = {"visual.layer1.0.conv1.weight": torch.zeros(3)}  # CLIP's residual networks
-    path = tmp_path / "clip.pt"
-    torch.save(state, path)
-    told = {
-        "missing": "missing: vision_model.post_layernorm.bias",
-        "renamed": r"visual\.ln_past\.bias",
-        "shape": r"vision_model.post_layernorm.bias is \[5\], not \[64\]",
-        "other": "not a CLIP vision transformer: it has no visual.conv1.weight",
-    }[damage]
+    state = {"visual.layer1.0.conv1.weight": torch.zeros(3)}  # CLIP's residual networks
+    told = "not a CLIP vision transformer: it has no visual.conv1.weight"
+    if damage != "other":
+        names = "visual.ln_post.bias", "vision_model.post_layernorm.bias"
+        state, told = damaged(original_names(clip.state_dict()), damage, *names)
+    torch.save(state, tmp_path / "clip.pt")
     with pytest.raises(UserError, match=told):
-        load_clip("clip_vit_b_32", path, antialias=False)
+        load_clip("clip_vit_b_32", tmp_path / "clip.pt", antialias=False)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -243,3 +222,46 @@ def test_half_precision_gives_nearly_the_same_features(folder, dtype):
     )
     assert half.dtype == torch.float32
     assert 1 - F.cosine_similarity(full, half).item() < (8 * torch.finfo(getattr(torch, dtype)).eps) ** 2
+
+
+SIDE = 64
+
+
+def head_file(path, weight: torch.Tensor, bias: float):
+    torch.save({"weight": weight, "bias": torch.tensor([bias])}, path)
+    return path
+
+
+def test_aesthetic_rating_is_the_heads_value_of_the_direction_of_the_features(tmp_path):
+    head = head_file(tmp_path / "head.pth", torch.tensor([[2.0, -1.0]]), 5.0)
+    scorer = load_aesthetic(TableEncoder([[3.0, 4.0], [30.0, 40.0], [0.0, -2.0]]), head)
+    expected = [2 * 0.6 - 0.8 + 5, 2 * 0.6 - 0.8 + 5, 1 + 5]  # not divided by ten: the dimension does
+    torch.testing.assert_close(scorer.score(numbered(3)), torch.tensor(expected), rtol=1e-6, atol=0)
+    assert (scorer.low, scorer.high) == (0, 10)
+
+
+def test_a_head_for_other_features_and_the_mlp_of_other_tables_are_refused(tmp_path):
+    encoder = TableEncoder([[1.0, 2.0]])
+    head = head_file(tmp_path / "sa_0_4_vit_l_14_linear.pth", torch.zeros(1, 768), 0.0)
+    with pytest.raises(UserError, match="gives 2 features and the aesthetic head takes 768"):
+        load_aesthetic(encoder, head)
+    torch.save({"layers.0.weight": torch.zeros(4, 2), "layers.0.bias": torch.zeros(4)}, tmp_path / "mlp.pth")
+    with pytest.raises(UserError, match=r"missing: weight, bias; not known: layers\.0\.weight"):
+        load_aesthetic(encoder, tmp_path / "mlp.pth")
+
+
+def test_resolve_joins_tower_and_head_from_where_the_user_says(tmp_path):
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=768)).eval()
+    tower.save_pretrained(tmp_path / "tower")
+    weight = torch.randn(1, 768, generator=torch.Generator().manual_seed(0))
+    head = head_file(tmp_path / "head.pth", weight, 5.5)
+    scorer = resolve("aesthetic_quality", f"path:{tmp_path / 'tower'},head={head}", profile="vbench")
+    assert isinstance(scorer, AestheticScorer)
+    some = frames(2, SIDE, SIDE)
+    with torch.no_grad():
+        found = tower(pixel_values=normalised(some)).image_embeds
+    expected = [float(weight[0] @ f) / math.sqrt(float(f @ f)) + 5.5 for f in found]
+    torch.testing.assert_close(scorer.score(some), torch.tensor(expected), rtol=1e-5, atol=0)
+    origin = scorer.provenance()
+    assert origin["encoder"]["id"] == "clip_vit_l_14" and origin["file"] == str(head)
+    assert origin["sha256"] != origin["encoder"]["sha256"]

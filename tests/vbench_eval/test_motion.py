@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.vbench_backbones import Stub
 from tests.support.vbench_files import (
     LOSSLESS,
     Frames,
@@ -17,7 +18,6 @@ from tests.support.vbench_files import (
     write_pictures,
     write_video,
 )
-from tests.support.vbench_stubs import Stub
 from vbench_eval.dimensions import Measured, build
 from vbench_eval.profiles import get_profile
 from vbench_eval.videos import FramesInMemory, Video, open_video

@@ -1,4 +1,12 @@
-"""Stand-ins for networks whose answers are known by hand: a frame carries its number, a table says the rest."""
+"""Backbones without weights: tables whose answers are known by hand, and stand-ins for whole runs, found by name.
+
+A table goes by the number that a frame carries. The stand-ins ("tests.support.vbench_backbones:encoder") are fast,
+deterministic and depend on every pixel; their numbers mean nothing."""
+
+import os
+import re
+import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,3 +123,95 @@ def noise(count: int, height: int, width: int) -> Tensor:
     """Frames [count, height, width, 3], uint8, the same at every call."""
     generator = torch.Generator().manual_seed(2)
     return torch.randint(0, 256, (count, height, width, 3), generator=generator, dtype=torch.uint8)
+
+
+ALL = {
+    "subject_consistency": "tests.support.vbench_backbones:encoder",
+    "background_consistency": "tests.support.vbench_backbones:encoder",
+    "motion_smoothness": "tests.support.vbench_backbones:interpolator",
+    "dynamic_degree": "tests.support.vbench_backbones:flow",
+    "aesthetic_quality": "tests.support.vbench_backbones:scorer",
+    "imaging_quality": "tests.support.vbench_backbones:scorer",
+}
+
+
+class _StandIn:
+    name = "stand-in"
+
+    def provenance(self) -> dict[str, Any]:
+        return {"id": f"stand-in {type(self).__name__}"}
+
+
+class MeanColour(_StandIn):
+    """The mean colour of every frame as its features."""
+
+    dim = 3
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return frames.float().mean(dim=(1, 2)) + 1
+
+
+class Brightness(_StandIn):
+    low, high = 0.0, 255.0
+
+    def score(self, frames: Tensor) -> Tensor:
+        return frames.float().mean(dim=(1, 2, 3))
+
+
+class GreyDifference(_StandIn):
+    """A "flow" to the right by the difference of the pixels."""
+
+    pad_multiple = 8
+
+    def flow(self, a: Tensor, b: Tensor) -> Tensor:
+        right = (b - a).mean(dim=1, keepdim=True)
+        return torch.cat((right, torch.zeros_like(right)), dim=1)
+
+
+class Blend(_StandIn):
+    pad_multiple = 16
+
+    def midpoint(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a + b) / 2
+
+
+class Slow(MeanColour):
+    """Another backbone with the same numbers, and as slow as the test says."""
+
+    def provenance(self) -> dict[str, Any]:
+        return {"id": "stand-in slow"}
+
+    def encode(self, frames: Tensor) -> Tensor:
+        time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
+        return super().encode(frames)
+
+
+class Failing(Brightness):
+    """Raises for dark videos, as a network may that runs out of memory."""
+
+    def score(self, frames: Tensor) -> Tensor:
+        scores = super().score(frames)
+        if float(scores.mean()) < float(os.environ.get("STAND_IN_FAILS_BELOW", "0")):
+            raise RuntimeError("out of memory, said the stand-in")
+        return scores
+
+
+encoder, scorer, flow, interpolator, slow, failing = MeanColour, Brightness, GreyDifference, Blend, Slow, Failing
+
+
+DAMAGES = ("missing", "renamed", "extra", "shape")
+
+
+def damaged(state: dict[str, Tensor], damage: str, key: str, own: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """The state of nearly this network, and what a refusal of it says; `own` is the key's name in our module."""
+    state, own, shape = dict(state), re.escape(own or key), re.escape(str(list(state[key].shape)))
+    if damage == "shape":
+        state[key] = torch.zeros(7)
+        return state, rf"{own} is \[7\], not {shape}"
+    stranger, _, last = key.rpartition(".")
+    stranger = f"{stranger}.other_{last}"
+    if damage != "missing":
+        state[stranger] = state[key]
+    if damage != "extra":
+        del state[key]
+    return state, f"missing: {own}" if damage == "missing" else re.escape(stranger)

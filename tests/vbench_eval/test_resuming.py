@@ -1,0 +1,474 @@
+"""A run that was stopped, shared between processes, or both, leaves the files of one that was neither."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import vbench_backbones
+from tests.support.vbench_files import patterned, write_video
+from vbench_eval import one_pass, score_folder
+from vbench_eval.errors import UserError
+from vbench_eval.journal import Entry, Journal, VideoKey, fingerprint, key_of, merged, read_entries
+from vbench_eval.workers import Died, Launch, in_processes, in_turn, launched, threads_for, together
+
+KEY = VideoKey("a cat-0.mp4", 1000, 5)
+PRINTS = {"flickering": "f1", "motion": "m1"}
+
+
+def entry(key: VideoKey = KEY, settings: dict[str, str] | None = None, **changes: Any) -> Entry:
+    settings = {"flickering": "f1"} if settings is None else settings
+    measured = {name: {"value": 0.5, "reason": None} for name in settings}
+    return replace(Entry(key, settings, {"fps": 8.0}, measured), **changes)
+
+
+def written(folder: Path, *entries: Entry, writer: str = "0") -> None:
+    with Journal(folder, writer) as journal:
+        for one in entries:
+            journal.append(one)
+
+
+def both_orders(first: Entry, second: Entry) -> Iterable[list[Entry]]:
+    return [first, second], [second, first]
+
+
+def test_what_was_appended_is_read_back_as_it_was(tmp_path):
+    one = entry(error=None, retry=("flickering",), info={"colour": {"range": "tv"}, "fps": None})
+    other = entry(VideoKey("façade \udcff-0.mp4", 1, 2))  # a name with a byte that is no UTF-8
+    written(tmp_path, one, other)
+    assert list(read_entries(tmp_path)) == [one, other]
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"path": "b', b'{"path": "\xc3', b"}"])
+def test_a_line_torn_by_a_kill_is_cut_off_and_the_next_one_is_whole(tmp_path, torn):
+    written(tmp_path, entry())
+    with open(tmp_path / "0.jsonl", "ab") as file:
+        file.write(torn)
+    assert list(read_entries(tmp_path)) == [entry()], "also readable while it is torn"
+    other = entry(VideoKey("b-0.mp4", 1, 1))
+    written(tmp_path, other)
+    assert list(read_entries(tmp_path)) == [entry(), other]
+    assert all(json.loads(line) for line in (tmp_path / "0.jsonl").read_bytes().splitlines())
+
+
+def test_every_prefix_of_a_journal_gives_exactly_its_whole_lines(tmp_path):
+    entries = [entry(VideoKey(f"{number}-0.mp4", number, number)) for number in range(3)]
+    written(tmp_path, *entries)
+    data = (tmp_path / "0.jsonl").read_bytes()
+    for end in range(len(data) + 1):
+        (tmp_path / "0.jsonl").write_bytes(data[:end])
+        # A line counts once all of its JSON is there, with or without the newline after it.
+        whole = sum(len(line) <= end for line in _ends(data))
+        assert list(read_entries(tmp_path)) == entries[:whole], end
+
+
+def _ends(data: bytes) -> list[bytes]:
+    return [data[:position] for position, byte in enumerate(data) if byte == ord("\n")]
+
+
+def test_a_damaged_line_in_the_middle_costs_that_video_only(tmp_path):
+    written(tmp_path, entry(), entry(VideoKey("b-0.mp4", 1, 1)))
+    first, second = (tmp_path / "0.jsonl").read_bytes().splitlines()
+    for damage in (b"nonsense", b"[]", b'{"path": 1}', first[: len(first) // 2]):
+        (tmp_path / "0.jsonl").write_bytes(damage + b"\n" + second + b"\n")
+        assert [one.key.path for one in read_entries(tmp_path)] == ["b-0.mp4"]
+
+
+def test_a_nan_is_refused_and_leaves_no_line(tmp_path):
+    with Journal(tmp_path) as journal:
+        with pytest.raises(ValueError, match="JSON compliant"):
+            journal.append(entry(info={"fps": float("nan")}))
+        journal.append(entry())
+    assert list(read_entries(tmp_path)) == [entry()]
+
+
+def test_a_full_disk_takes_no_half_line(tmp_path, monkeypatch):
+    real = os.write
+
+    def full(file: int, data: Any) -> int:
+        if len(data) > 40:
+            return real(file, data[:40])
+        raise OSError(28, "No space left on device")
+
+    with Journal(tmp_path) as journal:
+        journal.append(entry())
+        before = journal.path.read_bytes()
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="space"):
+            journal.append(entry(VideoKey("b-0.mp4", 1, 1)))
+        monkeypatch.undo()
+        assert journal.path.read_bytes() == before
+
+
+def test_two_processes_cannot_write_one_file_but_each_its_own(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        Journal(tmp_path, "0"),
+        Journal(tmp_path, "1"),
+        pytest.raises(UserError, match="another process"),
+        Journal(tmp_path, "0"),
+    ):
+        pass
+    with Journal(tmp_path, "0"):  # the lock goes with its holder
+        pass
+
+
+def test_a_key_changes_with_bytes_or_time_and_not_with_the_folder(tmp_path):
+    def made(folder: str, content: bytes = b"video", time: int = 10**18) -> VideoKey:
+        path = tmp_path / folder / "a-0.mp4"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, ns=(time, time))
+        return key_of(path, path.parent)
+
+    assert made("one") == made("two") == VideoKey("a-0.mp4", 5, 10**18)
+    assert made("one", b"video!") != made("two")
+    assert made("one", time=10**18 + 1) != made("two")
+
+
+def test_a_folder_of_frames_is_another_video_when_one_frame_changes(tmp_path):
+    frames = tmp_path / "a-0"
+    frames.mkdir()
+    for number in range(3):
+        (frames / f"{number}.png").write_bytes(b"x" * (number + 1))
+        os.utime(frames / f"{number}.png", ns=(number, number))
+    before = key_of(frames, tmp_path)
+    assert before == VideoKey("a-0", 6, 2)
+    os.utime(frames / "0.png", ns=(9, 9))
+    assert key_of(frames, tmp_path) == replace(before, mtime_ns=9)
+
+
+def test_equal_settings_have_one_fingerprint_and_any_change_another():
+    settings = {"profile": {"name": "vbench", "antialias": False}, "backbone": {"sha256": "ab"}, "device": "cpu"}
+    same = {"device": "cpu", "backbone": {"sha256": "ab"}, "profile": {"antialias": False, "name": "vbench"}}
+    assert fingerprint(settings) == fingerprint(same)
+    others = [
+        {**settings, "backbone": {"sha256": "cd"}},
+        {**settings, "device": "cuda"},
+        {**settings, "profile": {"name": "vbench", "antialias": True}},
+        {},
+    ]
+    assert len({fingerprint(one) for one in [settings, *others]}) == 5
+
+
+def test_only_what_these_settings_measured_counts():
+    found = merged(iter([entry(settings={"flickering": "f1", "motion": "old"})]), PRINTS)
+    assert set(found[KEY].measured) == {"flickering"}
+    assert found[KEY].settings == {"flickering": "f1"}
+    assert merged(iter([entry(settings={"flickering": "old"})]), PRINTS) == {}
+
+
+def test_dimensions_measured_at_different_times_come_together():
+    for entries in both_orders(entry(), entry(settings={"motion": "m1"})):
+        assert set(merged(iter(entries), PRINTS)[KEY].measured) == {"flickering", "motion"}
+
+
+def test_of_two_lines_for_one_dimension_the_later_counts():
+    later = entry(measured={"flickering": {"value": 0.75, "reason": None}})
+    assert merged(iter([entry(), later]), PRINTS)[KEY].measured["flickering"]["value"] == 0.75
+
+
+def test_a_file_that_changed_is_another_video():
+    changed = replace(KEY, mtime_ns=6)
+    found = merged(iter([entry(), entry(changed)]), PRINTS)
+    assert set(found) == {KEY, changed}
+
+
+def test_an_error_gives_way_to_a_measurement_whichever_comes_first():
+    failed = Entry(KEY, {}, {}, {}, "it is cut off")
+    assert merged(iter([failed]), PRINTS)[KEY].error == "it is cut off"
+    for entries in both_orders(failed, entry()):
+        found = merged(iter(entries), PRINTS)[KEY]
+        assert found.error is None
+        assert set(found.measured) == {"flickering"}
+
+
+def test_a_dimension_to_retry_is_one_until_it_has_been_measured():
+    failed = entry(retry=("flickering",))
+    assert merged(iter([failed]), PRINTS)[KEY].retry == ("flickering",)
+    assert merged(iter([failed, entry(settings={"motion": "m1"})]), PRINTS)[KEY].retry == ("flickering",)
+    assert merged(iter([failed, entry()]), PRINTS)[KEY].retry == ()
+
+
+def squaring(number: int) -> Callable[[int], tuple[int, int]]:
+    return lambda task: (task * task, os.getpid())
+
+
+def dying(number: int) -> Callable[[int], int]:
+    def perform(task: int) -> int:
+        if task == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+    return perform
+
+
+def refusing(number: int) -> Callable[[int], int]:
+    raise UserError("no such device")
+
+
+def raising(number: int) -> Callable[[int], int]:
+    return lambda task: 1 // task
+
+
+def dead_at_birth(number: int) -> Callable[[int], int]:
+    os._exit(7)
+
+
+def slow(number: int) -> Callable[[Any], int]:
+    def perform(task: Any) -> int:
+        if task is None:
+            return 0
+        Path(task).write_text(str(os.getpid()))
+        time.sleep(60)
+        return 1
+
+    return perform
+
+
+def test_all_tasks_are_done_once_by_two_processes_other_than_this_one():
+    results = list(in_processes(range(12), squaring, 2))
+    assert {task: value for task, (value, _) in results} == {task: task * task for task in range(12)}
+    assert Counter(task for task, _ in results) == Counter(range(12))
+    processes = {process for _, (_, process) in results}
+    assert os.getpid() not in processes
+    assert 1 <= len(processes) <= 2
+
+
+def test_processes_and_turns_give_the_same():
+    perform = squaring(0)
+    alone = {task: result for task, (result, _) in in_turn(range(5), perform)}  # type: ignore[misc]
+    spread = {task: result for task, (result, _) in in_processes(range(5), squaring, 3)}
+    assert spread == alone
+
+
+def test_a_process_killed_on_a_task_costs_that_task_only():
+    results = dict(in_processes(range(6), dying, 2))
+    lost = results.pop(3)
+    assert isinstance(lost, Died)
+    assert "SIGKILL" in lost.reason
+    assert results == {task: task for task in range(6) if task != 3}
+
+
+def test_what_a_process_refuses_is_refused_here():
+    with pytest.raises(UserError, match="no such device"):
+        list(in_processes(range(3), refusing, 2))
+
+
+def test_an_error_in_our_own_code_is_not_hidden():
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        list(in_processes([0], raising, 1))
+
+
+def test_a_process_that_cannot_start_ends_the_run_rather_than_starting_forever():
+    with pytest.raises(UserError, match="exit code 7"):
+        list(in_processes(range(3), dead_at_birth, 1))
+
+
+def test_closing_the_results_ends_the_processes(tmp_path):
+    mark = tmp_path / "pid"
+    results = in_processes([None, str(mark)], slow, 1)
+    assert next(results) == (None, 0)
+    _wait_for(mark.exists)
+    _wait_for(lambda: bool(mark.read_text()))
+    results.close()
+    _wait_for(lambda: not _alive(int(mark.read_text())))
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path):
+    program = (
+        "from tests.vbench_eval.test_resuming import squaring\n"
+        "from vbench_eval.workers import in_processes\n"
+        "import time\n"
+        "if __name__ == '__main__':\n"
+        "    for task, (value, process) in in_processes(range(3), squaring, 1):\n"
+        "        print(process, flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py")], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    assert _alive(worker)
+    parent.kill()
+    parent.communicate()
+    _wait_for(lambda: not _alive(worker))
+
+
+def test_shares_of_all_ranks_are_disjoint_and_together_everything():
+    for size in range(1, 6):
+        for count in range(12):
+            shares = [Launch(rank, size, rank).share(range(count)) for rank in range(size)]
+            assert sorted(task for share in shares for task in share) == list(range(count))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_launcher_is_known_by_its_environment(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched() is None
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launched() is None, "one process shares with nobody"
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert launched() == Launch(2, 3, 0)
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(UserError, match="RANK is 3 of WORLD_SIZE 3"):
+        launched()
+    monkeypatch.setenv("RANK", "two")
+    with pytest.raises(UserError, match="must be numbers"):
+        launched()
+
+
+def test_ranks_without_a_meeting_point_are_told_so(monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="unset both"), together(Launch(0, 2, 0)):
+        pass
+
+
+def test_threads_are_shared_out_unless_the_user_has_said_how_many(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert [threads_for(processes) for processes in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_for(2) is None
+
+
+def _alive(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return status != "Z"
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("_eval_results.json", "_full_info.json", "_report.json")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "videos" / "w2sd"
+    made.mkdir(parents=True)
+    for number, prompt in enumerate(("a cat", "a dog", "a fox", "an owl")):
+        write_video(made / f"{prompt}-0.mp4", patterned(5, 32, 48, number))
+    return made
+
+
+def scored(folder: Path, output: Path, **settings: Any) -> None:
+    assert score_folder(folder, output=output, device="cpu", **settings) is not None
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {suffix: (output / f"w2sd{suffix}").read_bytes() for suffix in FILES}
+
+
+def test_two_workers_write_the_same_files_as_one_process(folder, tmp_path):
+    (folder / "broken-0.mp4").write_bytes(b"no video")
+    settings: dict[str, Any] = {"dimensions": "all,contrast", "backbones": vbench_backbones.ALL}
+    scored(folder, tmp_path / "one", **settings)
+    scored(folder, tmp_path / "two", workers=2, **settings)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def command(folder: Path, output: Path, **environment: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, which hears interrupts also where the tests themselves run in background."""
+    words = [
+        "--dimensions",
+        "subject_consistency",
+        "--backbone",
+        "subject_consistency=tests.support.vbench_backbones:slow",
+    ]
+    places = ["score", str(folder), "--output", str(output), "--device", "cpu", "--format", "json"]
+    path = os.pathsep.join((str(ROOT), str(ROOT / "scripts")))
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "evaluate_vbench.py"), *places, *words],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def uninterrupted(folder: Path, output: Path) -> dict[str, bytes]:
+    settings: dict[str, Any] = {
+        "backbones": {"subject_consistency": "tests.support.vbench_backbones:slow"},
+        "proxies": True,
+    }
+    scored(folder, output, dimensions="subject_consistency", **settings)
+    return contents(output)
+
+
+def wait_for_line(journal: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not (journal.exists() and b"\n" in journal.read_bytes()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_and_taken_up_equals_one_that_was_not(folder, tmp_path, how, monkeypatch):
+    whole = uninterrupted(folder, tmp_path / "whole")
+    journal = tmp_path / "stopped" / "w2sd_journal" / "0.jsonl"
+    process = command(folder, tmp_path / "stopped", STAND_IN_SECONDS="0.5")
+    wait_for_line(journal, process)
+    process.send_signal(how)
+    said, complained = process.communicate(timeout=60)
+    lines = journal.read_bytes().count(b"\n")
+    assert 1 <= lines < 4, "it was stopped in the middle"
+    assert not any((tmp_path / "stopped" / f"w2sd{suffix}").exists() for suffix in FILES)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert json.loads(said)["status"] == "interrupted"
+        assert "run the same command again" in complained and "Traceback" not in complained
+    again: list[str] = []
+    real = one_pass.measure
+
+    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
+        again.append(video.info.path)
+        return real(video, dimensions, **options)
+
+    monkeypatch.setattr(one_pass, "measure", recorded)
+    assert uninterrupted(folder, tmp_path / "stopped") == whole
+    assert len(again) == 4 - lines
+
+
+def test_launched_processes_share_the_videos_and_the_first_reports(folder, tmp_path):
+    whole = uninterrupted(folder, tmp_path / "whole")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [command(folder, tmp_path / "ranks", RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in (0, 1)]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    lines = [(tmp_path / "ranks" / "w2sd_journal" / f"{rank}.jsonl").read_bytes().count(b"\n") for rank in (0, 1)]
+    assert lines == [2, 2]
+    assert json.loads(said[0][0])["videos"] == 4
+    assert said[1][0] == "", "one summary in all"
+    assert contents(tmp_path / "ranks") == whole
