@@ -26,10 +26,11 @@ LUMA_ROUNDING = 5 * 255 * 2**-24
 PER_FRAME = ("sharpness", "exposure", "colourfulness", "contrast", "noise_sigma", "blockiness")
 
 
-def measure(name, frames, *, chunk=None, profile="vbench", overwrite=False, fps=8.0) -> Measured:
-    info = VideoInfo("x", fps, frames.shape[2], frames.shape[1], len(frames), "memory", "raw", "memory")
-    accumulator = PROXIES[name](get_profile(profile)).start(info)
-    for part in frames.split(chunk or len(frames)):
+def measure(name, video, estimator=None, *, chunk=None, profile="vbench", overwrite=False, fps=8.0) -> Measured:
+    info = VideoInfo("x", fps, video.shape[2], video.shape[1], len(video), "memory", "raw", "memory")
+    proxy = PROXIES[name]
+    accumulator = (proxy(get_profile(profile), estimator) if estimator else proxy(get_profile(profile))).start(info)
+    for part in video.split(chunk or len(video)):
         given = part.clone()
         accumulator.add(given)
         if overwrite:
@@ -296,13 +297,6 @@ def pictures(video) -> torch.Tensor:
     return video.permute(0, 3, 1, 2).float()
 
 
-def measure(name, video, estimator=None, *, profile="vbench", fps=8.0) -> Measured:
-    info = VideoInfo("x", fps, video.shape[2], video.shape[1], len(video), "memory", "raw", "memory")
-    accumulator = PROXIES[name](get_profile(profile), estimator).start(info)
-    accumulator.add(video)
-    return accumulator.finish()
-
-
 def inside(flow, margin=12):
     return flow[..., margin:-margin, margin:-margin]
 
@@ -358,8 +352,7 @@ def test_resizing_a_flow_rescales_each_component_by_its_axis():
 
 
 def test_the_estimators_are_what_the_protocol_asks():
-    assert isinstance(HornSchunck(), FlowEstimator)
-    assert HornSchunck().provenance()["id"] == "proxy:horn-schunck"
+    assert isinstance(HornSchunck(), FlowEstimator) and HornSchunck().provenance()["id"] == "proxy:horn-schunck"
 
 
 def test_sampling_along_a_whole_shift_undoes_it():
