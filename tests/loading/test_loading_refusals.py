@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tests.support import tiny
@@ -85,31 +86,45 @@ def test_garbage_and_truncated_folders_are_refused_by_name(disk: dict[str, str],
     refused("holds no .safetensors weights", disk["strong"], str(tmp_path / "weak"), disk["motion"])
 
 
-def test_a_checkpoint_that_lacks_a_tensor_is_refused_instead_of_left_random(
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            lambda t: t.pop("add_embedding.linear_1.weight"),
+            r"lacks 1 tensors.*: add_embedding\.linear_1\.weight; download",
+        ),
+        (lambda t: [t.pop(name) for name in sorted(t)[:12]], r"lacks 12 tensors.*: (\S+, ){10}\.\.\.; download"),
+        (
+            lambda t: t.update({"more.weight": torch.zeros(1)}),
+            "holds 1 tensors that its config has no place for: more.weight",
+        ),
+        (
+            lambda t: t.update({"conv_out.bias": torch.zeros(3)}),
+            r"holds 1 tensors of another shape.*: conv_out\.bias \(of \(3,\), the config describes \(4,\)\)",
+        ),
+    ],
+    ids=["missing", "many missing", "extra", "another shape"],
+)
+def test_a_network_whose_tensors_are_not_its_classs_is_refused_before_any_is_read(
+    disk: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, match: str
+) -> None:
+    shutil.copytree(Path(disk["weak"]) / "unet", tmp_path / "unet")
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    change(tensors := load_file(weights))
+    save_file(tensors, weights)
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(UserError, match=match):
+        load_pair(str(tmp_path), disk["strong"], disk["motion"], device="cpu")
+
+
+def test_a_single_file_with_other_tensors_than_its_config_describes_is_refused(
     disk: dict[str, str], tmp_path: Path
 ) -> None:
-    shutil.copytree(disk["weak"], tmp_path / "weak")
-    weights = tmp_path / "weak" / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(weights)
-    del tensors["add_embedding.linear_1.weight"]
-    save_file(tensors, weights)
-    with pytest.raises(UserError, match=r"lacks 1 tensors.*add_embedding\.linear_1\.weight"):
-        load_pair(disk["strong"], str(tmp_path / "weak"), disk["motion"], device="cpu")
     tensors = load_file(disk["weak.safetensors"])
     del tensors["model.diffusion_model.out.2.bias"]
     save_file(tensors, tmp_path / "weak.safetensors")
     with pytest.raises(UserError, match=r"the unet of .*weak\.safetensors lacks tensors, which would be random"):
         load_pair(disk["strong"], str(tmp_path / "weak.safetensors"), disk["motion"], device="cpu")
-
-
-def test_a_checkpoint_that_holds_more_than_its_config_describes_is_refused(
-    disk: dict[str, str], tmp_path: Path
-) -> None:
-    shutil.copytree(disk["weak"], tmp_path / "weak")
-    weights = tmp_path / "weak" / "unet" / "diffusion_pytorch_model.safetensors"
-    save_file({**load_file(weights), "third_block.weight": torch.zeros(1)}, weights)
-    with pytest.raises(UserError, match=r"holds 1 tensors that its config has no place for: third_block\.weight"):
-        load_pair(disk["strong"], str(tmp_path / "weak"), disk["motion"], device="cpu")
     path = save_single_file(sdxl(2), tmp_path / "more.safetensors", **{LDM_UNET + "more.weight": torch.zeros(1)})
     with pytest.raises(UserError, match=r"more\.safetensors holds \d+ tensors and its config describes \d+"):
         load_pair(disk["strong"], str(path), disk["motion"], device="cpu")

@@ -5,7 +5,8 @@ Every tensor of a component comes from the checkpoint, or it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,9 +30,10 @@ from transformers.utils import logging as transformers_logging
 from w2sd_video.errors import UserError
 from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.describe import Description
-from w2sd_video.loading.files import LDM_UNET, read_json, weight_files
+from w2sd_video.loading.files import LDM_UNET, TensorInfo, read_json, weight_files
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
+NETWORKS = ("unet", "transformer", "transformer_2", "motion_adapter")  # all of whose tensors are known by their class
 FLUX_MODULES = (
     *("double_blocks", "single_blocks", "img_in", "txt_in", "time_in", "vector_in", "guidance_in"),
     "final_layer",
@@ -82,10 +84,53 @@ def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | Non
     unset |= {key for key, tensor in module.named_parameters() if tensor.is_meta}
     if unset:
         raise UserError(
-            f"the {part} of {name} lacks {len(unset)} tensors, which would be random: {', '.join(sorted(unset)[:5])}; "
+            f"the {part} of {name} lacks {len(unset)} tensors, which would be random: {first_of(unset)}; "
             "download the checkpoint again, or give the config made for it"
         )
     return module.eval()
+
+
+def first_of(names: Iterable[str]) -> str:
+    """The first ten of some names, in their order."""
+    listed = sorted(names)
+    return ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")
+
+
+def check_header(kind: Any, config: dict[str, Any], header: Mapping[str, TensorInfo], name: str, part: str) -> None:
+    """Raises `UserError` unless safetensors headers describe the very tensors of a network of the class `kind`.
+
+    The network is built without values, to know the names and shapes.
+    """
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()  # what it says of the config it says again when the weights are loaded
+    try:
+        with reading(name, part), torch.device("meta"):
+            shapes = {key: tuple(tensor.shape) for key, tensor in kind.from_config(config).state_dict().items()}
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
+    unused = kind._keys_to_ignore_on_load_unexpected or ()
+    extra = [key for key in header if key not in shapes and not any(re.search(pattern, key) for pattern in unused)]
+    other = [
+        f"{key} (of {header[key].shape}, the config describes {shape})"
+        for key, shape in shapes.items()
+        if key in header and header[key].shape != shape
+    ]
+    missing = [key for key in shapes if key not in header]
+    for found, problem, remedy in (
+        (
+            missing,
+            "lacks {} tensors, which would be random",
+            "download the checkpoint again, or give the config made for it",
+        ),
+        (
+            extra,
+            "holds {} tensors that its config has no place for",
+            "they would be dropped: give the config made for it",
+        ),
+        (other, "holds {} tensors of another shape than its config describes", "give the config made for it"),
+    ):
+        if found:
+            raise UserError(f"the {part} of {name} {problem.format(len(found))}: {first_of(found)}; {remedy}")
 
 
 class Source:
@@ -186,6 +231,9 @@ class Source:
         elif dtype in (torch.float16, torch.bfloat16):
             variants = ["fp16", None]
         name = self.name if self.description.kind != "file" else self.place
+        weights, config = (None, None) if part not in NETWORKS else (self.description.weights(part), self.config(part))
+        if weights is not None and config is not None and "quantization_config" not in config:
+            check_header(kind, config, weights.header, name, part)
         for variant in variants:
             with reading(name, part):
                 try:
@@ -203,10 +251,10 @@ class Source:
                         raise
                     continue
             surplus = info.get("unexpected_keys") or ()
-            if surplus and part in ("unet", "transformer", "motion_adapter"):
+            if surplus and part in NETWORKS:
                 raise UserError(
                     f"the {part} of {name} holds {len(surplus)} tensors that its config has no place for: "
-                    f"{', '.join(sorted(surplus)[:5])}; they would be dropped: give the config made for it"
+                    f"{first_of(surplus)}; they would be dropped: give the config made for it"
                 )
             return check_complete(module, name, part, info)
         raise AssertionError("the last variant either loads or raises")
