@@ -105,8 +105,17 @@ def test_ddim_levels_chain_on_every_grid(spacing, to_one, steps):
     assert [level.timestep for level in schedule.levels[:-1]] == scheduler.timesteps.tolist()
 
 
-def test_a_last_ddim_step_that_would_go_nowhere_goes_to_clean_data():
-    # "linspace" ends at timestep 0, and with set_alpha_to_one=False the scheduler's final alpha is that of timestep 0.
+def test_a_last_ddim_step_that_goes_nowhere_leaves_the_latent_as_the_scheduler_does():
+    # The last timestep is 0, and with set_alpha_to_one=False the scheduler's final alpha is that of timestep 0.
+    scheduler = tiny.ddim(steps_offset=0, set_alpha_to_one=False)
+    scheduler.set_timesteps(10)
+    schedule, x = read_schedule(scheduler), noise()
+    stock = run_stock(scheduler, "epsilon", x, schedule)
+    assert schedule.num_steps == 10 and schedule.levels[-1].sigma > 0
+    torch.testing.assert_close(run_ours(schedule, x), stock, atol=SAME, rtol=0)
+
+
+def test_a_last_ddim_step_that_goes_nowhere_goes_to_clean_data_on_a_grid_that_does_not_chain():
     scheduler = tiny.ddim(timestep_spacing="linspace", set_alpha_to_one=False)
     scheduler.set_timesteps(10)
     assert read_schedule(scheduler).levels[-1].sigma == 0

@@ -171,7 +171,8 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
     own_order = name == DPM and not first_order
     if own_order and len(levels) > 2 and _goes_nowhere(levels):  # Karras sigmas and final_sigmas_type="sigma_min"
         levels, steps[-1] = levels[:-1], None
-    levels = _end_clean(levels)
+    stays = name in GRID and scheduler.config.timestep_spacing != "linspace"  # its own steps are the grid's
+    levels = _ended(levels, stays=stays)
     prediction = prediction_of(scheduler)
     if levels[0].alpha == 0 and isinstance(path, NoisePath):
         if prediction == "epsilon":
@@ -265,9 +266,17 @@ def _sigma_level(timestep: float, sigma: float, flow: bool) -> Level:
     return Level(timestep, 1.0 / norm, sigma / norm)
 
 
-def _end_clean(levels: list[Level]) -> list[Level]:
-    """A last step that goes nowhere (DDIM "linspace" without set_alpha_to_one) goes to clean data instead."""
-    return [*levels[:-1], Level(levels[-1].timestep, 1.0, 0.0)] if len(levels) > 1 and _goes_nowhere(levels) else levels
+def _ended(levels: list[Level], *, stays: bool) -> list[Level]:
+    """The levels with the end of a last step that goes nowhere (set_alpha_to_one=False and a last timestep of 0).
+
+    Where the scheduler's own steps chain (`stays`), that step leaves the latent as it is here too, to rounding: it ends
+    less than 1e-12 below its start. On other grids it goes to clean data.
+    """
+    if len(levels) < 2 or not _goes_nowhere(levels):
+        return levels
+    start = levels[-2]
+    end = (start.alpha, start.sigma * (1 - 2.0**-40)) if stays else (1.0, 0.0)
+    return [*levels[:-1], Level(levels[-1].timestep, *end)]
 
 
 def _goes_nowhere(levels: list[Level]) -> bool:
