@@ -21,6 +21,7 @@ from w2sd_video.hosting.recording import (
     ControlOutput,
     NetworkCall,
     RecordedStep,
+    probe,
 )
 from w2sd_video.hosting.run import Counter
 
@@ -63,12 +64,36 @@ def measure(combined: Tensor, scales: Sequence[float]) -> Guided:
     lows, highs, low, high = zip(*by_channel, strict=True)
     found = _recognised((min(lows), max(highs), min(low), max(high)), scales) or _guided_channels(by_channel, scales)
     if found is None:
-        raise UserError(
-            "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
-            f"(scale one of {[float(s) for s in scales]}), or changes a prediction before the scheduler has it; "
-            "turn off guidance_rescale and other changes to guidance"
-        )
+        raise not_plain(scales)
     return found
+
+
+def not_plain(scales: Sequence[float]) -> UserError:
+    return UserError(
+        "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
+        f"(scale one of {[float(s) for s in scales]}), or changes a prediction before the scheduler has it; "
+        "turn off guidance_rescale and other changes to guidance"
+    )
+
+
+def combined_alike(step: RecordedStep, expected: Tensor, guided: Guided) -> Tensor:
+    """Whether what the pipeline made of a step's probes is `expected`, everywhere; on the device."""
+    if step.combined.shape != expected.shape:
+        return torch.tensor(False)
+    return (step.combined - expected).abs().amax() <= 2e-2 * max(1.0, abs(guided.scale))
+
+
+def our_combination(step: RecordedStep, guided: Guided) -> Tensor:
+    """What we make of a step's probes [B, ...], guiding as the pipeline was found to."""
+    shape = step.combined.shape[1:]
+    made = [
+        probe(step.combined.new_zeros([len(call.latent), *shape]), first=k == 0) for k, call in enumerate(step.calls)
+    ]
+    if len(made) == 1 and len(made[0]) == len(step.sample):
+        return made[0] * guided.sign
+    first, second = made[0].chunk(2) if len(made) == 1 else made
+    conditional, unconditional = (first, second) if guided.conditional_first else (second, first)
+    return _combined(guided, unconditional, conditional, guided.scale) * guided.sign
 
 
 def _recognised(ends: tuple[float, ...], scales: Sequence[float]) -> Guided | None:
@@ -267,7 +292,7 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
         _check_call(call, step.sample)
     if rows == [batch]:
         (call,) = step.calls
-        guided = known or measure(step.combined, [1.0])  # the pipeline hands a lone prediction on as it is
+        guided = known or _measured(step, [1.0])  # the pipeline hands a lone prediction on as it is
         return Conditioning(
             call.network,
             call.latent_name,
@@ -283,7 +308,7 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
             "knows one call, one call with the batch doubled, and two calls (turn off perturbed-attention and "
             "skip-layer guidance)"
         )
-    guided = known or measure(step.combined, scales)
+    guided = known or _measured(step, scales)
     call = step.calls[0]
     if len(rows) == 2:
         both, doubled = [_without_latent(each) for each in step.calls], None
@@ -302,6 +327,14 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
         guided,
         read_control(step, guided.conditional_first),
     )
+
+
+def _measured(step: RecordedStep, scales: Sequence[float]) -> Guided:
+    """How the pipeline guides, checked against our own combination of all its probes."""
+    guided = measure(step.combined, scales)
+    if not bool(combined_alike(step, our_combination(step, guided), guided)):
+        raise not_plain(scales)
+    return guided
 
 
 def _check_call(call: NetworkCall, sample: Tensor) -> None:

@@ -194,7 +194,7 @@ class _Host:
             on_reflect=self._on_reflect,
         )
         bar = functools.partial(self._bar, hosted)
-        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step, control_of(pipe))
+        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step, control_of(pipe), name=kind.__name__)
         callbacks = {n: f for n in CALLBACKS if callable(f := given.get(n)) and not isinstance(f, OWN_CALLBACKS)}
         lifted = {name: recorder.lifted(function) for name, function in callbacks.items()}
         count = vars(pipe).pop("_num_timesteps", None)  # to be this call's own

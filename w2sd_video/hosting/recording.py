@@ -36,6 +36,7 @@ LATENT_DEPENDENT = (
     "controlnet_states",
 )
 OnStep = Callable[["RecordedStep"], Tensor]
+PROBE_SIZES = (1.0, 2.0, 0.5)  # of one step after the other; powers of two, by which plain guidance scales exactly
 
 
 class RecordingDone(Exception):
@@ -65,7 +66,10 @@ class ControlOutput:
 
 @dataclass
 class RecordedStep:
-    """What a pipeline did up to one `scheduler.step`: its network calls, and what it handed to the scheduler."""
+    """What a pipeline did up to one `scheduler.step`: its network calls, and what it handed to the scheduler.
+
+    `combined` is what it made of the probes, as of probes of size 1; `schedule` counts its calls of `set_timesteps`.
+    """
 
     calls: list[NetworkCall]
     combined: Tensor
@@ -73,18 +77,25 @@ class RecordedStep:
     sample: Tensor
     options: dict[str, Any] = field(default_factory=dict)
     controls: list[NetworkCall] = field(default_factory=list)
+    schedule: int = 0
 
 
 class Recorder:
     """Intercepts the networks and the scheduler of one pipeline call; `on_step` makes the next latent.
 
-    `control` is the pipeline's ControlNet, if it has one.
+    `control` is the pipeline's ControlNet, if it has one; `name` is the pipeline's in errors.
 
     Inside `on_step` everything is as it was, so the networks can be called as ever.
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], scheduler: Any, on_step: OnStep, control: nn.Module | None = None
+        self,
+        networks: Sequence[nn.Module],
+        scheduler: Any,
+        on_step: OnStep,
+        control: nn.Module | None = None,
+        *,
+        name: str = "this pipeline",
     ) -> None:
         both: list[tuple[nn.Module, Any]] = [(network, self._record) for network in networks]
         if control is not None:
@@ -95,6 +106,8 @@ class Recorder:
         self._names = {key: _parameter_names(network) for key, network in self._networks.items()}
         self._scheduler = scheduler
         self._on_step = on_step
+        self._name = name
+        self._made = self._schedules = 0
         self._calls: list[NetworkCall] = []
         self._controls: list[NetworkCall] = []
 
@@ -107,7 +120,12 @@ class Recorder:
             # Copies of the scheduler (for a second latent, such as sound) step as ever.
             return self._step(*args, **kwargs) if this is scheduler else kind.step(this, *args, **kwargs)
 
-        scheduler.__class__ = _subclass(kind, {"step": stand_in})
+        @functools.wraps(kind.set_timesteps)
+        def noted(this: Any, *args: Any, **kwargs: Any) -> Any:
+            self._schedules += this is scheduler
+            return kind.set_timesteps(this, *args, **kwargs)
+
+        scheduler.__class__ = _subclass(kind, {"step": stand_in, "set_timesteps": noted})
         self._put(self._masks)
         try:
             yield
@@ -142,8 +160,17 @@ class Recorder:
         shape, channels = list(latent.shape), getattr(network.config, "in_channels", None)
         if shape[1] == channels and getattr(network.config, "out_channels", None) == 2 * shape[1]:
             shape[1] *= 2  # with a learned variance
-        made = probe(latent.new_zeros(shape), first=len(self._calls) == 1)
-        return (made,) if call.arguments.get("return_dict") is False else Transformer2DModelOutput(sample=made)
+        made = probe(latent.new_zeros(shape), first=len(self._calls) == 1, size=self._size)
+        if call.arguments.get("return_dict") is not False:
+            return Transformer2DModelOutput(sample=made)
+        return _Alone.of(
+            made, f"{self._name} takes more than a prediction from its {self._classes[id(network)].__name__}"
+        )
+
+    @property
+    def _size(self) -> float:
+        """The size of the probes of the current step."""
+        return PROBE_SIZES[self._made % len(PROBE_SIZES)]
 
     def _record_control(self, network: Any, args: tuple, kwargs: dict) -> Any:
         call = self._noted(network, args, kwargs)
@@ -171,7 +198,9 @@ class Recorder:
         self._put(self._classes)
         try:
             _check_options(type(self._scheduler).__name__, args, options)
-            latent = self._on_step(RecordedStep(calls, model_output, timestep, sample, options, controls))
+            combined = model_output if self._size == 1 else model_output / self._size
+            self._made += 1
+            latent = self._on_step(RecordedStep(calls, combined, timestep, sample, options, controls, self._schedules))
         finally:
             self._put(self._masks)
         return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
@@ -195,16 +224,38 @@ def _subclass(kind: type, body: dict[str, Any]) -> type:
     return type(kind)(kind.__name__, (kind,), {**names, **body})
 
 
-def probe(zeros: Tensor, *, first: bool) -> Tensor:
-    """Zeros [N, ...] with ones in the rows that one latent's two halves of guidance begin with.
+def probe(zeros: Tensor, *, first: bool, size: float = 1.0) -> Tensor:
+    """Zeros [N, ...] with `size` in every other place of each row, by which half of guidance it belongs to.
 
-    The half that comes first, in one call or in the `first` of two, has its ones at even positions, the other at odd
-    ones: row 0 and row N // 2 of one call, row 0 of either of two.
+    The half that comes first, in one call or in the `first` of two, has it at even positions, the other at odd ones:
+    the first N // 2 rows of one call and the rest of it, or all rows of the second of two.
     """
-    if first and len(zeros) > 1:
-        zeros[len(zeros) // 2].view(-1)[1::2] = 1.0
-    zeros[0].view(-1)[0 if first else 1 :: 2] = 1.0
+    rows = zeros.view(len(zeros), -1)
+    half = max(1, len(zeros) // 2) if first else 0
+    rows[:half, 0::2] = size
+    rows[half:, 1::2] = size
     return zeros
+
+
+class _Alone(tuple):
+    """The outputs of a recorded network: the prediction alone, an error for whoever asks for more."""
+
+    _why = ""
+
+    @classmethod
+    def of(cls, prediction: Tensor, why: str) -> _Alone:
+        outputs = cls((prediction,))
+        outputs._why = f"{why} (sound, a cache ...), which reflection cannot repeat at another latent"
+        return outputs
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int) and index not in (0, -1):
+            raise UserError(self._why)
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield super().__getitem__(0)
+        raise UserError(self._why)
 
 
 def _parameter_names(network: nn.Module) -> list[str]:

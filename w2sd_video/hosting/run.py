@@ -102,40 +102,43 @@ class NonFiniteLatentError(UserError):
 
 
 class FiniteWatch:
-    """Collects one flag per latent and reads those that have arrived: on a GPU some steps late, on a CPU at once."""
+    """Collects flags, and reads those that have arrived: on a GPU some steps late, on a CPU at once."""
 
     def __init__(self, num_steps: int, cause: str) -> None:
         self._num_steps = num_steps
         self._cause = cause
-        self._pending: deque[tuple[int, str, Tensor, Any]] = deque()
+        self._pending: deque[tuple[Callable[[], UserError], Tensor, Any]] = deque()
 
     def add(self, step: int, where: str, x: Tensor) -> None:
         """Notes whether `x`, made in step `step` (from 0), is finite; raises for one noted earlier that was not."""
-        flag = x.isfinite().all()
-        arrival = None
+        self.expect(x.isfinite().all(), lambda: NonFiniteLatentError(step + 1, self._num_steps, where, self._cause))
+
+    def expect(self, flag: Tensor, error: Callable[[], UserError]) -> None:
+        """Notes a flag, whose error is raised once it has arrived and is false."""
+        device, arrival = flag.device.type, None
         if flag.is_cuda:
             host = torch.empty((), dtype=torch.bool, pin_memory=True)
             host.copy_(flag, non_blocking=True)
             flag, arrival = host, torch.cuda.Event()
             arrival.record()
-        self._pending.append((step, where, flag, arrival))
-        if x.device.type in ("cpu", "cuda"):
+        self._pending.append((error, flag, arrival))
+        if device in ("cpu", "cuda"):
             self._read(wait=False)
 
     def finish(self) -> None:
-        """Reads every flag that is left; raises `NonFiniteLatentError` for the first latent that was not finite."""
+        """Reads every flag that is left; raises the error of the first that is false."""
         self._read(wait=True)
 
     def _read(self, wait: bool) -> None:
         while self._pending:
-            step, where, flag, arrival = self._pending[0]
+            error, flag, arrival = self._pending[0]
             if arrival is not None and not arrival.query():
                 if not wait:
                     return
                 arrival.synchronize()
             self._pending.popleft()
             if not flag.cpu().numpy():
-                raise NonFiniteLatentError(step + 1, self._num_steps, where, self._cause)
+                raise error()
 
 
 def likely_cause(dtype: torch.dtype) -> str:

@@ -256,7 +256,8 @@ def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any, 
     forked = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
     vars(pipe)["scheduler"] = scheduler
     try:
-        with forked, quiet, Recorder(networks_of(pipe), scheduler, stop, control_of(pipe)).installed():
+        recorder = Recorder(networks_of(pipe), scheduler, stop, control_of(pipe), name=kind.__name__)
+        with forked, quiet, recorder.installed():
             kind.__call__(pipe, **arguments)  # type: ignore[operator]
     except RecordingDone:
         pass

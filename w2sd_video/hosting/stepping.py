@@ -33,7 +33,7 @@ from w2sd_video.core import (
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.switches import SwitchBoard
 from w2sd_video.hosting.calls import BOTH_HALVES, CallGuidance, networks_of
-from w2sd_video.hosting.conditioning import Conditioning, Guided, predict_each, read_conditioning
+from w2sd_video.hosting.conditioning import Conditioning, Guided, combined_alike, predict_each, read_conditioning
 from w2sd_video.hosting.controls import check_scales
 from w2sd_video.hosting.one_batch import by_sample, check_loras, in_one_batch, side_by_side
 from w2sd_video.hosting.recording import RecordedStep
@@ -94,13 +94,15 @@ class HostedCall:
         self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
         self._visited = self._owed = 0
-        self._orders: dict[tuple, Guided] = {}
+        self._guidances: dict[tuple, tuple[Guided, Tensor]] = {}
         self._sent: tuple[Tensor, int] | None = None
         self._latent: Tensor | None = None
         self._now: dict[int, Resolved] = {}
 
     def step(self, recorded: RecordedStep) -> Tensor:
         """Returns the pipeline's next latent; called in place of `scheduler.step`."""
+        if self._schedule is not None and recorded.schedule != self._schedules:
+            self._restart()
         schedule = self._schedule or self._begin(recorded)
         scheduler = self.pipe.scheduler
         if getattr(scheduler, "_step_index", None) is not None:
@@ -133,9 +135,21 @@ class HostedCall:
         """Leaves the networks as they were before the call; to be called whatever became of it."""
         self._switches.close()
 
+    def _restart(self) -> None:
+        """Ends a schedule after which the pipeline sets its timesteps anew (videos made section by section)."""
+        if self.cross_latent is not None:
+            raise UserError(
+                f"{type(self.pipe).__name__} sets its timesteps again inside one call, which a pair of two latent "
+                "spaces cannot follow; use another pipeline"
+            )
+        self._watch.finish()
+        self._switches.close()
+        self._schedule, self._sent, self._visited = None, None, 0
+
     def _begin(self, recorded: RecordedStep) -> Schedule:
-        """Reads the schedule, and checks once what holds for the whole call."""
+        """Reads the schedule, and checks once what holds for all of it."""
         pipe, method, options = self.pipe, self.method, self.options
+        self._schedules = recorded.schedule
         start = first_index(pipe.scheduler, recorded.timestep)
         count = getattr(pipe, "_num_timesteps", None)
         schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=self._first_order)
@@ -239,14 +253,29 @@ class HostedCall:
         return x if scale == 1 else x / scale
 
     def _read(self, recorded: RecordedStep) -> Conditioning:
-        """The step's conditioning; how the pipeline guides is measured again only when it may have changed."""
+        """The step's conditioning; how the pipeline guides is measured again only when it is known to have changed.
+
+        That it has not changed otherwise is looked at in each step's probes, and read later as the latents' flags are.
+        """
         scale = getattr(self.pipe, "_guidance_scale", None)
         key = (tuple(call.latent.shape[0] for call in recorded.calls), id(recorded.calls[0].network), scale)
         scales = [*self._guidance.scales, *([BOTH_HALVES] if self._forced else [])]
         scales += [scale] if isinstance(scale, int | float) else []
-        conditioning = read_conditioning(recorded, scales, self._orders.get(key))
-        self._orders[key] = conditioning.guided
+        guided, combined = self._guidances.get(key, (None, recorded.combined))
+        conditioning = read_conditioning(recorded, scales, guided)
+        if guided is None:
+            self._guidances[key] = conditioning.guided, combined
+        else:
+            self._watch.expect(
+                combined_alike(recorded, combined, guided), partial(self._guides_otherwise, self._visited)
+            )
         return conditioning
+
+    def _guides_otherwise(self, step: int) -> UserError:
+        return UserError(
+            f"{type(self.pipe).__name__} combines the two halves of guidance otherwise at step {step} than at its "
+            "first one, which reflection does not follow; turn off its schedule, thresholds or momentum"
+        )
 
     def _place(self, schedule: Schedule) -> tuple[int, int]:
         """The pipeline's current step, from 0, and how many it counts."""
