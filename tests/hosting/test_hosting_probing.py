@@ -170,3 +170,84 @@ def test_a_copy_of_the_scheduler_steps_as_ever_while_its_original_is_taken_over(
         assert torch.equal(other.step(output, t, x, return_dict=False)[0], stock) and not taken
         assert torch.equal(scheduler.step(output, t, x, return_dict=False)[0], 5 * x) and len(taken) == 1
     assert type(scheduler) is kind and torch.equal(scheduler.step(output, t, x, return_dict=False)[0], stock)
+
+
+class Changing(StableDiffusionXLPipeline):
+    """Hands its scheduler what `change` makes of the number of the step and the guided prediction."""
+
+    change: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        step, made = self.scheduler.step, []
+
+        def changed(output: Tensor, *more: Any, **options: Any) -> Any:
+            made.append(output.clone())
+            return step(type(self).change(made, output), *more, **options)
+
+        self.scheduler.step = changed
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            del self.scheduler.step
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "evaluations"),
+    [
+        (lambda made, output: output + 0.5 * made[-2] if len(made) > 1 else output, "otherwise at step 2 than", 3),
+        (lambda made, output: (0.9 if len(made) > 2 else 1.0) * output, "otherwise at step 3 than", 6),
+        (lambda made, output: output.clamp(max=4.0), "otherwise at step 2 than", 3),
+        (lambda made, output: output * torch.tensor([1.0, 0.8])[:, None, None, None], "plain guidance", 0),
+    ],
+    ids=["momentum", "a schedule", "a threshold", "guidance by sample"],
+)
+def test_guidance_that_is_plain_at_first_sight_only_is_an_error_and_no_picture(
+    change: Any, words: str, evaluations: int
+) -> None:
+    class Changed(Changing):
+        pass
+
+    Changed.change = change
+    pipe = Changed(**tiny.sdxl().components, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    settings = {**tiny.IMAGE_CALL, "num_inference_steps": 4, "guidance_scale": 3.0}
+    pipe.vae.decode = lambda *_, **__: pytest.fail("it came to a picture")
+    with pytest.raises(UserError, match=words), reflected(pipe, ModelSpec(guidance=1.0), num_reflections=3) as run:
+        pipe(["a cat", "a dog"], generator=tiny.generator(), **settings)
+    assert run.num_evaluations == evaluations
+
+
+class Sections(StableDiffusionXLPipeline):
+    """Samples twice in one call, from the first result on."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        first = super().__call__(*args, **kwargs)[0]
+        return super().__call__(*args, **{**kwargs, "latents": first})
+
+
+def test_timesteps_that_are_set_again_begin_a_schedule_of_their_own() -> None:
+    pipe = Sections(**tiny.sdxl().components, add_watermarker=False)
+    once = StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
+    settings = {**tiny.IMAGE_CALL, "num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent"}
+    results, evaluations = [], 0
+    with reflected(once, ModelSpec(guidance=1.0), num_reflections=2) as run:
+        for given in ({"generator": tiny.generator()}, {"latents": None}):
+            latents = {"latents": results[-1]} if "latents" in given else given
+            results.append(once("a cat", **settings, **latents)[0])
+            evaluations += run.num_evaluations
+    with reflected(pipe, ModelSpec(guidance=1.0), num_reflections=2) as run:
+        both = pipe("a cat", generator=tiny.generator(), **settings)[0]
+    assert torch.equal(both, results[-1]) and run.num_evaluations == evaluations == 2 * (3 + 2 * 2)
+    assert run.num_steps == 6 and run.num_reflections == len(run.gaps) == 4
+
+
+def test_a_network_of_which_more_than_the_prediction_is_used_is_refused_by_the_pipelines_name() -> None:
+    pipe = tiny.sdxl()
+    x, told = torch.ones(2, *SHAPE), torch.tensor(5)
+    with Recorder([pipe.unet], pipe.scheduler, lambda _: x, name="SoundPipeline").installed():
+        outputs = pipe.unet(x, told, None, return_dict=False)
+        assert outputs[0].shape == outputs[-1].shape == x.shape and len(outputs) == 1
+        with pytest.raises(UserError, match="SoundPipeline takes more than a prediction from its UNet2DConditionModel"):
+            _video, _sound = outputs
+        with pytest.raises(UserError, match="SoundPipeline takes more than"):
+            outputs[1]
