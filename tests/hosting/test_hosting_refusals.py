@@ -2,198 +2,251 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import diffusers
 import pytest
 import torch
 
 from tests.support import tiny
-from w2sd_video import ModelSpec, ReflectionConfig, reflected
-from w2sd_video.errors import UserError
+from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
+from w2sd_video.core.options import METHODS
 from w2sd_video.pair import ModelPair, check_pair, gap
 
 WEAK = ModelSpec(guidance=1.0)
+CALLS = {"AnimateDiffSDXLPipeline": tiny.ANIMATEDIFF_CALL, "FluxPipeline": tiny.FLUX_CALL, "WanPipeline": tiny.WAN_CALL}
+
+
+def reward(frames: Any, prompt: str | None) -> float:
+    return 0.0
 
 
 def call(pipe: Any, **arguments: Any) -> Any:
-    return pipe("a cat", **{**tiny.IMAGE_CALL, "num_inference_steps": 4, "guidance_scale": 3.0, **arguments})
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
+    size = CALLS.get(type(pipe).__name__, tiny.IMAGE_CALL)
+    return pipe("a cat", **{**size, **settings, **arguments})
 
 
-def refused(words: str, pipe: Any, weak: Any = WEAK, arguments: dict[str, Any] | None = None, **settings: Any) -> None:
-    """Asserts that the context or the call raises `UserError` with these words, and evaluates no network."""
-    evaluated: list[int] = []
-    hook = getattr(pipe, "unet", None)
-    hook = hook.register_forward_pre_hook(lambda *_: evaluated.append(1)) if hook is not None else None
-    kind = type(pipe)
-    with pytest.raises(UserError, match=words), reflected(pipe, weak, **settings):
-        call(pipe, **(arguments or {}))
-    if hook is not None:
-        hook.remove()
-    assert not evaluated and type(pipe) is kind
+def ends_clean() -> Any:
+    return tiny.sdxl(scheduler=tiny.ddim(set_alpha_to_one=True))
 
 
-def test_settings_that_mean_nothing_are_refused():
+def from_pure_noise() -> Any:
+    scheduler = tiny.ddim("v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
+    return tiny.sdxl(scheduler=scheduler)
+
+
+def of_class(kind: type, **body: Any) -> Callable[[], Any]:
+    return lambda: type(kind.__name__, (kind,), body)(**tiny.sdxl().components, add_watermarker=False)
+
+
+def scaled_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+    step = self.scheduler.step
+    self.scheduler.step = lambda output, *a, **k: step(1.1 * output, *a, **k)
+    try:
+        return diffusers.StableDiffusionXLPipeline.__call__(self, *args, **kwargs)
+    finally:
+        self.scheduler.step = step
+
+
+def controlled() -> Any:
     pipe = tiny.sdxl()
-    refused("mode is 'papers'; choose one of paper, fused, release", pipe, mode="papers")
-    refused("strength is nan", pipe, strength=float("nan"))
-    refused("num_reflections is -1", pipe, num_reflections=-1)
-    refused("num_reflections is 2.5", pipe, num_reflections=2.5)
-    refused("method is 'auto'; choose one of w2sd, w2sd-auto, resample,", pipe, method="auto")
-    refused("makes no reflections", pipe, method="autoguided", num_reflections=2)
-    refused("not both", pipe, config=ReflectionConfig(), mode="fused")
-    refused("weak is 'zero'; the only name is", pipe, "zero")
-    refused("weak is missing", pipe, None)
-    refused("weak_inputs needs a weak side", pipe, "zero-gap", weak_inputs={"prompt": "a"})
-    refused("weak is a int", pipe, 3)
-    for number in (float("inf"), float("nan")):
-        with pytest.raises(UserError, match=r"guidance is (inf|nan)"):
-            ModelSpec(guidance=number)
+    network = tiny.seeded(3, lambda: diffusers.ControlNetModel.from_unet(pipe.unet))
+    parts = {**pipe.components, "controlnet": network, "add_watermarker": False}
+    return diffusers.StableDiffusionXLControlNetPipeline(**parts)
 
 
-@pytest.mark.parametrize(
-    ("steps", "lam", "mode"), [(4, 5, "fused"), (4, 5, "paper"), (4, 4, "release"), (1, 1, "release")]
-)
-def test_more_reflections_than_there_can_be_are_refused(steps, lam, mode):
-    refused(
-        f"num_reflections.*{lam}", tiny.sdxl(), num_reflections=lam, mode=mode, arguments={"num_inference_steps": steps}
-    )
+def with_free_init() -> Any:
+    pipe = tiny.animatediff_sdxl()
+    pipe.enable_free_init()
+    return pipe
 
 
-def test_as_many_reflections_as_steps_need_a_last_step_that_can_be_inverted():
-    ends_noisy, ends_clean = tiny.sdxl(), tiny.sdxl(scheduler=tiny.ddim(set_alpha_to_one=True))
-    refused("num_reflections must be a whole number from 0 to 3 .*got 4", ends_clean, num_reflections=4)
-    for pipe, mode in ((ends_noisy, "paper"), (ends_clean, "fused")):
-        with reflected(pipe, WEAK, num_reflections=4, mode=mode) as run:
-            call(pipe)
-        assert run.num_reflections == 4
+def with_cache() -> Any:
+    pipe = tiny.flux()
+    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+    return pipe
 
 
-def test_a_pair_without_a_difference_is_refused_and_named():
-    pipe = tiny.sdxl()
-    for weak in (ModelSpec(), ModelSpec(guidance=3.0), pipe, pipe.unet, (pipe.unet, ModelSpec(guidance=3.0))):
-        refused('differs in nothing.*weak="zero-gap"', pipe, weak)
-    refused("differs in nothing", pipe, ModelSpec(guidance=2.0), reflector=ModelSpec(guidance=2.0))
-    refused("differs in nothing", pipe, ModelSpec(guidance=1.0), arguments={"guidance_scale": 0.0})
-    same_parts = diffusers.StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
-    refused("differs in nothing", pipe, same_parts)
-    refused("differs in nothing", pipe, ModelSpec(prompt="a cat"))  # as the call says
-    refused("differs in nothing", pipe, ModelSpec(negative_prompt="x"), arguments={"negative_prompt": "x"})
-    flux = tiny.flux()
-    with pytest.raises(UserError, match="differs in nothing"), reflected(flux, ModelSpec(guidance=3.0)):
-        flux("a cat", num_inference_steps=2, guidance_scale=3.0, **tiny.FLUX_CALL)
-
-
-@pytest.mark.parametrize("fields", [{"control": {"scale": 1.0}}, {"checkpoint": "a/b"}])
-def test_parts_of_a_spec_that_are_not_supported_yet_are_refused_by_name(fields):
-    (name,) = fields
-    refused(f"weak sets {name}, which", tiny.sdxl(), ModelSpec(**fields))
-    refused(f"reflector sets {name}, which", tiny.sdxl(), reflector=ModelSpec(**fields))
-
-
-def test_a_side_that_is_no_model_and_spec_is_refused():
-    pipe, unet = tiny.sdxl(), tiny.sdxl_unet(2)
-    for pair in ((WEAK, unet), (unet,), (unet, WEAK, WEAK)):
-        refused(r"weak is a tuple; it must be \(pipeline or network, ModelSpec\)", pipe, pair)
-    for pair in ((unet, None), (unet, 1.0)):
-        refused("weak has a .* where a ModelSpec belongs", pipe, pair)
-    for reflector in (0.0, 1.0, "strong"):
-        refused("reflector has a .* where a ModelSpec belongs", pipe, reflector=reflector)
-
-
-def test_latents_of_different_shapes_are_refused_with_both_shapes():
-    strong, weak = tiny.sdxl(1), tiny.sdxl(2)
-    refused(r"latents of shape \(1, 4, 12, 8\), the strong on \(1, 4, 8, 8\)", strong, weak, weak_inputs={"height": 24})
-
-
-def test_networks_that_do_not_fit_are_refused():
-    pipe = tiny.sdxl()
-    refused("the weak network is a Linear.*UNet2DConditionModel", pipe, torch.nn.Linear(2, 2))
-    refused("cross_attention_dim 16, the pipeline's own 32", pipe, tiny.sd15_unet())
-    refused("load both in one dtype", pipe, tiny.sdxl_unet(2).double())
-    refused("UNet2DConditionModel, the pipeline's own a UNetMotionModel", tiny.animatediff_sdxl(), tiny.sdxl_unet(2))
-    refused("on meta, the pipeline's own on cpu", pipe, tiny.sdxl_unet(2).to("meta"))
-
-
-def test_pipelines_that_do_not_share_a_latent_space_or_a_noise_schedule_are_refused():
-    strong = tiny.sdxl()
-    refused(r"do not share a latent space.*scale 0\.13025 and 0\.18215", strong, tiny.sd15(2))
-    refused("a flow and the other is not.*bridged", strong, _with_vae_of(strong, tiny.flux()))
-    other = tiny.sdxl(2)
-    other.scheduler = diffusers.DDIMScheduler(clip_sample=False)
-    refused("different noise schedules", strong, other)
-
-
-def _with_vae_of(pipe: Any, other: Any) -> Any:
+def with_vae_of(pipe: Any, other: Any) -> Any:
     other.vae = pipe.vae
     return other
 
 
-def test_a_weak_pipeline_that_changes_networks_is_refused():
-    with (
-        pytest.raises(UserError, match=r"WanPipeline has 2 networks.*one of them"),
-        reflected(tiny.wan(), tiny.wan22()),
-    ):
-        pass
+def other_noise() -> Any:
+    pipe = tiny.sdxl(2)
+    pipe.scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    return pipe
 
 
-def test_call_options_that_would_be_silently_wrong_are_refused_by_name():
-    pipe = tiny.sdxl()
-    refused("guidance_rescale is 0.7", pipe, arguments={"guidance_rescale": 0.7})
-    refused("eta is 0.5", pipe, arguments={"eta": 0.5})
-    refused("negative_prompt differs, but guidance 1", pipe, ModelSpec(negative_prompt="x", guidance=1.0))
-    refused("weak_inputs has nonsense", pipe, ModelSpec(), weak_inputs={"nonsense": 1})
+class Made(NamedTuple):
+    """A weak side that is made of the pipeline."""
+
+    of: Callable[[Any], Any]
 
 
-def test_flux_settings_without_effect_are_refused():
-    pipe = tiny.flux()
-    with pytest.raises(UserError, match="true_cfg_scale above 1"), reflected(pipe, ModelSpec(negative_prompt="x")):
-        pipe("a cat", num_inference_steps=2, guidance_scale=3.0, **tiny.FLUX_CALL)
-    with pytest.raises(UserError, match="guidance_scale other than 0"), reflected(pipe, WEAK):
-        pipe("a cat", num_inference_steps=2, guidance_scale=0.0, **tiny.FLUX_CALL)
+class Row(NamedTuple):
+    words: str
+    weak: Any = WEAK
+    settings: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    arguments: dict[str, Any] = {}  # noqa: RUF012
+    build: Callable[[], Any] = tiny.sdxl
 
 
-def test_a_pipeline_that_rescales_guidance_unasked_is_found_out_by_its_own_arithmetic():
-    class Rescaling(diffusers.StableDiffusionXLPipeline):
-        guidance_rescale = 0.7
-
-    pipe = Rescaling(**tiny.sdxl().components, add_watermarker=False)
-    refused("does not combine its two predictions by plain guidance", pipe)
+def config(**settings: Any) -> dict[str, Any]:
+    return {"config": ReflectionConfig(**settings)}
 
 
-def test_a_pipeline_that_changes_a_lone_prediction_is_found_out():
-    class Scaled(diffusers.StableDiffusionXLPipeline):
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            step = self.scheduler.step
-            self.scheduler.step = lambda output, *a, **k: step(1.1 * output, *a, **k)
-            try:
-                return super().__call__(*args, **kwargs)
-            finally:
-                self.scheduler.step = step
-
-    pipe = Scaled(**tiny.sdxl().components, add_watermarker=False)
-    refused("changes a prediction before the scheduler has it", pipe, None, {"guidance_scale": 1.0}, num_reflections=0)
+def method(name: str, **settings: Any) -> dict[str, Any]:
+    return {"method": name, **({"selection": Selection(reward)} if name == "w2sd-auto" else {}), **settings}
 
 
-def test_free_init_controlnets_and_caches_are_refused_by_name():
-    pipe = tiny.animatediff_sdxl()
-    pipe.enable_free_init()
-    refused("disable_free_init", pipe, arguments=tiny.ANIMATEDIFF_CALL)
-    controlled = tiny.sdxl()
-    network = tiny.seeded(3, lambda: diffusers.ControlNetModel.from_unet(controlled.unet))
-    controlled = diffusers.StableDiffusionXLControlNetPipeline(
-        **controlled.components, controlnet=network, add_watermarker=False
-    )
-    refused("guess mode", controlled, arguments={"image": torch.zeros(1, 3, 16, 16), "guess_mode": True})
-    flux = tiny.flux()
-    flux.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
-    with pytest.raises(UserError, match="disable_cache"), reflected(flux, WEAK):
-        flux("a cat", num_inference_steps=2, **tiny.FLUX_CALL)
+EQUAL = 'differs in nothing.*weak="zero-gap"'
+UNET = Made(lambda pipe: (pipe.unet, WEAK, WEAK))
+SETTINGS = [
+    Row("mode is 'papers'; choose one of paper, fused, release", settings={"mode": "papers"}),
+    Row("strength is nan", settings={"strength": float("nan")}),
+    Row("num_reflections is -1", settings={"num_reflections": -1}),
+    Row("num_reflections is 2.5", settings={"num_reflections": 2.5}),
+    Row("method is 'auto'; choose one of w2sd, w2sd-auto, resample,", settings=method("auto")),
+    Row("makes no reflections", settings=method("autoguided", num_reflections=2)),
+    Row("not both", settings={**config(), "mode": "fused"}),
+    *(
+        Row(f'mode "release" repeats the published code, which has no {name}', settings=method(name, mode="release"))
+        for name in ("w2sd-auto", "resample-aligned", "resample-opposed")
+    ),
+    Row("picks the stronger side by a reward; give selection", settings={"method": "w2sd-auto"}),
+    Row("selection is given, and method 'w2sd' picks no side", settings={"selection": Selection(reward)}),
+    Row("selection is a function; give a Selection", settings={"method": "w2sd-auto", "selection": reward}),
+    Row("lag puts a prediction", settings=config(lag=True, reflector=ModelSpec(guidance=1.5))),
+    Row("leaves none of the first 2 of 4 steps", settings=config(num_reflections=2, window=(0.5, 1.0))),
+    Row("leaves none of the first 3 of 4 steps", settings=config(window=(0.3, 0.4))),
+    *(
+        Row(f"num_reflections.*{lam}", WEAK, {"num_reflections": lam, "mode": mode}, {"num_inference_steps": steps})
+        for steps, lam, mode in ((4, 5, "fused"), (4, 5, "paper"), (4, 4, "release"), (1, 1, "release"))
+    ),
+    Row("must be a whole number from 0 to 3 .*got 4", settings={"num_reflections": 4}, build=ends_clean),
+    *(
+        Row("from 0 to 3 .*got 4", settings=method(name, num_reflections=4), build=ends_clean)
+        for name in ("w2sd-auto", "resample-aligned")
+    ),
+    Row("num_reflections is 5", settings=method("resample", num_reflections=5)),
+    Row('zero terminal SNR.*mode="fused"', build=from_pure_noise),
+    Row("starts at pure noise", settings=method("resample-aligned"), build=from_pure_noise),
+]
+SIDES = [
+    Row("weak is 'zero'; the only name is", "zero"),
+    *(
+        Row("weak is missing", None, method(name))
+        for name in ("w2sd", "w2sd-auto", "resample-aligned", "resample-opposed", "autoguided")
+    ),
+    Row("weak_inputs needs a weak side", "zero-gap", {"weak_inputs": {"prompt": "a"}}),
+    Row("weak is a int", 3),
+    Row("weak is a int", 3, method("resample")),  # not used there, and still no side
+    Row(r"weak is a tuple; it must be \(pipeline or network, ModelSpec\)", Made(lambda pipe: (WEAK, pipe.unet))),
+    Row("weak is a tuple", Made(lambda pipe: (pipe.unet,))),
+    Row("weak is a tuple", UNET),
+    Row("weak has a .* where a ModelSpec belongs", Made(lambda pipe: (pipe.unet, None))),
+    Row("weak has a .* where a ModelSpec belongs", Made(lambda pipe: (pipe.unet, 1.0))),
+    *(Row("reflector has a .* where a ModelSpec", settings={"reflector": value}) for value in (0.0, 1.0, "strong")),
+    Row("weak sets control, which", ModelSpec(control={"scale": 1.0})),
+    Row("weak sets checkpoint, which", ModelSpec(checkpoint="a/b")),
+    Row("reflector sets checkpoint, which", settings={"reflector": ModelSpec(checkpoint="a/b")}),
+    Row("reflector sets control, which", settings={"reflector": ModelSpec(control={"scale": 1.0})}),
+    *(Row(EQUAL, ModelSpec(guidance=3.0), method(name)) for name in METHODS if name != "resample"),
+    Row(EQUAL, ModelSpec()),
+    Row(EQUAL, Made(lambda pipe: pipe)),
+    Row(EQUAL, Made(lambda pipe: pipe.unet)),
+    Row(EQUAL, Made(lambda pipe: (pipe.unet, ModelSpec(guidance=3.0)))),
+    Row(EQUAL, Made(lambda p: diffusers.StableDiffusionXLPipeline(**p.components, add_watermarker=False))),
+    Row(EQUAL, ModelSpec(guidance=2.0), {"reflector": ModelSpec(guidance=2.0)}),
+    Row(EQUAL, ModelSpec(guidance=1.0), arguments={"guidance_scale": 0.0}),
+    Row(EQUAL, ModelSpec(prompt="a cat")),  # as the call says
+    Row(EQUAL, ModelSpec(negative_prompt="x"), arguments={"negative_prompt": "x"}),
+    Row(EQUAL, ModelSpec(guidance=3.0), build=tiny.flux),
+    Row("the weak network is a Linear.*UNet2DConditionModel", torch.nn.Linear(2, 2)),
+    Row("cross_attention_dim 16, the pipeline's own 32", Made(lambda _: tiny.sd15_unet())),
+    Row("load both in one dtype", Made(lambda _: tiny.sdxl_unet(2).double())),
+    Row("on meta, the pipeline's own on cpu", Made(lambda _: tiny.sdxl_unet(2).to("meta"))),
+    Row("own a UNetMotionModel", Made(lambda _: tiny.sdxl_unet(2)), build=tiny.animatediff_sdxl),
+    Row(
+        r"latents of shape \(1, 4, 12, 8\), the strong on \(1, 4, 8, 8\)",
+        Made(lambda _: tiny.sdxl(2)),
+        {"weak_inputs": {"height": 24}},
+    ),
+    Row(r"do not share a latent space.*scale 0\.13025 and 0\.18215", Made(lambda _: tiny.sd15(2))),
+    Row("a flow and the other is not.*bridged", Made(lambda pipe: with_vae_of(pipe, tiny.flux()))),
+    Row("different noise schedules", Made(lambda _: other_noise())),
+    Row(r"WanPipeline has 2 networks.*one of them", Made(lambda _: tiny.wan22()), build=tiny.wan),
+    Row("negative_prompt differs, but guidance 1", ModelSpec(negative_prompt="x", guidance=1.0)),
+    Row("weak_inputs has nonsense", ModelSpec(), {"weak_inputs": {"nonsense": 1}}),
+    Row("true_cfg_scale above 1", ModelSpec(negative_prompt="x"), build=tiny.flux),
+    Row("guidance_scale other than 0", arguments={"guidance_scale": 0.0}, build=tiny.flux),
+]
+PIPELINES = [
+    Row("guidance_rescale is 0.7", arguments={"guidance_rescale": 0.7}),
+    Row("eta is 0.5", arguments={"eta": 0.5}),
+    Row(
+        "does not combine its two predictions by plain guidance",
+        build=of_class(diffusers.StableDiffusionXLPipeline, guidance_rescale=0.7),
+    ),
+    Row(
+        "changes a prediction before the scheduler has it",
+        None,
+        {"num_reflections": 0},
+        {"guidance_scale": 1.0},
+        of_class(diffusers.StableDiffusionXLPipeline, __call__=scaled_step),
+    ),
+    Row("disable_free_init", build=with_free_init),
+    Row("guess mode", arguments={"image": torch.zeros(1, 3, 16, 16), "guess_mode": True}, build=controlled),
+    Row("disable_cache", build=with_cache),
+    Row(
+        "EulerAncestralDiscreteScheduler draws noise",
+        build=lambda: tiny.sdxl(scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(tiny.ddim().config)),
+    ),
+]
 
 
-def test_schedulers_are_refused_on_entry_and_again_at_the_call():
-    pipe = tiny.sdxl(scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(tiny.ddim().config))
-    refused("EulerAncestralDiscreteScheduler draws noise", pipe)
+@pytest.mark.parametrize("row", [*SETTINGS, *SIDES, *PIPELINES], ids=lambda row: row.words[:40])
+def test_refusals_come_before_the_first_evaluation_and_leave_the_pipeline_as_it_was(row: Row) -> None:
+    pipe, evaluated = row.build(), []
+    kind, network = type(pipe), getattr(pipe, "unet", None) or pipe.transformer
+    network.register_forward_pre_hook(lambda *_: evaluated.append(1))
+    weak = row.weak.of(pipe) if isinstance(row.weak, Made) else row.weak
+    with pytest.raises(UserError, match=row.words), reflected(pipe, weak, **row.settings):
+        call(pipe, **row.arguments)
+    assert not evaluated and type(pipe) is kind
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "evaluations"),
+    [
+        (tiny.sdxl, {"num_reflections": 4}, 12),  # its last step can be inverted
+        (ends_clean, {"num_reflections": 4, "mode": "fused"}, 12),
+        (ends_clean, method("resample", num_reflections=4), 8),  # noised again, not inverted
+        (tiny.sdxl, config(num_reflections=0, window=(0.3, 0.4)), 4),
+        (tiny.sdxl, config(lag=True, reflector=ModelSpec(guidance=3.0)), 8),  # as it samples, said
+        (from_pure_noise, {"mode": "fused"}, 10),
+        (from_pure_noise, method("resample"), 7),
+        (from_pure_noise, method("resample-aligned", mode="fused"), 10),
+        (from_pure_noise, config(window=(0.25, 1.0)), 8),
+    ],
+)
+def test_what_is_next_to_a_refusal_is_allowed(build: Any, settings: dict[str, Any], evaluations: int) -> None:
+    pipe = build()
+    with reflected(pipe, WEAK, **settings) as run:
+        call(pipe)
+    assert run.num_evaluations == evaluations
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_guidance_is_a_finite_number(number: float) -> None:
+    with pytest.raises(UserError, match=r"guidance is (inf|nan)"):
+        ModelSpec(guidance=number)
+
+
+def test_schedulers_are_refused_again_at_the_call() -> None:
     pipe = tiny.sdxl()
     with reflected(pipe, WEAK):
         pipe.scheduler = diffusers.HeunDiscreteScheduler.from_config(pipe.scheduler.config)
@@ -201,28 +254,13 @@ def test_schedulers_are_refused_on_entry_and_again_at_the_call():
             call(pipe)
 
 
-def test_inverting_to_pure_noise_is_refused_but_not_the_fused_form():
-    def build() -> Any:
-        scheduler = tiny.ddim("v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
-        return tiny.sdxl(scheduler=scheduler)
-
-    refused('zero terminal SNR.*mode="fused"', build())
-    pipe = build()
-    with reflected(pipe, WEAK, mode="fused") as run:
-        call(pipe)
-    assert run.num_reflections == 3
-
-
-def test_what_is_no_pipeline_is_refused():
+def test_what_is_no_pipeline_is_refused() -> None:
     for thing in (object(), tiny.sdxl_unet(), diffusers.DiffusionPipeline()):
-        with (
-            pytest.raises(UserError, match=r"diffusers text-to-image or text-to-video pipeline"),
-            reflected(thing, WEAK),
-        ):
+        with pytest.raises(UserError, match=r"diffusers text-to-image or text-to-video"), reflected(thing, WEAK):
             pass
 
 
-def test_the_gap_of_a_pair_is_what_differs():
+def test_the_gap_of_a_pair_is_what_differs() -> None:
     strong = ModelSpec(checkpoint="a", guidance=3.0)
     assert gap(strong, ModelSpec()) == {}
     assert gap(strong, ModelSpec(guidance=1.0)) == {"guidance": (3.0, 1.0)}
