@@ -32,6 +32,7 @@ from vbench_eval.comparison import (
     words,
 )
 from vbench_eval.errors import UserError
+from vbench_eval.files import read_json
 from vbench_eval.naming import nfc, parse_name
 from vbench_eval.proxies import PROXIES
 from vbench_eval.result_reading import EVAL_SUFFIX, INFO_SUFFIX, check_report, find_results, read_report
@@ -47,7 +48,6 @@ from vbench_eval.statistics import (
     win_rate,
     yes_or_no_test,
 )
-from vbench_eval.strict_json import read_json
 from vbench_eval.suite import ALL_DIMENSIONS
 
 PROXY = "proxy:"

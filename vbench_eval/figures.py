@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval.errors import UserError
-from vbench_eval.strict_json import write_bytes
+from vbench_eval.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.errors import UserError
+from vbench_eval.files import read_bytes, read_json
 from vbench_eval.manifest import Manifest
 from vbench_eval.naming import KnownPrompts, nfc, parse_name
-from vbench_eval.strict_json import read_bytes, read_json
 
 JOURNAL = "results.jsonl"
 _GENERATION = ("method", "seed", "frames", "fps", "num_evaluations")

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vbench_eval.errors import UserError
+from vbench_eval.files import lock
 
 JSON = Any
 
@@ -77,7 +77,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            _lock(self._file, self.path)
+            lock(self._file, self.path)
             _cut_torn_line(self._file, self.path.read_bytes())
         except BaseException:
             self._close()
@@ -174,19 +174,3 @@ def _cut_torn_line(file: int, data: bytes) -> None:
     end = data.rfind(b"\n") + 1
     if end != len(data):
         os.ftruncate(file, end)
-
-
-def _lock(file: int, path: Path) -> None:
-    # The lock goes with the process, also when it is killed. None where the system has no such locks.
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"another process is writing to {path}; wait for it, or give --output or --name another value"
-        ) from None
-    except OSError:  # a file system without locks
-        return

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.errors import UserError
+from vbench_eval.files import read_json, write_json, write_text
 from vbench_eval.naming import nfc
-from vbench_eval.strict_json import read_json, write_json, write_text
 from vbench_eval.suite import Suite, SuitePrompt
 
 SCHEMA = "vbench_eval.manifest/1"

@@ -28,10 +28,10 @@ from vbench_eval.comparison import (
     rate_text,
     words,
 )
+from vbench_eval.files import cleaned, held, write_bytes, write_json, write_text
 from vbench_eval.pages import render
 from vbench_eval.plots import differences_plot, scatter_plot
 from vbench_eval.statistics import Interval
-from vbench_eval.strict_json import cleaned, write_bytes, write_json, write_text
 from vbench_eval.tables import differences_csv, latex, markdown, means_csv, means_grid, videos_line
 
 MOST = 300
@@ -46,7 +46,7 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> 
     """Writes all files of a comparison into `folder` and returns them by role; "page" is the one to open.
 
     The page holds its plots; they also lie beside it, in light colours. Without matplotlib there are none, and the page
-    says so. Videos are referred to, not copied.
+    says so. Videos are referred to, not copied. Raises UserError if another process is writing there.
     """
     home = Path(folder)
     plots = draw_plots(comparison) if figures.available() else {}
@@ -58,14 +58,15 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> 
         "differences_csv": ("differences.csv", differences_csv(comparison)),
     }
     files = {}
-    for role, (name, text) in texts.items():
-        files[role] = home / name
-        write_text(files[role], text)
-    files["json"] = home / "comparison.json"
-    write_json(files["json"], cleaned(comparison.to_json())[0], ascii_only=False)
-    for name, (light, _) in plots.items():
-        files[name] = home / f"{name}.png"
-        write_bytes(files[name], light)
+    with held(home):
+        for role, (name, text) in texts.items():
+            files[role] = home / name
+            write_text(files[role], text)
+        files["json"] = home / "comparison.json"
+        write_json(files["json"], cleaned(comparison.to_json())[0], ascii_only=False)
+        for name, (light, _) in plots.items():
+            files[name] = home / f"{name}.png"
+            write_bytes(files[name], light)
     return files
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from vbench_eval.aggregation import PER_PAIR
 from vbench_eval.dimensions import VBENCH_EXTRAS
 from vbench_eval.errors import UserError
+from vbench_eval.files import read_json
 from vbench_eval.naming import parse_name
-from vbench_eval.strict_json import read_json
 
 SCHEMA = 1  # of our reports
 EVAL_SUFFIX, INFO_SUFFIX, REPORT_SUFFIX = "_eval_results.json", "_full_info.json", "_report.json"

@@ -19,6 +19,7 @@ from typing import Any
 from vbench_eval.aggregation import aggregate, normalised, quality_score, rule, semantic_score, total_score
 from vbench_eval.dimensions import OFFICIAL, VBENCH_EXTRAS, Measured
 from vbench_eval.errors import UserError
+from vbench_eval.files import cleaned, write_bytes, write_json
 from vbench_eval.manifest import SAMPLES, Manifest
 from vbench_eval.naming import nfc, parse_name
 from vbench_eval.preflight import format_line
@@ -32,7 +33,6 @@ from vbench_eval.result_reading import (
     read_report,
     read_results,
 )
-from vbench_eval.strict_json import cleaned, write_bytes, write_json
 from vbench_eval.suite import ALL_DIMENSIONS
 
 __all__ = [

@@ -14,7 +14,7 @@ from vbench_eval.errors import UserError
 from vbench_eval.journal import fingerprint
 from vbench_eval.profiles import get_profile
 from vbench_eval.proxies import OFFICIAL_STAND_INS, PROXIES, SHOWN_BESIDE
-from vbench_eval.settings import ELSEWHERE, ScoringSettings
+from vbench_eval.settings import ELSEWHERE, WITH_CLIP, ScoringSettings
 
 if TYPE_CHECKING:
     from vbench_eval.dimensions import Dimension
@@ -162,7 +162,7 @@ def _backbone(name: str, settings: ScoringSettings, device: str) -> Any:
         choice,
         profile=get_profile(settings.profile),
         device=device,
-        dtype=settings.dtype,
+        dtype=settings.clip_dtype or settings.dtype if name in WITH_CLIP else settings.dtype,
         offline=settings.offline,
         allow_pickle=settings.allow_pickle,
         cache=settings.cache,

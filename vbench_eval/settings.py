@@ -11,6 +11,7 @@ from vbench_eval.errors import UserError
 from vbench_eval.profiles import IMAGING_MODES, get_profile
 from vbench_eval.proxies import PROXIES
 
+WITH_CLIP = ("background_consistency", "aesthetic_quality")
 TABLE_12 = OFFICIAL[:6]  # the columns of the paper's Table 12
 DTYPES = ("float32", "float16", "bfloat16")
 # VBench's other dimensions judge whether the video shows what the prompt says, by detectors and captioners.
@@ -74,6 +75,8 @@ class ScoringSettings:
             too, under their own names.
         device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
         dtype: of the networks; None is float32.
+        clip_dtype: of CLIP, in background_consistency and aesthetic_quality; None is `dtype`. VBench's own package runs
+            it in float16 on CUDA.
         offline: never touch the network, not even for a hub id in `backbones`.
         allow_pickle: open weight files that can run code.
         cache: folder of weights to look in first.
@@ -90,6 +93,7 @@ class ScoringSettings:
     proxies: bool = True
     device: str = "auto"
     dtype: str | None = None
+    clip_dtype: str | None = None
     offline: bool = False
     allow_pickle: bool = False
     cache: str | None = None
@@ -106,8 +110,9 @@ class ScoringSettings:
                 raise UserError(f"--backbone is for {name!r}; only {', '.join(takers)} have a backbone")
             if name not in self.dimensions:
                 raise UserError(f"--backbone is given for {name}, which is not scored; add it to --dimensions")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise UserError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        for dtype in (self.dtype, self.clip_dtype):
+            if dtype is not None and dtype not in DTYPES:
+                raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
         if not _DEVICE.fullmatch(self.device):
             raise UserError(f"device is {self.device!r}; choose auto, cpu, cuda, cuda:1, mps or xpu")
         if self.imaging_mode not in IMAGING_MODES:

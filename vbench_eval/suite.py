@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.errors import UserError
+from vbench_eval.files import parse_json, read_bytes
 from vbench_eval.naming import collisions, not_a_name
-from vbench_eval.strict_json import parse_json, read_bytes
 
 FILE_NAME = "VBench_full_info.json"
 SAMPLE = "sample"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import vbench_eval.errors
 from bridges.dit_moe.family import routing_text
+from vbench_eval.files import write_bytes
 from vbench_eval.images import frechet
 from vbench_eval.images.sources import find_pictures
 from w2sd_video.commands.plan import Plan
@@ -25,7 +26,6 @@ from w2sd_video.runs.picture_io import read_picture, write_picture
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.runs import RunPlan
 from w2sd_video.runs.tasks import Task
-from w2sd_video.runs.video_io import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

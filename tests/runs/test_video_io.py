@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vbench_eval.files import write_bytes
 from w2sd_video.errors import UserError
-from w2sd_video.runs.video_io import read_video, rgb_to_yuv420, suffix_of, write_bytes, write_video
+from w2sd_video.runs.video_io import read_video, rgb_to_yuv420, suffix_of, write_video
 
 FLAT_TOLERANCE = 3
 PALETTE = np.array(

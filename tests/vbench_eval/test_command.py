@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from tests.support import vbench_backbones
+from tests.support import vbench_image_networks as networks
 from tests.support.vbench_files import patterned, write_video
 from vbench_eval.commands import VERBS, build_parser, main
+from vbench_eval.files import held
 from vbench_eval.progress import Bars, TerminalProgress, bars
 from vbench_eval.proxies import PROXIES
 
@@ -43,37 +45,21 @@ def report_of(made: Path, name: str = "w2sd") -> dict[str, Any]:
     return json.loads((made / "scores" / f"{name}_report.json").read_text("utf-8"))
 
 
-def test_every_verb_has_a_help_with_examples_of_its_own(capsys):
+def test_every_help_is_narrow_and_its_examples_are_what_the_command_takes(capsys):
     assert [verb.__name__.rpartition(".")[2] for verb in VERBS] == list(NAMES)
-    for name in NAMES:
-        with pytest.raises(SystemExit) as ended:
-            main([name, "--help"])
-        said = capsys.readouterr().out
-        assert ended.value.code == 0
-        assert f"examples:\n  w2sd-vbench {name}" in said
-        assert max(map(len, said.splitlines())) <= 120
-
-
-def test_the_top_help_shows_the_whole_way_in_its_order(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    said = capsys.readouterr().out
-    steps = ["w2sd-vbench prompts", "w2sd-video --prompts", "w2sd-vbench score", "w2sd-vbench compare"]
-    places = [said.index(step) for step in steps]
-    assert places == sorted(places)
-    assert "exit codes:" in said
-
-
-def test_every_example_in_a_help_is_one_that_the_command_takes(capsys):
     taken = 0
     for words in ([], *([name] for name in NAMES)):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as ended:
             main([*words, "--help"])
-        said = capsys.readouterr().out.replace("\\\n", " ")
-        for line in re.findall(r"^  w2sd-vbench (.*)$", said, re.MULTILINE):
+        said = capsys.readouterr().out
+        assert ended.value.code == 0 and max(map(len, said.splitlines())) <= 120
+        assert f"examples:\n  w2sd-vbench {words[0]}" in said if words else "exit codes:" in said
+        if not words:
+            places = [said.index(f"w2sd-{step}") for step in ("vbench prompts", "video --", "vbench score", "vbench c")]
+            assert places == sorted(places)
+        for line in re.findall(r"^  w2sd-vbench (.*)$", said.replace("\\\n", " "), re.MULTILINE):
             example = re.split(r" {4,}(?!-)", line)[0]  # what follows is a remark
-            arguments = build_parser().parse_args(shlex.split(example))
-            assert callable(arguments.run), example
+            assert callable(build_parser().parse_args(shlex.split(example)).run), example
             taken += 1
     assert taken >= 20
 
@@ -94,6 +80,9 @@ REFUSED = {
     "score videos/w2sd --profile best": "--profile",
     "score videos/w2sd --device gpu": "device is 'gpu'",
     "score videos/w2sd --dtype float8": "float8",
+    "score videos/w2sd --clip-dtype float8": "float8",
+    "score videos/w2sd --read_frame True": "w2sd-vbench score frames",
+    "score videos/w2sd --mode vbench_category --category animal": "--mode custom_input",
     "score videos/w2sd --workers 0": "at least 1",
     "score videos/w2sd --backbone dino": "dimension=choice",
     "score videos/w2sd --backbone temporal_flickering=dino": "only subject_consistency",
@@ -224,6 +213,32 @@ def test_vbenchs_own_spellings_do_the_same(made):
     )
     report = json.loads((made / "theirs" / "w2sd_report.json").read_text("utf-8"))
     assert report["dimensions"] == ours["dimensions"]
+
+
+def test_clip_alone_may_be_coarser_as_vbench_has_it_on_a_gpu(made):
+    networks.save_clip(networks.clip(1), made / "clip")
+    words = ("--dimensions", "background_consistency", "--backbone", f"background_consistency={made / 'clip'}")
+    values = []
+    for name, dtype in (("full", "float32"), ("half", "float16")):
+        assert score(made, "w2sd", *words, "--clip-dtype", dtype, "--read_frame", "False", "--name", name) == 0
+        found = report_of(made, name)["dimensions"]["background_consistency"]
+        assert found["backbone"]["dtype"] == dtype
+        values.append(found["aggregate"])
+    assert 0 < abs(values[0] - values[1]) < 8 * 2**-10
+
+
+@pytest.mark.parametrize("verb", ["prompts", "compare"])
+def test_a_folder_that_another_process_writes_to_is_refused(made, capsys, verb):
+    output = made / "output"
+    words = ["prompts", "--suite", "sample", "--output", str(output)]
+    if verb == "compare":
+        assert score(made) == score(made, "strong") == 0
+        reports = [str(made / "scores" / f"{name}_report.json") for name in ("w2sd", "strong")]
+        words = ["compare", *reports, "--draws", "100", "--output", str(output)]
+    with held(output):
+        assert main(words) == 2
+    assert f"another process is writing to {output}" in capsys.readouterr().err and not list(output.iterdir())
+    assert main(words) == 0
 
 
 def test_a_prompt_may_be_told_for_a_video_or_for_each(made):

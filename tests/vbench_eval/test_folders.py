@@ -96,20 +96,13 @@ def test_torn_and_foreign_lines_of_a_journal_say_nothing(tmp_path):
     assert named(run / "w2sd") == {"a cat-0.mp4": ("a cat", 0, "results.jsonl")}
 
 
-def test_plain_folders_are_read_by_vbenchs_rule(tmp_path):
-    touch(tmp_path, "a cat-0.mp4", "a cat-1.mp4", "nameless.mp4")
-    assert named(tmp_path) == {
-        "a cat-0.mp4": ("a cat", 0, "file name"),
-        "a cat-1.mp4": ("a cat", 1, "file name"),
-        "nameless.mp4": ("nameless", 0, "file name"),
-    }
-
-
-def test_files_that_no_known_prompt_fits_are_surplus(tmp_path):
-    touch(tmp_path, "a cat-0.mp4", "a catalogue-0.mp4", "p0002-1.mp4")
-    assert named(tmp_path, prompts=["a cat", "a dog"], ids={"p0002": "a dog"}) == {
-        "a cat-0.mp4": ("a cat", 0, "file name"),
-        "a catalogue-0.mp4": ("a catalogue", 0, "surplus"),
+def test_plain_folders_are_read_by_vbenchs_rule_and_files_that_no_known_prompt_fits_are_surplus(tmp_path):
+    touch(tmp_path, "a cat-0.mp4", "a cat-1.mp4", "nameless.mp4", "p0002-1.mp4")
+    by_name = {"a cat-0.mp4": ("a cat", 0, "file name"), "a cat-1.mp4": ("a cat", 1, "file name")}
+    unknown = {"nameless.mp4": ("nameless", 0), "p0002-1.mp4": ("p0002", 1)}
+    assert named(tmp_path) == by_name | {name: (*found, "file name") for name, found in unknown.items()}
+    assert named(tmp_path, prompts=["a cat", "a dog"], ids={"p0002": "a dog"}) == by_name | {
+        "nameless.mp4": ("nameless", 0, "surplus"),
         "p0002-1.mp4": ("a dog", 1, "file name"),
     }
 
@@ -118,9 +111,6 @@ def test_one_video_is_a_folder_of_its_own(tmp_path):
     (path,) = touch(tmp_path, "a cat-3.mp4")
     (video,) = read_folder(path).videos
     assert (video.path, video.name, video.prompt, video.index) == (path, "a cat-3.mp4", "a cat", 3)
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not there"):
         read_folder(tmp_path / "absent")
 
@@ -191,22 +181,15 @@ def test_what_is_missing_is_named_by_prompt_and_index_with_the_generators_reason
     assert done.to_json()["missing"][1] == {"prompt": "a dog", "index": 2, "reason": "its frames are not finite"}
 
 
-def test_the_failure_of_another_method_is_no_reason_here(tmp_path):
-    run = generated(tmp_path, ("a cat",), methods=("weak", "w2sd"), count=1)
-    line = {"method": "weak", "prompt": "a cat", "index": 1, "path": None, "status": "failed", "reason": "no memory"}
+def test_failures_of_another_method_or_made_good_later_are_no_reason_here(tmp_path):
+    run = generated(tmp_path, ("a cat",), methods=("weak", "w2sd"), count=1, failed=[("a cat", 0)])
+    again = {"method": "w2sd", "prompt": "a cat", "index": 0, "path": "w2sd/a cat-0.mp4", "status": "done"}
+    failed = {"method": "weak", "prompt": "a cat", "index": 1, "path": None, "status": "failed", "reason": "no memory"}
+    touch(run, "w2sd/a cat-0.mp4", "weak/a cat-2.mp4")
     with open(run / "results.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.writelines(json.dumps(line) + "\n" for line in (again, failed))
     assert read_folder(run / "w2sd", videos=listed(run / "w2sd")).failed == {}
-    assert read_folder(run / "weak", videos=listed(run / "weak")).failed == {("a cat", 1): "no memory"}
-
-
-def test_a_failure_that_was_made_good_later_is_forgotten(tmp_path):
-    run = generated(tmp_path, ("a cat",), count=1, failed=[("a cat", 0)])
-    line = {"method": "w2sd", "prompt": "a cat", "index": 0, "path": "w2sd/a cat-0.mp4", "status": "done"}
-    touch(run, line["path"])
-    with open(run / "results.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
-    assert read_folder(run / "w2sd", videos=listed(run / "w2sd")).failed == {}
+    assert read_folder(run / "weak", videos=listed(run / "weak")).failed[("a cat", 1)] == "no memory"
 
 
 def test_surplus_files_are_told_and_do_no_harm(tmp_path):

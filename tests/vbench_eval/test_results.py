@@ -12,6 +12,7 @@ import pytest
 from vbench_eval.comparing import read_side
 from vbench_eval.dimensions import Measured
 from vbench_eval.errors import UserError
+from vbench_eval.files import cleaned, write_json, write_text
 from vbench_eval.manifest import sample
 from vbench_eval.results import (
     VideoRecord,
@@ -22,7 +23,6 @@ from vbench_eval.results import (
     read_results,
     write_results,
 )
-from vbench_eval.strict_json import cleaned, write_json, write_text
 from vbench_eval.suite import read_suite
 
 STAMP = {"profile": {"name": "vbench", "antialias": False}, "versions": {"torch": "2.13"}}
@@ -62,27 +62,18 @@ def load(path):
 
 def test_eval_results_hold_vbenchs_keys_and_no_others(tmp_path):
     found = load(write(tmp_path).eval_results)
-    a, b = os.path.join("videos/w2sd", "a-0.mp4"), os.path.join("videos/w2sd", "b-0.mp4")
+    a, b = (os.path.join("videos/w2sd", name) for name in ("a-0.mp4", "b-0.mp4"))
+    mean = pytest.approx((15 * 0.9 + 3 * 0.5) / 18)
+    first = {"video_path": a, "video_results": 0.9, "video_sim": pytest.approx(13.5), "cnt_per_video": 15}
+    second = {"video_path": b, "video_results": 0.5, "video_sim": 1.5, "cnt_per_video": 3}
     assert found == {
-        "subject_consistency": [
-            pytest.approx((15 * 0.9 + 3 * 0.5) / 18),
-            [{"video_path": a, "video_results": 0.9}, {"video_path": b, "video_results": 0.5}],
-        ],
-        "background_consistency": [
-            pytest.approx((15 * 0.9 + 3 * 0.5) / 18),
-            [
-                {"video_path": a, "video_results": 0.9, "video_sim": pytest.approx(13.5), "cnt_per_video": 15},
-                {"video_path": b, "video_results": 0.5, "video_sim": 1.5, "cnt_per_video": 3},
-            ],
-        ],
-        "dynamic_degree": [0.5, [{"video_path": a, "video_results": True}, {"video_path": b, "video_results": False}]],
-        "imaging_quality": [
-            pytest.approx(0.52),
-            [{"video_path": a, "video_results": 64.0}, {"video_path": b, "video_results": 40.0}],
-        ],
+        "subject_consistency": [mean, [video(a, 0.9), video(b, 0.5)]],
+        "background_consistency": [mean, [first, second]],
+        "dynamic_degree": [0.5, [video(a, True), video(b, False)]],
+        "imaging_quality": [pytest.approx(0.52), [video(a, 64.0), video(b, 40.0)]],
     }
     assert [type(entry["video_results"]) for entry in found["dynamic_degree"][1]] == [bool, bool]
-    assert list(found["background_consistency"][1][0]) == ["video_path", "video_results", "video_sim", "cnt_per_video"]
+    assert list(found["background_consistency"][1][0]) == list(first)
 
 
 def test_the_files_are_named_and_laid_out_as_by_vbench(tmp_path):
@@ -101,10 +92,10 @@ def test_the_files_are_named_and_laid_out_as_by_vbench(tmp_path):
 
 def test_full_info_of_custom_videos_names_prompt_dimensions_and_one_path_each(tmp_path):
     nameless = VideoRecord("c d-7.mp4", None, None, {}, {}, "empty file")
+    names = {"a": "a-0.mp4", "b": "b-0.mp4", "c d": "c d-7.mp4"}
     assert load(write(tmp_path, [*records(), nameless]).full_info) == [
-        {"prompt_en": "a", "dimension": list(CUT), "video_list": [os.path.join("videos/w2sd", "a-0.mp4")]},
-        {"prompt_en": "b", "dimension": list(CUT), "video_list": [os.path.join("videos/w2sd", "b-0.mp4")]},
-        {"prompt_en": "c d", "dimension": list(CUT), "video_list": [os.path.join("videos/w2sd", "c d-7.mp4")]},
+        {"prompt_en": prompt, "dimension": list(CUT), "video_list": [os.path.join("videos/w2sd", name)]}
+        for prompt, name in names.items()
     ]
 
 
@@ -142,23 +133,14 @@ def test_the_video_list_of_an_entry_is_in_the_order_of_the_indices(tmp_path):
 
 
 def test_in_standard_mode_a_video_counts_for_its_own_dimensions_and_the_first_five_indices(tmp_path):
-    manifest = sample(read_suite("sample"))
-    given = [
-        VideoRecord("a cyan ring moving up-0.mp4", "a cyan ring moving up", 0, {}, measured(quality=80.0)),
-        VideoRecord("a cyan ring moving up-5.mp4", "a cyan ring moving up", 5, {}, measured(quality=10.0)),
-        VideoRecord("a red ring moving left-0.mp4", "a red ring moving left", 0, {}, measured(quality=20.0)),
-        VideoRecord("surplus-0.mp4", "surplus", 0, {}, measured(quality=30.0)),
-    ]
-    written = write(tmp_path, given, mode="vbench_standard", manifest=manifest)
-    aggregate, entries = load(written.eval_results)["imaging_quality"]
-    assert aggregate == 0.8 and [entry["video_path"] for entry in entries] == [
-        os.path.join("videos/w2sd", "a cyan ring moving up-0.mp4")
-    ]
-    assert [entry["video_path"] for entry in load(written.eval_results)["dynamic_degree"][1]] == [
-        os.path.join("videos/w2sd", "a red ring moving left-0.mp4")
-    ]
-    assert "background_consistency" not in load(written.eval_results)
-    assert len(load(written.report_file)["videos"]) == 4
+    cyan, red = "a cyan ring moving up", "a red ring moving left"
+    qualities = {(cyan, 0): 80.0, (cyan, 5): 10.0, (red, 0): 20.0, ("surplus", 0): 30.0}
+    given = [VideoRecord(f"{p}-{i}.mp4", p, i, {}, measured(quality=quality)) for (p, i), quality in qualities.items()]
+    written = write(tmp_path, given, mode="vbench_standard", manifest=sample(read_suite("sample")))
+    found = load(written.eval_results)
+    assert found["imaging_quality"] == [0.8, [video(os.path.join("videos/w2sd", f"{cyan}-0.mp4"), 80.0)]]
+    assert [one["video_path"] for one in found["dynamic_degree"][1]] == [f"videos/w2sd/{red}-0.mp4"]
+    assert "background_consistency" not in found and len(load(written.report_file)["videos"]) == 4
 
 
 def test_the_files_do_not_depend_on_the_order_in_which_videos_were_finished(tmp_path):
@@ -208,16 +190,9 @@ def test_proxies_stay_out_of_eval_results_unless_they_stand_in_and_then_say_so(t
     proxy = Measured(0.97, 0.97, extras={"backbone": "proxy:interp_smoothness_linear", "note": 1}).as_json()
     given = [VideoRecord("a-0.mp4", "a", 0, {}, {**measured(), "motion_smoothness": proxy})]
     written = write(tmp_path, given)
-    found = load(written.eval_results)
-    assert "frozen_frames" not in found
-    assert found["motion_smoothness"][1] == [
-        {
-            "video_path": os.path.join("videos/w2sd", "a-0.mp4"),
-            "video_results": 0.97,
-            "backbone": "proxy:interp_smoothness_linear",
-        }
-    ]
-    report = load(written.report_file)
+    found, report = load(written.eval_results), load(written.report_file)
+    marked = video("videos/w2sd/a-0.mp4", 0.97, backbone="proxy:interp_smoothness_linear")
+    assert "frozen_frames" not in found and found["motion_smoothness"][1] == [marked]
     assert report["dimensions"]["frozen_frames"]["aggregate"] == 0.25
     assert "motion_smoothness" in report["scores"]["quality"]["missing"]
     assert "motion_smoothness" not in report["scores"]["normalised"]
@@ -369,36 +344,23 @@ def test_the_sums_of_early_versions_are_divided_by_the_pairs_that_the_file_tells
     assert report["videos"][0]["measured"]["subject_consistency"]["score"] == pytest.approx(0.732)
 
 
-@pytest.mark.parametrize("key", ["v/a-0.mp4", "a-0.mp4"])
-def test_the_pairs_of_a_sum_can_be_given(tmp_path, key):
-    found = read_results(foreign(tmp_path, old_file()), pairs={key: 15})
-    assert found["subject_consistency"][1] == {"v/a-0.mp4": pytest.approx(0.732)}
-
-
 def test_a_sum_over_an_unknown_number_of_pairs_is_refused_as_ambiguous(tmp_path):
+    for key in ("v/a-0.mp4", "a-0.mp4"):
+        found = read_results(foreign(tmp_path, old_file()), pairs={key: 15})
+        assert found["subject_consistency"][1] == {"v/a-0.mp4": pytest.approx(0.732)}
     with pytest.raises(UserError, match=r"10\.98, a sum over pairs of frames.*does not say over how many"):
         read_results(foreign(tmp_path, old_file()))
     with pytest.raises(UserError, match="which no 10 pairs of frames can give"):
         read_results(foreign(tmp_path, old_file()), pairs={"a-0.mp4": 10})
 
 
-def test_one_sum_makes_every_value_of_its_list_a_sum(tmp_path):
+def test_one_sum_makes_every_value_of_its_list_a_sum_and_a_mean_lifted_above_1_stays_a_mean(tmp_path):
     # 0.8 over 2 pairs is a mean of 0.4: small, but no mean of its own beside a sum
-    content = {
-        "subject_consistency": [
-            0.7,
-            [video("a-0.mp4", 10.98, cnt_per_video=15), video("b-0.mp4", 0.8, cnt_per_video=2)],
-        ]
-    }
-    assert read_results(foreign(tmp_path, content))["subject_consistency"][1] == {
-        "a-0.mp4": pytest.approx(0.732),
-        "b-0.mp4": pytest.approx(0.4),
-    }
-
-
-def test_a_mean_that_rounding_lifted_above_1_stays_a_mean(tmp_path):
-    content = {"subject_consistency": [1.0000002, [video("a-0.mp4", 1.0000002)]]}
-    assert read_results(foreign(tmp_path, content))["subject_consistency"][1] == {"a-0.mp4": 1.0000002}
+    videos = [video("a-0.mp4", 10.98, cnt_per_video=15), video("b-0.mp4", 0.8, cnt_per_video=2)]
+    found = read_results(foreign(tmp_path, {"subject_consistency": [0.7, videos]}))["subject_consistency"][1]
+    assert found == {"a-0.mp4": pytest.approx(0.732), "b-0.mp4": pytest.approx(0.4)}
+    rounded = {"subject_consistency": [1.0000002, [video("a-0.mp4", 1.0000002)]]}
+    assert read_results(foreign(tmp_path, rounded))["subject_consistency"][1] == {"a-0.mp4": 1.0000002}
 
 
 def test_score_tables_with_spaces_and_without_videos_are_read(tmp_path):

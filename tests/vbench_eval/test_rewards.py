@@ -137,14 +137,14 @@ def test_similarity_is_the_mean_cosine_with_every_reference(saved, tmp_path):
 # -- HPS -------------------------------------------------------------------------------------------------------------
 
 
-def open_clip_state(seed: int) -> dict[str, Tensor]:
+def open_clip_state(seed: int, width: int = nets.WIDTH) -> dict[str, Tensor]:
     """A random state with the names and shapes of open_clip's CLIP of our tiny size."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * 0.3
 
-    width, words = nets.WIDTH, nets.clip_config().text_config.vocab_size
+    words = nets.clip_config().text_config.vocab_size
     state = {
         "visual.class_embedding": draw(width),
         "visual.conv1.weight": draw(width, 3, 8, 8),
@@ -353,42 +353,9 @@ def test_vbenchs_linear_head_is_not_taken_for_aes(tmp_path):
 
 def test_openais_own_file_is_the_same_clip(tmp_path):
     """Its heads have 64 channels, and its GELU is the quick one."""
-    model = nets.clip(6, act="quick_gelu", width=128)
+    state, model = open_clip_state(6, width=128), nets.clip(6, act="quick_gelu", width=128)
+    model.load_state_dict(to_transformers(state))
     nets.save_clip(model, tmp_path / "folder")
-    state = {}
-    for name, tensor in model.state_dict().items():
-        tower = "visual." if name.startswith("vision_model") else ""
-        if ".encoder.layers." in name:
-            number, rest = name.split(".encoder.layers.")[1].split(".", 1)
-            block = f"{tower}transformer.resblocks.{number}"
-            if "q_proj" in rest:
-                parts = [model.state_dict()[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
-                state[f"{block}.attn.in_proj_{rest.rpartition('.')[2]}"] = torch.cat(parts)
-            elif not any(f"{letter}_proj" in rest for letter in "kv"):
-                for ours, theirs in (
-                    ("self_attn.", "attn."),
-                    ("layer_norm", "ln_"),
-                    ("fc1", "c_fc"),
-                    ("fc2", "c_proj"),
-                ):
-                    rest = rest.replace(ours, theirs)
-                state[f"{block}.{rest}"] = tensor
-        else:
-            plain = {
-                "logit_scale": "logit_scale",
-                "visual_projection.weight": "visual.proj",
-                "text_projection.weight": "text_projection",
-                "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-                "text_model.embeddings.position_embedding.weight": "positional_embedding",
-                "vision_model.embeddings.class_embedding": "visual.class_embedding",
-                "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-                "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-            }
-            norms = {"text_model.final_layer_norm": "ln_final", "vision_model.pre_layrnorm": "visual.ln_pre"}
-            norms["vision_model.post_layernorm"] = "visual.ln_post"
-            stem, _, kind = name.rpartition(".")
-            new = plain.get(name) or f"{norms[stem]}.{kind}"
-            state[new] = tensor.T.contiguous() if new in ("visual.proj", "text_projection") else tensor
     torch.save(state, tmp_path / "b32.pt")
     given = pictures(2)
     of_file = {"clip_vit_b_32": str(tmp_path / "b32.pt"), "clip_vit_h_14": str(tmp_path / "folder")}
@@ -421,8 +388,3 @@ def test_half_a_network_is_refused(tmp_path):
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"missing: text_projection\.weight"):
         reward("pickscore", weights=str(tmp_path / "half"))
-
-
-def test_an_unknown_reward_is_refused_with_those_there_are():
-    with pytest.raises(UserError, match="pickscore"):
-        reward("imagereward")

@@ -12,16 +12,20 @@ import torch
 from PIL import Image
 
 from tests.support import vbench_backbones
-from tests.support.vbench_files import Frames, moving_square, patterned, write_pictures, write_video
+from tests.support.vbench_files import Frames, moving_square, patterned, write_pictures, write_suite, write_video
 from vbench_eval import evaluate_frames, one_pass, score_folder, scoring, videos
 from vbench_eval.dimensions import OFFICIAL
 from vbench_eval.errors import UserError
+from vbench_eval.manifest import sample, write_manifest
 from vbench_eval.preflight import format_line, formats, frozen, look_at, repeats, warnings
 from vbench_eval.proxies import OFFICIAL_STAND_INS, PROXIES
 from vbench_eval.results import Written
+from vbench_eval.suite import read_suite
 from vbench_eval.videos import VideoFile
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
 FILES = ("_eval_results.json", "_full_info.json", "_report.json")
 
 
@@ -29,13 +33,17 @@ def frames(seed: int, count: int = 5) -> Frames:
     return patterned(count, 32, 48, seed)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    made = tmp_path / "videos" / "w2sd"
-    made.mkdir(parents=True)
-    for number, prompt in enumerate(("a cat", "a dog", "a fox", "an owl")):
-        write_video(made / f"{prompt}-0.mp4", frames(number))
-    return made
+def measured_from_now(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
+    """A list that grows with every video that is decoded: its name, and for which dimensions."""
+    seen: list[tuple[str, set[str]]] = []
+    real = one_pass.measure
+
+    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
+        seen.append((Path(video.info.path).name, set(dimensions)))
+        return real(video, dimensions, **options)
+
+    monkeypatch.setattr(one_pass, "measure", recorded)
+    return seen
 
 
 def scored(folder: Path, output: Path, **settings: Any) -> Written:
@@ -51,13 +59,6 @@ def values(written: Written, dimension: str = "temporal_flickering") -> dict[str
 
 def contents(output: Path, name: str = "w2sd") -> dict[str, bytes]:
     return {suffix: (output / f"{name}{suffix}").read_bytes() for suffix in FILES}
-
-
-def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise AssertionError("a video was decoded again")
-
-    monkeypatch.setattr(one_pass, "measure", refuse)
 
 
 def test_every_video_is_decoded_once_for_all_dimensions(folder, tmp_path, monkeypatch):
@@ -121,24 +122,16 @@ def test_a_loop_a_dangling_link_and_an_unreadable_entry_cost_only_themselves(fol
 
 def test_a_second_run_decodes_nothing_and_writes_the_same_files(folder, tmp_path, monkeypatch):
     scored(folder, tmp_path)
-    before = contents(tmp_path)
-    forbid_decoding(monkeypatch)
+    before, seen = contents(tmp_path), measured_from_now(monkeypatch)
     scored(folder, tmp_path)
-    assert contents(tmp_path) == before
+    assert contents(tmp_path) == before and seen == []
 
 
 def test_a_dimension_more_measures_only_that_one(folder, tmp_path, monkeypatch):
     scored(folder, tmp_path)
-    asked: list[set[str]] = []
-    real = one_pass.measure
-
-    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
-        asked.append(set(dimensions))
-        return real(video, dimensions, **options)
-
-    monkeypatch.setattr(one_pass, "measure", recorded)
+    seen = measured_from_now(monkeypatch)
     written = scored(folder, tmp_path, dimensions="temporal_flickering,contrast")
-    assert asked == [{"contrast"}] * 4
+    assert [dimensions for _, dimensions in seen] == [{"contrast"}] * 4
     assert set(written.report["videos"][0]["measured"]) == {"temporal_flickering", "contrast"}
 
 
@@ -146,41 +139,23 @@ def test_a_changed_file_and_only_that_one_is_scored_again(folder, tmp_path, monk
     before = values(scored(folder, tmp_path))
     write_video(folder / "a dog-0.mp4", moving_square(7, 2, height=32, width=48))
     os.utime(folder / "a dog-0.mp4", ns=(1, 1))
-    scored_again: list[str] = []
-    real = one_pass.measure
-
-    def recorded(video: Any, *arguments: Any, **options: Any) -> Any:
-        scored_again.append(Path(video.info.path).name)
-        return real(video, *arguments, **options)
-
-    monkeypatch.setattr(one_pass, "measure", recorded)
+    seen = measured_from_now(monkeypatch)
     after = values(scored(folder, tmp_path))
-    assert scored_again == ["a dog-0.mp4"]
+    assert [name for name, _ in seen] == ["a dog-0.mp4"]
     assert {path for path in after if after[path] != before[path]} == {"a dog-0.mp4"}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"profile": "fixed"},
-        {"dtype": "float16"},
-        {"backbones": {"subject_consistency": "tests.support.vbench_backbones:slow"}},
-    ],
-)
+STAND_IN = {"subject_consistency": "tests.support.vbench_backbones:encoder"}
+SLOW = {"subject_consistency": "tests.support.vbench_backbones:slow"}
+
+
+@pytest.mark.parametrize("change", [{"profile": "fixed"}, {"dtype": "float16"}, {"backbones": SLOW}])
 def test_other_settings_never_take_values_from_the_journal(folder, tmp_path, monkeypatch, change):
-    backbones = {"subject_consistency": "tests.support.vbench_backbones:encoder"}
-    scored(folder, tmp_path, dimensions="subject_consistency", backbones=backbones)
-    asked: list[set[str]] = []
-    real = one_pass.measure
-
-    def recorded(video: Any, dimensions: Any, **options: Any) -> Any:
-        asked.append(set(dimensions))
-        return real(video, dimensions, **options)
-
-    monkeypatch.setattr(one_pass, "measure", recorded)
-    scored(folder, tmp_path, **{"dimensions": "subject_consistency", "backbones": backbones, **change})
-    assert len(asked) == 4
-    assert all("subject_consistency" in names for names in asked)
+    settings = {"dimensions": "subject_consistency", "backbones": STAND_IN}
+    scored(folder, tmp_path, **settings)
+    seen = measured_from_now(monkeypatch)
+    scored(folder, tmp_path, **{**settings, **change})
+    assert len(seen) == 4 and all("subject_consistency" in names for _, names in seen)
 
 
 def test_a_dimension_that_fails_by_accident_is_tried_again_and_costs_no_other(folder, tmp_path, monkeypatch):
@@ -229,27 +204,12 @@ def test_a_proxy_stands_under_the_official_name_only_if_allowed_and_then_marked(
 
 
 def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder, tmp_path):
-    suite = [
-        {"prompt_en": "a cat", "dimension": ["temporal_flickering"]},
-        {"prompt_en": "a dog", "dimension": ["subject_consistency", "temporal_flickering"]},
-        {"prompt_en": "a fox", "dimension": ["subject_consistency"]},
-        {"prompt_en": "a bee", "dimension": ["scene"]},
-    ]
-    (tmp_path / "suite.json").write_text(json.dumps(suite))
-    written = scored(
-        folder,
-        tmp_path,
-        dimensions="temporal_flickering,subject_consistency",
-        backbones={"subject_consistency": "tests.support.vbench_backbones:encoder"},
-        mode="vbench_standard",
-        suite=tmp_path / "suite.json",
-    )
+    both = ["subject_consistency", "temporal_flickering"]
+    of = {"a cat": both[1:], "a dog": both, "a fox": both[:1], "a bee": ["scene"]}
+    suite = write_suite(tmp_path, [{"prompt_en": prompt, "dimension": names} for prompt, names in of.items()])
+    written = scored(folder, tmp_path, dimensions=both, backbones=STAND_IN, mode="vbench_standard", suite=suite)
     measured = {video["prompt"]: set(video["measured"]) - {"frozen_frames"} for video in written.report["videos"]}
-    assert measured == {
-        "a cat": {"temporal_flickering"},
-        "a dog": {"temporal_flickering", "subject_consistency"},
-        "a fox": {"subject_consistency"},
-    }
+    assert measured == {prompt: set(of[prompt]) for prompt in ("a cat", "a dog", "a fox")}
     assert written.report["completeness"]["expected"] == 3 * 5, "the prompts of these dimensions, five of each"
     info = json.loads(written.full_info.read_text())
     assert [entry["prompt_en"] for entry in info] == ["a cat", "a dog", "a fox"]
@@ -259,22 +219,14 @@ def test_each_video_counts_for_its_own_dimensions_in_standard_mode(folder, tmp_p
 def test_frames_in_memory_score_as_the_same_frames_on_disk(tmp_path):
     moving = moving_square(6, 3, height=32, width=48)
     write_pictures(tmp_path / "videos" / "a square-0", moving)
-    stored = scored(tmp_path / "videos", tmp_path, dimensions="all,contrast", backbones=vbench_backbones.ALL)
-    expected = stored.report["videos"][0]["measured"]
-    forms: tuple[Any, ...] = (
-        [Image.fromarray(frame) for frame in moving],
-        moving,
-        torch.from_numpy(moving),
-        moving.astype(np.float32) / 255,
-    )
-    for given in forms:
-        found = evaluate_frames(
-            given, fps=8, dimensions="all,contrast", backbones=vbench_backbones.ALL, device="cpu", proxies=False
-        )
+    asked = {"dimensions": "all,contrast", "backbones": vbench_backbones.ALL}
+    stored = scored(tmp_path / "videos", tmp_path, **asked)
+    expected = {name: facts["value"] for name, facts in stored.report["videos"][0]["measured"].items()}
+    images = [Image.fromarray(frame) for frame in moving]
+    for given in (images, moving, torch.from_numpy(moving), moving.astype(np.float32) / 255):
+        found = evaluate_frames(given, fps=8, device="cpu", proxies=False, **asked)
         assert found["error"] is None
-        assert {name: facts["value"] for name, facts in found["measured"].items()} == {
-            name: facts["value"] for name, facts in expected.items()
-        }
+        assert {name: facts["value"] for name, facts in found["measured"].items()} == expected
 
 
 def test_frames_in_memory_without_weights_say_what_is_unavailable():
@@ -305,12 +257,9 @@ def test_scores_of_another_folder_are_not_replaced(folder, tmp_path):
 
 
 def test_an_incomplete_folder_is_refused_only_if_asked(folder, tmp_path):
-    from vbench_eval.manifest import sample, write_manifest
-    from vbench_eval.suite import read_suite
-
-    suite = [{"prompt_en": prompt, "dimension": ["temporal_flickering"]} for prompt in ("a cat", "a dog", "a bee")]
-    (tmp_path / "suite.json").write_text(json.dumps(suite))
-    write_manifest(tmp_path / "manifest.json", sample(read_suite(tmp_path / "suite.json"), samples=1))
+    prompts = ("a cat", "a dog", "a bee")
+    suite = write_suite(tmp_path, [{"prompt_en": prompt, "dimension": ["temporal_flickering"]} for prompt in prompts])
+    write_manifest(tmp_path / "manifest.json", sample(read_suite(suite), samples=1))
     with pytest.raises(UserError, match="'a bee', index 0"):
         scored(folder, tmp_path, manifest=tmp_path / "manifest.json", require_complete=True)
     report = scored(folder, tmp_path, manifest=tmp_path / "manifest.json").report
@@ -350,32 +299,23 @@ def said(*infos: dict[str, Any], dimensions: tuple[str, ...] = ("dynamic_degree"
     return "\n".join(warnings({f"v/{number}-0.mp4": one for number, one in enumerate(infos)}, dimensions=dimensions))
 
 
-def test_videos_as_vbench_means_them_are_not_warned_of():
-    assert said(info(), info()) == ""
-
-
 @pytest.mark.parametrize(
-    ("fps", "nth"),
+    ("changes", "told"),
     # round(fps / 8) by hand, half to even: 1.25 -> 1, 1.5 -> 2, 2.5 -> 2, 3.0 -> 3, 3.75 -> 4
-    [(8, None), (10, None), (12, "2nd"), (20, "2nd"), (24, "3rd"), (30, "4th")],
+    [
+        *(({"fps": fps}, f"every {nth} frame") for fps, nth in ((12, "2nd"), (20, "2nd"), (24, "3rd"), (30, "4th"))),
+        *(({"fps": fps}, "") for fps in (8, 10)),
+        ({"fps": 30, "directory": True}, ""),  # pictures have no rate to be wrong
+        ({"fps": 2, "declared_frames": 4}, "meant for about 8 fps"),
+        ({"declared_frames": 39}, ""),
+        ({"declared_frames": 40}, "5 s or more"),
+    ],
 )
-def test_a_rate_at_which_dynamic_degree_skips_frames_is_warned_of(fps, nth):
-    line = said(info(fps=float(fps), average_fps=float(fps)))
-    assert (f"every {nth} frame" in line) if nth else line == ""
-    assert said(info(fps=float(fps), average_fps=float(fps)), dimensions=("subject_consistency",)) == ""
-
-
-def test_a_folder_of_pictures_has_no_rate_to_be_wrong():
-    assert said(info(fps=30.0, average_fps=30.0, directory=True)) == ""
-
-
-def test_a_very_slow_rate_is_warned_of():
-    assert "meant for about 8 fps" in said(info(fps=2.0, average_fps=2.0, declared_frames=4))
-
-
-@pytest.mark.parametrize(("frames", "long"), [(39, False), (40, True), (41, True)])
-def test_five_seconds_and_more_are_too_long(frames, long):
-    assert ("5 s or more" in said(info(declared_frames=frames))) == long
+def test_a_rate_at_which_dynamic_degree_skips_frames_and_a_length_it_was_not_made_for_are_warned_of(changes, told):
+    about = info(**changes, **({"average_fps": changes["fps"]} if "fps" in changes else {}))
+    assert told in said(about) if told else said(about, about) == ""
+    if "every" in told:
+        assert said(about, dimensions=("subject_consistency",)) == ""
 
 
 def test_mixed_rates_sizes_and_lengths_are_told_with_their_numbers():

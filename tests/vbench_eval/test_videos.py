@@ -34,14 +34,14 @@ EXACT = [
 
 @pytest.mark.parametrize("suffix, how", EXACT, ids=[suffix for suffix, _ in EXACT])
 def test_a_lossless_file_gives_back_every_bit(tmp_path, suffix, how):
-    frames = patterned()
+    frames = patterned(16, 32, 48)
     written = write_video(tmp_path / f"video.{suffix.lower()}", frames, **how)
     video = open_video(written.rename(tmp_path / f"video.{suffix}"))
     assert np.array_equal(frames_of(video), frames)
     assert np.array_equal(frames_of(video), frames), "a video can be read again"
     info = video.info
     assert (info.fps, info.average_fps, info.variable_rate, info.directory) == (8, 8, False, False)
-    assert (info.height, info.width) == (64, 96)
+    assert (info.height, info.width) == (32, 48)
     assert info.declared_frames in (16, None)
     assert info.codec == ("h264" if how is LOSSLESS else "ffv1")
     assert info.decoder.startswith("pyav ")
@@ -94,8 +94,7 @@ def test_one_frame_is_a_video(tmp_path):
     for name in ("one.mp4", "one.png", "one.gif"):
         video = open_video(tmp_path / name)
         assert np.array_equal(frames_of(video), frames)
-        assert video.info.declared_frames == 1
-        assert not video.info.directory
+        assert (video.info.declared_frames, video.info.directory) == (1, False)
 
 
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), 12, 25, 60])
@@ -349,30 +348,25 @@ def test_frames_that_are_three_pixels_wide_are_taken_as_channels_last():
 
 
 @pytest.mark.parametrize(
-    "frames, told",
+    "frames, fps, told",
     [
-        ([], "give at least one"),
-        (np.zeros((0, 8, 8, 3), np.uint8), r"shape \(0, 8, 8, 3\)"),
-        (np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\); give \[T, H, W, 3\]"),
-        (np.zeros((4, 8, 8), np.uint8), r"shape \(4, 8, 8\)"),
-        (np.zeros((2, 4, 8, 8, 3), np.uint8), r"shape \(2, 4, 8, 8, 3\)"),
-        (np.zeros((4, 8, 8, 3), np.int64), "int64; give uint8"),
-        (np.full((4, 8, 8, 3), 200.0), r"floats from 200 to 200; floats must be in 0\.\.1"),
-        (torch.full((4, 8, 8, 3), -1.0), "floats from -1"),
-        (torch.full((4, 8, 8, 3), torch.nan), "floats from nan"),
-        ([np.zeros((8, 8, 3), np.uint8)], "holds ndarray; give Pillow images"),
-        ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], r"sizes \(8, 8\) and \(9, 8\)"),
+        ([], 8, "give at least one"),
+        (np.zeros((0, 8, 8, 3), np.uint8), 8, r"shape \(0, 8, 8, 3\)"),
+        (np.zeros((8, 8, 3), np.uint8), 8, r"shape \(8, 8, 3\); give \[T, H, W, 3\]"),
+        (np.zeros((4, 8, 8), np.uint8), 8, r"shape \(4, 8, 8\)"),
+        (np.zeros((2, 4, 8, 8, 3), np.uint8), 8, r"shape \(2, 4, 8, 8, 3\)"),
+        (np.zeros((4, 8, 8, 3), np.int64), 8, "int64; give uint8"),
+        (np.full((4, 8, 8, 3), 200.0), 8, r"floats from 200 to 200; floats must be in 0\.\.1"),
+        (torch.full((4, 8, 8, 3), -1.0), 8, "floats from -1"),
+        (torch.full((4, 8, 8, 3), torch.nan), 8, "floats from nan"),
+        ([np.zeros((8, 8, 3), np.uint8)], 8, "holds ndarray; give Pillow images"),
+        ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], 8, r"sizes \(8, 8\) and \(9, 8\)"),
+        *((FRAMES, fps, "fps is") for fps in (0, -8, float("nan"), float("inf"))),
     ],
 )
-def test_what_are_no_frames_is_refused_with_what_is_allowed(frames, told):
+def test_what_are_no_frames_is_refused_with_what_is_allowed(frames, fps, told):
     with pytest.raises(UserError, match=told):
-        FramesInMemory(frames)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("fps", [0, -8, float("nan"), float("inf")])
-def test_a_rate_that_is_none_is_refused(fps):
-    with pytest.raises(UserError, match="fps is"):
-        FramesInMemory(FRAMES, fps=fps)
+        FramesInMemory(frames, fps=fps)
 
 
 def test_what_is_known_of_a_video_is_json(tmp_path):

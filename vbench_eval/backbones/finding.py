@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vbench_eval.backbones.weights import TOKENIZER_FILES, Weights, named
 from vbench_eval.errors import UserError
-from vbench_eval.strict_json import write_json
+from vbench_eval.files import write_json
 
 REMEMBERED = "sha256.json"
 LARGE = 64 << 20  # bytes: reading so many again in every process takes longer than it should
@@ -290,4 +290,4 @@ def _write(store: Path, key: str, value: str) -> None:
     if not store.parent.is_dir():
         return
     with suppress(OSError):
-        write_json(store, _read(store) | {key: value})
+        write_json(store, _read(store) | {key: value}, contested=True)

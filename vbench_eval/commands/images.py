@@ -74,11 +74,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Scores and reports."""
     from vbench_eval.backbones.weights import named
+    from vbench_eval.files import cleaned, write_json
     from vbench_eval.images.scoring import DEFAULT, score_images
     from vbench_eval.progress import bars
     from vbench_eval.results import check_name
     from vbench_eval.selection import find_device, versions
-    from vbench_eval.strict_json import cleaned, write_json
 
     name = check_name(arguments.name or Path(arguments.folder).resolve().name)
     weights, plugins = _pairs(arguments.weights, "--weights"), _pairs(arguments.plugin, "--plugin")

@@ -59,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Writes manifest.json and the prompt file, and reports what was drawn."""
+    from vbench_eval.files import held
     from vbench_eval.manifest import sample, write_manifest, write_prompts
     from vbench_eval.suite import read_suite
 
@@ -66,8 +67,9 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     suite = read_suite(arguments.suite)
     manifest = sample(suite, wanted, arguments.num_prompts, arguments.seed, samples=arguments.samples)
     folder = Path(arguments.output)
-    write_manifest(folder / MANIFEST_FILE, manifest)
-    prompt_file, notes = write_prompts(folder, manifest)
+    with held(folder):
+        write_manifest(folder / MANIFEST_FILE, manifest)
+        prompt_file, notes = write_prompts(folder, manifest)
     most = max(prompt.samples for prompt in manifest.prompts)
     warnings = [*suite.warnings(), *notes]
     if len({prompt.samples for prompt in manifest.prompts}) > 1:

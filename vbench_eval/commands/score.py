@@ -80,6 +80,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     machine.add_argument("--dtype", help="of the networks: float32, float16, bfloat16 (default: float32)")
     machine.add_argument(
+        "--clip-dtype",
+        metavar="DTYPE",
+        help="of CLIP alone; float16 is what VBench has on CUDA, and moves scores by about 4e-4 (default: as --dtype)",
+    )
+    machine.add_argument(
         "--workers",
         "--ngpus",
         type=positive,
@@ -126,11 +131,14 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     inputs.add_argument(
         "--mode",
-        choices=("custom_input", "vbench_standard"),
+        choices=("custom_input", "vbench_standard", "vbench_category"),
+        metavar="MODE",
         default="custom_input",
         help="custom_input: every dimension on every video, as in Table 12 (default); vbench_standard: each on the "
         "prompts that VBench has for it",
     )
+    inputs.add_argument("--category", help=argparse.SUPPRESS)
+    inputs.add_argument("--read_frame", nargs="?", const="True", default="False", help=argparse.SUPPRESS)
     # VBench's own flag for weights from its cache, where they are always looked for here.
     inputs.add_argument("--load_ckpt_from_local", nargs="?", help=argparse.SUPPRESS)
     inputs.add_argument("--dry-run", action="store_true", help="say what is there, missing or odd, and score nothing")
@@ -149,6 +157,16 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise UserError("the folder is given twice; give FOLDER or --videos_path")
     if not (folder := arguments.folder or arguments.videos_path):
         raise UserError("no folder of videos is given; write w2sd-vbench score FOLDER")
+    if arguments.category is not None or arguments.mode == "vbench_category":
+        raise UserError(
+            "VBench's categories are lists of prompts that its package does not hold; use --mode custom_input, which "
+            "measures every dimension on every video too, with --prompt-file where names are not the prompts"
+        )
+    if arguments.read_frame.lower() not in ("false", "0"):
+        raise UserError(
+            "--read_frame asks for pictures in the place of the videos; give the folder that holds them, a folder of "
+            "pictures per video: w2sd-vbench score frames"
+        )
     settings = ScoringSettings(
         dimensions=tuple(arguments.dimensions),
         profile=arguments.profile,
@@ -157,6 +175,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         proxies=not arguments.no_proxies,
         device=arguments.device,
         dtype=arguments.dtype,
+        clip_dtype=arguments.clip_dtype,
         offline=arguments.offline,
         allow_pickle=arguments.allow_pickle,
         cache=arguments.cache,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vbench_eval.errors import UserError
+from vbench_eval.files import write_bytes
 from vbench_eval.images.sources import PictureError, read_picture
-from vbench_eval.strict_json import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
     """Writes statistics so that the file is whole or absent, whatever happens."""
     buffer = io.BytesIO()
     np.savez(buffer, **found)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), contested=True)
 
 
 def _given() -> Any:

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vbench_eval.files import sync_folder, write_bytes
 from w2sd_video.errors import UserError
 from w2sd_video.runs.choices import check_text
 from w2sd_video.runs.fellows import SHARED, Fellows, forget, left_lines, locked
-from w2sd_video.runs.video_io import sync_folder, write_bytes
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"

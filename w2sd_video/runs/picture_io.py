@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbench_eval import pictures
+from vbench_eval.files import write_bytes
 from w2sd_video.errors import UserError
 from w2sd_video.runs.tasks import Medium
-from w2sd_video.runs.video_io import settings_in, write_bytes
+from w2sd_video.runs.video_io import settings_in
 
 CHUNK = "parameters"  # the text chunk that programs for generated pictures look at
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbench_eval.files import write_bytes
 from w2sd_video import __version__
 from w2sd_video.errors import UserError
 from w2sd_video.report.page import Row, render_pages
@@ -32,7 +33,6 @@ from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import COMPARED, JOINED, Journal, Record, fingerprint
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.tasks import SELECTING, Groups, Medium, Method, Task
-from w2sd_video.runs.video_io import write_bytes
 
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
 WAIT = 0.3  # seconds between looks at what other processes made

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbench_eval.files import PARTIAL, sync_folder, write_bytes
 from vbench_eval.pictures import Animation, Colour, pictures_in
 from vbench_eval.videos import CONTAINERS, open_video
 from w2sd_video.errors import UserError
@@ -30,7 +31,6 @@ CRF = 12  # x264's constant quality: well below what the eye tells apart (17 or 
 MIN_FPS, MAX_FPS = 0.1, 1000  # slower ones overflow a gif's times and are not exact fractions in an mp4
 MAX_GIF_FPS = 50  # browsers play a gif frame of less than 2 hundredths of a second at 10 fps
 _NOT_WRITTEN = (".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".png")  # else taken for a folder's name
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -135,32 +135,6 @@ def video_medium(fps: float) -> Medium:
     )
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Puts a complete file in place: written beside it, flushed to the disk, renamed."""
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder survive a power cut, where the system can (not on Windows)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def rgb_to_yuv420(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Returns a frame `[H, W, 3]` as planar BT.709 limited-range 4:2:0, `[H * 3 / 2, W]`; colour is the mean of each
     2x2 square.
@@ -231,7 +205,7 @@ def _animation(frames: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
 def _write_png_folder(path: Path, frames: NDArray[np.uint8], fps: float, text: str) -> None:
     from PIL import Image, PngImagePlugin
 
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()

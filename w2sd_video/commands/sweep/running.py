@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vbench_eval.files import write_bytes
 from vbench_eval.pages import render
 from w2sd_video.commands.engine import make, plan_of
 from w2sd_video.commands.families.base import Family
@@ -21,7 +22,6 @@ from w2sd_video.report import figures
 from w2sd_video.report.figures import Point
 from w2sd_video.runs.file_names import clean_stem
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.video_io import write_bytes
 
 FIXED = "same for all values"
 HEAD = ("method", "value", "mean", "95 % interval", "over strong", "95 % interval", "files", "evaluations")

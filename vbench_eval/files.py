@@ -1,4 +1,4 @@
-"""JSON that any reader accepts: files replaced as a whole, no NaN or Infinity in what is written."""
+"""Files that any reader accepts: replaced as a whole, no NaN or Infinity in JSON, a folder written by one at a time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vbench_eval.errors import UserError
 
 MAX_BYTES = 1 << 30
+PARTIAL = ".partial"
 
 
 def cleaned(value: Any, place: str = "") -> tuple[Any, list[str]]:
@@ -39,13 +40,13 @@ def cleaned(value: Any, place: str = "") -> tuple[Any, list[str]]:
     raise TypeError(f"{place or 'the value'} is {type(value).__name__}, which JSON has no form for")
 
 
-def write_json(path: Path, value: Any, *, ascii_only: bool = True) -> None:
+def write_json(path: Path, value: Any, *, ascii_only: bool = True, contested: bool = False) -> None:
     """Writes the value, indented by 4 as VBench does; the file is replaced as a whole or not at all.
 
     Raises ValueError if a number in it is not finite (`cleaned` first), OSError if the disk refuses.
     """
     text = json.dumps(value, indent=4, ensure_ascii=ascii_only, allow_nan=False) + ("" if ascii_only else "\n")
-    write_text(path, text)
+    write_bytes(path, text.encode("utf-8"), contested=contested)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,12 +54,18 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes the bytes; the file is replaced as a whole or not at all, and its folder made if it is not there."""
+def write_bytes(path: Path, data: bytes, *, contested: bool = False) -> None:
+    """Puts a complete file in place: written beside it, flushed to the disk, renamed; its folder is made if need be.
+
+    The file beside it has the name that the next try takes again, so that a killed one leaves nothing behind; where
+    several processes may write the file at once it is `contested`, and each has its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
+    long = len(os.fsencode(path.name)) > 240  # of the 255 bytes that a name may have
+    own = f"{os.getpid()}-{secrets.token_hex(4)}" if contested or long else path.name
+    partial = path.with_name(f".{own}{PARTIAL}")
     try:
-        with open(partial, "xb") as file:
+        with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -67,6 +74,54 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder survive a power cut, where the system can (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the folder from writing to it meanwhile; made if it is not there.
+
+    Raises UserError if another holds it. The lock goes with the process, also when it is killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":  # which opens no folders
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(file: int, path: Path) -> None:
+    """Locks an open file until it is closed; does nothing where the system has no such locks. Raises UserError if
+    another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"another process is writing to {path}; wait for it, or give --output or --name another value"
+        ) from None
+    except OSError:  # a file system without locks
+        return
 
 
 def read_json(path: Path, what: str) -> Any:
