@@ -131,11 +131,6 @@ def test_all_else_is_the_mean_over_videos(name, profile):
     assert aggregate(name, scored(0.5, 1.0, weights=[2.0, 6.0]), profile) == 0.75
 
 
-def test_dynamic_degree_is_the_share_of_videos_that_move():
-    moving = [Measured(place < 26, float(place < 26)) for place in range(199)]
-    assert aggregate("dynamic_degree", moving, "vbench") == 26 / 199  # the paper's 13.0653%
-
-
 def test_imaging_quality_is_averaged_on_the_scale_of_0_to_1():
     measured = [Measured(60.0, 0.6), Measured(70.0, 0.7)]
     assert aggregate("imaging_quality", measured, "vbench") == pytest.approx(0.65, rel=1e-15)

@@ -47,13 +47,12 @@ def test_consistency_of_known_angles_is_the_mean_of_both_clamped_cosines(name):
     measured = consistency(at_angles(0, 30, 90, 150), name)
     # to the one before: 30, 60, 60 degrees; to the first: 30, 90, 150 (a negative cosine, which counts as 0)
     pairs = [math.sqrt(3) / 2, (0.5 + 0) / 2, (0.5 + 0) / 2]
-    assert measured.value == pytest.approx(sum(pairs) / 3, abs=FLOAT32)
-    assert measured.score == measured.value
-    assert measured.weight == 3
+    assert measured.value == measured.score == pytest.approx(sum(pairs) / 3, abs=FLOAT32)
+    assert measured.weight == measured.extras["cnt_per_video"] == 3
     assert measured.extras["video_sim"] == pytest.approx(sum(pairs), abs=3 * FLOAT32)
-    assert measured.extras["cnt_per_video"] == 3
     assert measured.extras["lowest_pair"] == pytest.approx(0.25, abs=FLOAT32)
     assert measured.extras["lowest_pair_frame"] in (2, 3)
+    assert VBENCH_EXTRAS == {"background_consistency": ("video_sim", "cnt_per_video")}, "what VBench writes, and where"
 
 
 def test_each_cosine_is_clamped_before_the_two_are_averaged():
@@ -66,18 +65,6 @@ def test_each_cosine_is_clamped_before_the_two_are_averaged():
 def test_the_length_of_features_does_not_count():
     short, long = (consistency(at_angles(0, 25, 70, length=length)).value for length in (1e-3, 1e3))
     assert short == pytest.approx(long, abs=2 * FLOAT32)
-
-
-def test_weights_of_videos_make_their_average_one_over_all_pairs():
-    videos = [consistency(at_angles(0, 60)), consistency(at_angles(0, 0, 0, 90))]
-    average = sum(v.weight * v.score for v in videos) / sum(v.weight for v in videos)  # type: ignore[operator]
-    assert average == pytest.approx((0.5 + 1 + 1 + 0) / 4, abs=FLOAT32)
-    assert average != pytest.approx((0.5 + 2 / 3) / 2, abs=0.01), "the mean over videos is another number"
-
-
-def test_vbench_writes_the_sum_of_pairs_for_the_background_alone():
-    assert VBENCH_EXTRAS == {"background_consistency": ("video_sim", "cnt_per_video")}
-    assert set(VBENCH_EXTRAS["background_consistency"]) <= consistency(at_angles(0, 1)).extras.keys()
 
 
 def test_a_frame_without_features_is_like_no_other():
@@ -197,18 +184,17 @@ def test_results_do_not_depend_on_how_frames_are_cut_into_chunks(name, profile):
     assert cut == [whole] * 5
 
 
-@pytest.mark.parametrize("name", [name for name in OFFICIAL if name.endswith(("consistency", "flickering"))])
-def test_one_frame_has_no_value_and_the_reason_is_told(name):
-    measured = measure(name, numbered(1), BACKBONES[name])
-    assert (measured.value, measured.score, measured.weight) == (None, None, 0)
-    assert "two frames" in str(measured.reason)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_smoothness_of_fewer_than_three_frames_has_no_value(count):
-    measured = measure("motion_smoothness", numbered(count), ErringInterpolator())
-    assert measured.value is None
-    assert "three frames" in str(measured.reason)
+@pytest.mark.parametrize(
+    ("name", "count", "told"),
+    [
+        *((name, 1, "two frames") for name in (*CONSISTENCIES, "temporal_flickering")),
+        *(("motion_smoothness", count, "three frames") for count in (1, 2)),
+    ],
+)
+def test_too_few_frames_have_no_value_and_the_reason_is_told(name, count, told):
+    measured = measure(name, numbered(count), BACKBONES[name])
+    assert (measured.value, measured.score) == (None, None) and told in str(measured.reason)
+    assert measured.weight == 0 or name == "motion_smoothness"
 
 
 class Nowhere(Stub):
@@ -279,7 +265,21 @@ THRESHOLD = 6 * 16 / 256  # of the stand-ins' 16 x 16 frames: exact in binary
 
 @pytest.mark.parametrize(
     "fps, interval",
-    [(8, 1), (10, 1), (12, 2), (16, 2), (20, 2), (24, 3), (25, 3), (30, 4), (60, 8), (23.976, 3), (29.97, 4), (4, 1)],
+    [
+        (0, 1),
+        (8, 1),
+        (10, 1),
+        (12, 2),
+        (16, 2),
+        (20, 2),
+        (24, 3),
+        (25, 3),
+        (30, 4),
+        (60, 8),
+        (23.976, 3),
+        (29.97, 4),
+        (4, 1),
+    ],
 )
 def test_which_frames_are_kept_at_each_rate(fps, interval):
     assert sampling_interval(fps) == interval
@@ -288,10 +288,6 @@ def test_which_frames_are_kept_at_each_rate(fps, interval):
     kept = list(range(0, 25, interval))
     assert flow.pairs == list(itertools.pairwise(kept))
     assert (measured.extras["interval"], measured.extras["n"]) == (interval, len(kept))
-
-
-def test_a_rate_that_is_not_known_keeps_every_frame():
-    assert sampling_interval(0) == 1
 
 
 def test_pictures_of_a_folder_are_all_kept_unless_the_profile_normalises_the_rate():
@@ -395,17 +391,6 @@ def test_the_fixed_profile_believes_the_times_of_frames_and_vbench_the_container
     flow = TableFlow(dict.fromkeys(range(9), (1.0, 0.0)))
     assert measure("dynamic_degree", numbered(9), flow, about=about).extras["n"] == 3
     assert measure("dynamic_degree", numbered(9), flow, about=about, profile="fixed").extras["max_flow"] == [1] * 8
-
-
-def test_motion_per_time_is_the_same_at_another_rate():
-    # What moves 2 px in an eighth of a second moves 1.6 px in a tenth.
-    at8 = TableFlow(dict.fromkeys(range(17), (2.0, 0.0)))
-    at10 = TableFlow(dict.fromkeys(range(17), (1.6, 0.0)))
-    one, other = (
-        measure("dynamic_degree", numbered(17), flow, about=info(fps=fps), profile="fixed").extras["max_flow"]
-        for flow, fps in ((at8, 8), (at10, 10))
-    )
-    assert one == pytest.approx(other, rel=2**-23)  # 1.6 as float32
 
 
 @pytest.mark.parametrize("dimension", ["dynamic_degree", "motion_smoothness"])

@@ -56,6 +56,32 @@ def add_weight_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", help="never touch the network")
 
 
+def add_network_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds --device, --dtype and --allow-pickle, of the verbs that run networks; returns the group of the machine."""
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    machine.add_argument("--dtype", help="of the networks: float32, float16, bfloat16 (default: float32)")
+    add_weight_flags(parser)
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="open weights that can run code: only if you trust them"
+    )
+    return machine
+
+
+def add_place_flags(parser: argparse.ArgumentParser, *spellings: str) -> argparse._ArgumentGroup:
+    """Adds --output (and other spellings of it) and --name, of the verbs that score; returns their group."""
+    out = parser.add_argument_group("files")
+    out.add_argument(
+        "--output",
+        *spellings,
+        default="evaluation_results",
+        metavar="FOLDER",
+        help="where to write (default: evaluation_results)",
+    )
+    out.add_argument("--name", help="begins the names of the files (default: the folder's name)")
+    return out
+
+
 def positive(text: str) -> int:
     """Reads a whole number of at least 1."""
     try:

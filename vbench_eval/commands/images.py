@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.commands.arguments import add_output_flags, add_verb, add_weight_flags, positive, table
+from vbench_eval.commands.arguments import (
+    add_network_flags,
+    add_output_flags,
+    add_place_flags,
+    add_verb,
+    positive,
+    table,
+)
 from vbench_eval.errors import UserError
 from vbench_eval.images import IMAGE_METRICS
 
@@ -51,23 +58,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="mps=CHOICE",
         help="package.module:function or TorchScript file",
     )
-    machine = parser.add_argument_group("the machine")
-    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    machine.add_argument("--dtype", help="of the networks: float32, float16, bfloat16 (default: float32)")
+    machine = add_network_flags(parser)
     machine.add_argument("--batch", type=positive, default=16, metavar="N", help="pictures at a time (default: 16)")
-    add_weight_flags(parser)
     parser.add_argument(
         "--weights", action="append", default=[], metavar="NAME=PATH", help="a path or hub id to take for these weights"
     )
-    parser.add_argument(
-        "--allow-pickle", action="store_true", help="open weights that can run code: only if you trust them"
-    )
     add_output_flags(parser)
-    out = parser.add_argument_group("files")
-    out.add_argument(
-        "--output", default="evaluation_results", metavar="FOLDER", help="where to write (default: evaluation_results)"
-    )
-    out.add_argument("--name", help="begins the names of the files (default: the folder's name)")
+    add_place_flags(parser)
     parser.set_defaults(run=run)
 
 

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbench_eval.commands.arguments import add_output_flags, add_verb, add_weight_flags, listed, positive
+from vbench_eval.commands.arguments import (
+    add_network_flags,
+    add_output_flags,
+    add_place_flags,
+    add_verb,
+    listed,
+    positive,
+)
 from vbench_eval.dimensions import OFFICIAL
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import PROFILES
@@ -76,9 +83,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="MODE",
         help="how imaging_quality resizes: longer, shorter, shorter_centercrop, None (default: longer)",
     )
-    machine = parser.add_argument_group("the machine")
-    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    machine.add_argument("--dtype", help="of the networks: float32, float16, bfloat16 (default: float32)")
+    machine = add_network_flags(parser)
     machine.add_argument(
         "--clip-dtype",
         metavar="DTYPE",
@@ -92,20 +97,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="processes that share the videos, each with its part of the cores or a GPU of its own (default: 1)",
     )
-    add_weight_flags(parser)
-    parser.add_argument(
-        "--allow-pickle", action="store_true", help="open weights that can run code: only if you trust them"
-    )
     add_output_flags(parser)
-    out = parser.add_argument_group("files")
-    out.add_argument(
-        "--output",
-        "--output_path",
-        default="evaluation_results",
-        metavar="FOLDER",
-        help="where to write (default: evaluation_results)",
-    )
-    out.add_argument("--name", help="begins the names of the files (default: the folder's name)")
+    out = add_place_flags(parser, "--output_path")
     out.add_argument(
         "--zip",
         action="store_true",
