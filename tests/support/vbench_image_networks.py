@@ -108,3 +108,18 @@ def tokens(prompts: list[str]) -> Tensor:
         ids = [vocabulary["<|startoftext|>"], *(vocabulary[piece] for piece in pieces), vocabulary["<|endoftext|>"]]
         rows.append(ids + [vocabulary["<|endoftext|>"]] * (77 - len(ids)))
     return torch.tensor(rows)
+
+
+class Means(torch.nn.Module):
+    """For Inception: features are the 16 means of a picture's parts; logits are sure of one of the classes in turn."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.classes, self.seen = classes, list[int]()
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.nn.functional.adaptive_avg_pool2d(pictures, 4).mean(1).flatten(1) * self.scale
+        numbers = torch.arange(sum(self.seen), sum(self.seen) + len(pictures))
+        self.seen.append(len(pictures))
+        return features, 500 * torch.eye(5)[numbers % self.classes]

@@ -239,55 +239,35 @@ def test_a_torchscript_file_sees_pictures_as_clip_does(clip, tmp_path):
 # -- sets ------------------------------------------------------------------------------------------------------------
 
 
-class Means(nn.Module):
-    """For Inception: 16 means of a picture, and logits that are sure of one of two classes in turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        features = nn.functional.adaptive_avg_pool2d(pictures, 4).mean(1).flatten(1) * self.scale
-        return features, 500 * torch.eye(2)[torch.arange(len(pictures)) % 2]
-
-
 def test_fid_and_is_of_a_folder_and_of_the_baseline(tmp_path, monkeypatch):
     pytest.importorskip("torchmetrics")
     monkeypatch.setattr(frechet, "FEATURES", 16)
     monkeypatch.setattr(frechet, "SPLITS", 1)
-    monkeypatch.setattr(inception, "load_inception", lambda path: Means())
-    given, names = nets.pictures(6, size=(8, 8)), [f"{number:02}.png" for number in range(6)]
-    darker = [Image.fromarray(np.asarray(picture) // 2) for picture in given]
-    nets.save_pictures(given, tmp_path / "ours", names)
-    nets.save_pictures(darker, tmp_path / "theirs", names)
-    (tmp_path / "weights.pth").write_bytes(b"weights")
-    settings: dict[str, Any] = {
-        "reference": tmp_path / "ours",
-        "baseline": tmp_path / "theirs",
-        "weights": {"inception": str(tmp_path / "weights.pth")},
-        "statistics": tmp_path / "kept",
-    }
-    found = score_images(tmp_path / "ours", metrics=("fid", "is"), **settings)["metrics"]
-    # Covariances of 6 pictures have eigenvalues of 0, whose rounding (1e-16) the square root makes 1e-8.
-    assert (
-        abs(found["fid"]["value"]) < 1e-6 < found["fid"]["baseline"]["value"] and "far too high" in found["fid"]["note"]
-    )
-    assert found["is"]["value"] == pytest.approx(2, rel=1e-9) and found["is"]["deviation"] is None
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
-        f"statistics-{name}.npz" for name in ("baseline", "pictures", "reference")
-    ]
     loaded: list[Path] = []
+    monkeypatch.setattr(inception, "load_inception", lambda path: loaded.append(path) or nets.Means(2))
+    given, names = nets.pictures(6, size=(8, 8)), [f"{number:02}.png" for number in range(6)]
+    nets.save_pictures(given, tmp_path / "ours", names)
+    nets.save_pictures([Image.fromarray(np.asarray(p) // 2) for p in given], tmp_path / "theirs", names)
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    weights = {"inception": str(tmp_path / "weights.pth")}
+    sides: dict[str, Any] = {"reference": tmp_path / "ours", "baseline": tmp_path / "theirs", "weights": weights}
 
-    def load(path: Path) -> Means:
-        loaded.append(path)
-        return Means()
+    def score(**settings: Any) -> dict[str, Any]:
+        return score_images(tmp_path / "ours", metrics=("fid", "is"), **sides, **settings)["metrics"]
 
-    monkeypatch.setattr(inception, "load_inception", load)
-    score_images(tmp_path / "ours", metrics=("fid", "is"), **{**settings, "statistics": None})
+    found = score(statistics=tmp_path / "kept")
+    # Covariances of 6 pictures have eigenvalues of 0, whose rounding (1e-16) the square root makes 1e-8.
+    assert abs(found["fid"]["value"]) < 1e-6 < found["fid"]["baseline"]["value"]
+    assert "far too high" in found["fid"]["note"]
+    assert found["is"]["value"] == pytest.approx(2, rel=1e-9) and found["is"]["deviation"] is None
+    kept = {f"statistics-{name}.npz" for name in ("baseline", "pictures", "reference")}
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == kept
+    loaded.clear()
+    score()
     assert len(loaded) == 1, "both metrics from one pass"
     monkeypatch.setattr(inception, "load_inception", None)  # what is kept is not made again
-    again = score_images(tmp_path / "ours", metrics=("fid", "is"), **settings)["metrics"]
-    assert again["is"]["value"] == found["is"]["value"] and again["fid"]["value"] == found["fid"]["value"]
+    again = score(statistics=tmp_path / "kept")
+    assert [again[name]["value"] for name in ("fid", "is")] == [found[name]["value"] for name in ("fid", "is")]
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------------
@@ -338,26 +318,6 @@ def test_pictures_of_several_methods_are_scored_one_by_one(tmp_path):
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("metrics", "settings", "said"),
-    [
-        (["imagereward"], {}, "no image metric is called 'imagereward'; choose from pickscore"),
-        ([""], {}, "no metric is given"),
-        (["mps"], {}, "mps compares pairs"),
-        (["clip_i"], {}, "clip_i needs a reference"),
-        (["dino"], {"reference": "x.npz"}, r"x\.npz is no folder"),
-        (["fid"], {}, r"fid needs a reference.*or an \.npz"),
-        (["fid"], {"reference": "x.npz"}, r"x\.npz cannot be read"),
-        (["aes"], {"batch": 0}, "batch is 0"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(metrics, settings, said, tmp_path, monkeypatch):
-    nets.save_pictures(grey(1), tmp_path, ["p-0.png"])
-    monkeypatch.setattr(scoring, "measure", None)
-    with pytest.raises(UserError, match=said):
-        score_images(tmp_path, metrics=metrics, **settings)
-
-
 def test_missing_prompts_and_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="is no folder"):
         score_images(tmp_path / "nothing")
@@ -366,6 +326,8 @@ def test_missing_prompts_and_folders_are_refused(tmp_path):
     nets.save_pictures(grey(1), tmp_path, ["00001.png"])
     with pytest.raises(UserError, match=r"pickscore needs prompts.*00001\.png"):
         score_images(tmp_path)
+    with pytest.raises(UserError, match="batch is 0"):
+        score_images(tmp_path, metrics=["aes"], batch=0)
 
 
 def run(*words: str) -> tuple[int, dict[str, Any]]:
@@ -415,15 +377,22 @@ def test_an_unavailable_metric_and_a_broken_picture_are_said_and_end_with_code_1
         (["--weights", "pickscore"], "--weights is 'pickscore'; write NAME=CHOICE"),
         (["--weights", "pikscore=x"], "no weights are called 'pikscore'"),
         (["--plugin", "hps=x:y"], "only mps is a plug-in"),
-        (["--metrics", "pickscores"], "no image metric is called 'pickscores'"),
         (["--batch", "0"], "not a whole number"),
         (["--weights", "pickscore=path:nowhere"], "does not exist"),
+        (["--metrics", "imagereward"], "no image metric is called 'imagereward'; choose from pickscore"),
+        (["--metrics", ""], "no metric is given"),
+        (["--metrics", "mps"], "mps compares pairs"),
+        (["--metrics", "clip_i"], "clip_i needs a reference"),
+        (["--metrics", "dino", "--reference", "x.npz"], r"x\.npz is no folder"),
+        (["--metrics", "fid"], r"fid needs a reference.*or an \.npz"),
+        (["--metrics", "fid", "--reference", "x.npz"], r"x\.npz cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_refused(words, said, made):
+def test_what_cannot_be_used_is_refused(words, said, tmp_path):
+    nets.save_pictures(grey(1), tmp_path / "made", ["p-0.png"])
     with pytest.raises(UserError, match=said):
-        run(str(made / "made" / "w2sd"), *words, "--device", "cpu", "--offline", "--output", str(made / "out"))
-    assert not (made / "out").exists()
+        run(str(tmp_path / "made"), *words, "--device", "cpu", "--offline", "--output", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_its_help_names_every_metric(capsys):

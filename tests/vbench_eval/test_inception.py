@@ -12,28 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.support.vbench_image_networks import Means
 from vbench_eval.errors import UserError
 from vbench_eval.images import frechet, inception
 from vbench_eval.images.sources import PictureError
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)
-
-
-class Means(nn.Module):
-    """For Inception: features are the 16 means of a picture's parts; logits are sure of one of four classes in turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.seen: list[int] = []
-
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = nn.functional.adaptive_avg_pool2d(pictures, 4).mean(1).flatten(1) * self.scale
-        numbers = torch.arange(sum(self.seen), sum(self.seen) + len(pictures))
-        self.seen.append(len(pictures))
-        return features, 500 * torch.eye(5)[numbers % 4]
 
 
 @pytest.fixture
@@ -41,6 +23,10 @@ def small(monkeypatch):
     pytest.importorskip("torchmetrics")
     monkeypatch.setattr(frechet, "FEATURES", 16)
     monkeypatch.setattr(frechet, "SPLITS", 1)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def write_pictures(folder: Path, count: int, size: int = 8) -> list[Path]:
