@@ -17,7 +17,7 @@ from tests.support.vbench_backbones import (
     numbered,
 )
 from vbench_eval.dimensions import BACKBONE_KINDS, OFFICIAL, VBENCH_EXTRAS, Measured, build
-from vbench_eval.dimensions.dynamics import largest_motion, motion_threshold, moving_pairs_needed
+from vbench_eval.dimensions.formulas import largest_motion, motion_threshold, moving_pairs_needed
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import PROFILES, get_profile
 from vbench_eval.video_info import VideoError, sampling_interval

@@ -15,9 +15,8 @@ from vbench_eval.errors import UserError
 from vbench_eval.profiles import PROFILES, get_profile
 from vbench_eval.protocols import FlowEstimator
 from vbench_eval.proxies import OFFICIAL_STAND_INS, PROXIES, SHOWN_BESIDE
-from vbench_eval.proxies.fields import shared_fields
 from vbench_eval.proxies.flow import HornSchunck, resized_flow, sampled
-from vbench_eval.proxies.flow_measures import midpoint, trusted_pixels
+from vbench_eval.proxies.flow_measures import midpoint, shared_fields, trusted_pixels
 from vbench_eval.proxies.opencv import OpenCVFlow
 from vbench_eval.video_info import VideoInfo
 

@@ -86,14 +86,14 @@ class Dimension(Protocol):
     def start(self, info: VideoInfo) -> Accumulator: ...
 
 
-_HOMES = {
-    "subject_consistency": ("consistency", "Consistency"),
-    "background_consistency": ("consistency", "Consistency"),
-    "motion_smoothness": ("smoothness", "MotionSmoothness"),
-    "dynamic_degree": ("dynamics", "DynamicDegree"),
-    "aesthetic_quality": ("quality", "Quality"),
-    "imaging_quality": ("quality", "Quality"),
-    "temporal_flickering": ("flickering", "TemporalFlickering"),
+_CLASSES = {
+    "subject_consistency": "Consistency",
+    "background_consistency": "Consistency",
+    "motion_smoothness": "MotionSmoothness",
+    "dynamic_degree": "DynamicDegree",
+    "aesthetic_quality": "Quality",
+    "imaging_quality": "Quality",
+    "temporal_flickering": "TemporalFlickering",
 }
 BACKBONE_KINDS: Mapping[str, str | None] = {
     "subject_consistency": "FrameEncoder",
@@ -120,5 +120,4 @@ def build(name: str, profile: Profile, backbone: Any | None = None) -> Dimension
         raise UserError(
             f"{name} needs a {kind}, got {type(backbone).__name__}; see vbench_eval.protocols.{kind} for what it offers"
         )
-    module, factory = _HOMES[name]
-    return getattr(import_module(f"{__name__}.{module}"), factory)(name, profile, backbone)
+    return getattr(import_module(f"{__name__}.formulas"), _CLASSES[name])(name, profile, backbone)

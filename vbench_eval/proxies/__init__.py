@@ -57,7 +57,7 @@ PROXIES: Mapping[str, Proxy] = {
             "higher is more alike",
             "correlation of 32x32 grey thumbnails with the frame before and with the first",
             _CONSISTENCIES,
-            "motion:pixel_consistency",
+            "frames:pixel_consistency",
         ),
         Proxy(
             "interp_smoothness_linear",
@@ -66,7 +66,7 @@ PROXIES: Mapping[str, Proxy] = {
             "higher is smoother",
             "how well the mean of its two neighbours foretells every other frame",
             ("motion_smoothness",),
-            "motion:interp_smoothness_linear",
+            "frames:interp_smoothness_linear",
         ),
         Proxy(
             "interp_smoothness_flow",
@@ -93,7 +93,7 @@ PROXIES: Mapping[str, Proxy] = {
             "lower is smoother, and lowest in a still",
             "mean absolute second difference of the pixels over time",
             ("motion_smoothness",),
-            "motion:acceleration",
+            "frames:acceleration",
         ),
         Proxy(
             "jerk",
@@ -102,7 +102,7 @@ PROXIES: Mapping[str, Proxy] = {
             "lower is smoother, and lowest in a still",
             "mean absolute third difference of the pixels over time",
             ("motion_smoothness",),
-            "motion:jerk",
+            "frames:jerk",
         ),
         Proxy(
             "sharpness",
@@ -111,7 +111,7 @@ PROXIES: Mapping[str, Proxy] = {
             "higher is sharper, or noisier",
             "variance of the Laplacian; Tenengrad and the share of high frequencies as details",
             ("imaging_quality",),
-            "pictures:sharpness",
+            "frames:sharpness",
         ),
         Proxy(
             "exposure",
@@ -120,7 +120,7 @@ PROXIES: Mapping[str, Proxy] = {
             "lower is better exposed",
             "share of pixels that are clipped to black or to white",
             ("aesthetic_quality", "imaging_quality"),
-            "pictures:exposure",
+            "frames:exposure",
         ),
         Proxy(
             "colourfulness",
@@ -129,7 +129,7 @@ PROXIES: Mapping[str, Proxy] = {
             "higher is more colourful",
             "spread and offset of the opponent colours (Hasler and Susstrunk 2003)",
             ("aesthetic_quality",),
-            "pictures:colourfulness",
+            "frames:colourfulness",
         ),
         Proxy(
             "contrast",
@@ -138,7 +138,7 @@ PROXIES: Mapping[str, Proxy] = {
             "higher is more contrast",
             "standard deviation of the luma",
             ("aesthetic_quality",),
-            "pictures:contrast",
+            "frames:contrast",
         ),
         Proxy(
             "noise_sigma",
@@ -147,7 +147,7 @@ PROXIES: Mapping[str, Proxy] = {
             "lower is less noise, or less texture",
             "standard deviation of the noise (Immerkaer 1996)",
             ("imaging_quality",),
-            "pictures:noise_sigma",
+            "frames:noise_sigma",
         ),
         Proxy(
             "blockiness",
@@ -156,7 +156,7 @@ PROXIES: Mapping[str, Proxy] = {
             "1 is no blocks, higher is more",
             "steps across the borders of 8x8 blocks against steps inside them",
             ("imaging_quality",),
-            "pictures:blockiness",
+            "frames:blockiness",
         ),
         Proxy(
             "frozen_frames",
@@ -165,7 +165,7 @@ PROXIES: Mapping[str, Proxy] = {
             "lower is fewer stills",
             "share of neighbouring frames that differ by less than half a grey level",
             ("dynamic_degree",),
-            "motion:frozen_frames",
+            "frames:frozen_frames",
         ),
         Proxy(
             "warp_error",
