@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vbench_eval.proxies.streaming import LUMA
+from vbench_eval.proxies.frames import LUMA
 
 COARSEST_SIDE = 16  # pixels; a level is halved while this is left of it
 MOST_MOVE = 1.0  # pixels that one linearisation may move a pixel, about as far as it holds
