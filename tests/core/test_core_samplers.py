@@ -99,14 +99,6 @@ def test_algorithm_1_written_out_by_hand_is_what_w2sd_computes() -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_no_reflection_is_plain_sampling_bit_for_bit(mode: str) -> None:
-    x = noise(4, 3)
-    plain = sample(x, LEVELS, strong, PATH)
-    assert torch.equal(w2sd(x, LEVELS, strong, weak, PATH, num_reflections=0, mode=mode), plain)
-    assert torch.equal(w2sd(x, LEVELS, strong, weak, PATH, mode=mode, strength=0.0), plain)
-
-
 @pytest.mark.parametrize("name", ["sdxl", "flow"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_fused_w2sd_of_equal_models_is_plain_sampling_bit_for_bit(name: str, dtype: torch.dtype) -> None:
@@ -167,37 +159,6 @@ def test_a_latent_of_any_rank_is_sampled_alike(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(result, flat, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("given", "carried"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-def test_the_latent_is_carried_in_float32_or_better(given: torch.dtype, carried: torch.dtype) -> None:
-    seen = set()
-
-    def network(x: Tensor, level: Level) -> Tensor:
-        seen.add(x.dtype)
-        return strong(x, level).to(torch.float16)
-
-    x = noise(4, dtype=torch.float64).to(given)
-    assert sample(x, LEVELS, network, PATH).dtype == carried
-    assert w2sd(x, LEVELS, network, network, PATH).dtype == carried
-    assert seen == {carried}
-
-
-def test_the_given_noise_is_not_written_to() -> None:
-    x = noise(4, 3)
-    kept = x.clone()
-    for mode in MODES:
-        w2sd(x, LEVELS, strong, weak, PATH, mode=mode, strength=0.7)
-    by_autoguidance(x, LEVELS, strong, weak, PATH)
-    assert torch.equal(x, kept)
-
-
 def test_the_callback_sees_every_latent_and_may_replace_it() -> None:
     seen: list[tuple[int, Tensor]] = []
     x = noise(4)
@@ -207,20 +168,6 @@ def test_the_callback_sees_every_latent_and_may_replace_it() -> None:
     fresh = noise(4, seed=9)
     replaced = w2sd(x, LEVELS, strong, weak, PATH, callback=lambda i, x: fresh if i == 2 else None)
     torch.testing.assert_close(replaced, w2sd(fresh, LEVELS[3:], strong, weak, PATH), rtol=0, atol=0)
-
-
-def test_on_reflect_sees_the_latent_before_and_after_at_every_reflected_step() -> None:
-    seen: list[tuple[int, bool]] = []
-    w2sd(
-        noise(4),
-        LEVELS,
-        strong,
-        weak,
-        PATH,
-        num_reflections=3,
-        on_reflect=lambda i, x, tilde: seen.append((i, torch.equal(x, tilde))),
-    )
-    assert seen == [(0, False), (1, False), (2, False)]
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flow"])
