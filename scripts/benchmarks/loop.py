@@ -37,6 +37,7 @@ from w2sd_video import ModelSpec, reflected
 from w2sd_video.loading.animatediff import assemble_motion_unet
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import progress_bars
+from w2sd_video.loading.placement import encoded_prompts
 from w2sd_video.loading.sharing import unique_bytes
 
 
@@ -141,8 +142,8 @@ def count_pair() -> Iterator[Row]:
     calls: list[nn.Module] = []
     for encoder in encoders:
         encoder.register_forward_pre_hook(lambda encoder, _: calls.append(encoder))
+    texts = encoded_prompts(loaded.pipe, ["a red ring"], "a blue cross", device="cpu")["a red ring"]
     for lam in range(3):
-        texts = loaded.encode("a red ring", "a blue cross").strong
         with reflected(loaded.pipe, (loaded.weak_unet, ModelSpec(guidance=1.0)), num_reflections=lam):
             call(loaded.pipe, TINY, 3, 3.0, **texts)
     yield equal("text", "text-encoder calls for 3 videos of a prompt (2 encoders, 2 texts)", len(calls), 4)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.support import tiny
+from tests.support.disk_pairs import told
 from w2sd_video.loading import placement
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of, tensors_of
 from w2sd_video.loading.memory import estimate_memory
@@ -202,11 +203,11 @@ def test_offloading_changes_no_result_of_either_side(kind: str, other_text: bool
     placement.place(moved.pipe, moved.weak, torch.device("cpu"), kind)
     for _ in range(2):  # a call ends by setting the hooks up anew
         assert torch.equal(weak_forward(plain), weak_forward(moved))
-        inputs = moved.encode("a ring")
-        for name, tensor in plain.encode("a ring").strong.items():
-            assert torch.equal(tensor, inputs.strong[name])
+        inputs = told(moved, "a ring", free=False)["strong"]
+        for name, tensor in told(plain, "a ring", free=False)["strong"].items():
+            assert torch.equal(tensor, inputs[name])
         assert torch.equal(call(plain.pipe, 2), call(moved.pipe, 2))
-    moved.free_text_encoders()
+    told(moved, "a ring")
     assert torch.equal(weak_forward(plain), weak_forward(moved))
     motion = {name for name, _ in moved.pipe.unet.named_parameters() if "motion_modules" in name}
     ours, theirs = dict(moved.pipe.unet.named_parameters()), dict(moved.weak_unet.named_parameters())

@@ -10,6 +10,7 @@ import torch
 from diffusers import AnimateDiffSDXLPipeline, UNetMotionModel
 
 from tests.support import tiny
+from tests.support.disk_pairs import told
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.loading import placement
 from w2sd_video.loading.pairs import LoadedPair, load_pair
@@ -31,14 +32,13 @@ def load(disk: dict[str, str], weak: str, **settings: Any) -> LoadedPair:
     return load_pair(disk["strong"], disk[weak], disk["motion"], device="cpu", quiet=True, **settings)
 
 
-def generate(pair: LoadedPair) -> torch.Tensor:
+def generate(pair: LoadedPair, texts: Any = None) -> torch.Tensor:
     """Frames [1, 2, 3, 16, 16] in [0, 1]: guidances 3 / 1 / 3, 4 steps, 3 reflections."""
-    inputs = pair.encode("a ring")
-    pair.free_text_encoders()
+    inputs = texts if texts is not None else told(pair, "a ring")
     call = {"num_inference_steps": 4, "guidance_scale": 3.0, "generator": tiny.generator(), "output_type": "pt"}
     weak = (pair.weak, ModelSpec(guidance=1.0))
-    with reflected(pair.pipe, weak, num_reflections=3, weak_inputs=inputs.weak, progress=False) as run:
-        frames = pair.pipe(**inputs.strong, **call, **tiny.ANIMATEDIFF_CALL).frames
+    with reflected(pair.pipe, weak, num_reflections=3, weak_inputs=inputs["weak"], progress=False) as run:
+        frames = pair.pipe(**inputs["strong"], **call, **tiny.ANIMATEDIFF_CALL).frames
     assert (run.num_evaluations, run.num_rows) == (4 + 2 * 3, 4 * 2 + 3 * (2 + 1))
     assert frames.isfinite().all()
     return frames
@@ -77,10 +77,10 @@ def test_offloaded_networks_may_take_turns_in_the_pipeline(disk: dict[str, str],
     placement.place(pairs[1].pipe, pairs[1].weak, torch.device("cpu"), kind)
     videos = []
     for pair in pairs:
-        strong, weak = pair.pipe.unet, pair.weak
+        strong, weak, texts = pair.pipe.unet, pair.weak, told(pair, "a ring")
         for sampled, other in ((strong, weak), (weak, strong), (strong, weak)):
             pair.pipe.unet = sampled
-            videos.append(generate(LoadedPair(pair.pipe, other, pair.report, _encodings=pair._encodings)))
+            videos.append(generate(LoadedPair(pair.pipe, other, pair.report), texts))
     assert all(torch.equal(videos[i], videos[i + 3]) for i in range(3))
     assert torch.equal(videos[0], videos[2])
     assert not torch.equal(videos[0], videos[1])

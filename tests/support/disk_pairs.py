@@ -12,6 +12,7 @@ from diffusers import StableDiffusionXLPipeline
 from tests.support import tiny
 from tests.support.ldm_layout import save_single_file
 from w2sd_video.loading.animatediff import tensors_of
+from w2sd_video.loading.placement import encoded_prompts, free_text_encoders
 
 
 def sdxl(seed: int, text_seed: int = 10, vae_seed: int = 12, **vae: Any) -> StableDiffusionXLPipeline:
@@ -49,3 +50,14 @@ def assert_holds(module: torch.nn.Module, wanted: dict[str, torch.Tensor]) -> No
     found = tensors_of(module)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+def told(pair: Any, prompt: str, negative: str | None = None, *, free: bool = True) -> dict[str, Any]:
+    """The call arguments that stand for a prompt on each side of a loaded pair, whose text encoders are freed then;
+    None for a weak side that has the strong one's.
+    """
+    pipes = {"strong": pair.pipe, **({} if pair.weak is pair.weak_unet else {"weak": pair.weak})}
+    found = {role: encoded_prompts(pipe, [prompt], negative, device="cpu")[prompt] for role, pipe in pipes.items()}
+    if free:
+        free_text_encoders(*pipes.values())
+    return {"weak": None, **found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -270,12 +270,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     if not one and methods - {"strong", "zero-gap", "resample"}:
         weak = _pipeline(plan, "weak", run, sharing=strong)
     loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
-    first = plan.memory in HOOKED_FIRST
-    if first:
-        place(strong, weak, plan.device, plan.memory)
-    _encode(loaded, run.prompts)
-    if not first:
-        place(strong, weak, plan.device, plan.memory)
+    _place(loaded, weak, run.prompts)
     if plan.compile:
         compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
     return loaded
@@ -350,13 +345,34 @@ def _told(plan: Plan, pipe: Any) -> dict[str, Any]:
     return told
 
 
+def _place(loaded: LoadedSides, weak: Any, prompts: list[str]) -> None:
+    """Encode the prompts, free the text encoders, and put the strong pipeline and the weak side, a pipeline or network,
+    where the memory plan wants them.
+
+    Layer by layer placing comes first: then the text encoders, too, never are on the device as a whole.
+    """
+    plan = loaded.plan
+    first = plan.memory in HOOKED_FIRST
+    if first:
+        place(loaded.strong, weak, plan.device, plan.memory)
+    _encode(loaded, prompts)
+    if not first:
+        place(loaded.strong, weak, plan.device, plan.memory)
+
+
 def _encode(loaded: LoadedSides, prompts: list[str]) -> None:
     plan = loaded.plan
     raw = [plan.raw_prompts.get(prompt, prompt) for prompt in prompts]
     if loaded.weak is None:
-        with _as_weak(loaded):
+        loras = plan.lora_sources and not plan.put_together  # whose scales in the text encoders are each side's
+        with _as_weak(loaded) if loras else nullcontext():
             loaded.texts["weak"] = _texts(plan, loaded.strong, raw, loaded.negative("weak"))
-        loaded.texts["strong"] = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
+        told_alike = raw == prompts and loaded.negative("weak") == plan.negative_prompt
+        loaded.texts["strong"] = (
+            loaded.texts["weak"]
+            if told_alike and not loras
+            else _texts(plan, loaded.strong, prompts, plan.negative_prompt)
+        )
         pipes = [loaded.strong]
     else:
         loaded.texts["weak"] = _texts(plan, loaded.weak, raw, loaded.negative("weak"))
@@ -371,9 +387,6 @@ def _encode(loaded: LoadedSides, prompts: list[str]) -> None:
 @contextmanager
 def _as_weak(loaded: LoadedSides) -> Iterator[None]:
     """Inside, LoRAs of the one pipeline's text encoders have the weak side's scales."""
-    if not loaded.plan.lora_sources:
-        yield
-        return
     from w2sd_video.loading.loras import use_loras
 
     use_loras(loaded.strong, loaded.plan.loras_of("weak"))
@@ -427,25 +440,19 @@ def load_parts(plan: Plan, run: Loading) -> LoadedSides:
     if loras := {name: plan.lora_sources[name] for name, _ in plan.loras_of("strong")}:
         from w2sd_video.loading.loras import load_loras, use_loras
 
-        loaded = load_loras(pair.pipe, loras)
-        for note in loaded.notes:
+        added = load_loras(pair.pipe, loras)
+        for note in added.notes:
             run.note(note)
-        if loaded.with_text and not own:
-            run.note(f"LoRA {', '.join(loaded.with_text)} acts on the text encoders, whose prompts both sides have")
+        if added.with_text and not own:
+            run.note(f"LoRA {', '.join(added.with_text)} acts on the text encoders, whose prompts both sides have")
         use_loras(pair.pipe, plan.loras_of("strong"))
-    texts: dict[str, Any] = {"strong": {}, "weak": {}}
-    for prompt in run.prompts:
-        raw, negative = plan.raw_prompts.get(prompt), plan.pair.weak.negative_prompt
-        told = pair.encode(prompt, plan.negative_prompt, weak_prompt=raw, weak_negative_prompt=negative)
-        texts["strong"][prompt] = told.strong
-        texts["weak"][raw or prompt] = told.weak or told.strong
-    pair.free_text_encoders()
+    loaded = LoadedSides(plan, pair.pipe, pair.weak if own else None, None if own else pair.weak, reward=reward)
+    _place(loaded, pair.weak, run.prompts)
     if loras := {name: plan.lora_sources[name] for name, _ in plan.loras_of("weak")}:
         pair.load_weak_loras(loras, plan.loras_of("weak"))
     if plan.compile:
         compile_networks((pair.pipe.unet, pair.weak_unet))
-    network = None if own else pair.weak_unet
-    return LoadedSides(plan, pair.pipe, pair.weak if own else None, network, texts, reward=reward)
+    return loaded
 
 
 def _reward(plan: Plan, run: Loading) -> Reward | None:

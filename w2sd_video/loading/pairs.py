@@ -6,35 +6,24 @@ Whole pipelines of any family are loaded by `pipelines.load_pipeline`; their pai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import AnimateDiffSDXLPipeline, DDIMScheduler, UNet2DConditionModel, UNetMotionModel
-from torch import Tensor
+from torch import nn
 
 from w2sd_video.errors import UserError
 from w2sd_video.loading import placement
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of
 from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.pair_description import check_pair_configs, describe_pair
-from w2sd_video.loading.parts import Source, TextParts, progress_bars, same_text_parts, same_weights
+from w2sd_video.loading.parts import Source, progress_bars, same_text_parts, same_weights
 from w2sd_video.loading.pipelines import ANIMATEDIFF_SDXL_SCHEDULER
 from w2sd_video.loading.sharing import share_equal_tensors, unique_bytes
 from w2sd_video.pair import Loras
 
 HOOKED_FIRST = ("sequential", "group")  # then the text encoders, too, never are on the device as a whole
-
-
-@dataclass(frozen=True)
-class PromptInputs:
-    """Arguments of a pipeline call in place of `prompt` and `negative_prompt`, on the host.
-
-    `weak` is None when both sides are told the same and encode alike, so that the strong side's serve both.
-    """
-
-    strong: dict[str, Tensor]
-    weak: dict[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -51,82 +40,17 @@ class LoadedPair:
     """A pair ready to sample.
 
     `weak` is a bare network when both sides encode prompts alike, else a pipeline with the weak side's text encoders.
-    The strong pipeline decodes in chunks of frames (`install_chunked_decode`). `placed`: whether both are already
-    where the plan `memory` wants them on `device`.
+    The strong pipeline decodes in chunks of frames (`install_chunked_decode`).
     """
 
     pipe: AnimateDiffSDXLPipeline
     weak: UNetMotionModel | AnimateDiffSDXLPipeline
     report: PairReport
-    device: str = "cpu"
-    memory: str = "resident"
-    placed: bool = True
-    _encodings: dict[tuple[str, str | None], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def weak_unet(self) -> UNetMotionModel:
         """The weak side's network, also where `weak` is a pipeline."""
         return self.weak.unet if isinstance(self.weak, AnimateDiffSDXLPipeline) else self.weak
-
-    def encode(
-        self,
-        prompt: str,
-        negative_prompt: str | None = None,
-        *,
-        weak_prompt: str | None = None,
-        weak_negative_prompt: str | None = None,
-    ) -> PromptInputs:
-        """Returns the embeddings of both sides, running each text encoder once per distinct text.
-
-        `weak_prompt` and `weak_negative_prompt` are the weak side's where they differ.
-
-        Raises:
-            UserError: a text not encoded before, after `free_text_encoders`.
-        """
-        strong = self._encode_side("strong", self.pipe, prompt, negative_prompt)
-        apart = isinstance(self.weak, AnimateDiffSDXLPipeline)
-        if not apart and weak_prompt is None and weak_negative_prompt is None:
-            return PromptInputs(strong, None)
-        texts = (weak_prompt or prompt, negative_prompt if weak_negative_prompt is None else weak_negative_prompt)
-        side, pipe = ("weak", self.weak) if apart else ("strong", self.pipe)
-        return PromptInputs(strong, self._encode_side(side, pipe, *texts))
-
-    def _encode_side(self, side: str, pipe: Any, prompt: str, negative: str | None) -> dict[str, Tensor]:
-        embeds, pooled = self._encode_text(side, pipe, prompt)
-        if negative is None and pipe.config.force_zeros_for_empty_prompt:
-            negative_embeds, negative_pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
-        else:
-            negative_embeds, negative_pooled = self._encode_text(side, pipe, negative or "")
-        return {
-            "prompt_embeds": embeds,  # [1, tokens, channels]
-            "negative_prompt_embeds": negative_embeds,
-            "pooled_prompt_embeds": pooled,  # [1, channels]
-            "negative_pooled_prompt_embeds": negative_pooled,
-        }
-
-    @torch.no_grad()
-    def _encode_text(self, side: str, pipe: Any, text: str) -> tuple[Tensor, Tensor]:
-        if (side, text) not in self._encodings:
-            if pipe.text_encoder_2 is None:
-                raise UserError(f"the text encoders are freed and {text!r} was not encoded before; encode it first")
-            placement.encoders_to(pipe, self.device)
-            embeds, _, pooled, _ = pipe.encode_prompt(text, device=self.device, do_classifier_free_guidance=False)
-            self._encodings[side, text] = (embeds.cpu(), pooled.cpu())
-        return self._encodings[side, text]
-
-    def free_text_encoders(self) -> None:
-        """Drop the text encoders of both sides, and place the pair if that has waited for it; texts encoded before
-        stay available from `encode`.
-        """
-        pipes = [pipe for pipe in (self.pipe, self.weak) if isinstance(pipe, AnimateDiffSDXLPipeline)]
-        placement.free_text_encoders(*pipes)
-        self.place()
-
-    def place(self) -> None:
-        """Put both sides where the pair's memory plan wants them, unless they are there."""
-        if not self.placed:
-            placement.place(self.pipe, self.weak, self.device, self.memory)
-            self.placed = True
 
     def load_weak_loras(self, files: Mapping[str, str], scales: Loras) -> None:
         """Load LoRAs into the weak side's network alone, for good, at these scales; its text stays as encoded.
@@ -170,9 +94,9 @@ def load_pair(
     given.
 
     `dtype` and `device` None choose for the machine. `memory` is a plan of `memory.MEMORY_PLANS`; `placed` False leaves
-    the networks on the host until the text encoders are freed, so that they are never on the device together.
-    `num_frames` is checked against the motion modules. `scheduler` overrides settings of the DDIM scheduler. `quiet`
-    silences the libraries' progress bars.
+    both sides on the host, for `placement.place` once the text encoders are freed: then they never are on the device
+    beside the networks. `num_frames` is checked against the motion modules. `scheduler` overrides settings of the DDIM
+    scheduler. `quiet` silences the libraries' progress bars.
 
     Raises:
         UserError: what was given does not exist, is damaged, or does not make a pair; the message says what is allowed.
@@ -191,31 +115,23 @@ def load_pair(
         unet, weak_unet = _load_networks(ours, theirs, motion, notes)
         vae = _load_vae(ours, theirs, notes)
         text, weak_text = _load_text(ours, theirs, notes)
-    pipe = AnimateDiffSDXLPipeline(
-        vae=vae,
-        unet=unet,
-        motion_adapter=motion_adapter_of(unet),
-        scheduler=_scheduler(ours, theirs, scheduler),
-        force_zeros_for_empty_prompt=text.force_zeros,
-        **text.components(),
-    )
+
+    def made(network: UNetMotionModel, motion_adapter: Any, schedule: DDIMScheduler, parts: dict[str, Any]) -> Any:
+        return AnimateDiffSDXLPipeline(
+            vae=vae, unet=network, motion_adapter=motion_adapter, scheduler=schedule, **parts
+        )
+
+    pipe = made(unet, motion_adapter_of(unet), _scheduler(ours, theirs, scheduler), text)
     weak_side: Any = weak_unet
     if weak_text is not None:
-        weak_side = AnimateDiffSDXLPipeline(
-            vae=vae,
-            unet=weak_unet,
-            motion_adapter=pipe.motion_adapter,
-            scheduler=DDIMScheduler.from_config(pipe.scheduler.config),
-            force_zeros_for_empty_prompt=weak_text.force_zeros,
-            **weak_text.components(),
-        )
-    total = unique_bytes(unet, weak_unet, vae, *_encoders(text), *_encoders(weak_text))
+        weak_side = made(weak_unet, pipe.motion_adapter, DDIMScheduler.from_config(pipe.scheduler.config), weak_text)
+    encoders = [each for parts in (text, weak_text or {}) for each in parts.values() if isinstance(each, nn.Module)]
+    total = unique_bytes(unet, weak_unet, vae, *encoders)
     shared = unique_bytes(unet) + unique_bytes(weak_unet) - unique_bytes(unet, weak_unet)
     placement.install_chunked_decode(pipe.vae)
-    made = LoadedPair(pipe, weak_side, PairReport(total, shared, tuple(notes)), chosen_device, plan, placed=False)
-    if placed or plan in HOOKED_FIRST:
-        made.place()
-    return made
+    if placed:
+        placement.place(pipe, weak_side, chosen_device, plan)
+    return LoadedPair(pipe, weak_side, PairReport(total, shared, tuple(notes)))
 
 
 def _own_config(source: Source | None, part: str) -> dict[str, Any] | None:
@@ -262,7 +178,7 @@ def _load_vae(ours: Source, theirs: Source, notes: list[str]) -> Any:
     return vae
 
 
-def _load_text(ours: Source, theirs: Source, notes: list[str]) -> tuple[TextParts, TextParts | None]:
+def _load_text(ours: Source, theirs: Source, notes: list[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The strong side's text parts and the weak side's, None where they are equal or only one side has any."""
     text, other = ours.text(), theirs.text()
     if text is None and other is None:
@@ -282,7 +198,7 @@ def _load_text(ours: Source, theirs: Source, notes: list[str]) -> tuple[TextPart
         return text, None
     notes.append("the text encoders differ: each side encodes the prompt with its own")
     for part in ("text_encoder", "text_encoder_2"):
-        share_equal_tensors(getattr(text, part), getattr(other, part))
+        share_equal_tensors(text[part], other[part])
     return text, other
 
 
@@ -297,7 +213,3 @@ def _scheduler(ours: Source, theirs: Source, settings: Mapping[str, Any] | None)
     else:
         base = {**ANIMATEDIFF_SDXL_SCHEDULER, "prediction_type": found.get("prediction_type", "epsilon")}
     return DDIMScheduler(**{**base, **(settings or {})})
-
-
-def _encoders(text: TextParts | None) -> list[Any]:
-    return [] if text is None else [text.text_encoder, text.text_encoder_2]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ FLUX_MODULES = (
     *("double_blocks", "single_blocks", "img_in", "txt_in", "time_in", "vector_in", "guidance_in"),
     "final_layer",
 )
+ZEROS = "force_zeros_for_empty_prompt"
 SD15_EXTRAS = ("safety_checker", "feature_extractor")
 # What a text encoder's config says of its file rather than of what it computes.
 BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -274,14 +274,14 @@ class Source:
     def motion_adapter(self) -> MotionAdapter:
         return self.load(MotionAdapter, "motion_adapter")
 
-    def text(self) -> TextParts | None:
-        """SDXL's tokenizers and text encoders, where the model itself has both."""
+    def text(self) -> dict[str, Any] | None:
+        """SDXL's tokenizers and text encoders, where the model itself has both, and whether an absent negative prompt
+        is all zeros: arguments of its pipelines.
+        """
         if not self.has("text_encoder") or not self.has("text_encoder_2"):
             return None
-        index = self.config("model_index") or {}
-        return TextParts(
-            **self.text_components("sdxl"), force_zeros=bool(index.get("force_zeros_for_empty_prompt", True))
-        )
+        zeros = bool((self.config("model_index") or {}).get(ZEROS, True))
+        return {**self.text_components("sdxl"), ZEROS: zeros}
 
     def text_components(self, family: str) -> dict[str, Any]:
         """Tokenizers and text encoders of SDXL or SD 1.5 by the names of the pipeline's components, checked."""
@@ -309,21 +309,6 @@ class Source:
         return found
 
 
-@dataclass
-class TextParts:
-    """SDXL's two tokenizers and text encoders; `force_zeros` says that an absent negative prompt is all zeros."""
-
-    tokenizer: Any
-    tokenizer_2: Any
-    text_encoder: Any
-    text_encoder_2: Any
-    force_zeros: bool = True
-
-    def components(self) -> dict[str, Any]:
-        names = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
-        return {name: getattr(self, name) for name in names}
-
-
 def check_tokenizers(parts: dict[str, Any], name: str) -> None:
     """Checks vocabularies: transformers makes an empty one where a tokenizer's files miss.
 
@@ -342,21 +327,18 @@ def check_tokenizers(parts: dict[str, Any], name: str) -> None:
             )
 
 
-def same_text_parts(first: TextParts, second: TextParts) -> bool:
+def same_text_parts(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether both sides encode every prompt alike: the same vocabularies, settings and weights."""
     for part in ("tokenizer", "tokenizer_2"):
-        ours, theirs = getattr(first, part), getattr(second, part)
+        ours, theirs = first[part], second[part]
         if ours.get_vocab() != theirs.get_vocab() or ours.model_max_length != theirs.model_max_length:
             return False
         if ours.special_tokens_map != theirs.special_tokens_map:
             return False
-    if first.force_zeros != second.force_zeros:
+    if first[ZEROS] != second[ZEROS]:
         return False
-    for part in ("text_encoder", "text_encoder_2"):
-        ours, theirs = getattr(first, part), getattr(second, part)
-        if settings_of(ours) != settings_of(theirs) or not same_weights(ours, theirs):
-            return False
-    return True
+    pairs = [(first[part], second[part]) for part in ("text_encoder", "text_encoder_2")]
+    return all(settings_of(a) == settings_of(b) and same_weights(a, b) for a, b in pairs)
 
 
 def settings_of(module: Any) -> dict[str, Any]:
