@@ -39,6 +39,7 @@ class Chapter:
 WITH_OR_WITHOUT_A_GPU = (0, 2)  # keeping networks off an accelerator is refused where there is none
 FEW = "--steps 3 --reflections 2 --device cpu --quiet"
 FEW_FRAMES = f"{FEW} --num-frames 4"
+ONE_VIDEO, ONE_PICTURE = '--prompt "a red ring moving left"', '--prompt "a red ring"'
 SMALL = f"{FEW} --height 16 --width 16"
 SMALL_VIDEO = f"{SMALL} --num-frames 2"
 ALL = "weak,strong,w2sd,w2sd-auto,resample,resample-aligned,autoguided,swapped,zero-gap"
@@ -52,7 +53,7 @@ MAKE = (
     Chapter(
         "make demo",
         (
-            Line("python scripts/generate_video.py --output outputs/demo", FEW_FRAMES),
+            Line("python scripts/generate_video.py --output outputs/demo", f"{FEW_FRAMES} {ONE_VIDEO}"),
             Line("python scripts/score_demo.py --read outputs/demo"),
             Line("python scripts/make_pictures.py outputs/demo docs/pictures/demo.webp"),
         ),
@@ -60,11 +61,14 @@ MAKE = (
     Chapter(
         "make demo-image",
         (
-            Line("python scripts/generate_image.py --output outputs/demo-image", FEW),
+            Line("python scripts/generate_image.py --output outputs/demo-image", f"{FEW} {ONE_PICTURE}"),
             Line("python scripts/make_pictures.py outputs/demo-image gaps.png --across"),
         ),
     ),
-    Chapter("make demo-bridge", (Line("python scripts/bridge_image.py --output outputs/demo-bridge", FEW),)),
+    Chapter(
+        "make demo-bridge",
+        (Line("python scripts/bridge_image.py --output outputs/demo-bridge", f"{FEW} {ONE_PICTURE}"),),
+    ),
     Chapter(
         "make demo-digits",
         (
@@ -102,6 +106,7 @@ MAKE = (
                 "--output outputs/demo-vbench/comparison"
             ),
         ),
+        slow=True,  # what "evaluation" runs, with a manifest
     ),
     Chapter(
         "make theory",
@@ -180,6 +185,7 @@ ALGORITHMS = (
                 f"{FEW_FRAMES} --output videos",
             ),
         ),
+        slow=True,  # every method of videos is run by test_every_family.py
     ),
     Chapter(
         "settings of a reflection",
@@ -239,7 +245,7 @@ COMMANDS = (
             Line(
                 'python scripts/generate_video.py --prompt "a green cross moving up" --num-videos 4 '
                 "--methods weak,strong,w2sd,zero-gap",
-                f"{FEW_FRAMES} --num-videos 2 --output outputs/cross",
+                f"{FEW_FRAMES} --num-videos 1 --output outputs/cross",
             ),
             Line(
                 'w2sd-video --prompt "a green cross moving up" --num-videos 4 --methods weak,strong,w2sd,zero-gap',
@@ -449,8 +455,9 @@ weak = ModelSpec(routing=Routing("bottom", k=2))
 """
 
 DECODING = """
-from w2sd_video.loading.memory import decoding_in_chunks
+from w2sd_video.loading.placement import install_chunked_decode
 
-with decoding_in_chunks(pipe):
-    frames = pipe("a lighthouse at dusk", num_frames=2, height=16, width=16, num_inference_steps=2).frames
+undo = install_chunked_decode(pipe.vae)
+frames = pipe("a lighthouse at dusk", num_frames=2, height=16, width=16, num_inference_steps=2).frames
+undo()
 """

@@ -43,6 +43,11 @@ PAIRS = ("weak", "strong", "w2sd", "zero-gap", "swapped")
 EVERY = (*PAIRS, "w2sd-auto", "resample", "resample-aligned", "resample-opposed", "autoguided")
 
 
+def brightness(frames: np.ndarray, prompt: str) -> float:
+    """A reward."""
+    return float(frames.mean()) + len(prompt)
+
+
 @dataclass(frozen=True)
 class Family:
     """`words` choose the pair, the sizes and the steps; `things` are the words for two different prompts."""
@@ -56,6 +61,7 @@ class Family:
     stock: Callable[[], Any]
     call: dict[str, Any]
     methods: tuple[str, ...] = PAIRS
+    reward: str = ""
     batch: str = ""
     tolerance: float = 0.0
 
@@ -107,7 +113,6 @@ FAMILIES = (
         "--num-pictures",
         lambda: _bundled_picture("strong"),
         {"height": 32, "width": 32, "guidance_scale": 1.0, "max_sequence_length": 8},
-        methods=PAIRS[:4],
     ),
     Family(
         "moe",
@@ -118,6 +123,8 @@ FAMILIES = (
         "--num-images",
         _bundled_digits,
         {"guidance_scale": 1.5},
+        methods=EVERY,
+        reward=f"--reward {shlex.quote(__file__)}:brightness",
         batch="--batch 4",
         tolerance=0.1,  # hosted sampling differs by rounding, which may turn a half
     ),
