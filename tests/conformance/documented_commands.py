@@ -42,6 +42,11 @@ FEW_FRAMES = f"{FEW} --num-frames 4"
 ONE_VIDEO, ONE_PICTURE = '--prompt "a red ring moving left"', '--prompt "a red ring"'
 SMALL = f"{FEW} --height 16 --width 16"
 SMALL_VIDEO = f"{SMALL} --num-frames 2"
+JUGGERNAUT = (
+    "RunDiffusion/Juggernaut-XL-v9",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "guoyww/animatediff-motion-adapter-sdxl-beta",
+)
 ALL = "weak,strong,w2sd,w2sd-auto,resample,resample-aligned,autoguided,swapped,zero-gap"
 
 
@@ -122,14 +127,18 @@ MAKE = (
     Chapter(
         "make score",
         (Line("python scripts/score_demo.py", "--count 1 --methods weak,strong --threads 1 --quiet"),),
+        slow=True,  # as tests/experiments runs it
     ),
     Chapter("make score-methods", (Line("python scripts/score_methods.py", "--count 1 --part 1/60 --quiet"),)),
     Chapter(
         "make score-bridge",
         (Line("python scripts/score_bridge.py", "--count 1 --methods weak,strong --threads 1 --quiet"),),
+        slow=True,  # as tests/bridges runs it
     ),
     Chapter(
-        "make score-gaps", (Line("python scripts/score_gaps.py", "--count 1 --gaps prompt --curves none --quiet"),)
+        "make score-gaps",
+        (Line("python scripts/score_gaps.py", "--count 1 --gaps prompt --curves none --quiet"),),
+        slow=True,  # as tests/experiments runs it
     ),
     Chapter(
         "make score-dataset-gap",
@@ -384,7 +393,6 @@ COMMANDS = (
     Chapter(
         "real weights",
         (
-            Line('w2sd-video --preset juggernaut-vs-sdxl --prompt "a corgi runs on the beach" --dry-run'),
             Line(
                 'w2sd-video --preset juggernaut-vs-sdxl --prompt "a corgi runs on the beach"',
                 f"{SMALL_VIDEO} --output preset",
@@ -394,24 +402,20 @@ COMMANDS = (
                 "--motion-adapter ./motion-adapter --prompts prompts.txt",
                 f"{SMALL_VIDEO} --output own",
             ),
-            *(
-                Line(
-                    'w2sd-video --preset juggernaut-vs-sdxl --prompt "a corgi runs on the beach" --dry-run '
-                    f"--offload {kind}",
-                    codes=WITH_OR_WITHOUT_A_GPU,
-                )
-                for kind in ("model", "sequential", "group")
-            ),
         ),
-        needs=(
-            "RunDiffusion/Juggernaut-XL-v9",
-            "stabilityai/stable-diffusion-xl-base-1.0",
-            "guoyww/animatediff-motion-adapter-sdxl-beta",
-            "finetune.safetensors",
-            "sdxl-base",
-            "motion-adapter",
-            "prompts.txt",
+        needs=(*JUGGERNAUT, "finetune.safetensors", "sdxl-base", "motion-adapter", "prompts.txt"),
+        slow=True,  # videos of pairs on disk are made by tests/commands
+    ),
+    Chapter(
+        "plans for real weights",
+        tuple(
+            Line(
+                f'w2sd-video --preset juggernaut-vs-sdxl --prompt "a corgi runs on the beach" --dry-run{words}',
+                codes=WITH_OR_WITHOUT_A_GPU if words else (0,),
+            )
+            for words in ("", " --offload model", " --offload sequential", " --offload group")
         ),
+        needs=JUGGERNAUT,
     ),
 )
 
