@@ -1,6 +1,6 @@
 """What a reflection through pixels does on exact models in two latent spaces: the numbers of a numerical study.
 
-The bed is that of `bridge_worlds`: the strong model on a flow in space A (left mass .25), the weak one on SDXL's levels
+The bed is that of `bridging`: the strong model on a flow in space A (left mass .25), the weak one on SDXL's levels
 in space B (left mass .1, or .25 where there is to be no gap), T 25, lambda 24. Distances are in pixels, whose standard
 deviation is 4.1. Tolerances are the study's.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bridges.pixel.noise_maps import Fixed, Fresh, Mapped, fit
 from bridges.pixel.step import Bridge, reflect_through_pixels
-from tests.support.bridge_worlds import (
+from tests.support.bridging import (
     FLOW_TABLE,
     STRONG_LEFT,
     VP_TABLE,

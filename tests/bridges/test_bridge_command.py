@@ -464,6 +464,21 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "motion of pictures": (lambda d: ["--motion-adapter", str(d)], "give --video too"),
     "weak unguided": (lambda d: ["--weak-guidance", "0", "--methods", "weak"], "leave the method weak out"),
     "preset": (lambda d: ["--preset", "flux-over-sdxl"], "did you mean 'flux-vs-sdxl'"),
+    "fit to a pickle": (lambda d: ["--output", "map.pt"], "give the noise map's file, such as"),
+    "fit to no file": (lambda d: [], "--output is missing; give the noise map's file, such as"),
+    "fit to a folder": (
+        lambda d: ["--output", str(d / "folder.safetensors")],
+        "is a folder; give the noise map's file",
+    ),
+    "fit of no folder": (
+        lambda d: ["--pictures", "no/folder", "--output", "m.safetensors"],
+        "there is no folder no/fold",
+    ),
+    "fit of nothing": (lambda d: ["--output", "m.safetensors"], "give --prompt TEXT"),
+    "fit in one space": (
+        lambda d: ["--weak", str(d / "flux-2"), "--pictures", str(d / "pictures"), "--output", "m.safetensors"],
+        "share one latent space, so no noise map is needed",
+    ),
 }
 
 
@@ -474,8 +489,12 @@ def test_bad_input_is_refused_with_code_2_and_nothing_loaded_or_written(
     monkeypatch.setattr(making, "load_reflectable", None)
     monkeypatch.setattr(making, "load_vae", None)
     words, said = WORDS[case]
-    out = tmp_path / "out"
-    assert main([*pair(disk), *QUICK, "--prompt", "a cat", *words(disk), "--output", str(out)]) == 2
+    out, fit = tmp_path / "out", case.startswith("fit ")
+    (disk / "folder.safetensors").mkdir(exist_ok=True)
+    start = (
+        ["fit", *pair(disk), *QUICK[:4]] if fit else [*pair(disk), *QUICK, "--prompt", "a cat", "--output", str(out)]
+    )
+    assert main([*start, *words(disk)]) == 2
     assert re.search(said, capsys.readouterr().err)
     assert not out.exists()
 
@@ -503,32 +522,3 @@ def test_a_map_of_other_vaes_is_refused_before_the_networks_are_loaded(
     words = [*pair(disk, "sd15", "sdxl"), *QUICK, "--prompt", "a cat", "--noise-map", str(disk / "map.safetensors")]
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
     assert "the noise map was fitted for other VAEs" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--output", "map.pt"], "give the noise map's file, such as"),
-        ([], "--output is missing; give the noise map's file, such as"),
-        (["--pictures", "no/folder", "--output", "m.safetensors"], "there is no folder no/folder"),
-        (["--output", "m.safetensors"], "give --prompt TEXT"),
-    ],
-)
-def test_fit_refuses_bad_input(disk: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", *pair(disk), "--height", "16", "--width", "16", *words]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_fit_refuses_a_folder_for_its_file_before_it_fits(
-    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "map.safetensors"
-    folder.mkdir()
-    assert main(["fit", *pair(disk), "--pictures", str(disk / "pictures"), "--output", str(folder), "--dry-run"]) == 2
-    assert "is a folder; give the noise map's file" in capsys.readouterr().err
-
-
-def test_one_space_needs_no_map_to_be_fitted(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--height", "16", "--width", "16", "--pictures", str(disk / "pictures"), "--output", "m.safetensors"]
-    assert main(["fit", *pair(disk, "flux", "flux-2"), *words]) == 2
-    assert "share one latent space, so no noise map is needed" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from bridges.pixel.bridged import bridged
 from bridges.pixel.noise_maps import Mapped
 from bridges.pixel.side import BridgeWarning
 from tests.support import tiny
-from tests.support.bridged_calls import CALLS, STEPS, UNGUIDED, call, mapped, pipeline, rounding
+from tests.support.bridging import CALLS, STEPS, UNGUIDED, call, mapped, pipeline, rounding
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.latents.codecs import Codec
 

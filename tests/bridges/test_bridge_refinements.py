@@ -12,7 +12,7 @@ from torch import Tensor
 from bridges.pixel.bridged import bridged
 from bridges.pixel.side import PixelSide
 from tests.support import tiny
-from tests.support.bridged_calls import STEPS, UNGUIDED, call, mapped, pipeline
+from tests.support.bridging import STEPS, UNGUIDED, call, mapped, pipeline
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
 from w2sd_video.core.options import METHODS
 

@@ -12,7 +12,7 @@ import torch
 from bridges.pixel.bridged import bridged
 from bridges.pixel.noise_maps import Mapped
 from tests.support import tiny
-from tests.support.bridged_calls import STEPS, UNGUIDED, call, mapped, pipeline
+from tests.support.bridging import STEPS, UNGUIDED, call, mapped, pipeline
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.errors import UserError
 
