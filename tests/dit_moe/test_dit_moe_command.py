@@ -168,8 +168,7 @@ def brightness(frames: np.ndarray, prompt: str) -> float:
 
 
 ALL = tuple(FAMILY.methods)
-SETTINGS = {
-    "paper": (),
+SETTINGS = {  # beside those of tests/conformance
     "fused": ("--mode", "fused"),
     "settings": ("--every", "2", "--window", "0:0.9", "--noise", "0.1", "--cap", "0.5", "--strength", "1.5"),
     "guidances": ("--strong-guidance", "1", "--weak-guidance", "3"),
@@ -241,29 +240,25 @@ def test_a_stopped_run_is_finished_without_remaking_and_byte_for_byte(
 
 
 @pytest.mark.timeout(900)
-def test_two_processes_make_what_one_makes(disk: Path, tmp_path: Path) -> None:
-    words = ["--checkpoint", str(disk / "pipeline"), *QUICK, *SHARED, "--format", "json"]
-    script = str(ROOT / "scripts" / "sample_dit_moe.py")
+def test_two_processes_that_accelerate_launches_make_what_one_makes(disk: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["--checkpoint", str(disk / "pipeline"), *QUICK, *SHARED, "--format", "json", "--output", str(two)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     # On CPUs accelerate launches by mpirun unless it is told so; the processes themselves find that they are CPUs'.
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    told = {}
-    for name, start in (("two", launch), ("one", [])):
-        done = subprocess.run(
-            [sys.executable, *start, script, *words, "--output", str(tmp_path / name)],
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
-        told[name] = json.loads(done.stdout)
-    assert told["two"]["kept"] + len(told["two"]["made"]) == len(told["one"]["made"]) == 14
-    assert timeless(tmp_path / "two") == timeless(tmp_path / "one")
-    assert pictures(tmp_path / "two") == pictures(tmp_path / "one")
-    assert not list((tmp_path / "two").glob("results-*.jsonl"))
+    done = subprocess.run(
+        [sys.executable, *launch, str(ROOT / "scripts" / "sample_dit_moe.py"), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kept"] + len(told["made"]) == len(run(disk, one, *SHARED)) == 14
+    assert timeless(two) == timeless(one) and pictures(two) == pictures(one)
+    assert not list(two.glob("results-*.jsonl"))
 
 
 def test_a_picture_that_is_not_finite_fails_alone(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

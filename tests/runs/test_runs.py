@@ -19,6 +19,7 @@ import pytest
 from tests.report.test_page import Tags
 from w2sd_video.commands.engine import describe_summary, summary_text
 from w2sd_video.errors import UserError
+from w2sd_video.runs.choices import as_text, share_weak
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES, read_picture
 from w2sd_video.runs.progress import Progress, TerminalProgress
@@ -332,6 +333,11 @@ def test_a_method_that_nothing_explains_is_a_mistake_of_the_caller(tmp_path: Pat
 def test_the_engine_needs_no_torch() -> None:
     code = "import sys, w2sd_video.runs.runs, w2sd_video.runs.picture_io; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_letter_per_selection_says_which_side_it_took() -> None:
+    assert as_text([[False], [True], [True]]) == "sww" and as_text([]) == ""
+    assert share_weak(["sww", "s"]) == 0.5 and share_weak([]) == 0
 
 
 def test_methods_may_be_a_commands_own(tmp_path: Path) -> None:
