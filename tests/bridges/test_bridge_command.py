@@ -467,7 +467,7 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "fit to a pickle": (lambda d: ["--output", "map.pt"], "give the noise map's file, such as"),
     "fit to no file": (lambda d: [], "--output is missing; give the noise map's file, such as"),
     "fit to a folder": (
-        lambda d: ["--output", str(d / "folder.safetensors")],
+        lambda d: ["--pictures", str(d / "pictures"), "--output", str(d / "folder.safetensors"), "--dry-run"],
         "is a folder; give the noise map's file",
     ),
     "fit of no folder": (
