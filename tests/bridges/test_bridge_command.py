@@ -475,10 +475,6 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "there is no folder no/fold",
     ),
     "fit of nothing": (lambda d: ["--output", "m.safetensors"], "give --prompt TEXT"),
-    "fit in one space": (
-        lambda d: ["--weak", str(d / "flux-2"), "--pictures", str(d / "pictures"), "--output", "m.safetensors"],
-        "share one latent space, so no noise map is needed",
-    ),
 }
 
 
@@ -522,3 +518,9 @@ def test_a_map_of_other_vaes_is_refused_before_the_networks_are_loaded(
     words = [*pair(disk, "sd15", "sdxl"), *QUICK, "--prompt", "a cat", "--noise-map", str(disk / "map.safetensors")]
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
     assert "the noise map was fitted for other VAEs" in capsys.readouterr().err
+
+
+def test_one_space_needs_no_map_to_be_fitted(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--height", "16", "--width", "16", "--pictures", str(disk / "pictures"), "--output", "m.safetensors"]
+    assert main(["fit", *pair(disk, "flux", "flux-2"), *words]) == 2
+    assert "share one latent space, so no noise map is needed" in capsys.readouterr().err
