@@ -33,9 +33,8 @@ from w2sd_video.latents.codecs import Codec, same_space
 from w2sd_video.latents.layouts import Layout
 from w2sd_video.latents.vaes import factor_of
 from w2sd_video.loading.loras import load_loras, use_loras
-from w2sd_video.loading.pairs import HOOKED_FIRST
 from w2sd_video.loading.pipelines import load_reflectable, load_tiny_vae, load_vae
-from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place
+from w2sd_video.loading.placement import HOOKED_FIRST, can_encode, encoded_prompts, free_text_encoders, place
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, Task

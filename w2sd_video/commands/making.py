@@ -23,7 +23,7 @@ from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.calls import call_signature, networks_of
 from w2sd_video.loading.describe import Description, is_network_alone
-from w2sd_video.loading.pairs import HOOKED_FIRST, load_pair
+from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import Source
 from w2sd_video.loading.pipelines import (
     adapter_arguments,
@@ -33,7 +33,7 @@ from w2sd_video.loading.pipelines import (
     load_reflectable,
     with_controlnet,
 )
-from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place
+from w2sd_video.loading.placement import HOOKED_FIRST, can_encode, encoded_prompts, free_text_encoders, place
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.choices import as_text
 from w2sd_video.runs.runs import Made, NotMadeError, Report

@@ -23,8 +23,6 @@ from w2sd_video.loading.pipelines import ANIMATEDIFF_SDXL_SCHEDULER
 from w2sd_video.loading.sharing import share_equal_tensors, unique_bytes
 from w2sd_video.pair import Loras
 
-HOOKED_FIRST = ("sequential", "group")  # then the text encoders, too, never are on the device as a whole
-
 
 @dataclass(frozen=True)
 class PairReport:
