@@ -218,8 +218,8 @@ OPTIONS: tuple[Option, ...] = (
          "strong and the weak side are told", {"metavar": "FILE"}),
         ("weak_prompt", str, "what the weak side is told in place of every prompt", {"metavar": "TEXT"}),
         ("weak_negative_prompt", str, "the weak side's negative prompt", {"metavar": "TEXT"}),
-        ("loras", _lora("--lora"), "a LoRA of the strong side (file, folder or hub id; kohya's, diffusers' or peft's format); "
-         "any number of times", {"flags": ("--lora",), "metavar": "NAME=FILE:SCALE", "many": True}),
+        ("loras", _lora("--lora"), "a LoRA of the strong side (file, folder or hub id; kohya's, diffusers' or "
+         "peft's format); any number of times", {"flags": ("--lora",), "metavar": "NAME=FILE:SCALE", "many": True}),
         ("weak_loras", _lora("--weak-lora"), "its scale on the weak side, or NAME=FILE:SCALE (default: 0, none); "
          "scales may be negative", {"flags": ("--weak-lora",), "metavar": "NAME:SCALE", "many": True}),
         families=(*DIRECT, "bridge"),
