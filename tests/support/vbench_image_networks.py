@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 from tests.support import tiny
 
 SIDE, WIDTH, HEADS = 32, 32, 2
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
 
 def clip_config(*, act: str = "gelu", projection: int = 24, width: int = WIDTH, heads: int = HEADS) -> CLIPConfig:
@@ -90,7 +91,7 @@ def as_clip_sees(picture: Image.Image, size: int = SIDE, shorter: int | None = N
     x = np.asarray(picture.resize(shape, Image.Resampling.BICUBIC), np.float64)
     top, left = (x.shape[0] - size) // 2, (x.shape[1] - size) // 2
     x = x[top : top + size, left : left + size] / 255
-    x = (x - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
+    x = (x - MEAN) / STD
     return torch.from_numpy(x).permute(2, 0, 1).float()
 
 

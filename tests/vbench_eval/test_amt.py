@@ -56,13 +56,6 @@ def pair(count: int = 2, height: int = 32, width: int = 48) -> tuple[torch.Tenso
     return first, second
 
 
-def test_without_a_plug_in_motion_smoothness_is_unavailable_and_the_licence_said():
-    with pytest.raises(
-        Unavailable, match=r"CC-BY-NC-4.0.*not for commercial use.*--backbone motion_smoothness=path:FILE"
-    ):
-        resolve("motion_smoothness", profile="vbench")
-
-
 def test_an_exported_network_interpolates_once_it_is_trusted(tmp_path):
     first, second = pair()
     half = torch.full((1, 1, 1, 1), 0.5)
@@ -88,7 +81,10 @@ def test_an_exported_network_that_cannot_take_a_size_fails_that_video_alone(tmp_
         found.midpoint(*pair(1, 32, 64))
 
 
-def test_a_bare_checkpoint_is_refused_because_the_network_is_not_ours(tmp_path):
+def test_no_plug_in_or_a_bare_checkpoint_is_refused_with_the_licence_because_the_network_is_not_ours(tmp_path):
+    told = r"CC-BY-NC-4.0.*not for commercial use.*--backbone motion_smoothness=path:FILE"
+    with pytest.raises(Unavailable, match=told):
+        resolve("motion_smoothness", profile="vbench")
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "amt-s.pth")
     with pytest.raises(UserError, match=r"no exported network.*CC-BY-NC-4\.0"):
         resolve("motion_smoothness", str(tmp_path / "amt-s.pth"), profile="vbench", allow_pickle=True)

@@ -26,11 +26,11 @@ def reason_for(path: Path) -> str:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "mkv", "mov", "avi", "gif", "webp", "png"])
-@pytest.mark.parametrize("content", [b"", b"hello\n" * 100, bytes(range(256)) * 4])
-def test_a_file_that_is_no_video_is_told_to_be_none(tmp_path, suffix, content):
+def test_a_file_that_is_no_video_is_told_to_be_none(tmp_path, suffix):
     file = tmp_path / f"video.{suffix}"
-    file.write_bytes(content)
-    assert "cannot be read as a" in reason_for(file)
+    for content in (b"", b"hello\n" * 100, bytes(range(256)) * 4):
+        file.write_bytes(content)
+        assert "cannot be read as a" in reason_for(file)
 
 
 def test_what_is_missing_or_of_an_unknown_kind_is_told(tmp_path):

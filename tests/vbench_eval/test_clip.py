@@ -11,6 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionMode
 
 from tests.support.vbench_backbones import DAMAGES, TableEncoder, damaged, numbered
 from tests.support.vbench_backbones import noise as frames
+from tests.support.vbench_image_networks import MEAN, STD
 from vbench_eval.backbones import weights as table
 from vbench_eval.backbones.aesthetic import AestheticScorer, load_aesthetic
 from vbench_eval.backbones.clip import load_clip, tower_sizes
@@ -42,9 +43,7 @@ def folder(clip, tmp_path_factory):
 
 
 def normalised(some: torch.Tensor) -> torch.Tensor:
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
-    std = torch.tensor([0.26862954, 0.26130258, 0.27577711])
-    return ((some.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    return ((some.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
 
 
 def features(clip: CLIPModel, some: torch.Tensor) -> torch.Tensor:

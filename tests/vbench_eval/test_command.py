@@ -138,6 +138,21 @@ def test_bad_input_is_refused_by_one_line_with_code_2_before_torch_is_loaded(mad
     assert {path.name for path in made.iterdir()} == {"videos", "empty"}, "nothing was written"
 
 
+def test_what_is_known_without_networks_and_frames_loads_nothing_heavy():
+    program = (
+        "import sys, vbench_eval\n"
+        "from vbench_eval import dimensions, folders, manifest, profiles, protocols, proxies, results, suite, videos\n"
+        "heavy = {'torch', 'transformers', 'huggingface_hub', 'numpy', 'PIL', 'av', 'vbench'}\n"
+        "print(*heavy & sys.modules.keys())\n"
+        "from vbench_eval.backbones.registry import inventory; inventory()\n"
+        "print(*{'torch', 'transformers', 'huggingface_hub'} & sys.modules.keys())\n"
+        "from vbench_eval import FramesInMemory, UserError, VideoError, find_videos, open_video\n"
+        "print(open_video.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["", "", "open_video"]
+
+
 def test_json_is_one_object_on_standard_output_also_for_a_refusal(made, capsys):
     assert score(made, "w2sd", "--format", "json") == 0
     summary = json.loads(capsys.readouterr().out)
@@ -314,30 +329,16 @@ def test_the_zip_is_what_vbenchs_script_for_final_scores_reads(made):
     assert scores.keys() == {"temporal_flickering"} and 0 < scores["temporal_flickering"] <= 1
 
 
-def test_a_bar_shows_each_name_with_what_is_done_of_how_much(capsys):
+def test_a_bar_shows_each_name_with_what_is_done_of_how_much_and_begins_anew_when_less_is_done(capsys):
     told = Bars("picture")
-    told("fid", 1, 4)
-    told("fid", 4, 4)
-    told("aes", 2, 2)
+    for name, done, of in (("fid", 1, 4), ("fid", 4, 4), ("aes", 2, 2), ("pickscore", 3, 4), ("pickscore", 1, 4)):
+        told(name, done, of)  # the last of the baseline's pictures
+    told.close()
     ended = capsys.readouterr().err
     assert "fid: 100%" in ended and "4/4" in ended and "aes: 100%" in ended and "2/2" in ended
-
-
-def test_a_name_told_less_than_before_begins_anew(capsys):
-    told = Bars("picture")
-    for done in (3, 1):
-        told("pickscore", done, 4)
-        told.close()
-        assert f"{done}/4" in capsys.readouterr().err
-    told("pickscore", 3, 4)
-    told("pickscore", 1, 4)  # of the baseline's pictures now
-    told.close()
-    assert "1/4" in capsys.readouterr().err
-
-
-def test_of_unknown_length_the_bytes_so_far_are_shown(capsys):
+    assert "1/4" in ended
     told = Bars("B", scaled=True)
-    told("raft-things.pth", 21_000_000, 0)
+    told("raft-things.pth", 21_000_000, 0)  # of unknown length
     told.close()
     assert "21.0MB" in capsys.readouterr().err
 

@@ -113,15 +113,6 @@ def test_oblong_frames_are_encoded_with_that_table_and_without_a_crop(network, f
     assert (found[0] - found[1]).norm() > 100 * (found - expected).norm()
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((320, 512), (224, 358)), ((720, 1280), (224, 398)), ((832, 480), (388, 224)), ((64, 64), (224, 224))],
-)
-def test_the_shorter_side_becomes_224(folder, size, expected):
-    encoder = load_dino(folder, antialias=False)
-    assert encoder.prepare(torch.zeros(1, *size, 3, dtype=torch.uint8)).shape == (1, 3, *expected)
-
-
 def test_shrinking_is_not_antialiased_but_for_a_profile_that_wants_it(folder):
     some = frames(1, 448, 448)
     pixels = some.permute(0, 3, 1, 2).float()

@@ -3,8 +3,6 @@
 import gc
 import importlib.util
 import math
-import subprocess
-import sys
 
 import numpy
 import pytest
@@ -54,9 +52,8 @@ def noise_video(frames=7, height=48, width=40, seed=0) -> torch.Tensor:
 
 def test_acceleration_is_zero_on_a_ramp_and_jerk_on_a_parabola():
     ramp, parabola, cubic = ([f(t) for t in range(6)] for f in (lambda t: 10 + 3 * t, lambda t: t * t, lambda t: t**3))
-    assert measure("acceleration", levels(*ramp)).value == 0
+    assert measure("acceleration", levels(*ramp)).value == measure("jerk", levels(*parabola)).value == 0
     assert measure("acceleration", levels(*parabola)).value == pytest.approx(2 / 255, rel=1e-15)
-    assert measure("jerk", levels(*parabola)).value == 0
     assert measure("jerk", levels(*cubic)).value == pytest.approx(6 / 255, rel=1e-15)
     assert measure("jerk", levels(255, 0, 255, 0)).value == pytest.approx(4 * 2 * 255 / 2 / 255, rel=1e-15)  # in int16
 
@@ -241,16 +238,8 @@ def test_stand_ins_are_on_the_official_scale():
         assert PROXIES[name].better == 1
         for video in (noise_video(4), levels(0, 255, 0, 255), levels(9, 9, 9)):
             assert 0 <= measure(name, video).score <= 1
-    assert set(SHOWN_BESIDE) == set(OFFICIAL[:6]) and all(SHOWN_BESIDE.values())
-
-
-def test_no_proxy_has_an_official_name():
     assert not set(PROXIES) & set(OFFICIAL)
-
-
-def test_listing_the_proxies_loads_no_torch():
-    code = "import sys, vbench_eval.proxies; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert set(SHOWN_BESIDE) == set(OFFICIAL[:6]) and all(SHOWN_BESIDE.values())
 
 
 FLOW_NAMES = ("flow_dynamic", "interp_smoothness_flow", "warp_error")

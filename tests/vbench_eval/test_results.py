@@ -221,20 +221,12 @@ def test_the_report_says_what_the_numbers_depend_on_and_labels_partial_scores(tm
     assert report == read_report(tmp_path) == written.report
 
 
-def test_a_record_survives_its_json():
-    record = VideoRecord("a-0.mp4", "a", 0, {"fps": 8.0}, measured(), None, {"seed": 3})
-    assert VideoRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
-
-
 @pytest.mark.parametrize("name", ["", "a/b", "results_2026-01-01-10:00:00", ".hidden", "a\nb", " a", "a\\b"])
-def test_a_name_that_cannot_begin_a_file_name_is_refused(tmp_path, name):
+def test_a_name_that_cannot_begin_a_file_name_is_refused_and_vbenchs_has_no_colons(name):
     with pytest.raises(UserError, match="the run's name"):
         check_name(name)
-
-
-def test_the_name_of_a_run_is_vbenchs_without_colons():
-    name = default_name(datetime(2026, 3, 4, 5, 6, 7))
-    assert check_name(name) == name == "results_2026-03-04-05-06-07"
+    own = default_name(datetime(2026, 3, 4, 5, 6, 7))
+    assert check_name(own) == own == "results_2026-03-04-05-06-07"
 
 
 def test_standard_mode_needs_to_know_the_prompts_and_every_run_its_profile(tmp_path):
@@ -369,11 +361,9 @@ def test_score_tables_with_spaces_and_without_videos_are_read(tmp_path):
 
 
 def test_nan_and_infinity_in_foreign_files_are_no_numbers(tmp_path):
-    path = foreign(
-        tmp_path,
-        '{"color": [NaN, [{"video_path": "a-0.mp4", "video_results": Infinity}]], '
-        '"scene": [1e999, [{"video_path": "a-0.mp4", "video_results": -Infinity}]]}',
-    )
+    one = '"%s": [%s, [{"video_path": "a-0.mp4", "video_results": %s}]]'
+    text = "{" + ", ".join((one % ("color", "NaN", "Infinity"), one % ("scene", "1e999", "-Infinity"))) + "}"
+    path = foreign(tmp_path, text)
     assert read_results(path) == {"color": (None, {"a-0.mp4": None}), "scene": (None, {"a-0.mp4": None})}
     assert read_report(path)["videos"][0]["measured"]["color"]["reason"] == "the file holds no number"
 

@@ -23,6 +23,7 @@ from vbench_eval.images.sources import Sources
 PROMPTS = ["a red fox", "two cats", "a red fox"]
 # Features of float32 towers with terms up to some tens: sums of some hundred products differ by about 1e-5 of them.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLIP_MEAN, CLIP_STD = (torch.tensor(values).view(3, 1, 1) for values in (nets.MEAN, nets.STD))
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +117,8 @@ def test_similarity_is_the_mean_cosine_with_every_reference(saved, tmp_path):
             module.eps = 1e-6
 
     def seen_by_dino(picture: Image.Image) -> Tensor:  # 28 = 7/8 of 32, as 224 of 256
-        x = as_clip_sees(picture, 28, shorter=32)
-        clip_mean, clip_std = (
-            torch.tensor([0.48145466, 0.4578275, 0.40821073]),
-            torch.tensor([0.26862954, 0.26130258, 0.27577711]),
-        )
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        shape = (3, 1, 1)
-        return ((x * clip_std.view(shape) + clip_mean.view(shape)) - mean.view(shape)) / std.view(shape)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        return (as_clip_sees(picture, 28, shorter=32) * CLIP_STD + CLIP_MEAN - mean) / std
 
     with torch.inference_mode():
         one, other = (
@@ -235,11 +230,7 @@ def hps(tmp_path):
 
 def test_an_open_clip_file_computes_in_transformers_what_it_does_in_open_clip(hps):
     given = pictures(3, size=(32, 32))  # no resizing, no padding
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1)
-        for v in ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-    )
-    pixels = torch.stack([(torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 - mean) / std for p in given])
+    pixels = torch.stack([(torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 - CLIP_MEAN) / CLIP_STD for p in given])
     seen, said = open_clip_features(open_clip_state(3), pixels, tokens(PROMPTS))
     wanted = nn.functional.cosine_similarity(seen, said)
     assert wanted.std() > 0.01
@@ -276,14 +267,13 @@ def test_a_file_of_another_network_is_refused_with_what_differs(hps):
 def test_hps_pads_before_it_normalises_so_that_the_border_is_black():
     given = [Image.new("RGB", (40, 20), (255, 0, 51)), Image.new("RGB", (10, 40), (255, 0, 51))]
     wide, high = letterboxed(given, 20)
-    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
-    colour, black = (torch.tensor([1.0, 0.0, 0.2]) - mean) / std, -mean / std
+    colour, black = (torch.tensor([1.0, 0.0, 0.2]).view(3, 1, 1) - CLIP_MEAN) / CLIP_STD, -CLIP_MEAN / CLIP_STD
     assert wide.shape == high.shape == (3, 20, 20)
     # 40 x 20 becomes 20 x 10, rows 5 to 14; 10 x 40 becomes 5 x 20, of whose 15 missing columns 7 stand before.
-    assert torch.allclose(wide[:, 5:15], colour.view(3, 1, 1).expand(3, 10, 20), atol=1e-5)
-    assert torch.allclose(high[:, :, 7:12], colour.view(3, 1, 1).expand(3, 20, 5), atol=1e-5)
-    assert torch.equal(torch.cat([wide[:, :5], wide[:, 15:]], 1), black.view(3, 1, 1).expand(3, 10, 20))
-    assert torch.equal(torch.cat([high[:, :, :7], high[:, :, 12:]], 2), black.view(3, 1, 1).expand(3, 20, 15))
+    assert torch.allclose(wide[:, 5:15], colour.expand(3, 10, 20), atol=1e-5)
+    assert torch.allclose(high[:, :, 7:12], colour.expand(3, 20, 5), atol=1e-5)
+    assert torch.equal(torch.cat([wide[:, :5], wide[:, 15:]], 1), black.expand(3, 10, 20))
+    assert torch.equal(torch.cat([high[:, :, :7], high[:, :, 12:]], 2), black.expand(3, 20, 15))
 
 
 def test_hps_shrinks_with_the_antialiased_bicubic_filter():
@@ -299,7 +289,7 @@ def test_hps_shrinks_with_the_antialiased_bicubic_filter():
 
     weights = np.array([kernel(offset) for offset in (-1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75)])
     wanted = (weights / weights.sum()) @ row[3:11] / 255
-    found = letterboxed([picture], 8)[0, 0, 4, 3] * 0.26862954 + 0.48145466
+    found = letterboxed([picture], 8)[0, 0, 4, 3] * nets.STD[0] + nets.MEAN[0]
     assert float(found) == pytest.approx(wanted, abs=1e-6)
 
 

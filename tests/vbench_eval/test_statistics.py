@@ -168,12 +168,9 @@ def test_bootstraps_repeat_with_the_seed_and_change_with_it():
     assert mean_interval(values, seed=1) == mean_interval(values, seed=1) != mean_interval(values, seed=2)
 
 
-def test_a_single_prompt_has_no_interval():
+def test_a_single_prompt_has_no_interval_and_equal_values_one_that_is_the_value():
     found = mean_interval([0.4, 0.6], ["a", "a"])
     assert (found.value, found.low, found.high) == (0.5, None, None)
-
-
-def test_equal_values_give_an_interval_that_is_the_value():
     found = mean_interval([0.25] * 9)
     assert (found.low, found.value, found.high) == (0.25, 0.25, 0.25)
 
@@ -181,21 +178,15 @@ def test_equal_values_give_an_interval_that_is_the_value():
 # win rate
 
 
-def test_win_rates_count_a_tie_as_half_a_win():
+def test_win_rates_count_a_tie_as_half_a_win_and_winning_always_is_not_known_for_certain():
     found = win_rate([3, 2, 1, 5], [1, 2, 2, 4])
     assert (found.wins, found.ties, found.losses, found.rate.value) == (2, 1, 1, 0.625)
     assert found.rate.low < 0.625 < found.rate.high
     assert found.rate == wilson(2.5, 4)
-
-
-def test_where_lower_is_better_the_lower_wins():
     found = win_rate([1, 1, 1], [2, 2, 0], lower_is_better=True)
     assert (found.wins, found.losses) == (2, 1)
-
-
-def test_winning_always_is_not_known_for_certain():
-    found = win_rate([1.0] * 10, [0.0] * 10)
-    assert found.rate.value == found.rate.high == 1.0 > found.rate.low == pytest.approx(10 / (10 + 3.8414588), rel=1e-6)
+    always = win_rate([1.0] * 10, [0.0] * 10).rate
+    assert always.value == always.high == 1.0 > always.low == pytest.approx(10 / (10 + 3.8414588), rel=1e-6)
 
 
 # refusals
