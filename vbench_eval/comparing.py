@@ -333,5 +333,5 @@ def _shown(video: Mapping[str, Any], folder: str, place: Path) -> Shown:
     path, seed = video["path"], (video.get("generation") or {}).get("seed")
     tries = [Path(folder, path), place / folder / path, place / path, place / Path(folder).name / path]
     tries += [parent / Path(folder).name / path for parent in place.absolute().parents[:2]]
-    found = next((one.absolute() for one in tries if one.exists()), None)
+    found = next((one.absolute() for one in tries if os.path.exists(one)), None)  # False for what cannot be a name
     return Shown(found, str(path), video.get("info") or {}, seed if isinstance(seed, int) else None)

@@ -14,6 +14,7 @@ from typing import Any
 from vbench_eval.errors import UserError
 
 MAX_BYTES = 1 << 30
+MAX_NUMBER = 1 << 1000
 PARTIAL = ".partial"
 
 
@@ -90,10 +91,12 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for the folder from writing to it meanwhile; made if it is not there.
+    """Keeps other processes that ask for the folder from writing to it meanwhile; made if it is not there, and gone
+    again if nothing came of it.
 
     Raises UserError if another holds it. The lock goes with the process, also when it is killed.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":  # which opens no folders
         yield
@@ -103,6 +106,9 @@ def held(folder: Path) -> Iterator[None]:
         lock(descriptor, folder)
         yield
     finally:
+        with contextlib.suppress(OSError):  # it holds something
+            if new:
+                folder.rmdir()
         os.close(descriptor)
 
 
@@ -135,6 +141,8 @@ def read_json(path: Path, what: str) -> Any:
 def read_bytes(path: Path, what: str) -> bytes:
     """Returns the bytes of a file; raises UserError, naming the file's role, if it cannot be read."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise UserError(f"{what} {path} is no file; give the path of an existing file")
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{what} {path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
         return path.read_bytes()
@@ -162,7 +170,9 @@ def parse_json(data: bytes, path: Path, what: str) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    # 1e999 is valid JSON and infinite in Python
+    # 1e999 is valid JSON and infinite in Python; so large a whole number is no float at all
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        return None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vbench_eval.errors import MALFORMED
 from vbench_eval.files import lock
 
 JSON = Any
@@ -119,7 +120,7 @@ def read_entries(folder: Path) -> Iterator[Entry]:
             if line.strip():
                 try:
                     entry = _from_json(json.loads(line.decode("ascii")))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                except MALFORMED:
                     continue
                 yield entry
 
@@ -167,7 +168,10 @@ def _from_json(line: Mapping[str, JSON]) -> Entry:
     measured = {name: dict(values) for name, values in line["measured"].items()}
     if not measured.keys() <= dict(line["settings"]).keys():
         raise ValueError("measured by settings that the line does not hold")
-    return Entry(key, dict(line["settings"]), dict(line["info"]), measured, line["error"], tuple(line["retry"]))
+    retry = tuple(line["retry"])
+    if not all(isinstance(text, str) for text in (*line["settings"].values(), *retry, line["error"] or "")):
+        raise TypeError("settings, errors and what to try again are text")
+    return Entry(key, dict(line["settings"]), dict(line["info"]), measured, line["error"], retry)
 
 
 def _cut_torn_line(file: int, data: bytes) -> None:

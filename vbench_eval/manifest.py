@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.errors import UserError
+from vbench_eval.errors import UserError, malformed
 from vbench_eval.files import read_json, write_json, write_text
 from vbench_eval.naming import nfc
 from vbench_eval.suite import Suite, SuitePrompt
@@ -157,20 +157,30 @@ def read_manifest(path: Path, suite: Suite | None = None) -> Manifest:
             f"manifest {path} was changed since it was written (its SHA-256 differs), so it no longer says which "
             "prompts were drawn; restore it, or draw again with the same suite, dimensions, number and seed"
         )
-    manifest = Manifest(
-        prompts=tuple(
-            ManifestPrompt(
-                entry["id"], entry["prompt"], tuple(entry["dimensions"]), entry["samples"], tuple(entry["entries"])
-            )
-            for entry in data["prompts"]
-        ),
-        dimensions=tuple(data["dimensions"]),
-        seed=data["seed"],
-        suite=data["suite"],
-    )
+    with malformed(f"manifest {path}", "draw it again with the verb prompts"):
+        manifest = Manifest(
+            prompts=tuple(_prompt(entry) for entry in data["prompts"]),
+            dimensions=_texts(data["dimensions"]),
+            seed=None if data["seed"] is None else int(data["seed"]),
+            suite={**data["suite"], "sha256": str(data["suite"]["sha256"])},
+        )
     if suite is not None:
         verify(manifest, suite)
     return manifest
+
+
+def _prompt(entry: Mapping[str, Any]) -> ManifestPrompt:
+    _whole(entry["samples"], "samples of a prompt", 1, MAX_SAMPLES)
+    id_, prompt = _texts([entry["id"], entry["prompt"]])
+    entries = tuple({**one} for one in entry["entries"])
+    return ManifestPrompt(id_, prompt, _texts(entry["dimensions"]), entry["samples"], entries)
+
+
+def _texts(values: Iterable[Any]) -> tuple[str, ...]:
+    found = tuple(values)
+    if not all(isinstance(value, str) for value in found):
+        raise TypeError(f"{found!r:.60} is to be text")
+    return found
 
 
 def verify(manifest: Manifest, suite: Suite) -> None:

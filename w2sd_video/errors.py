@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
+
+import vbench_eval.errors
 
 
 class UserError(ValueError):
@@ -15,6 +17,11 @@ class UserError(ValueError):
 
     The command-line programs print it without a traceback and exit with code 2.
     """
+
+
+def malformed(what: str, remedy: str) -> AbstractContextManager[None]:
+    """Inside, what Python raises over data of a wrong shape becomes a `UserError` that names `what`, the file."""
+    return vbench_eval.errors.malformed(what, remedy, UserError)
 
 
 class TerminatedError(KeyboardInterrupt):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from bridges.dit_moe.layout import check_layout, infer_config, published_layout
 from bridges.dit_moe.network import DiTMoE
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import read_json, read_safetensors_header, weight_files
+from w2sd_video.runs.journal import held
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WEIGHTS = ("ema", "model")  # where a training's checkpoint keeps them, the one to prefer first
@@ -175,12 +177,14 @@ def convert(checkpoint: str | Path, output: str | Path, **settings: Any) -> DiTM
     output = Path(output).expanduser()
     if output.exists():
         raise UserError(f"{output} is there already; name another folder, or remove it")
-    network = from_checkpoint(checkpoint, **settings)
     partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        network.save_pretrained(partial)
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with held(partial):
+        try:
+            network = from_checkpoint(checkpoint, **settings)
+            network.save_pretrained(partial)
+            os.replace(partial, output)
+        except SafetensorError as error:  # a full disk, say, which is no OSError there
+            raise UserError(f"{output} cannot be written: {error}; make room, or name another folder") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return network

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bridges.dit_moe.configurations import count_parameters
 from bridges.dit_moe.demo import WEIGHTS
 from bridges.dit_moe.layout import infer_config
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, malformed
+from w2sd_video.loading.describe import read_index
 from w2sd_video.loading.files import (
     HUB_ID,
     PICKLES,
@@ -63,16 +65,19 @@ def describe_checkpoint(given: str | None, *, allow_pickle: bool) -> NetworkFile
 
 
 def _folder(given: str, path: Path) -> NetworkFiles:
-    index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else None
+    index = read_index(path / "model_index.json") if (path / "model_index.json").is_file() else None
     network = path if index is None else path / "transformer"
     config = read_json(network / "config.json")
     if (kind := config.get("_class_name")) != "DiTMoE":
         raise UserError(f"{network} holds a {kind}; give a DiTMoE: a published file, or a folder of the conversion")
+    with malformed(f"{network / 'config.json'}", "convert the checkpoint again"):
+        count_parameters(config)
     check_weights(network, "the network's folder")
     if index is None:
         return NetworkFiles(given, "network", config)
     has_vae = (index.get("vae") or [None])[0] is not None
-    labels = {int(key): names for key, names in (index.get("id2label") or {}).items()}
+    with malformed(f"id2label in {path / 'model_index.json'}", 'write {"0": "name, synonym", ...}, or leave it out'):
+        labels = {int(key): f"{names}" for key, names in (index.get("id2label") or {}).items()}
     return NetworkFiles(given, "pipeline", config, labels, has_vae)
 
 

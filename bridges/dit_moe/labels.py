@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, malformed
 
 
 def read_labels(path: str | Path) -> dict[int, str]:
@@ -18,18 +18,18 @@ def read_labels(path: str | Path) -> dict[int, str]:
     Raises:
         UserError: it cannot be read, or is of another form.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise UserError(f"the labels file {path} is no file; give the path of an existing file")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the labels file {path} cannot be read: {error}") from error
     if not text.lstrip().startswith(("{", "[")):
         return {i: line.strip() for i, line in enumerate(text.splitlines()) if line.strip()}
-    try:
+    with malformed(f"the labels file {path}", "write JSON by class id, or a name a line"):
         found = json.loads(text)
         pairs = found.items() if isinstance(found, dict) else enumerate(found)
         labels = {int(key): value for key, value in pairs}
-    except ValueError as error:
-        raise UserError(f"the labels file {path} is no JSON by class id: {error}") from error
     if not all(isinstance(value, str) for value in labels.values()):
         raise UserError(f'the labels file {path} has values that are no text; give {{"0": "name, synonym", ...}}')
     return labels

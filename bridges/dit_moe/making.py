@@ -25,6 +25,8 @@ from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import NonFiniteLatentError, reflected
+from w2sd_video.latents.vaes import cause_of_nan
+from w2sd_video.loading.files import local_only
 from w2sd_video.loading.parts import progress_bars
 from w2sd_video.loading.placement import DTYPES
 from w2sd_video.pair import ModelSpec
@@ -85,7 +87,7 @@ def _vae(given: str, dtype: torch.dtype) -> AutoencoderKL:
     local = Path(given).expanduser()
     source = local if local.is_dir() else given
     try:
-        return AutoencoderKL.from_pretrained(source, dtype=dtype, local_files_only=local.is_dir())
+        return AutoencoderKL.from_pretrained(source, dtype=dtype, local_files_only=local_only(given))
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot read the VAE {given}: {error}") from error
 
@@ -175,7 +177,7 @@ class Sampler:
 
         def made(picture: NDArray[np.floating]) -> Made | NotMadeError:
             if not np.isfinite(picture).all():
-                return NotMadeError(f"the picture is not finite: the VAE overflows in {self.plan.dtype}; use float32")
+                return NotMadeError(f"the picture is not finite: {cause_of_nan(self.plan.dtype)}")
             return Made(
                 frames=np.rint(picture.clip(0, 1) * 255).astype(np.uint8)[None],
                 num_evaluations=run.num_evaluations,

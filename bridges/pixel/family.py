@@ -28,6 +28,7 @@ from w2sd_video.loading.describe import Description, describe, describe_motion_a
 from w2sd_video.loading.files import check_vae_folder, read_safetensors_header
 from w2sd_video.pair import ModelPair, ModelSpec
 from w2sd_video.runs.file_names import video_stems
+from w2sd_video.runs.journal import held
 from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
 from w2sd_video.runs.runs import RunPlan
 from w2sd_video.runs.tasks import METHODS, Method
@@ -434,7 +435,8 @@ def _fit(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
         return EXIT_DONE, said(arguments, report, text)
     from bridges.pixel.making import fit_map
 
-    chosen: Fit = fit_map(plan, pictures, target, say=progress.note, bars=progress.bars)
+    with held(target.parent):  # before anything is fitted
+        chosen: Fit = fit_map(plan, pictures, target, say=progress.note, bars=progress.bars)
     report = {"status": "done", "output": str(target), "noise_map": chosen.description()}
     return EXIT_DONE, said(arguments, report, f"{chosen.sentence()}\nuse it: --noise-map {target}", str(target))
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vbench_eval.files import write_bytes
 from w2sd_video.errors import UserError
 from w2sd_video.latents.codecs import Codec
 
@@ -137,7 +138,7 @@ class Mapped:
         Raises:
             UserError: a map that does not know the VAEs it was fitted for; nobody could check it.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         if self.fingerprints is None:
             raise UserError(
@@ -147,9 +148,7 @@ class Mapped:
         metadata = {"format": FORMAT, "version": VERSION, **known}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        save_file({"matrix": self.matrix.contiguous()}, partial, metadata)
-        os.replace(partial, path)
+        write_bytes(path, save({"matrix": self.matrix.contiguous()}, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, seed: int = 0) -> Mapped:

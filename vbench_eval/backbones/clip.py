@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from vbench_eval.backbones.finding import sha256
 from vbench_eval.backbones.loading import is_archive, load_state, origin, placed, pretrained
 from vbench_eval.backbones.weights import WEIGHTS, Weights
-from vbench_eval.errors import UserError
+from vbench_eval.errors import UserError, malformed
+from vbench_eval.files import read_json
 from vbench_eval.resizing import centre_crop, resize, shorter_side_size, to_float
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -117,21 +118,20 @@ def load_clip(
 
 
 def _tower_config(folder: Path) -> Any:
-    from transformers import AutoConfig, CLIPConfig, CLIPVisionConfig
+    from transformers import CLIPConfig, CLIPVisionConfig
 
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} has no configuration that transformers reads: {str(error).splitlines()[0]}"
-        ) from error
-    if isinstance(config, CLIPConfig):
-        tower = config.vision_config
-        tower.projection_dim = config.projection_dim  # a whole CLIP says it once, for both towers
-        return tower
-    if not isinstance(config, CLIPVisionConfig):
-        raise UserError(f"{folder} holds a {config.model_type}, not a CLIP or its image tower")
-    return config
+    # The class is chosen here: transformers' Auto classes may run code that a folder brings.
+    found = read_json(folder / "config.json", "configuration")
+    kind = found.get("model_type") if isinstance(found, dict) else None
+    if kind not in ("clip", "clip_vision_model"):
+        raise UserError(f"{folder} holds a {kind}, not a CLIP or its image tower")
+    with malformed(f"{folder / 'config.json'}", "download the folder again"):
+        if kind == "clip_vision_model":
+            return CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+        config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    tower = config.vision_config
+    tower.projection_dim = config.projection_dim  # a whole CLIP says it once, for both towers
+    return tower
 
 
 def openai_state(

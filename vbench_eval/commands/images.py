@@ -71,7 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Scores and reports."""
     from vbench_eval.backbones.weights import named
-    from vbench_eval.files import cleaned, write_json
+    from vbench_eval.files import cleaned, held, write_json
     from vbench_eval.images.scoring import DEFAULT, score_images
     from vbench_eval.progress import bars
     from vbench_eval.results import check_name
@@ -85,26 +85,27 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise UserError(f"--plugin names {strangers[0]!r}; only mps is a plug-in")
     device = find_device(arguments.device)
     folder = Path(arguments.output)
-    report = score_images(
-        arguments.folder,
-        arguments.prompts,
-        arguments.metrics or DEFAULT,
-        reference=arguments.reference,
-        baseline=arguments.baseline,
-        weights=weights,
-        plugins=plugins,
-        device=device,
-        dtype=arguments.dtype,
-        batch=arguments.batch,
-        offline=arguments.offline,
-        allow_pickle=arguments.allow_pickle,
-        cache=arguments.cache,
-        statistics=folder / f"{name}_images",
-        progress=bars("picture", quiet=arguments.quiet),
-    )
-    report, notes = cleaned({**report, "versions": versions(device)})
-    path = folder / f"{name}_images.json"
-    write_json(path, report)
+    with held(folder):
+        report = score_images(
+            arguments.folder,
+            arguments.prompts,
+            arguments.metrics or DEFAULT,
+            reference=arguments.reference,
+            baseline=arguments.baseline,
+            weights=weights,
+            plugins=plugins,
+            device=device,
+            dtype=arguments.dtype,
+            batch=arguments.batch,
+            offline=arguments.offline,
+            allow_pickle=arguments.allow_pickle,
+            cache=arguments.cache,
+            statistics=folder / f"{name}_images",
+            progress=bars("picture", quiet=arguments.quiet),
+        )
+        report, notes = cleaned({**report, "versions": versions(device)})
+        path = folder / f"{name}_images.json"
+        write_json(path, report)
     lacking = [metric for metric, found in report["metrics"].items() if found["value"] is None]
     status = "incomplete" if lacking or report["skipped"] else "done"
     short = {

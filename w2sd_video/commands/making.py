@@ -22,6 +22,7 @@ from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.calls import call_signature, networks_of
+from w2sd_video.latents.vaes import cause_of_nan
 from w2sd_video.loading.describe import Description, is_network_alone
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import Source
@@ -239,9 +240,7 @@ def measured(
         frames = call()
     seconds = time.perf_counter() - begin
     if not np.isfinite(frames).all():
-        raise NonFiniteLatentError(
-            steps, steps, "the decoding that follows", f"the VAE overflows in {dtype}: use float32"
-        )
+        raise NonFiniteLatentError(steps, steps, "the decoding that follows", cause_of_nan(str(dtype)))
     made = Made(
         frames=np.rint(frames.clip(0, 1) * 255).astype(np.uint8),
         num_evaluations=run.num_evaluations,

@@ -139,6 +139,8 @@ def both_sides(
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(f"prompt file {path} is no file; give the path of an existing file")
         if path.stat().st_size > MAX_BYTES:
             raise UserError(
                 f"prompt file {path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read; give a prompt file"

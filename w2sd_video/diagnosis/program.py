@@ -6,11 +6,13 @@ Nothing heavy is imported before the files are judged.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vbench_eval.files import write_bytes
 from w2sd_video.commands.app import families, family_named
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, run_command
 from w2sd_video.commands.engine import check_words, words_of
@@ -19,6 +21,7 @@ from w2sd_video.diagnosis.next_steps import next_step
 from w2sd_video.diagnosis.reporting import describe_files, describe_step, files_text, next_text
 from w2sd_video.diagnosis.verdicts import VERDICTS
 from w2sd_video.presets.listing import preset_table
+from w2sd_video.runs.journal import held
 from w2sd_video.runs.progress import TerminalProgress, calm_libraries
 
 ROOM = "Try fewer --steps, a smaller --height and --width, or --memory weak-offload."
@@ -67,6 +70,12 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def _run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
+    kept = contextlib.nullcontext() if arguments.output is None else held(Path(arguments.output).expanduser())
+    with kept:  # before anything is measured
+        return _diagnosed(arguments)
+
+
+def _diagnosed(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     progress = TerminalProgress(quiet=arguments.quiet, noun="measurement")
     calm_libraries(bars=progress.bars)
     question = question_of(arguments)
@@ -101,7 +110,7 @@ def keep(folder: str | None, report: dict[str, Any], picture: Any = None) -> Non
         return
     place = Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)
-    (place / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_bytes(place / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
     if picture is not None:
         from w2sd_video.report.figures import save
 

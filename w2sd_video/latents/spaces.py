@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, malformed
 from w2sd_video.latents import noise_levels
 
 Config = Mapping[str, Any]
@@ -85,6 +85,11 @@ class Relation:
 
 def compare_spaces(strong: LatentSpace, weak: LatentSpace) -> Relation:
     """Returns how two latent spaces relate, by the first of path, shape, weights, scale and levels that differs."""
+    with malformed("the config of a VAE or scheduler of the pair", "download the checkpoint again or correct it"):
+        return _compared(strong, weak)
+
+
+def _compared(strong: LatentSpace, weak: LatentSpace) -> Relation:
     shape = scale = weights = path = levels = None
     if strong.vae is not None and weak.vae is not None:
         shape, scale = shape_of(strong.vae) == shape_of(weak.vae), scale_of(strong.vae) == scale_of(weak.vae)

@@ -137,6 +137,13 @@ def vae_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
+def cause_of_nan(dtype: str) -> str:
+    """Returns why a VAE that ran in `dtype` decoded finite latents to what is not finite, and what to do."""
+    if dtype.removeprefix("torch.") == "float16":
+        return "the VAE overflows in float16: use float32 (if that does not help, its weights are damaged)"
+    return f"not for want of range in {dtype}, so the VAE's weights are damaged: check them, or download it again"
+
+
 def computing_vae(vae: Any) -> Any:
     """Returns the VAE to compute with: `vae` itself, or a float32 copy of one that overflows in float16."""
     if vae_dtype(dict(vae.config), vae.dtype) == vae.dtype:

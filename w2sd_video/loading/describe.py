@@ -115,7 +115,7 @@ class Description:
     @cached_property
     def index(self) -> dict[str, Any] | None:
         file = None if self.configs is None else self.configs / "model_index.json"
-        return read_json(file) if file is not None and file.is_file() else None
+        return read_index(file) if file is not None and file.is_file() else None
 
     def part(self, name: str) -> dict[str, Any] | None:
         """The JSON config of a part ("vae", "unet", "scheduler", ...); None where unknown or absent.
@@ -225,6 +225,21 @@ class Description:
             return None
         cells = FLUX_SAMPLE_SIZE if self.is_flux else self.network.get("sample_size")
         return cells * self.cell if isinstance(cells, int) else None
+
+
+def read_index(file: Path) -> dict[str, Any]:
+    """Returns a model_index.json, whose parts are pairs [library, class], or null.
+
+    Raises:
+        UserError: as `read_json`; a part that is something else.
+    """
+    index = read_json(file)
+    for part in (*WEIGHTED, *LEFT_OUT, "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"):
+        entry = index.get(part, [None, None])
+        pair = isinstance(entry, list) and len(entry) == 2
+        if entry is not None and not (pair and all(name is None or isinstance(name, str) for name in entry)):
+            raise UserError(f"{file}: {part} is {entry!r:.80}, not [library, class]; download the checkpoint again")
+    return index
 
 
 def describe(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,19 +72,87 @@ def is_hub_id(given: str) -> bool:
     return bool(HUB_ID.fullmatch(given)) and not suffixed and not path.exists() and not path.parent.is_dir()
 
 
+def local_only(given: str | Path) -> bool:
+    """Whether nothing may be fetched for what was given: the one place that decides, for whatever is loaded.
+
+    A hub id may be, and a path never: not where it is there, and not where it is missing.
+    """
+    return not is_hub_id(str(given))
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file of a checkpoint, whose settings are of the kinds and sizes that networks have.
 
     Raises:
-        UserError: the file is missing, unreadable, or holds no JSON object.
+        UserError: the file is missing, unreadable, or holds no JSON object; a setting is absurd.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"cannot read {path}: it is no file; download the checkpoint again or name another one")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}; download the checkpoint again or name another one") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, where an object is expected")
+    for names, wanted, fits in SETTINGS:
+        for name in names:
+            if content.get(name) is not None and not fits(content[name]):
+                raise UserError(
+                    f"{path}: {name} is {content[name]!r:.80}, not {wanted}; correct it, or download it again"
+                )
     return content
+
+
+def _whole(value: Any, low: int = 1, high: int = 1_000_000) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _number(value: Any, low: float = -1e6, high: float = 1e6) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # NaN is not
+
+
+def _listed(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= 100_000 and all(map(fits, value))
+
+
+def _per_block(value: Any, high: int) -> bool:
+    """Whether it is one number for all blocks or one for each, which may be one for each layer again."""
+    return _whole(value, 0, high) or _listed(value, lambda one: _whole(one, 0, high) or _listed(one, _whole))
+
+
+# Settings that are read here or size a network: what they must be wherever a config gives them.
+SETTINGS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (("_class_name", "beta_schedule", "prediction_type", "timestep_spacing"), "a name", lambda v: isinstance(v, str)),
+    (
+        ("block_out_channels", "encoder_block_out_channels", "decoder_block_out_channels", "dim_mult"),
+        "a list of whole numbers, one for each resolution",
+        lambda v: _listed(v, _whole) and len(v) <= 16,
+    ),
+    (
+        ("in_channels", "out_channels", "latent_channels", "z_dim", "cross_attention_dim", "hidden_size"),
+        "a whole number of channels",
+        lambda v: _whole(v) or _listed(v, _whole),
+    ),
+    (
+        (
+            *("layers_per_block", "num_layers", "num_single_layers", "num_hidden_layers", "mid_block_layers"),
+            *("transformer_layers_per_block", "temporal_transformer_layers_per_block", "motion_layers_per_block"),
+        ),
+        "a number of layers from 0 to 1000",
+        lambda v: _per_block(v, 1000),
+    ),
+    (("num_attention_heads", "attention_head_dim"), "a whole number", lambda v: _per_block(v, 100_000)),
+    (("motion_max_seq_length", "num_experts", "num_experts_per_tok"), "a whole number", _whole),
+    (("patch_size",), "a whole number", lambda v: _whole(v, 1, 1024) or _listed(v, _whole)),
+    (("num_train_timesteps",), "a whole number from 2 to 100000", lambda v: _whole(v, 2, 100_000)),
+    (("sample_size",), "a whole number, or two", lambda v: _whole(v) or _listed(v, _whole)),
+    (("scale_factor_temporal", "scale_factor_spatial"), "a whole number", lambda v: _whole(v, 1, 1024)),
+    (("scaling_factor",), "a number above 0", lambda v: _number(v, 1e-6)),
+    (("shift_factor", "shift", "flow_shift"), "a number", _number),
+    (("latents_mean", "latents_std"), "a list of numbers", lambda v: _listed(v, _number)),
+    (("beta_start", "beta_end"), "a number between 0 and 1", lambda v: _number(v, 0.0, 1.0)),
+    (("trained_betas",), "a list of numbers between 0 and 1", lambda v: _listed(v, lambda b: _number(b, 0.0, 1.0))),
+)
 
 
 def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:

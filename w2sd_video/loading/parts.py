@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from w2sd_video.errors import UserError
 from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.describe import Description
-from w2sd_video.loading.files import LDM_UNET, TensorInfo, read_json, weight_files
+from w2sd_video.loading.files import LDM_UNET, TensorInfo, local_only, read_json, weight_files
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
 NETWORKS = ("unet", "transformer", "transformer_2", "motion_adapter")  # all of whose tensors are known by their class
@@ -153,7 +153,7 @@ class Source:
 
     @property
     def local(self) -> bool:
-        return self.description.configs is not None
+        return local_only(self.place)
 
     def config(self, part: str) -> dict[str, Any] | None:
         """The config of `part` ("unet", "scheduler", "model_index" ...), fetched from the hub where that is the place;
@@ -242,7 +242,7 @@ class Source:
                         dtype=dtype,
                         variant=variant,
                         use_safetensors=None if self.allow_pickle else True,
-                        local_files_only=folder is not None,
+                        local_files_only=folder is not None or self.local,
                         output_loading_info=True,
                         **settings,
                     )

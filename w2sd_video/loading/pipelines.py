@@ -39,7 +39,7 @@ from w2sd_video.loading.describe import (
     describe_motion_adapter,
     named,
 )
-from w2sd_video.loading.files import FAMILIES, check_weights, is_hub_id
+from w2sd_video.loading.files import FAMILIES, check_weights, is_hub_id, local_only
 from w2sd_video.loading.parts import Source, check_tokenizers, progress_bars, reading
 from w2sd_video.loading.placement import install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, share_pipelines
@@ -387,11 +387,15 @@ def add_ip_adapter(pipe: Any, given: str) -> None:
         raise UserError(f"the IP-Adapter {given} needs its image encoder; put it in {path.parent / 'image_encoder'}")
     with reading(given, "IP-Adapter"), progress_bars(shown=False):
         if hasattr(pipe, "unet"):
-            pipe.load_ip_adapter(folder, subfolder=subfolder, weight_name=name)
+            pipe.load_ip_adapter(folder, subfolder=subfolder, weight_name=name, local_files_only=local_only(given))
         else:
             encoder = str(path.parent / "image_encoder")
             pipe.load_ip_adapter(
-                folder, subfolder=subfolder, weight_name=name, image_encoder_pretrained_model_name_or_path=encoder
+                folder,
+                subfolder=subfolder,
+                weight_name=name,
+                image_encoder_pretrained_model_name_or_path=encoder,
+                local_files_only=local_only(given),
             )
 
 

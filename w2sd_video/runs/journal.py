@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from vbench_eval.files import sync_folder, write_bytes
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, malformed
 from w2sd_video.runs.choices import check_text
 from w2sd_video.runs.fellows import SHARED, Fellows, forget, left_lines, locked
 
@@ -167,12 +167,17 @@ class Journal:
         self._write_run()
 
     def _settle_run(self) -> None:
+        for name in (RUN_FILE, RESULTS_FILE):
+            if (self.folder / name).exists() and not (self.folder / name).is_file():  # a pipe would be waited for
+                raise UserError(f"{self.folder / name} is no file; give --output another folder")
         path = self.folder / RUN_FILE
         begun = (self.folder / RESULTS_FILE).exists() or (self.folder / SHARED).exists()
         if path.exists() and not begun:
             _read_run(path)  # a run that was refused or stopped before its first video: there is nothing to keep
         elif path.exists():
-            self.run = joined(_read_run(path), self.run, self.folder, self._warn, noun=self._noun)
+            with malformed(str(path), "give --output another folder"):
+                self.run = joined(_read_run(path), self.run, self.folder, self._warn, noun=self._noun)
+                json.dumps(self.run)  # so deep that it cannot be written again
         elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
             raise UserError(
                 f"folder {self.folder} holds files but no {RUN_FILE}; "
@@ -319,6 +324,8 @@ def _read_run(path: Path) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(run.get(name, kind()), kind):
             raise UserError(f"{path} is damaged ({name} is no {kind.__name__}); give --output another folder")
+    if not all(isinstance(text, str) for name in ("methods", "notes") for text in run.get(name, ())):
+        raise UserError(f"{path} is damaged (methods and notes are text); give --output another folder")
     return run
 
 
@@ -356,6 +363,31 @@ def _check_record(record: Record) -> None:
         if not isinstance(record.get(name, 0), int | float):
             raise TypeError(f"{name} is {record[name]!r}")
     check_text(record.get("choices", ""))
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds a folder, made if it is not there (and gone again if nothing came of it), while a command that keeps no
+    journal works for it.
+
+    Raises:
+        UserError: it cannot be written to, is a file, or another process writes to it.
+    """
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be made: {error.strerror}; name another one") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"folder {folder} cannot be written to; name another one")
+    descriptor, _ = _lock_folder(folder, shared=False)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it holds something
+            if new:
+                folder.rmdir()
+        os.close(descriptor)
 
 
 def _lock_folder(folder: Path, *, shared: bool) -> tuple[int, bool]:

@@ -21,6 +21,7 @@ from w2sd_video.pair import gap
 from w2sd_video.report import figures
 from w2sd_video.report.figures import Point
 from w2sd_video.runs.file_names import clean_stem
+from w2sd_video.runs.journal import held
 from w2sd_video.runs.progress import Progress
 
 FIXED = "same for all values"
@@ -96,7 +97,19 @@ def run_sweep(
     Writes in the folder: a run's folder for each value, sweep.json, curve.png and index.html. Stopped at any moment,
     the same call finishes it; a sweep with more values keeps those it has. Raises as the runs, and what scores raise.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        return _swept(axis, stops, folder, family, scorer, progress, command)
+
+
+def _swept(
+    axis: Axis,
+    stops: Sequence[Stop],
+    folder: Path,
+    family: Family,
+    scorer: Scorer,
+    progress: Callable[[], Progress],
+    command: str,
+) -> dict[str, Any]:
     found: dict[Value | None, Scores] = {}
     failed = 0
     for number, stop in enumerate(stops, start=1):

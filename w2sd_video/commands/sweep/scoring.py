@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbench_eval.errors import MALFORMED
 from vbench_eval.proxies import PROXIES
 from w2sd_video.commands.rewards import oracle_share
 from w2sd_video.commands.user_functions import (
@@ -133,10 +134,10 @@ def scored(summary: Summary, scorer: Scorer) -> Scores:
 
 def _read(path: Path) -> dict[tuple[str, str, int, int], float]:
     known = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.decode("utf-8"))
             known[entry["scorer"], entry["path"], entry["mtime"], entry["size"]] = float(entry["score"])
-        except (ValueError, KeyError, TypeError):  # a line cut short when a run was stopped
+        except MALFORMED:  # a line cut short when a run was stopped, or damaged: scored again
             continue
     return known
