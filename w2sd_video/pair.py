@@ -93,10 +93,10 @@ class ModelSpec:
     real guidance (`true_cfg_scale` above 1), in which case it is the scale of the real one.
 
     `routing` says which experts the tokens of a network with a mixture of experts go to. `loras` are (adapter name,
-    scale) of LoRAs that the network already has, all that are to act: those not named are at 0, which is as if there
-    were none. A scale may be negative, and may be a tuple of one scale per sample of the batch. `control` is
-    {"scale": number, or one per ControlNet}: 0 is as if there were none. `ip_adapter` is the scale of the
-    IP-Adapter, likewise.
+    scale) pairs, or a mapping {name: scale}, of LoRAs that the network already has, all that are to act: those not
+    named are at 0, which is as if there were none. A scale may be negative, and may be a tuple of one scale per sample
+    of the batch. `control` is {"scale": number, or one per ControlNet}: 0 is as if there were none. `ip_adapter` is the
+    scale of the IP-Adapter, likewise.
     """
 
     checkpoint: str | None = None
@@ -188,10 +188,12 @@ def check_pair(pair: ModelPair) -> None:
 
 def _checked_loras(loras: Any) -> Loras:
     """The adapters in order of name, so that equal settings compare equal."""
+    if isinstance(loras, Mapping):
+        loras = tuple(loras.items())
     if not isinstance(loras, tuple | list) or not all(
         isinstance(pair, tuple | list) and len(pair) == 2 for pair in loras
     ):
-        raise UserError(f'loras is {loras!r}; give (adapter name, scale) pairs, such as (("style", 0.8),)')
+        raise UserError(f'loras is {loras!r}; give (adapter name, scale) pairs or a mapping: {{"style": 0.8}}')
     checked: dict[str, float | tuple[float, ...]] = {}
     for name, scale in loras:
         if not isinstance(name, str) or not name:

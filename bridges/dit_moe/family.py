@@ -16,7 +16,7 @@ from w2sd_video.commands import checks
 from w2sd_video.commands.command_line import EXIT_DONE, Parser, run_command, said
 from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import DEFAULT_METHODS
-from w2sd_video.commands.matching import matched
+from w2sd_video.commands.matching import settled_steps
 from w2sd_video.commands.method_settings import (
     GAPPED,
     SideRows,
@@ -24,10 +24,7 @@ from w2sd_video.commands.method_settings import (
     check_reflection,
     check_sides_alone,
     check_used,
-    num_evaluations,
-    num_rows,
     plan_reflection,
-    rows_at_most,
 )
 from w2sd_video.commands.options import DTYPES, check_methods
 from w2sd_video.commands.plan import Cost, Plan, located
@@ -124,11 +121,7 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
     def complete(self, request: Request, description: Described) -> Plan:
         files = description.files
         own = _settings(request, files)
-        match = matched(request.match_evaluations, steps=request.steps, reflections=request.reflections)
-        steps = match.steps if match else request.steps or STEPS
-        mode = request.mode or "paper"
-        given = match.reflections if match else request.reflections
-        lam = checks.reflections_of(given, steps, None, steps, most=steps - 1)
+        counts, mode = settled_steps(request, STEPS, spare=1), request.mode or "paper"
         guidance = GUIDANCE if request.guidance is None else request.guidance
         inside = guidance if request.strong_guidance is None else request.strong_guidance
         outer = inside if request.weak_guidance is None else request.weak_guidance
@@ -146,12 +139,12 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
                     " ", "-"
                 ),
             ),
-            reflection=plan_reflection(request, ReflectionConfig(), num_reflections=lam, mode=mode),
+            reflection=plan_reflection(request, ReflectionConfig(), num_reflections=counts.reflections, mode=mode),
             prompts=prompts,
             stems=video_stems(prompts),
             methods=_methods(request, outer),
-            steps=steps,
-            plain_steps=match.plain_steps if match else steps,
+            steps=counts.steps,
+            plain_steps=counts.plain_steps,
             guidance=guidance,
             height=description.factor * files.config["sample_size"],
             width=description.factor * files.config["sample_size"],
@@ -180,14 +173,7 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
             _rows(plan.weak_guidance),
             together=plan.own.routing == plan.own.weak_routing,
         )
-        return {
-            method: Cost(
-                num_evaluations(method, plan.reflection, plan.steps_of(method)),
-                num_rows(method, plan.reflection, plan.steps_of(method), sides),
-                rows_at_most(method, plan.reflection, sides),
-            )
-            for method in plan.methods
-        }
+        return plan.costs(sides)
 
     def load(self, plan: Plan, run: Loading) -> Maker:
         from bridges.dit_moe.making import load_sampler

@@ -18,7 +18,6 @@ from bridges.dit_moe.checkpoints import from_checkpoint
 from bridges.dit_moe.family import sampling_guidance
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
 from w2sd_video.commands.families.base import Loading
-from w2sd_video.commands.making import peak_memory
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
@@ -28,7 +27,7 @@ from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.latents.vaes import cause_of_nan
 from w2sd_video.loading.files import local_only
 from w2sd_video.loading.parts import progress_bars
-from w2sd_video.loading.placement import DTYPES
+from w2sd_video.loading.placement import DTYPES, peak_memory
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.choices import as_text
 from w2sd_video.runs.runs import Made, NotMadeError, Report

@@ -15,7 +15,7 @@ from w2sd_video.commands.command_line import EXIT_DONE, build_parser, request_of
 from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import DEFAULT_METHODS, FPS, FRAMES
 from w2sd_video.commands.lora_flags import plan_loras
-from w2sd_video.commands.matching import matched
+from w2sd_video.commands.matching import settled_steps
 from w2sd_video.commands.method_settings import check_reflection, check_used, plan_reflection, reflected_steps
 from w2sd_video.commands.options import check_methods
 from w2sd_video.commands.plan import Cost, Plan
@@ -156,15 +156,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
 
     def complete(self, request: Request, description: Described) -> Plan:
         found, preset = description, description.preset
-        match = matched(request.match_evaluations, steps=request.steps, reflections=request.reflections)
-        steps = match.steps if match else request.steps or preset.steps
-        lam = checks.reflections_of(
-            match.reflections if match else request.reflections,
-            steps,
-            preset.reflection.num_reflections,
-            preset.steps,
-            most=steps,
-        )
+        counts = settled_steps(request, preset.steps, preset.reflection.num_reflections)
         loras = plan_loras(request.loras, request.weak_loras, sources={})
         guidance = preset.pair.strong.guidance if request.guidance is None else request.guidance
         outer = preset.pair.weak.guidance if request.weak_guidance is None else request.weak_guidance
@@ -193,13 +185,13 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
                 if found.as_in_preset
                 else f"{Path(found.strong).stem}-over-{Path(found.weak).stem}",
             ),
-            reflection=plan_reflection(request, preset.reflection, num_reflections=lam, mode="fused"),
+            reflection=plan_reflection(request, preset.reflection, num_reflections=counts.reflections, mode="fused"),
             prompts=prompts,
             raw_prompts=raw,
             stems=video_stems(prompts),
             methods=_methods(request, outer),
-            steps=steps,
-            plain_steps=match.plain_steps if match else steps,
+            steps=counts.steps,
+            plain_steps=counts.plain_steps,
             guidance=guidance,
             negative_prompt=request.negative_prompt,
             scheduler=request.scheduler,

@@ -23,7 +23,7 @@ from bridges.pixel.presets import NOISE_MAP
 from bridges.pixel.side import BridgeWarning
 from w2sd_video.commands.engine import on_device
 from w2sd_video.commands.families.base import Loading
-from w2sd_video.commands.making import Texts, compile_networks, frames_of, measured
+from w2sd_video.commands.making import Texts, frames_of, measured
 from w2sd_video.commands.method_settings import reflected_steps
 from w2sd_video.commands.plan import Plan
 from w2sd_video.errors import UserError
@@ -34,7 +34,14 @@ from w2sd_video.latents.layouts import Layout
 from w2sd_video.latents.vaes import factor_of
 from w2sd_video.loading.loras import load_loras, use_loras
 from w2sd_video.loading.pipelines import load_reflectable, load_tiny_vae, load_vae
-from w2sd_video.loading.placement import HOOKED_FIRST, can_encode, encoded_prompts, free_text_encoders, place
+from w2sd_video.loading.placement import (
+    HOOKED_FIRST,
+    can_encode,
+    compile_networks,
+    encoded_prompts,
+    free_text_encoders,
+    place,
+)
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, Task

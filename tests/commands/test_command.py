@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,49 +24,6 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command's arguments for a quick run of a tiny saved pair."""
     return save_pair(tmp_path_factory.mktemp("pair"))
-
-
-def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, timeout=120)
-
-
-def test_help_shows_every_flag_with_examples() -> None:
-    done = run("--help-all")
-    assert done.returncode == 0
-    flags = """--prompt --prompts --preset --strong --weak --motion-adapter --config --methods --mode --strength --steps
-    --reflections --guidance --strong-guidance --weak-guidance --negative-prompt --num-frames --height --width --fps
-    --seed --num-videos --dtype --device --offload --compile --output --video-format --format --quiet --dry-run"""
-    for flag in flags.split():
-        assert flag in done.stdout
-    assert "examples:" in done.stdout and "juggernaut-vs-sdxl" in done.stdout and "zero-gap" in done.stdout
-
-
-BAD_ARGUMENTS = [
-    (["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--steps", "5", "--reflections", "6"], "from 0 to 5 "),
-    (["--preset", "juggernaut-vs-sdxl", "--prompt", "x", "--width", "1020"], "multiple of 8"),
-    (["--preset", "juggernaut-vs-sdxl"], "no prompts of its own"),
-    (["--prompts", "nowhere.txt"], "cannot be read"),
-    (["--strong", "/nowhere", "--weak", "/nowhere/else", "--prompt", "x"], "does not exist"),
-    (["--promt", "x"], "did you mean --prompt?"),
-    (["--noise-map", "auto"], "--noise-map auto: it is a flag of w2sd bridge"),
-    (["--format", "jsn"], "invalid choice: 'jsn'"),
-    (["--config", "/nowhere"], "the config /nowhere would go unused"),
-]
-
-
-@pytest.mark.parametrize(("words", "said"), BAD_ARGUMENTS)
-def test_a_refusal_is_one_message_and_code_2_within_a_second_of_work(
-    words: list[str], said: str, tmp_path: Path
-) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = run(*words, cwd=tmp_path)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert list(tmp_path.iterdir()) == [], "nothing is written"
-    # Processor time, so that a busy machine does not matter: importing torch alone takes longer.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_a_prompt_that_is_not_unicode_is_refused() -> None:
@@ -140,39 +96,14 @@ def test_loading_single_files_shows_no_bars_where_there_is_no_terminal(
     assert capfd.readouterr().err == ""
 
 
-def test_repeated_prompts_are_made_once_and_said_so(
-    pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "p.txt").write_text("a\nb\na\n")
-    words = [
-        *pair,
-        "--prompt",
-        "b",
-        "--prompts",
-        str(tmp_path / "p.txt"),
-        "--output",
-        str(tmp_path / "run"),
-        "--dry-run",
-    ]
-    assert main([*words, "--format", "json"]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["prompts"] == 2
-    assert "2 repeated prompts" in captured.err
-
-
 def test_compiled_blocks_are_those_that_repeat(pair: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from w2sd_video.commands.making import compile_networks
     from w2sd_video.loading.pairs import load_pair
+    from w2sd_video.loading.placement import compile_networks
 
     compiled: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     loaded = load_pair(pair[1], pair[3], device="cpu")
     compile_networks((loaded.pipe.unet, loaded.weak_unet))
     assert set(compiled) == {"BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D"}
-
-
-def test_the_demos_prompts_need_no_torch() -> None:
-    code = "import sys; from w2sd_video.demo import DEMO_PROMPTS; sys.exit('torch' in sys.modules or not DEMO_PROMPTS)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

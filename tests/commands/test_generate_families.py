@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
-from PIL import Image
 
 from tests.support import tiny
 from tests.support.family_programs import video as main
-from w2sd_video.loading.pipelines import load_reflectable
-from w2sd_video.presets import VIDEO_PRESETS
+from w2sd_video.errors import UserError
+from w2sd_video.loading.pipelines import chosen_scheduler, load_reflectable
 from w2sd_video.runs.video_io import read_video
 
 QUICK = (
@@ -80,18 +78,6 @@ def test_videos_of_a_family_are_made_by_every_method(
     assert (tmp_path / "out" / "index.html").is_file() and len(list((tmp_path / "out" / "comparison").iterdir())) == 1
 
 
-def test_a_guidance_gap_of_wan_takes_the_rows_that_the_plan_says(
-    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = run(disk, tmp_path / "out", "wan-1", "--weak-guidance", "0", "--methods", "strong,w2sd")
-    capsys.readouterr()
-    words = [*QUICK, "--strong", str(disk / "wan-1"), "--prompt", "a cat", "--guidance", "3", "--weak-guidance", "0"]
-    assert main([*words, "--methods", "strong,w2sd", "--dry-run", "--format", "json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert {m: cost["rows"] for m, cost in report["methods"].items()} == {m: r["num_rows"] for m, r in made.items()}
-    assert report["videos"] == 2 and made["w2sd"]["num_rows"] == 3 * 2 + 2 * (2 + 1)
-
-
 def test_a_flow_scheduler_that_cannot_be_reflected_hands_on_its_shift(disk: Path) -> None:
     notes: list[str] = []
     pipe = load_reflectable(
@@ -105,55 +91,6 @@ def test_a_flow_scheduler_that_cannot_be_reflected_hands_on_its_shift(disk: Path
     assert np.allclose(shifted.sigmas[:4], 5 * sigma / (1 + 4 * sigma), atol=0.02)
 
 
-@pytest.mark.parametrize("name", VIDEO_PRESETS)
-def test_every_video_preset_builds_a_plan(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    preset = VIDEO_PRESETS[name]
-    prompt = "a red ring moving up" if name == "demo" else "a corgi"
-    assert main(["--preset", name, "--prompt", prompt, "--device", "cpu", "--dry-run", "--format", "json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    settings = report["settings"]
-    assert (settings["steps"], settings["reflections"]) == (preset.steps, preset.num_reflections)
-    assert (settings["num_frames"], settings["fps"]) == (preset.num_frames, preset.fps)
-    assert report["methods"]["w2sd"]["evaluations"] == preset.steps + 2 * preset.num_reflections
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("--height", "24"), "height is 24; it must be a multiple of 16"),
-        (("--weak", "@sd15-1"), "makes pictures|different families"),
-        (
-            ("--strong", "@sd15-1", "--motion-adapter", "@motion", "--weak-guidance", "0", "--num-frames", "17"),
-            "17 frames asked for; the motion modules of .*motion allow at most 16",
-        ),
-    ],
-)
-def test_what_whole_pipelines_cannot_make_is_refused(
-    given: tuple[str, ...], said: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [*QUICK, "--strong", "@wan-1", "--prompt", "a", *given, "--output", str(tmp_path / "out")]
-    assert main([word.replace("@", f"{disk}/") for word in words]) == 2
-    assert re.search(said, capsys.readouterr().err) and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("pair", [("--strong", "@wan-1", "--weak", "@wan-2"), ("--preset", "wan21-size")])
-def test_a_reward_of_what_cannot_be_decoded_frame_by_frame_is_refused_before_anything_is_loaded(
-    pair: tuple[str, ...], disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [*QUICK, *pair, "--prompt", "a", "--methods", "strong,w2sd-auto", "--output", str(tmp_path / "out")]
-    assert main([word.replace("@", f"{disk}/") for word in words]) == 2
-    assert "w2sd-auto shows the reward single frames" in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-def test_the_bundled_pair_is_not_exchanged_for_pictures_where_an_ip_adapter_is_given(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "told.png")
-    words = ["--ip-adapter", "a/b", "--ip-adapter-image", str(tmp_path / "told.png"), "--prompt", "a ring", "--dry-run"]
-    assert main(words) == 2
-    assert "the bundled pair of videos goes with no IP-Adapter" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("video_format", ["gif", "webp", "png"])
 def test_whole_pipelines_write_every_format_and_are_compiled(
     video_format: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,3 +102,8 @@ def test_whole_pipelines_write_every_format_and_are_compiled(
     assert set(compiled) == {"WanTransformerBlock"}
     made = tmp_path / "strong" / ("a-0" if video_format == "png" else f"a-0.{video_format}")
     assert len(read_video(made).frames) == 5
+
+
+def test_a_flow_takes_no_scheduler_of_a_noise_path() -> None:
+    with pytest.raises(UserError, match="is a flow"):
+        chosen_scheduler(tiny.wan(1).scheduler, "ddim", "strong")

@@ -79,20 +79,3 @@ def test_a_gap_of_checkpoints_and_one_of_loras_add_up_to_a_third(disk: Path, tmp
     assert not alike(both["w2sd"], weights["w2sd"]) and not alike(both["w2sd"], lora["w2sd"])
     record = json.loads((tmp_path / "both" / "run.json").read_text())
     assert record["pair"]["loras"] == {"a": {"from": str(disk / "lora.safetensors"), "strong": 0.8, "weak": 0.0}}
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("--lora", "a=@none.safetensors:1"), "there is no LoRA at"),
-        (("--lora", "a=@lora.safetensors:1", "--weak-lora", "a:1"), "differs in nothing"),
-        (("--weak-prompt", "a ring"), "differs in nothing"),
-        (("--weak-prompt", " "), "the weak prompt: the prompt is empty"),
-        (("--preset", "lora-sdxl"), "makes pictures: use it with `w2sd image`"),
-    ],
-)
-def test_gaps_that_are_none_are_refused(
-    given: tuple[str, ...], said: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*words(disk, *given), "--output", str(tmp_path / "out")]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()

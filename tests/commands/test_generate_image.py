@@ -96,31 +96,6 @@ def test_a_gap_moves_the_picture_and_leaves_the_strong_side_the_stock_pipeline(
     assert (settings["guidance"], settings["pair"]["strong"]) == (scale, str(disk / "sdxl-1"))
 
 
-@pytest.mark.parametrize("mode", ["paper", "fused"])
-def test_the_plan_knows_what_each_method_costs(
-    mode: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [
-        "--mode",
-        mode,
-        "--guidance",
-        "3",
-        "--weak-guidance",
-        "1",
-        "--methods",
-        "weak,strong,w2sd,zero-gap,swapped",
-    ]
-    records = run(disk, tmp_path / "out", *words)
-    capsys.readouterr()
-    planned = [*QUICK, "--strong", str(disk / "sdxl-1"), "--prompt", PROMPT, *words, "--dry-run", "--format", "json"]
-    assert main(planned) == 0
-    report = json.loads(capsys.readouterr().out)
-    for method, cost in report["methods"].items():
-        assert cost == {"evaluations": records[method]["num_evaluations"], "rows": records[method]["num_rows"]}
-    assert report["methods"]["w2sd"]["rows"] == 3 * 2 + 2 * (2 if mode == "fused" else 2 + 1)
-    assert report["pictures"] == 5 and len(report["files"]) == 3 + 5 + 1
-
-
 def test_a_checkpoint_that_is_a_copy_is_no_gap(disk: Path, tmp_path: Path) -> None:
     shutil.copytree(disk / "sdxl-1", tmp_path / "copy")
     run(disk, tmp_path / "out", "--guidance", "3", "--weak", str(tmp_path / "copy"), "--methods", "w2sd,zero-gap")
@@ -173,14 +148,6 @@ def test_other_families_take_a_guidance_gap_as_they_guide(strong: str, rows: int
     )  # fmt: skip
     assert np.array_equal(pixels(tmp_path / "out", "strong"), stock(disk / strong, guidance_scale=3.0))
     assert moved(tmp_path / "out").any() and records["w2sd"]["num_rows"] == rows
-
-
-def test_matched_cost_gives_methods_without_reflections_all_the_steps(disk: Path, tmp_path: Path) -> None:
-    words = ["--match-evaluations", "8", "--guidance", "3", "--weak-guidance", "0", "--methods", "strong,w2sd"]
-    words += ["--strong", str(disk / "sdxl-1"), "--prompt", PROMPT, "--height", "16", "--width", "16", "--quiet"]
-    assert main([*words, "--device", "cpu", "--output", str(tmp_path / "out")]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    assert {line["method"]: line["num_evaluations"] for line in lines} == {"strong": 8, "w2sd": 8}
 
 
 @pytest.mark.parametrize("methods", ["weak,w2sd", "weak"])

@@ -87,13 +87,6 @@ def test_the_weak_side_by_itself_is_the_plain_pipeline_and_the_strong_one_is_not
     assert records["w2sd"]["num_rows"] == 3 * 2 + 2 * (1 + 1)
 
 
-@pytest.mark.parametrize("gap", OFF)
-def test_equal_scales_are_no_gap(gap: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given, alike = OFF[gap]
-    assert main([*words(disk, *given, *alike), "--output", str(tmp_path / "out")]) == 2
-    assert "differs in nothing" in capsys.readouterr().err
-
-
 def test_swapping_the_sides_of_a_lora_gap_is_the_gap_the_other_way_round(disk: Path, tmp_path: Path) -> None:
     run(disk, tmp_path / "one", *LORA, "--weak-lora", "a:-1.5", "--methods", "weak,strong,w2sd,swapped")
     turned = (*GUIDED, "--lora", "a=@lora-5.safetensors:-1.5", "--weak-lora", "a:0.8")

@@ -296,23 +296,3 @@ def test_a_dry_run_says_what_every_method_costs(program: Any, capsys: pytest.Cap
         and "reward: oracle, threshold 0" in text
         and "at most" not in text.split("files")[0].replace("at most 4 frames", "")
     )
-
-
-@pytest.mark.parametrize("program", [pictures, videos])
-@pytest.mark.parametrize(
-    ("asking", "said"),
-    [
-        (["--methods", "w2sd", "--window", "0.5"], "--window is '0.5'; give two fractions"),
-        (["--methods", "w2sd", "--reward", "oracle"], "none of the methods asked for (w2sd) looks at it"),
-        (["--methods", "w2sd-auto", "--reward", "oracl"], "did you mean 'oracle'"),
-        (["--methods", "w2sd-auto", "--reward", "nowhere:score"], "No module named 'nowhere'"),
-        (["--methods", "w2sd-auto", "--prompt", "a corgi"], "the oracle reads the toy world only"),
-        (["--methods", "w2sd-auto", "--height", "40"], "the oracle reads 32 x 32 pixels and these are 32 x 40"),
-        (["--methods", "w2sd", "--fixed-point", "1", "--mode", "fused"], "leave one of the two out"),
-    ],
-)
-def test_a_refusal_is_code_2_and_writes_nothing(
-    asking: list[str], said: str, program: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert program([*asking, "--output", str(tmp_path / "out")]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -170,45 +169,6 @@ def test_a_scheduler_can_be_chosen(pair: tuple[str, ...], disk: Path, tmp_path: 
     assert not alike(solver["strong"], own["strong"]) and not alike(solver["w2sd"], solver["strong"])
     settings = json.loads((tmp_path / "solver" / "run.json").read_text())["settings"]
     assert settings["scheduler"] == "dpm-solver++"
-
-
-REFUSED = {
-    "a ControlNet for SDXL": ((*SDXL, *CONTROL), "no ControlNet for videos of AnimateDiff on SDXL.*SD 1.5 has one"),
-    "for SDXL by a motion adapter": (
-        ("--strong", "@sdxl", "--motion-adapter", "@motion", *CONTROL),
-        "no ControlNet for videos of AnimateDiff on SDXL",
-    ),
-    "for the demo": (CONTROL, "no ControlNet for videos of AnimateDiff on SDXL"),
-    "for a preset of Wan": (("--preset", "wan21-guidance", *CONTROL), "no ControlNet for videos of Wan.*SD 1.5"),
-    "for Wan": (("--strong", "@wan", *CONTROL), "no ControlNet for videos of Wan"),
-    "an IP-Adapter for Wan": (("--strong", "@wan", *ADAPTER), "no IP-Adapter for WanPipeline; AnimateDiff on SD 1.5"),
-    "no frames": ((*SD15, "--controlnet", "@net"), "needs a picture; give --control-image"),
-    "no ControlNet": ((*SD15, "--control-image", "@frames"), "--control-image is given without --controlnet"),
-    "edges of nothing": (("--canny",), "--canny is given without --controlnet"),
-    "no such file": ((*SD15, *PICTURE[:3], "@none.mp4"), "there is no video, folder or picture at"),
-    "an empty folder": ((*SD15, *PICTURE[:3], "@empty"), "holds no picture"),
-    "no video": ((*SD15, *PICTURE[:3], "@ip/adapter.safetensors"), "cannot read the control video"),
-    "another size": ((*SD15, *PICTURE[:3], "@wide.mp4"), "is 32 x 16 pixels and the output 16 x 16"),
-    "too many frames": ((*SD15, *PICTURE[:3], "@long.mp4"), f"has more than {FRAMES} frames and the output {FRAMES}"),
-    "too few frames": ((*SD15, *CONTROL, "--num-frames", "4"), f"has {FRAMES} frames and the output 4"),
-    "a scheduler": ((*SD15, "--scheduler", "pndm"), "scheduler.*ddim, euler, dpm-solver"),
-    "the demo's scheduler": (("--scheduler", "pndm"), "scheduler.*ddim, euler, dpm-solver"),
-    "a flow's scheduler": (("--strong", "@wan", "--weak-guidance", "-2", "--scheduler", "ddim"), "is a flow"),
-}
-LOADS = {"a flow's scheduler"}  # refused only once the pipeline is there
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_made_is_refused_before_a_model_is_loaded(
-    case: str, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given, said = REFUSED[case]
-    if case not in LOADS:
-        monkeypatch.setattr("w2sd_video.loading.pipelines.load_pipeline", None)
-        monkeypatch.setattr("w2sd_video.loading.pairs.load_pair", None)
-    assert main([*words(disk, *given), "--output", str(tmp_path / "out")]) == 2
-    assert re.search(said, capsys.readouterr().err)
-    assert case in LOADS or not (tmp_path / "out").exists()
 
 
 def test_a_hub_id_is_refused_by_its_index_before_its_weights_are_fetched(

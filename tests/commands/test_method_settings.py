@@ -17,7 +17,6 @@ from w2sd_video.commands.method_settings import (
     reflection_record,
     without_unused,
 )
-from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 from w2sd_video.runs.tasks import METHODS
 
@@ -108,50 +107,6 @@ def test_a_sweep_drops_what_a_method_has_no_use_for() -> None:
     assert without_unused(request, ("w2sd", "w2sd-auto")) == request
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "every": ({"every": 0}, "every is 0"),
-    "window order": ({"window": (0.5, 0.2)}, "window is .*two fractions"),
-    "window of no step": ({"window": (0.9, 1.0)}, "holds none of the first 10 of 20 steps"),
-    "fixed point": ({"fixed_point": 3}, "fixed point is 3; it must be a whole number from 0 to 2"),
-    "fixed point fused": ({"fixed_point": 1, "mode": "fused"}, "--fixed-point 1 is given with --mode fused"),
-    "noise": ({"noise": -1.0}, "noise is -1"),
-    "cap": ({"cap": 0.0}, "cap is 0"),
-    "lag": ({"lag": True, "strong_guidance": 2.0}, "--lag takes .* give --strong-guidance 1, or leave out --lag"),
-    "lag swapped": (
-        {"lag": True, "weak_guidance": 2.0, "methods": ("swapped",)},
-        "the weak side of swapped has 2; give --weak-guidance 1",
-    ),
-    "unused": ({"cap": 1.0, "methods": ("strong", "resample")}, r"--cap is given, and none of .*strong, resample"),
-    "lag of others": ({"lag": True, "methods": ("w2sd-auto",)}, "--lag is given, and none of the methods"),
-    "reward unused": ({"reward": "oracle"}, "--reward is given, and none .*add one that does .w2sd-auto"),
-    "threshold unused": ({"reward_threshold": 0.1}, "--reward-threshold is given"),
-    "release auto": ({"mode": "release", "methods": ("w2sd-auto",)}, "published code, which has no w2sd-auto"),
-    "release aligned": ({"mode": "release", "methods": ("resample-aligned",)}, "which has no resample-aligned"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_settings_that_do_not_go_together_are_refused(case: str) -> None:
-    changes, said = REFUSED[case]
-    with pytest.raises(UserError, match=said):
-        planned(video_request(**changes))
-
-
-def test_pictures_are_refused_alike() -> None:
-    for changes, said in (
-        ({"lag": True, "strong_guidance": 2.0}, "give --strong-guidance 1"),
-        ({"methods": ("strong",), "noise": 0.1}, "--noise is given"),
-        (
-            {"guidance": 3.0, "strong_guidance": 5.0, "weak_guidance": 3.0, "methods": ("autoguided",)},
-            "there both have",
-        ),
-        ({"methods": ("weak", "w2sd"), "weak_guidance": 0.5}, "leave the method weak out"),
-    ):
-        with pytest.raises(UserError, match=said):
-            planned(image_request(**changes))
-    assert planned_costs(planned(image_request(methods=("w2sd-auto", "autoguided"))))["w2sd-auto"].at_most is False
-
-
 def test_a_guidance_gap_of_videos_is_one_for_what_asks_sides_as_they_sample() -> None:
     """As of pictures: where only guidance differs, the weak side by itself samples with its own."""
     same = "RunDiffusion/Juggernaut-XL-v9"
@@ -159,8 +114,3 @@ def test_a_guidance_gap_of_videos_is_one_for_what_asks_sides_as_they_sample() ->
     done = planned(request)
     assert (done.sampling_guidance("strong"), done.sampling_guidance("weak")) == (3.0, 1.0)
     assert planned_costs(done)["autoguided"].rows == 50 * (2 + 1), "two networks, each asked as it samples"
-
-
-def test_of_a_matched_cost_only_methods_of_one_model_make_all_the_steps() -> None:
-    done = planned(video_request(match_evaluations=20, methods=("strong", "w2sd", "autoguided")))
-    assert [cost.evaluations for cost in planned_costs(done).values()] == [20, 20, 20], "T 10 and lambda 5; 2 T"

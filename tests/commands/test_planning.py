@@ -1,15 +1,25 @@
-"""A request becomes a plan with every setting known, or is refused before a model is loaded."""
+"""A request becomes a plan with every setting known: presets, matched cost, LoRAs, names of folders."""
 
+from __future__ import annotations
+
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from tests.support.family_programs import costs, planned, video_request
+from tests.support.family_programs import image as main
+from tests.support.family_programs import video as videos
+from w2sd_video.commands.lora_flags import LoraFlag, parse_lora, plan_loras
+from w2sd_video.commands.matching import match_evaluations
 from w2sd_video.commands.options import check_methods, words
 from w2sd_video.commands.plan import Plan
 from w2sd_video.errors import UserError
-from w2sd_video.presets import PRESETS
+from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS
 
 PAPER = {"preset": "juggernaut-vs-sdxl", "prompts": ("a corgi",)}
 
@@ -66,41 +76,6 @@ def test_the_same_request_goes_to_the_same_folder_and_another_elsewhere() -> Non
     assert paper(output="here").output == Path("here")
 
 
-def test_exact_repeats_of_a_prompt_are_made_once() -> None:
-    assert paper(prompts=("a", "b", "a")).prompts == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (
-            {"preset": "jugernaut"},
-            r"unknown preset 'jugernaut'.*demo, juggernaut-vs-sdxl.*did you mean 'juggernaut-vs-",
-        ),
-        ({"methods": ()}, "no method is given"),
-        ({"mode": "fusde"}, "unknown mode 'fusde'.*did you mean 'fused'"),
-        ({"memory": "disk"}, "unknown memory plan 'disk'"),
-        ({"steps": 10, "reflections": 11}, "reflections is 11 with 10 steps.*from 0 to 10 "),
-        ({"guidance": 0.5}, "guidance is 0.5; sampling takes 1"),
-        ({"height": 1001}, "height is 1001; it must be a multiple of 8.*1000 or 1008"),
-        ({"width": -8}, "width is -8"),
-        ({"fps": 0}, "fps is 0"),
-        ({"fps": 60, "video_format": "gif"}, "a gif plays at most 50"),
-        ({"video_format": "avi"}, "unknown video format 'avi'"),
-        ({"seed": 2**63 - 1, "num": 2}, "goes beyond"),
-        ({"num": 0}, "num is 0"),
-        ({"prompts": (" ",)}, "prompt 1: the prompt is empty"),
-        ({"prompts": ()}, "has no prompts of its own"),
-        ({"strong": "/nowhere/at/all"}, "does not exist"),
-        ({"preset": None, "strong": "a/b"}, "--strong is given without --weak"),
-        ({"weak": "RunDiffusion/Juggernaut-XL-v9", "weak_guidance": 3.0}, "differs in nothing"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_with_what_is_allowed(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        paper(**changes)
-
-
 def test_one_checkpoint_at_two_guidances_is_a_pair() -> None:
     same = "RunDiffusion/Juggernaut-XL-v9"
     assert paper(weak=same).weak_guidance == 1.0
@@ -116,13 +91,6 @@ def test_two_checkpoints_of_the_hub_without_a_preset_get_the_papers_settings_and
     assert done.pair.name == "b-vs-d"
 
 
-@pytest.mark.parametrize("size", ["height", "width"])
-def test_sizes_are_multiples_of_8_for_the_demo_too_as_diffusers_asks(size: str) -> None:
-    assert getattr(planned(video_request(**{size: 40})), size) == 40
-    with pytest.raises(UserError, match=f"{size} is 36; it must be a multiple of 8: use 32 or 40"):
-        planned(video_request(**{size: 36}))
-
-
 def test_methods_are_parsed_from_a_list_with_blanks_and_repeats() -> None:
     assert check_methods(words(" w2sd, strong ,w2sd,")) == ("w2sd", "strong")
 
@@ -134,3 +102,131 @@ def test_no_arguments_are_the_bundled_demo_with_its_prompts_and_its_control() ->
     assert (done.preset, done.prompts) == ("demo", DEMO_PROMPTS)
     assert done.methods == ("weak", "strong", "w2sd", "zero-gap")
     assert [costs(done)[method].rows for method in done.methods] == [20, 20, 40, 40], "unguided: a row per evaluation"
+
+
+# -- presets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VIDEO_PRESETS)
+def test_every_video_preset_builds_a_plan(name: str) -> None:
+    preset = VIDEO_PRESETS[name]
+    done = planned(video_request(preset=name, prompts=("a red ring moving up",)))
+    assert (done.steps, done.num_reflections) == (preset.steps, preset.num_reflections)
+    assert (done.num_frames, done.fps) == (preset.num_frames, preset.fps)
+    assert costs(done)["w2sd"].evaluations == preset.steps + 2 * preset.num_reflections
+
+
+ASK = ["--prompt", "a cat", "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files that presets ask for."""
+    root = tmp_path_factory.mktemp("asked")
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(1, 1)}, root / "lora.safetensors")
+    Image.new("RGB", (1024, 1024)).save(root / "picture1024.png")
+    (root / "pairs.tsv").write_text("a refined prompt\traw\n")
+    return root
+
+
+@pytest.mark.parametrize("name", PICTURE_PRESETS)
+def test_every_preset_builds_a_plan_once_it_has_what_it_asks_for(
+    name: str, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = PICTURE_PRESETS[name]
+    files = {"--lora": "lora.safetensors", "--prompt-pairs": "pairs.tsv"}
+    words, prompt = [], ASK[:2]
+    for need in preset.needs:
+        flag, value = need.split()
+        file = str(disk / files.get(flag, "picture1024.png"))
+        words += [flag, value.replace("FILE", file)]
+        prompt = [] if flag == "--prompt-pairs" else prompt
+    assert main(["--preset", name, *prompt, *words, "--dry-run", "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    settings, lam = report["settings"], preset.num_reflections
+    assert (settings["steps"], settings["reflections"], settings["guidance"]) == (preset.steps, lam, preset.guidance)
+    inside = (settings["strong_guidance"], settings["weak_guidance"])
+    assert inside == (preset.pair.strong.guidance, preset.pair.weak.guidance)
+    assert report["methods"]["w2sd"]["evaluations"] == preset.steps + 2 * lam
+    assert (report["pair"]["strong"], report["preset"]) == (preset.pair.strong.checkpoint, name)
+    assert bool(report.get("paper")) == bool(preset.paper)
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PICTURE_PRESETS.items() if preset.needs])
+def test_a_preset_says_what_it_needs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--preset", name, *ASK, "--dry-run"]) == 2
+    flag = PICTURE_PRESETS[name].needs[0].split()[0]
+    assert flag in capsys.readouterr().err
+
+
+def test_the_papers_costs_come_out_of_its_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rows in (("guidance-sdxl", 247), ("finetune-sdxl", 198), ("guidance-flux", 48)):
+        assert main(["--preset", name, *ASK, "--dry-run", "--format", "json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["methods"]["w2sd"]["rows"] == rows, "50 * 2 + 49 * (2 + 1), 50 * 2 + 49 * (1 + 1), 28 + 10 * 2"
+
+
+def test_every_setting_of_a_preset_can_be_overridden(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--steps", "10", "--guidance", "4", "--weak-guidance", "-3", "--mode", "fused", "--strength", "2"]
+    words += ["--height", "512", "--width", "768", "--scheduler", "euler", "--seed", "7"]
+    assert main(["--preset", "guidance-sdxl", *ASK, *words, "--dry-run", "--format", "json"]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert (settings["steps"], settings["reflections"]) == (10, 9), "the preset's share of the steps: all but the last"
+    assert (settings["guidance"], settings["strong_guidance"], settings["weak_guidance"]) == (4, 4, -3)
+    assert (settings["mode"], settings["strength"], settings["height"], settings["width"]) == ("fused", 2, 512, 768)
+    assert (settings["scheduler"], settings["seed"]) == ("euler", 7)
+
+
+def test_loras_are_read_with_and_without_file_and_scale() -> None:
+    assert parse_lora("a=b/c.safetensors:-1.5") == LoraFlag("a", "b/c.safetensors", -1.5)
+    assert parse_lora("a=owner/name") == LoraFlag("a", "owner/name", None)
+    assert parse_lora("a:0.3") == LoraFlag("a", None, 0.3)
+    assert parse_lora("a=C:\\files\\b.safetensors") == LoraFlag("a", "C:\\files\\b.safetensors", None)
+
+
+def test_a_lora_of_the_strong_side_is_off_on_the_weak_one_unless_told_otherwise() -> None:
+    hub = "owner/name"
+    plain = plan_loras([LoraFlag("a", hub, 0.8)], [], sources={})
+    assert (plain.strong, plain.weak, plain.sources) == ((("a", 0.8),), (("a", 0.0),), {"a": hub})
+    both = plan_loras([LoraFlag("a", hub)], [LoraFlag("a", None, -1.5), LoraFlag("b", hub, 2.0)], sources={})
+    assert both.strong == (("a", 1.0), ("b", 0.0)) and both.weak == (("a", -1.5), ("b", 2.0))
+    preset = plan_loras(
+        [LoraFlag("a", hub)], [], sources={"a": None}, strong_scales=(("a", 0.8),), weak_scales=(("a", -1.5),)
+    )
+    assert (preset.strong, preset.weak) == ((("a", 0.8),), (("a", -1.5),)), "the file is the user's, the scales not"
+
+
+# -- matched cost -----------------------------------------------------------------------------------------------------
+
+
+def test_half_the_steps_and_a_quarter_reflected_never_cost_more() -> None:
+    for count in range(4, 200):
+        chosen = match_evaluations(count)
+        assert chosen.steps == int(count / 2) and chosen.reflections == int(int(count / 2) / 2)
+        assert chosen.evaluations == chosen.steps + 2 * chosen.reflections
+        assert 0 <= count - chosen.evaluations <= 2, "each halving loses less than one"
+        assert 0 < chosen.reflections < chosen.steps
+    for bad in (3, 0, -50, True, 12.0):
+        with pytest.raises(UserError, match="a whole number from 4 on"):
+            match_evaluations(bad)  # type: ignore[arg-type]
+
+
+def test_the_formula_at_50_gives_one_step_more_than_the_papers_example() -> None:
+    assert (match_evaluations(50).steps, match_evaluations(50).reflections) == (25, 12)
+    assert match_evaluations(48).evaluations == 48, "the example's 24 + 2 * 12"
+
+
+def test_a_plan_matches_every_method_to_the_same_cost() -> None:
+    done = planned(video_request(match_evaluations=20, methods=("weak", "strong", "w2sd", "zero-gap", "swapped")))
+    assert [costs(done)[method].evaluations for method in done.methods] == [20, 20, 20, 20, 20]
+    assert (done.steps, done.num_reflections, done.settings()["plain_steps"]) == (10, 5, 20)
+
+
+def test_the_command_says_what_it_chose_and_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--match-evaluations", "7", "--prompt", "a red ring moving up", "--methods", "strong,w2sd"]
+    assert videos([*words, "--num-frames", "1", "--device", "cpu", "--output", str(tmp_path / "out")]) == 0
+    assert "matched to 7 evaluations: T 3 and lambda 1, 5 evaluations" in capsys.readouterr().err
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert {record["method"]: record["num_evaluations"] for record in records} == {"strong": 7, "w2sd": 5}
+    assert videos([*words, "--quiet", "--dry-run"]) == 0
+    assert "matched cost: 7 steps without reflections" in capsys.readouterr().out

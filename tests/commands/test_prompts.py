@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from w2sd_video.commands.prompts import check_prompt, read_prompts, without_repeats
+from w2sd_video.commands.prompts import check_prompt, read_prompt_pairs, read_prompts, without_repeats
 from w2sd_video.errors import UserError
 
 
@@ -58,6 +58,9 @@ def test_json_takes_strings_and_objects_and_vbench_entries(tmp_path: Path) -> No
         ("p.json", b'["\\ud800"]', "entry 1: character 0 of the prompt is not valid Unicode"),
         ("p.json", b"[" * 100_000, "nested too deeply"),
         ("p.json", b"[" + b"1" * 5000 + b"]", "write a list of strings"),
+        ("p.csv", b"prompt,Seed\na,1\n", "line 1: 'seed' would be a setting of one prompt"),
+        ("p.json", b'["a", {"prompt": "b", "negative_prompt": "c"}]', "entry 2: 'negative_prompt' would be"),
+        ("p.txt", b"a\n" + b"x" * 10_000_000, "line 2: the prompt has 10000000 characters; at most"),
         ("p.md", b"hello", "ends in '.md'; use one of .txt, .csv, .json"),
         ("prompts", b"hello", "ends in nothing; use"),
     ],
@@ -83,3 +86,18 @@ def test_an_empty_prompt_is_refused_where_it_stands() -> None:
 
 def test_only_exact_repeats_are_dropped() -> None:
     assert without_repeats(["b", "a", "b", "A", "a "]) == ("b", "a", "A", "a ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("refined\traw\n", "no pair of prompts"),
+        ("a\n", "line 1: 1 columns"),
+        ("a\tb\nc\td\te\n", "line 2: 3 columns"),
+        ("a\t\n", "line 1: the prompt is empty"),
+        ("a\tb\na\tc\n", "line 2: 'a' has another raw prompt"),
+    ],
+)
+def test_prompt_pairs_that_cannot_be_used_are_refused_with_their_line(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        read_prompt_pairs(written(tmp_path, "pairs.tsv", text))

@@ -77,28 +77,6 @@ def test_the_names_are_those_of_the_evaluation() -> None:
     assert all(REWARDS[name][0] in IMAGE_METRICS[name].weights for name in rewards.NETWORKS)
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown": ({"reward": "pikscore"}, "unknown reward 'pikscore': choose from oracle.*did you mean 'pickscore'"),
-    "module": ({"reward": "no_such_module:score"}, "cannot be loaded .No module named 'no_such_module'"),
-    "file": ({"reward": "nowhere.py:score"}, "there is no file nowhere.py"),
-    "function": ({"reward": "math:nothing"}, "cannot be loaded .*no attribute 'nothing'"),
-    "no function": ({"reward": "math:pi"}, "the reward math:pi is no function"),
-    "weights": ({"reward": "hps_v2.1", "reward_weights": ("/nowhere",)}, "hps_v2.1 cannot be used.*/nowhere"),
-    "weights of a function": ({"reward": "math:sqrt", "reward_weights": ("x",)}, "--reward-weights is for pickscore"),
-    "weights of another": ({"reward": "aes", "reward_weights": ("hps=x",)}, "unknown weights of aes 'hps'"),
-    "threshold": ({"reward_threshold": -0.1}, "threshold is -0.1; it must be 0"),
-    "not a number": ({"reward_threshold": float("nan")}, "threshold is nan"),
-    "oracle size": ({"size": (64, 48)}, "the oracle reads 32 x 32 pixels and these are 48 x 64"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_reward_that_cannot_be_used_is_refused(case: str) -> None:
-    given, said = REFUSED[case]
-    with pytest.raises(UserError, match=said):
-        planned(**given)
-
-
 def test_weights_that_are_not_on_this_machine_are_said_to_be_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,12 +90,6 @@ def test_a_module_that_fails_to_import_is_refused_with_what_it_said(tmp_path: Pa
     (tmp_path / "bad.py").write_text("raise RuntimeError('no licence')")
     with pytest.raises(UserError, match=r"cannot be loaded \(RuntimeError: no licence\)"):
         planned(reward=f"{tmp_path / 'bad.py'}:score")
-
-
-def test_an_oracle_for_prompts_it_cannot_read_is_refused() -> None:
-    request = image_request(reward="oracle")
-    with pytest.raises(UserError, match="the oracle reads the toy world only: 'a corgi'"):
-        plan_reward(request, ("w2sd-auto",), preset="x", prompts=("a corgi",), size=(32, 32), video=False)
 
 
 def test_a_function_of_the_users_gets_the_frames_and_the_prompt_of_the_task(own: str) -> None:

@@ -203,31 +203,6 @@ def test_a_swept_lora_keeps_its_file_and_the_other_loras() -> None:
     assert preset.weak_loras == (LoraFlag("xlMoreArtFullV1", None, -3.0),)
 
 
-REFUSED = {
-    "setting": (["--setting", "lamda", "--values", "1"], "did you mean 'lambda'"),
-    "part of another": (["--setting", "lambda:x", "--values", "1"], "unknown setting"),
-    "whole": (["--setting", "lambda", "--values", "0.5"], "give whole numbers"),
-    "number": (["--setting", "T", "--values", "x"], "is no value of T"),
-    "direction": (["--setting", "T", "--values", "5:1:1"], "leads from one to the other"),
-    "none": (["--setting", "T", "--values", ","], "no value of T"),
-    "mode": (["--setting", "mode", "--values", "fusde"], "did you mean 'fused'"),
-    "too many": (["--setting", "strength", "--values", "0:1:0.0001"], "at most 1000"),
-    "beyond": (["--setting", "lambda", "--values", "99"], "from 0 to"),
-    "scorer": (["--setting", "T", "--values", "2", "--scorer", "oracel"], "there is no scorer 'oracel'"),
-    "function": (["--setting", "T", "--values", "2", "--scorer", "math:nothing"], "cannot be loaded"),
-    "no function": (["--setting", "T", "--values", "2", "--scorer", "math:pi"], "is no function"),
-    "output inside": (["--setting", "T", "--values", "2", "--", "--output", "x"], "stands after the --"),
-    "nothing": ([], "--setting is missing"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_swept_is_refused(case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words, said = REFUSED[case]
-    assert sweep(["--output", str(tmp_path / "out"), *words]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("body", "said"),
     [("return 'good'", "returned 'good'"), ("return 1 / 0", "failed: ZeroDivisionError"), ("exit(3)", "SystemExit")],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2sd_video import __version__
-from w2sd_video.errors import UserError
+from w2sd_video.errors import UserError, exit_code
 
 if TYPE_CHECKING:
     from w2sd_video.commands.families.base import Family
@@ -47,8 +47,11 @@ w2sd COMMAND --help shows a command's flags and examples. Without flags `w2sd vi
 
 
 def main(argv: Sequence[str] | None = None, program: str = "w2sd") -> int:
-    """Runs the program and returns its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Runs the program and returns its exit code; an interrupt is told in a sentence from the first import on."""
+    return exit_code(lambda: _main(list(sys.argv[1:] if argv is None else argv), program))
+
+
+def _main(words: list[str], program: str) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage(), end="")
         return 0
@@ -68,9 +71,13 @@ def main(argv: Sequence[str] | None = None, program: str = "w2sd") -> int:
 
 def run(name: str, argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """Runs the program of a family, called `program` in its help and in the command that run.json keeps."""
-    from w2sd_video.commands.engine import run_family, words_of
 
-    return run_family(family_named(name), words_of(argv), program or f"w2sd {name}")
+    def program_of_family() -> int:
+        from w2sd_video.commands.engine import run_family, words_of
+
+        return run_family(family_named(name), words_of(argv), program or f"w2sd {name}")
+
+    return exit_code(program_of_family)
 
 
 def video(argv: Sequence[str] | None = None) -> int:

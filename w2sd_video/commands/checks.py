@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces
 from w2sd_video.pair import ModelPair, check_pair
+from w2sd_video.presets import PRESETS
 
 if TYPE_CHECKING:
     from w2sd_video.commands.plan import Plan
@@ -26,14 +26,6 @@ def whole(given: int | None, default: int, name: str, low: int, high: int) -> in
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UserError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
     return value
-
-
-def finite(given: float | None, default: float, name: str) -> float:
-    """Returns the number given, or the default for None; raises UserError unless it is finite."""
-    value = default if given is None else given
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{name} is {value!r}; it must be a finite number")
-    return float(value)
 
 
 def one_of(value: str, allowed: Iterable[str], name: str) -> str:
@@ -52,20 +44,19 @@ def unknown(kind: str, got: str, allowed: Iterable[str]) -> NoReturn:
 
 
 def check_sizes(
-    height: int | None,
-    width: int | None,
-    default_height: int | None,
-    default_width: int | None,
-    files: Description,
+    height: int | None, width: int | None, default_height: int | None, default_width: int | None, files: Description
 ) -> tuple[int, int]:
-    """Returns height and width in pixels: what is given, else the preset's, else the pipeline's own.
+    """Returns height and width in pixels: what is given, else the preset's, else the pipeline's own, else what a preset
+    of the same repository has.
 
     Raises:
         UserError: not known and not given, or no multiple of what the pipeline makes.
     """
+    known = next((preset for preset in PRESETS.values() if _is_of(preset.pair, files.given)), None)
+    own = (known.height, known.width) if known is not None and files.own_size is None else (files.own_size,) * 2
     found = []
-    for name, given, default in (("height", height, default_height), ("width", width, default_width)):
-        value = next((size for size in (given, default, files.own_size) if size is not None), None)
+    for name, *sizes in (("height", height, default_height, own[0]), ("width", width, default_width, own[1])):
+        value = next((size for size in sizes if size is not None), None)
         if value is None:
             raise UserError(
                 f"how large pictures of {files.given} are is not known before it is fetched; give --height and "
@@ -74,6 +65,10 @@ def check_sizes(
         check_multiple(name, value, files.multiple)
         found.append(value)
     return found[0], found[1]
+
+
+def _is_of(pair: ModelPair, repository: str) -> bool:
+    return repository in (pair.strong.checkpoint, pair.weak.checkpoint)
 
 
 def check_multiple(name: str, size: int, multiple: int | None, remedy: str = "") -> None:
@@ -99,22 +94,6 @@ def check_seeds(seed: int, count: int, noun: str) -> None:
     """Raises `UserError` for seeds that go beyond what a generator takes."""
     if seed + count - 1 > MAX_SEED:
         raise UserError(f"seed {seed} + {count} {noun}s goes beyond {MAX_SEED}; use a smaller seed")
-
-
-def reflections_of(given: int | None, steps: int, own: int | None, own_steps: int, *, most: int) -> int:
-    """Returns lambda: what is given, else the preset's share of the steps (`own` of `own_steps`, None for all but one).
-
-    Raises:
-        UserError: more than `most`.
-    """
-    if given is None:
-        return min(most, steps - 1, round((1.0 if own is None else own / own_steps) * steps))
-    if given > most:
-        why = f" ({steps - 1} by default: most schedules end without noise, and such a step cannot be inverted)"
-        raise UserError(
-            f"reflections is {given} with {steps} steps; use a whole number from 0 to {most}{why * (steps > 1)}"
-        )
-    return given
 
 
 def check_gap(pair: ModelPair, raw_prompts: Mapping[str, str]) -> None:

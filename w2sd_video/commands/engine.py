@@ -6,10 +6,12 @@ Nothing heavy is imported before a request is completed and checked.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +25,9 @@ from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
 from w2sd_video.errors import UserError
+from w2sd_video.loading.memory import memory_plan
 from w2sd_video.presets.listing import preset_table
+from w2sd_video.report.page import counted
 from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.file_names import run_folder
 from w2sd_video.runs.journal import Journal
@@ -34,6 +38,7 @@ from w2sd_video.runs.tasks import Task
 from w2sd_video.runs.video_io import video_medium
 
 MOST_FILES = 1000  # of a dry run's list
+BUNDLED = tuple(Path(__file__).resolve().parents[2] / room for room in ("w2sd_video", "bridges"))
 SHOWN_FILES = 20  # likewise, in its text
 
 
@@ -66,7 +71,7 @@ def parser_of(family: Family, program: str) -> Parser:
 FOLDER = """\
 The output folder holds run.json, results.jsonl (a line per file), one folder per method with "<prompt>-<index>" files,
 comparison/ and index.html. Stopped at any moment, the same command finishes the set. Another run is refused in the same
-folder; only methods may be added, and --memory, --quiet and --format may change.
+folder; only methods may be added, and prompts after those there, and --memory, --quiet and --format may change.
 """
 
 
@@ -100,8 +105,18 @@ def plan_of(family: Family, request: Request) -> Plan:
     plan = family.complete(request, family.describe(request))
     if request.output is not None and Path(request.output).is_file():
         raise UserError(f"--output {request.output} is a file; give a folder, which need not be there yet")
+    plan = replace(plan, notes=(*plan.notes, *_nothing_reflected(request, plan, family)))
     identity = [plan.settings(), plan.pair_record(), plan.prompts, plan.dtype, plan.device, *identity_of(plan.reward)]
     return replace(plan, output=run_folder(request.output, plan.pair.name, identity))
+
+
+def _nothing_reflected(request: Request, plan: Plan, family: Family) -> list[str]:
+    """Says so where methods that reflect have no step to reflect and nobody asked for that."""
+    asked = [name for name in plan.methods if family.methods[name].reflects]
+    if plan.num_reflections or request.asks("reflections") or not asked:
+        return []
+    steps = counted(plan.steps, "step")
+    return [f"with {steps} no step is reflected, so that {', '.join(asked)} make what their model makes by itself"]
 
 
 def check_words(family: Family, words: Sequence[str]) -> Plan:
@@ -111,10 +126,15 @@ def check_words(family: Family, words: Sequence[str]) -> Plan:
 
 
 def on_device(plan: Any) -> tuple[Any, str]:
-    """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not."""
+    """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not.
+
+    A plan for the CPU needs no torch.
+    """
+    if plan.device == "cpu":
+        memory_plan(getattr(plan, "memory", None), "cpu")
+        return replace(plan, dtype="float32" if plan.dtype == "auto" else plan.dtype), platform.machine()
     import torch
 
-    from w2sd_video.loading.memory import memory_plan
     from w2sd_video.loading.placement import choose_device, choose_dtype
 
     device = choose_device(plan.device)
@@ -159,9 +179,29 @@ def make(
         )
         return makers[0].make
 
-    summary = perform(run, load, batch=plan.batch, worker=worker, progress=progress)
-    written = family.finish(plan, run, makers[0] if makers else None, progress) if worker.first else {}
+    with _few_threads(plan):
+        summary = perform(run, load, batch=plan.batch, worker=worker, progress=progress)
+        written = family.finish(plan, run, makers[0] if makers else None, progress) if worker.first else {}
     return summary, written
+
+
+@contextmanager
+def _few_threads(plan: Plan) -> Iterator[None]:
+    """Inside, a bundled pair on a CPU runs in one thread, unless OMP_NUM_THREADS says otherwise: its networks are so
+    small that more threads cost time and gain none.
+    """
+    place = Path(plan.pair.strong.checkpoint or "")
+    if not any(map(place.is_relative_to, BUNDLED)) or plan.device != "cpu" or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_plan(family: Family, plan: Plan, command: str, device_name: str) -> RunPlan:
@@ -246,18 +286,18 @@ def plan_text(report: Mapping[str, Any]) -> str:
     """Returns a plan as text for people."""
     settings, pair, files = report["settings"], report["pair"], report["files"]
     noun = "videos" if "videos" in report else "pictures"
-    frames = f"{settings['num_frames']} frames at {settings['fps']:g} fps of " if noun == "videos" else ""
+    frames = f"{counted(settings['num_frames'], 'frame')} at {settings['fps']:g} fps of " if noun == "videos" else ""
     memory, scale = report.get("memory_mb"), _scale
     shown = (*PARTS, "loras", "control", "ip_adapter_scale", "strong_experts", "weak_experts")
     extra = [name for name in pair if name in shown]
     lines = [
-        f"{_counted(report[noun], noun[:-1])} of {_counted(report['prompts'], 'prompt')} into {report['folder']}",
+        f"{counted(report[noun], noun[:-1])} of {counted(report['prompts'], 'prompt')} into {report['folder']}",
         f"on {report['device']}, {report['dtype']}, memory plan {report['memory']}",
         f"strong: {pair['strong']}, {frames}{settings['width']}x{settings['height']}",
         f"weak:   {pair['weak'] or 'the same network'}",
         *(f"{name.replace('_', ' ')}: {pair[name]}" for name in extra),
         *([f"{len(pair['raw_prompts'])} raw prompts on the weak side"] if "raw_prompts" in pair else []),
-        f"{_counted(settings['steps'], 'step')}, {_counted(settings['reflections'], 'reflection')}, mode "
+        f"{counted(settings['steps'], 'step')}, {counted(settings['reflections'], 'reflection')}, mode "
         f"{settings['mode']}, strength {settings['strength']:g}, scheduler {settings['scheduler'] or 'its own'}",
         *([f"matched cost: {settings['plain_steps']} steps without reflections"] if "plain_steps" in settings else []),
         f"guidance: {scale(settings['guidance'])} sampling; inside the reflection {scale(settings['strong_guidance'])} "
@@ -282,10 +322,6 @@ def plan_text(report: Mapping[str, Any]) -> str:
 
 def _scale(guidance: float | None) -> str:
     return "the pipeline's own" if guidance is None else f"{guidance:g}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _cost_lines(report: Mapping[str, Any], noun: str) -> list[str]:
@@ -348,7 +384,7 @@ def summary_text(summary: Summary, written: Mapping[str, str] | None = None, *, 
         lines.append(f"  {title:{width}s} {records[0]['num_evaluations']:5d} evaluations, {seconds:.3g} s per {noun}")
     kept = f", {summary.kept} were there already" if summary.kept else ""
     failed = f", {len(summary.failed)} FAILED (results.jsonl says why)" if summary.failed else ""
-    head = f"{_counted(len(made), noun)} made in {summary.seconds:.1f} s{kept}{failed}"
+    head = f"{counted(len(made), noun)} made in {summary.seconds:.1f} s{kept}{failed}"
     lines += [f"{name}: {path}" for name, path in (written or {}).items()]
     return "\n".join([head, *lines, f"look at them: {page}"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from w2sd_video.commands.control_frames import read_control_frames
 from w2sd_video.commands.families.base import Loading
-from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
+from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.prompts import note_cut_prompts
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
@@ -34,15 +34,22 @@ from w2sd_video.loading.pipelines import (
     load_reflectable,
     with_controlnet,
 )
-from w2sd_video.loading.placement import HOOKED_FIRST, can_encode, encoded_prompts, free_text_encoders, place
-from w2sd_video.pair import ModelSpec
+from w2sd_video.loading.placement import (
+    HOOKED_FIRST,
+    can_encode,
+    compile_networks,
+    encoded_prompts,
+    free_text_encoders,
+    peak_memory,
+    place,
+)
+from w2sd_video.pair import ModelSpec, gap
 from w2sd_video.runs.choices import as_text
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, SELECTING, Task
 
 Texts = dict[str, dict[str, Tensor]]
 """The call arguments that stand for each prompt."""
-REPEATED = ("BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D")  # blocks that are compiled
 
 
 @dataclass
@@ -79,6 +86,10 @@ class LoadedSides:
         plan = self.plan
         own = "weak" if task.method in ("weak", "swapped") else "strong"
         pipe = self._pipe(own)
+        if task.method in GAPPED and self._told_alike(task.prompt):
+            raw = self._prompt("weak", task.prompt)
+            one = "" if raw == task.prompt else " after what the text encoder cuts off"
+            return NotMadeError(f"the sides differ in their prompts alone, which are one{one}: leave out {raw!r}")
         hosted = reflected(pipe, **self._settings(task, own), progress=report)
         steps = plan.steps_of(task.method)
         try:
@@ -93,6 +104,16 @@ class LoadedSides:
         except (NonFiniteLatentError, RewardFailedError) as error:
             return NotMadeError(str(error))
         return replace(made, choices=as_text(run.choices)) if task.method == SELECTING else made
+
+    def _told_alike(self, prompt: str) -> bool:
+        """Whether the gap of a pair of prompts is none for this one: both sides are told the same in every tensor."""
+        if not self.plan.raw_prompts or gap(self.plan.pair.strong, self.plan.pair.weak):
+            return False
+        strong, weak = self.text("strong", prompt), self.text("weak", prompt)
+        return strong.keys() == weak.keys() and all(
+            torch.equal(value, weak[name]) if isinstance(value, Tensor) else value == weak[name]
+            for name, value in strong.items()
+        )
 
     def _settings(self, task: Task, own: str) -> dict[str, Any]:
         """What `reflected` is told of a method that samples the side `own`."""
@@ -269,6 +290,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     if not one and methods - {"strong", "zero-gap", "resample"}:
         weak = _pipeline(plan, "weak", run, sharing=strong)
     loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
+    note_cut_prompts((strong, weak), _told_texts(plan, run), plan.max_sequence_length, run.note)
     _place(loaded, weak, run.prompts)
     if plan.compile:
         compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
@@ -320,6 +342,11 @@ def _pipeline(plan: Plan, role: str, run: Loading, sharing: Any = None) -> Any:
     if plan.part("ip_adapter") is not None:
         add_ip_adapter(pipe, plan.part("ip_adapter"))
     return pipe
+
+
+def _told_texts(plan: Plan, run: Loading) -> list[str]:
+    raw = [plan.raw_prompts.get(prompt, prompt) for prompt in run.prompts]
+    return [*run.prompts, *raw, plan.negative_prompt or "", plan.pair.weak.negative_prompt or ""]
 
 
 def _told(plan: Plan, pipe: Any) -> dict[str, Any]:
@@ -446,6 +473,7 @@ def load_parts(plan: Plan, run: Loading) -> LoadedSides:
             run.note(f"LoRA {', '.join(added.with_text)} acts on the text encoders, whose prompts both sides have")
         use_loras(pair.pipe, plan.loras_of("strong"))
     loaded = LoadedSides(plan, pair.pipe, pair.weak if own else None, None if own else pair.weak, reward=reward)
+    note_cut_prompts((pair.pipe,), _told_texts(plan, run), plan.max_sequence_length, run.note)
     _place(loaded, pair.weak, run.prompts)
     if loras := {name: plan.lora_sources[name] for name, _ in plan.loras_of("weak")}:
         pair.load_weak_loras(loras, plan.loras_of("weak"))
@@ -460,21 +488,6 @@ def _reward(plan: Plan, run: Loading) -> Reward | None:
     return load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
 
 
-def compile_networks(networks: Iterable[Any]) -> None:
-    """Makes torch compile the repeated blocks of networks (whole ones take minutes and gain little more).
-
-    Raises dynamo's limit of recompilations for this process: one block has more widths in a UNet than the usual 8.
-    """
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    for network in networks:
-        repeated = (*REPEATED, *(getattr(network, "_repeated_blocks", None) or ()))
-        for module in network.modules():
-            if type(module).__name__ in repeated:
-                module.compile()
-
-
 @contextmanager
 def _sampling(pipe: Any, network: Any) -> Iterator[None]:
     """Inside, the pipeline's network is this one."""
@@ -484,13 +497,3 @@ def _sampling(pipe: Any, network: Any) -> Iterator[None]:
         yield
     finally:
         pipe.unet = own
-
-
-def peak_memory() -> float:
-    """The most memory this process has held so far, in MiB (0 where the system does not tell)."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

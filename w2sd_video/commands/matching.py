@@ -1,9 +1,12 @@
-"""Settings with which W2SD costs as much as plain sampling (section 5 of the paper; imports no torch)."""
+"""How many steps, and how many of them are reflected: given, a preset's share, or so that W2SD costs as much as plain
+sampling (section 5 of the paper). Imports no torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
 
 LEAST = 4  # below, not even one step would be reflected
@@ -11,7 +14,9 @@ LEAST = 4  # below, not even one step would be reflected
 
 @dataclass(frozen=True)
 class Matched:
-    """`steps` (T) and `reflections` (lambda) that cost about as much as `plain_steps` (N) steps of plain sampling."""
+    """`steps` (T) and `reflections` (lambda) beside `plain_steps` of methods without reflections: T, or with a matched
+    cost the N that they cost about as much as.
+    """
 
     plain_steps: int
     steps: int
@@ -46,15 +51,29 @@ def match_evaluations(count: int) -> Matched:
     return Matched(count, steps, steps // 2)
 
 
-def matched(count: int | None, *, steps: int | None, reflections: int | None) -> Matched | None:
-    """Returns the settings for `count`, None for None.
+def settled_steps(request: Request, own_steps: int, own: int | None = None, *, spare: int = 0) -> Matched:
+    """Returns T and lambda, and the steps of methods without reflections: what is given, or chosen to match a cost,
+    else the preset's T (`own_steps`) and its share of the steps (`own` of them; None for all but one).
+
+    The last `spare` steps cannot be reflected.
 
     Raises:
-        UserError: steps or reflections are given too: they are what matching chooses.
+        UserError: more reflections than there can be, or given numbers that matching chooses.
     """
-    if count is None:
-        return None
-    for flag, given in (("--steps", steps), ("--reflections", reflections)):
-        if given is not None:
-            raise UserError(f"--match-evaluations chooses {flag} itself, and {flag} {given} is given; leave one out")
-    return match_evaluations(count)
+    if request.match_evaluations is not None:
+        for flag, given in (("--steps", request.steps), ("--reflections", request.reflections)):
+            if given is not None:
+                raise UserError(
+                    f"--match-evaluations chooses {flag} itself, and {flag} {given} is given; leave one out"
+                )
+        return match_evaluations(request.match_evaluations)
+    steps, given = request.steps or own_steps, request.reflections
+    most = steps - spare
+    if given is None:
+        given = min(most, steps - 1, round((1.0 if own is None else own / own_steps) * steps))
+    if given > most:
+        why = f" ({steps - 1} by default: most schedules end without noise, and such a step cannot be inverted)"
+        raise UserError(
+            f"reflections is {given} with {steps} steps; use a whole number from 0 to {most}{why * (steps > 1)}"
+        )
+    return Matched(steps, steps, given)

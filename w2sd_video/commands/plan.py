@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.commands.method_settings import reflection_record
+from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_rows, reflection_record, rows_at_most
 from w2sd_video.commands.rewards import RewardSettings
 from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.runs.tasks import ALONE, Groups, class_groups, task_groups
@@ -168,6 +168,17 @@ class Plan:
     def steps_of(self, method: str) -> int:
         """Returns the sampling steps of one video or picture."""
         return self.plain_steps if method in ALONE else self.steps
+
+    def costs(self, sides: SideRows) -> dict[str, Cost]:
+        """Returns what one video or picture costs by each method: T, T + 2 lambda of W2SD, and so on."""
+        return {
+            method: Cost(
+                num_evaluations(method, self.reflection, self.steps_of(method)),
+                num_rows(method, self.reflection, self.steps_of(method), sides),
+                rows_at_most(method, self.reflection, sides),
+            )
+            for method in self.methods
+        }
 
     def groups(self) -> Groups:
         """Returns what is made in the order it is made, in groups: all methods of one prompt and index."""

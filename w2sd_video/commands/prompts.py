@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,13 @@ from w2sd_video.errors import UserError
 SUFFIXES = (".txt", ".csv", ".json")
 KEYS = ("prompt", "prompt_en")  # "prompt_en" is what VBench's own prompt list calls it
 MAX_BYTES = 64 * 2**20
+MAX_CHARACTERS = 20_000  # of one prompt: no text encoder here reads more than 512 tokens
+OF_ALL = ("seed", "steps", "guidance", "height", "width", "fps", "num_frames", "negative_prompt", "lora")
+FLAGS = {  # columns that would be settings of one row, and what sets them for all
+    **{name: f"--{name.replace('_', '-')}" for name in OF_ALL},
+    **dict.fromkeys(("guidance_scale", "cfg"), "--guidance"),
+    **dict.fromkeys(("raw", "weak", "weak_prompt"), "--prompt-pairs FILE"),
+}
 Pairs = Sequence[tuple[str, str]]
 HEADERS = (["refined", "raw"], ["strong", "weak"])
 
@@ -24,8 +31,10 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
 
     - `.txt`: one prompt a line; blank lines and lines starting with `#` are skipped (a prompt that starts with `#`
       needs csv or json).
-    - `.csv`: a header line with a column `prompt` (or `prompt_en`); other columns are ignored.
+    - `.csv`: a header line with a column `prompt` (or `prompt_en`).
     - `.json`: a list of strings, or of objects with `prompt` (or `prompt_en`).
+
+    Other columns and keys are labels and ignored, but for those of settings (`seed`), which are refused by name.
 
     A byte-order mark is accepted. Raises UserError, naming the line or the byte, for a file that cannot be read, is
     empty, binary, not UTF-8, not of that shape, or holds no prompt.
@@ -56,6 +65,8 @@ def check_prompt(prompt: str, where: str) -> str:
     """Returns the prompt if it can be used, else raises UserError saying where it stands."""
     if not prompt.strip():
         raise UserError(f"{where}: the prompt is empty; write some text or leave it out")
+    if len(prompt) > MAX_CHARACTERS:
+        raise UserError(f"{where}: the prompt has {len(prompt)} characters; at most {MAX_CHARACTERS} are taken")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -137,6 +148,39 @@ def both_sides(
     return found, {prompt: weak_prompt for prompt in found if prompt != check_prompt(weak_prompt, "the weak prompt")}
 
 
+def note_cut_prompts(
+    pipes: Iterable[Any], texts: Iterable[str], length: int | None, note: Callable[[str], None]
+) -> None:
+    """Notes each text that no text encoder of a pipeline reads to its end, with what is cut off."""
+    pipes = [pipe for pipe in pipes if pipe is not None]
+    for text in dict.fromkeys(texts):
+        for rest, limit in filter(None, (cut_off(pipe, text, length) for pipe in pipes)):
+            note(f"a prompt has more than the {limit} tokens that its text encoder reads; cut off {text!r}: {rest!r}")
+            break
+
+
+def cut_off(pipe: Any, prompt: str, length: int | None = None) -> tuple[str, int] | None:
+    """Returns what the text encoders of a pipeline do not read of a prompt, and how many tokens they read; None where
+    one of them reads it all (or nothing is known of them). `length` is the call's `max_sequence_length`.
+    """
+    from w2sd_video.hosting.calls import call_signature
+
+    found = []
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        tokenizer = getattr(pipe, name, None)
+        if tokenizer is None:
+            continue
+        limit = tokenizer.model_max_length
+        if "CLIP" not in type(tokenizer).__name__:  # T5 reads as much as the call says
+            default = call_signature(type(pipe)).parameters.get("max_sequence_length")
+            limit = length or (default.default if default is not None else limit)
+        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
+        if len(tokens) <= limit:
+            return None
+        found.append((limit, tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True).strip()))
+    return max(found)[::-1] if found else None
+
+
 def _read(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
@@ -183,6 +227,15 @@ def _lines(text: str, path: Path) -> Iterable[tuple[str, str]]:
             yield prompt, f"line {number}"
 
 
+def _check_columns(names: Iterable[str], where: str) -> None:
+    for name in names:
+        if flag := FLAGS.get(name.strip().lower().replace(" ", "_").replace("-", "_")):
+            raise UserError(
+                f"prompt file {where}: {name!r} would be a setting of one prompt, which a prompt file cannot have; "
+                f"leave it out and give {flag}, in a run of its own for each value"
+            )
+
+
 def _table(text: str, path: Path) -> Iterable[tuple[str, str]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -192,6 +245,7 @@ def _table(text: str, path: Path) -> Iterable[tuple[str, str]]:
             raise UserError(
                 f"prompt file {path}, line 1: the columns are {', '.join(header) or 'none'}; one must be called prompt"
             )
+        _check_columns(header, f"{path}, line 1")
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue
@@ -228,6 +282,8 @@ def _list(text: str, path: Path) -> Iterable[tuple[str, str]]:
                 f"prompt file {path}, entry {number} is {_kind(entry)} without a text prompt; "
                 "write a string or an object with a prompt"
             )
+        if isinstance(entry, dict):
+            _check_columns(entry, f"{path}, entry {number}")
         yield value.strip(), f"entry {number}"
 
 

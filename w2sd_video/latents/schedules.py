@@ -47,6 +47,10 @@ REMEDY = (
     "use pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False), "
     "EulerDiscreteScheduler, or FlowMatchEulerDiscreteScheduler for a flow-matching model"
 )
+SECOND_ORDER = (
+    f"use DPM-Solver++(2M), pipe.scheduler = {DPM}.from_config(pipe.scheduler.config, "
+    'algorithm_type="dpmsolver++") (of the programs: --scheduler dpm-solver++)'
+)
 # Where alpha_bar of pure noise is put (by EulerDiscreteScheduler too), as eps alone cannot leave alpha 0.
 SMALLEST_ALPHA_BAR = 2.0**-24
 
@@ -89,13 +93,14 @@ def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
     config = scheduler.config
     sde = name in MULTISTEP_SIGMAS and str(config.get("algorithm_type", "")).startswith("sde")  # not a leftover in DDIM
     if name in STOCHASTIC or sde:
-        raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {REMEDY}")
+        nearest = f"{SECOND_ORDER}; or {REMEDY}" if sde or name == "DPMSolverSDEScheduler" else REMEDY
+        raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {nearest}")
     if name == DPM and not first_order:
         _check_dpm(config)
     elif name in multistep and not first_order:
         raise UserError(
-            f"{name} keeps a history of predictions, which does not hold for a reflected latent; {REMEDY}; "
-            "or give first_order=True for steps of first order on its grid"
+            f"{name} keeps a history of predictions, which does not hold for a reflected latent; "
+            f"{SECOND_ORDER}; or {REMEDY}; or give first_order=True for steps of first order on its grid"
         )
     if name not in GRID + EULER + FLOW + multistep:
         raise UserError(f"no reflection is known for {name}; {REMEDY}")

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import gc
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -245,3 +246,31 @@ def install_chunked_decode(vae: Any, frames: int | None = None) -> Callable[[], 
             vae.decode = previous
 
     return undo
+
+
+REPEATED = ("BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D")  # blocks that are compiled
+
+
+def compile_networks(networks: Iterable[Any]) -> None:
+    """Makes torch compile the repeated blocks of networks (whole ones take minutes and gain little more).
+
+    Raises dynamo's limit of recompilations for this process: one block has more widths in a UNet than the usual 8.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    for network in networks:
+        repeated = (*REPEATED, *(getattr(network, "_repeated_blocks", None) or ()))
+        for module in network.modules():
+            if type(module).__name__ in repeated:
+                module.compile()
+
+
+def peak_memory() -> float:
+    """The most memory this process has held so far, in MiB (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

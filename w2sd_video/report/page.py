@@ -70,7 +70,7 @@ def render_pages(
     pages = ["index.html" if n == 0 else f"index-{n + 1}.html" for n in range(len(starts))]
     head = {
         "title": f"{pair['name']}: {', '.join(method.title for method in explained.values())}",
-        "state": f"{len(done)} of {expected} {noun}s" + ("" if len(done) == expected else " so far"),
+        "state": f"{len(done)} of {counted(expected, noun)}" + ("" if len(done) == expected else " so far"),
         "how": _made_how(settings),
         "notes": run.get("notes", ()),
         "facts": [*_sides(pair), ("gap", gap_in_words(pair, settings))],
@@ -115,6 +115,11 @@ def gap_in_words(pair: Record, settings: Record) -> str:
     return "; ".join(parts) or "none: both sides are the same"
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns "1 video", "2 videos"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _sides(pair: Record) -> Iterator[tuple[str, str]]:
     yield "strong", str(pair.get("strong"))
     yield "weak", str(pair.get("weak") or "the same model")
@@ -123,10 +128,10 @@ def _sides(pair: Record) -> Iterator[tuple[str, str]]:
 def _made_how(settings: Record) -> str:
     size = f"{settings['width']}×{settings['height']}"
     if "num_frames" in settings:
-        size = f"{settings['num_frames']} frames of {size} at {settings['fps']:g} fps"
-    reflections = f", {settings['reflections']} reflections" if "reflections" in settings else ""
+        size = f"{counted(settings['num_frames'], 'frame')} of {size} at {settings['fps']:g} fps"
+    reflections = f", {counted(settings['reflections'], 'reflection')}" if "reflections" in settings else ""
     mode = f" ({settings['mode']} mode)" if "mode" in settings else ""
-    return f"{size}, {settings['steps']} steps{reflections}{mode}"
+    return f"{size}, {counted(settings['steps'], 'step')}{reflections}{mode}"
 
 
 def _costs(
@@ -160,7 +165,7 @@ def _card(method: Method, record: Record | None, settings: Record) -> dict[str, 
         return card
     if record["status"] != "done":
         return {**card, "missing": "failed", "note": str(record.get("reason", ""))}
-    note = f"{record['num_evaluations']} evaluations, {record['seconds']:.3g} s"
+    note = f"{counted(record['num_evaluations'], 'evaluation')}, {record['seconds']:.3g} s"
     return {**card, "media": _media(record["path"], record["frames"], settings.get("video_format")), "note": note}
 
 

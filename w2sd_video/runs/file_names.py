@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 MAX_STEM_BYTES = 180  # leaves room for "-<index>", a suffix and the mark of an unfinished file within the usual 255
 _RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))])
+_PLAIN = re.compile("[A-Za-z0-9 ,.!()'_-]*")  # most prompts by far, none of them hostile
 _FORBIDDEN = frozenset("/\\" + ('<>:"|?*' if os.name == "nt" else ""))
 
 
@@ -30,9 +32,9 @@ def video_stems(prompts: Sequence[str]) -> tuple[str, ...]:
     stems: dict[str, str] = {}
     taken: set[str] = set()
     for prompt in prompts:
-        if clean_stem(prompt) == prompt and _key(prompt) not in taken:
+        if clean_stem(prompt) == prompt and (key := _key(prompt)) not in taken:
             stems[prompt] = prompt
-            taken.add(_key(prompt))
+            taken.add(key)
     for prompt in prompts:
         if prompt in stems:
             continue
@@ -57,7 +59,8 @@ def run_folder(given: str | Path | None, name: str, identity: Any) -> Path:
 
 def clean_stem(prompt: str, max_bytes: int = MAX_STEM_BYTES) -> str:
     """Returns the prompt if it can be a file name, else the nearest text that can; at most `max_bytes` of UTF-8."""
-    text = "".join("_" if _hostile(character) else character for character in prompt)
+    plain = _PLAIN.fullmatch(prompt) is not None
+    text = prompt if plain else "".join("_" if _hostile(character) else character for character in prompt)
     text = text.strip()
     if text.startswith((".", "-", "~")):
         text = "_" + text[1:]
@@ -76,4 +79,6 @@ def _hostile(character: str) -> bool:
 
 
 def _key(stem: str) -> str:
+    if stem.isascii():
+        return stem.casefold()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", stem).casefold())

@@ -43,8 +43,8 @@ class Journal:
 
     Entering makes the folder, refuses one that holds another run (UserError listing what differs), one that holds
     other people's files, and one that another process is writing to; it mends a torn last line. Methods may be added
-    to a finished folder (a control, say); everything else must be as it was. A video (or what else `noun` says is
-    made) is finished once `append` has put its line on the disk.
+    to a finished folder (a control, say), and prompts after those it has; everything else must be as it was. A video
+    (or what else `noun` says is made) is finished once `append` has put its line on the disk.
 
     With `shared` any number of processes may hold the folder together: what is made is claimed first, each writes its
     lines to a file of its own, `news` tells of the others', and `settle` brings all into results.jsonl.
@@ -272,7 +272,8 @@ def joined(
     """Returns the run.json of a run taken up again; raises UserError listing what differs (old -> new) if it is
     another run.
     """
-    differing = [line for name in COMPARED for line in differences(old.get(name), new.get(name), name)]
+    known = _without_added_prompts(old, new)
+    differing = [line for name in COMPARED for line in differences(old.get(name), known.get(name), name)]
     both = [name for name in OF_A_METHOD if name in old and name in new]
     changes = [line for name in both for line in differences(old[name], new[name], name)]
     edited = [line for line in changes if line.partition(":")[0].endswith(f".{SOURCE}")]
@@ -285,6 +286,8 @@ def joined(
             "Give --output another folder, or the same settings as before to finish that run."
         )
     brought = {name: new[name] for name in OF_A_METHOD if name in new}
+    if known is not new:
+        brought |= {"prompts": new["prompts"], "pair": new["pair"]}
     run = {**old, **brought, "methods": list(new["methods"]), "command": new.get("command", old.get("command"))}
     if edited:  # refusing would be in the way of mending it
         warn(f"the file was edited since the run was started; what is finished stays as it is: {'; '.join(edited)}")
@@ -296,6 +299,17 @@ def joined(
         )
         run["later_versions"] = [*old.get("later_versions", []), new["versions"]]
     return run
+
+
+def _without_added_prompts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The new run with the old one's prompts, where it has these first and more after them, each with as many seeds."""
+    had, has = old["prompts"], new["prompts"]
+    if len(has) <= len(had) or list(has[: len(had)]) != had or not isinstance(new.get("seeds"), list):
+        return new
+    pair = {**new["pair"], "raw_prompts": {p: raw for p, raw in new["pair"].get("raw_prompts", {}).items() if p in had}}
+    if not pair["raw_prompts"]:
+        del pair["raw_prompts"]
+    return {**new, "prompts": had, "pair": pair}
 
 
 def differences(old: Any, new: Any, name: str) -> list[str]:

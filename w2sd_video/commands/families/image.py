@@ -6,13 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from w2sd_video.commands.families.base import Loading, Maker
-from w2sd_video.commands.families.pairs import (
-    Described,
-    chosen_preset,
-    complete_pair,
-    describe_pipelines,
-    pair_costs,
-)
+from w2sd_video.commands.families.pairs import Described, chosen_preset, complete_pair, describe_pipelines, pair_costs
 from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.demo import PICTURE_PROMPTS

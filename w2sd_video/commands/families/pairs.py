@@ -10,7 +10,7 @@ from typing import Any
 from w2sd_video.commands import checks
 from w2sd_video.commands.checks import unknown
 from w2sd_video.commands.lora_flags import LoraPlan, plan_loras
-from w2sd_video.commands.matching import matched
+from w2sd_video.commands.matching import settled_steps
 from w2sd_video.commands.method_settings import (
     GAPPED,
     SideRows,
@@ -18,10 +18,7 @@ from w2sd_video.commands.method_settings import (
     check_reflection,
     check_sides_alone,
     check_used,
-    num_evaluations,
-    num_rows,
     plan_reflection,
-    rows_at_most,
 )
 from w2sd_video.commands.options import check_methods
 from w2sd_video.commands.plan import Cost, Plan
@@ -143,16 +140,9 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     """
     preset, own, files = described.preset, described.own, described.files
     video = request.family == "video"
-    match = matched(request.match_evaluations, steps=request.steps, reflections=request.reflections)
-    steps = match.steps if match else request.steps or preset.steps
     mode = request.mode or preset.reflection.mode
-    lam = checks.reflections_of(
-        match.reflections if match else request.reflections,
-        steps,
-        preset.reflection.num_reflections,
-        preset.steps,
-        most=steps - (mode == "release"),  # only there it is known that the last step cannot be inverted
-    )
+    # Only in mode release it is known that the last step cannot be inverted.
+    counts = settled_steps(request, preset.steps, preset.reflection.num_reflections, spare=int(mode == "release"))
     loras = plan_loras(
         request.loras,
         request.weak_loras,
@@ -174,13 +164,13 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
             ModelSpec(**weak_told, **sides["weak"]),
             name=_name(described),
         ),
-        reflection=plan_reflection(request, preset.reflection, num_reflections=lam, mode=mode),
+        reflection=plan_reflection(request, preset.reflection, num_reflections=counts.reflections, mode=mode),
         prompts=prompts,
         raw_prompts=raw,
         stems=video_stems(prompts),
         methods=(),
-        steps=steps,
-        plain_steps=match.plain_steps if match else steps,
+        steps=counts.steps,
+        plain_steps=counts.plain_steps,
         guidance=guidance,
         negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
         scheduler=request.scheduler or (None if own else preset.scheduler),
@@ -212,7 +202,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
 
 
 def pair_costs(plan: Plan) -> dict[str, Cost]:
-    """Returns what one video or picture costs by each method: T, T + 2 lambda of W2SD, and so on."""
+    """Returns what one video or picture costs by each method."""
     sides = SideRows(
         strong=_rows(plan, plan.sampling_guidance("strong")),
         weak=_rows(plan, plan.sampling_guidance("weak")),
@@ -221,14 +211,7 @@ def pair_costs(plan: Plan) -> dict[str, Cost]:
         # Both sides of a gap that is in guidance alone come from the two rows of one call.
         together=plan.only_guidance_differs and not plan.embedded and plan.pair.weak.checkpoint is None,
     )
-    return {
-        method: Cost(
-            num_evaluations(method, plan.reflection, plan.steps_of(method)),
-            num_rows(method, plan.reflection, plan.steps_of(method), sides),
-            rows_at_most(method, plan.reflection, sides),
-        )
-        for method in plan.methods
-    }
+    return plan.costs(sides)
 
 
 def _notes(request: Request, prompts: Sequence[str]) -> tuple[str, ...]:

@@ -148,11 +148,7 @@ def _means(stops: Sequence[Stop], found: Mapping[Value | None, Scores]) -> dict[
         strong = scores.get("strong") or found.get(None, {}).get("strong")
         for method in stop.methods:
             mine = scores.get(method, {})
-            row: dict[str, Any] = {
-                "value": stop.value,
-                "count": len(mine),
-                "evaluations": stop.evaluations(method),
-            }
+            row: dict[str, Any] = {"value": stop.value, "count": len(mine), "evaluations": stop.evaluations(method)}
             if mine:
                 row["mean"] = _point(mean_interval([*mine.values()], [key.prompt for key in mine]))
             both = [key for key in mine if strong is not None and key in strong]
