@@ -181,7 +181,7 @@ def test_a_folder_is_held_by_one_command_at_a_time(tmp_path: Path) -> None:
 def test_the_verbs_of_scoring_hold_their_folder(verb: str, tmp_path: Path) -> None:
     _report(tmp_path)
     words = (
-        f"compare {tmp_path}/a_report.json {tmp_path}/b_report.json --draws 9"
+        f"compare {tmp_path}/a_report.json {tmp_path}/b_report.json --draws 100"
         if verb == "compare"
         else "prompts --suite sample"
     )
