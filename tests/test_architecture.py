@@ -102,7 +102,6 @@ FLOORS = (  # a room knows rooms on lower floors, and never one above it or besi
     ("diagnosis",),
 )
 FLOOR = {f"w2sd_video.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-STILL_UPWARD: set[tuple[str, str]] = set()  # what is left of the old house, to be gone
 
 
 def test_every_room_of_the_library_has_a_floor() -> None:
@@ -120,7 +119,7 @@ def test_arrows_point_downwards_only() -> None:
         room, target = (".".join(name.split(".")[:2]) for name in (found.importer, found.target))
         if room in FLOOR and target in FLOOR and room != target and FLOOR[target] >= FLOOR[room]:
             upward.add((room.removeprefix("w2sd_video."), target.removeprefix("w2sd_video.")))
-    assert upward - STILL_UPWARD - {("pair", "core")} == set()
+    assert upward - {("pair", "core")} == set()
 
 
 def test_core_imports_torch_and_itself_only() -> None:

@@ -459,9 +459,8 @@ weak = ModelSpec(routing=Routing("bottom", k=2))
 """
 
 DECODING = """
-from w2sd_video.loading.placement import install_chunked_decode
+from w2sd_video.loading.placement import decoding_in_chunks
 
-undo = install_chunked_decode(pipe.vae)
-frames = pipe("a lighthouse at dusk", num_frames=2, height=16, width=16, num_inference_steps=2).frames
-undo()
+with decoding_in_chunks(pipe):
+    frames = pipe("a lighthouse at dusk", num_frames=2, height=16, width=16, num_inference_steps=2).frames
 """

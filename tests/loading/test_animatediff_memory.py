@@ -18,7 +18,7 @@ from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_
 from w2sd_video.loading.memory import estimate_memory
 from w2sd_video.loading.pair_description import describe_pair
 from w2sd_video.loading.pairs import LoadedPair, PairReport, load_pair
-from w2sd_video.loading.placement import install_chunked_decode
+from w2sd_video.loading.placement import decoding_in_chunks, install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, unique_bytes
 
 
@@ -93,15 +93,6 @@ def frames_per_call(vae: Any) -> Iterator[list[int]]:
         yield counts
     finally:
         handle.remove()
-
-
-@contextmanager
-def decoding_in_chunks(pipe: Any, frames: int | None = None) -> Iterator[None]:
-    undo = install_chunked_decode(pipe.vae, frames)
-    try:
-        yield
-    finally:
-        undo()
 
 
 def call(pipe: Any, frames: int = 5) -> torch.Tensor:

@@ -7,8 +7,8 @@ import functools
 import gc
 import inspect
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -208,6 +208,16 @@ def _encoded(pipe: Any, prompt: str, negative: str | None, device: Any, length: 
         tensors = pipe.encode_prompt(prompt, negative_prompt=negative, **settings)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     return dict(zip(names, tensors, strict=False))  # of SD 1.5 and Wan the first two
+
+
+@contextmanager
+def decoding_in_chunks(pipe: Any, frames: int | None = None) -> Iterator[None]:
+    """Inside, the VAE of an AnimateDiff pipeline decodes as `install_chunked_decode` has it; as before afterwards."""
+    undo = install_chunked_decode(pipe.vae, frames)
+    try:
+        yield
+    finally:
+        undo()
 
 
 def install_chunked_decode(vae: Any, frames: int | None = None) -> Callable[[], None]:
