@@ -59,6 +59,7 @@ def differing(made: dict[str, Any]) -> int:
     return len({record["pixels"].tobytes() for record in made.values()})
 
 
+@pytest.mark.slow  # conformance makes every method of every family
 @pytest.mark.parametrize(
     ("strong", "given"),
     [

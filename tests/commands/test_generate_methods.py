@@ -87,6 +87,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow  # conformance compares costs with plans for every family
 @pytest.mark.parametrize(
     ("way", "noun"),
     [

@@ -159,6 +159,7 @@ def test_two_checkpoints_with_both_gaps_at_once(disk: Path, tmp_path: Path) -> N
     assert alike(made["weak"], run(disk, tmp_path / "other", *other)["strong"])
 
 
+@pytest.mark.slow  # test_schedules and the families of pictures choose schedulers in small
 @pytest.mark.parametrize("pair", [SD15, (*SDXL, "--weak", "@sdxl", "--motion-adapter", "@motion")])
 def test_a_scheduler_can_be_chosen(pair: tuple[str, ...], disk: Path, tmp_path: Path) -> None:
     asked = (*pair, "--guidance", "3", "--weak-guidance", "1", "--methods", "strong,w2sd")

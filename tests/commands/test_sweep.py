@@ -81,6 +81,7 @@ def test_a_sweep_has_a_run_for_each_value_and_one_for_what_the_setting_does_not_
     assert Image.open(tmp_path / "out" / "curve.png").size[0] > 300
 
 
+@pytest.mark.slow  # runs that are killed go on in tests/runs; the next test reuses values
 def test_a_stopped_sweep_goes_on_and_values_may_be_added(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,13 @@ from tests.support import programs
 TIMES = ("seconds", "peak_memory_mb")
 
 
+# Whole pipelines that make videos go the way of pictures and of AnimateDiff pairs: all that is here, in `make test-slow`.
+TESTED = [
+    pytest.param(family, marks=[pytest.mark.slow] * (family.name == "whole video pipeline"), id=family.name)
+    for family in FAMILIES
+]
+
+
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
@@ -30,7 +37,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=TESTED)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 

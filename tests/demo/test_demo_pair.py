@@ -51,6 +51,7 @@ def test_the_sides_share_motion_modules_and_differ_in_the_2d_layers(sides):
     assert any(not torch.equal(strong[name], weak[name]) for name in strong if "motion_modules" not in name)
 
 
+@pytest.mark.slow  # what `make score` measures, in small
 def test_the_strong_side_knows_colour_shape_and_motion(sides):
     """Each attribute is right more often than chance plus four standard deviations of chance over the 24 videos."""
     score, _ = scoring.score(sides, scoring.Method(), 24)

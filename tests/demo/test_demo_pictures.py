@@ -180,6 +180,7 @@ def short_pair(tmp_path_factory):
     return folder / "pair"
 
 
+@pytest.mark.slow  # trains a short pair
 def test_the_recipe_writes_two_stock_pipelines_that_draw_pictures(short_pair):
     strong = FluxPipeline.from_pretrained(short_pair / "strong", torch_dtype=torch.float32, local_files_only=True)
     weak = StableDiffusionXLPipeline.from_pretrained(short_pair / "weak", torch_dtype=torch.float32)
@@ -192,6 +193,7 @@ def test_the_recipe_writes_two_stock_pipelines_that_draw_pictures(short_pair):
     assert weak.vae.config.latent_channels == 4
 
 
+@pytest.mark.slow  # trains a short pair
 @pytest.mark.parametrize("side", ["strong", "weak"])
 def test_scaled_latents_have_variance_one(side, short_pair):
     vae = AutoencoderKL.from_pretrained(short_pair / side / "vae", torch_dtype=torch.float32)
@@ -203,6 +205,7 @@ def test_scaled_latents_have_variance_one(side, short_pair):
     assert side == "weak" or abs(scaled.mean()) < 0.05
 
 
+@pytest.mark.slow  # trains a short pair
 def test_the_control_starts_from_the_weak_side_and_differs_from_it(short_pair):
     weak, control = (
         StableDiffusionXLPipeline.from_pretrained(short_pair / side, torch_dtype=torch.float32).unet.state_dict()

@@ -114,6 +114,7 @@ def test_the_sweep_is_drawn_once_every_point_is_scored(tmp_path):
     assert f"| {difference:+.3f} [" in lines[2]
 
 
+@pytest.mark.slow  # test_engine keeps finished scores in small
 def test_scoring_keeps_what_is_finished_and_refuses_what_cannot_be_scored(tmp_path, capsys):
     words = ["--count", "4", "--methods", "strong", "--output", str(tmp_path), "--quiet"]
     assert score_digits.main(words) == 0

@@ -239,6 +239,7 @@ def test_a_stopped_run_is_finished_without_remaking_and_byte_for_byte(
     assert batches == []
 
 
+@pytest.mark.slow  # conformance shares a folder by processes for every family
 @pytest.mark.timeout(900)
 def test_two_processes_that_accelerate_launches_make_what_one_makes(disk: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

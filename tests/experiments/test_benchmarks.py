@@ -89,6 +89,7 @@ def test_recorded_calls_repeats_the_network_calls_and_nothing_else() -> None:
     assert work == [1]
 
 
+@pytest.mark.slow  # the gate of `make bench`, whole
 def test_every_integer_of_the_benchmark_is_on_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """247 rows for T 50, lambda 49 and guidances 3/3/1; no host read inside the loop; four text-encoder calls."""
     assert loop.main(["--only", "counts", "--output", str(tmp_path / "new" / "bench.json")]) == 0

@@ -62,6 +62,7 @@ def test_the_rewards_count_all_attributes_or_the_colour_alone():
     assert oracle(np.zeros_like(frames), CAPTION) == 0.0
 
 
+@pytest.mark.slow  # a control of `make score-methods`
 def test_a_random_reward_chooses_the_weak_side_about_as_often_as_the_strong_one(sides):
     way = dataclasses.replace(ALGORITHMS["auto-selection, reward random, paper mode (control)"], steps=3)
     prompts, seeds = [CAPTION] * 12, list(range(12))
