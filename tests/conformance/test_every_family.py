@@ -23,7 +23,7 @@ from tests.support import programs
 TIMES = ("seconds", "peak_memory_mb")
 
 
-# Whole pipelines that make videos go the way of pictures and of AnimateDiff pairs: all that is here, in `make test-slow`.
+# Whole pipelines that make videos go the way of pictures and of AnimateDiff pairs: theirs run in `make test-slow`.
 TESTED = [
     pytest.param(family, marks=[pytest.mark.slow] * (family.name == "whole video pipeline"), id=family.name)
     for family in FAMILIES
