@@ -12,6 +12,7 @@ from typing import Any
 
 from bridges.dit_moe.files import NetworkFiles, describe_checkpoint, vae_factor
 from bridges.dit_moe.labels import ids_of, read_labels
+from bridges.dit_moe.settings import MoeSettings, routing_text, sampling_guidance
 from w2sd_video.commands import checks
 from w2sd_video.commands.command_line import EXIT_DONE, Parser, run_command, said
 from w2sd_video.commands.families.base import Loading, Maker
@@ -27,7 +28,7 @@ from w2sd_video.commands.method_settings import (
     plan_reflection,
 )
 from w2sd_video.commands.options import DTYPES, check_methods
-from w2sd_video.commands.plan import Cost, Plan, located
+from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
 from w2sd_video.errors import UserError
@@ -49,46 +50,6 @@ class Described:
 
     files: NetworkFiles
     factor: int
-
-
-@dataclass(frozen=True)
-class MoeSettings:
-    """What a plan for a DiT-MoE has beside those of other families.
-
-    Attributes:
-        kind: of the checkpoint: "pipeline", "network" (a converted folder) or "file".
-        path: "noise" or "flow"; None for a pipeline, which has a scheduler of its own.
-        class_ids: the class of each prompt.
-        guidance_channels: how many are guided; None is all.
-    """
-
-    kind: str
-    vae: str | None
-    path: str | None
-    class_ids: Mapping[str, int]
-    guidance_channels: int | None
-    routing: Routing
-    weak_routing: Routing
-    batch: int
-    expert_load: bool
-    metrics: tuple[str, ...]
-    inception: str | None
-    reference: str | None
-
-    def settings(self) -> dict[str, Any]:
-        """Returns what of them determines the pictures, as JSON data."""
-        return {"guidance_channels": self.guidance_channels, "path": self.path}
-
-    def pair_record(self) -> dict[str, Any]:
-        """Returns what the two sides are, as JSON data."""
-        experts = {"strong_experts": routing_text(self.routing), "weak_experts": routing_text(self.weak_routing)}
-        return {"vae": located(self.vae), **experts}
-
-    def details(self) -> list[str]:
-        """Returns what a dry run says of them."""
-        more = ["expert_load.png"] * self.expert_load + ["metrics.json"] * bool(self.metrics)
-        written = ", ".join(["grid-METHOD.png", *more])
-        return [f"in batches of {self.batch}, of {len(self.class_ids)} classes; also written: {written}"]
 
 
 class MoeFamily:
@@ -189,23 +150,8 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
 FAMILY = MoeFamily()
 
 
-def sampling_guidance(plan: Plan, role: str) -> float:
-    """Returns the scale that a side samples with by itself: the weak one its own, whatever else differs."""
-    assert plan.guidance is not None
-    return plan.weak_guidance if role == "weak" else plan.guidance
-
-
 def _rows(guidance: float) -> int:
     return 1 if guidance in (0, 1) else 2
-
-
-def routing_text(routing: Routing) -> str:
-    """Returns a routing in words: "bottom 2", "bottom 2 renormalized", "experts 0 3"."""
-    if routing.experts is not None:
-        text = f"experts {' '.join(map(str, routing.experts))}"
-    else:
-        text = f"{routing.rank} {routing.k}"
-    return text + " renormalized" * routing.renormalize
 
 
 def _settings(request: Request, files: NetworkFiles) -> MoeSettings:

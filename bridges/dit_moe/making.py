@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from bridges.dit_moe.checkpoints import from_checkpoint
-from bridges.dit_moe.family import sampling_guidance
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
+from bridges.dit_moe.settings import sampling_guidance
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
 from w2sd_video.commands.plan import Plan

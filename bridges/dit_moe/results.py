@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vbench_eval.errors
-from bridges.dit_moe.family import routing_text
+from bridges.dit_moe.settings import routing_text
 from vbench_eval.files import write_bytes
 from vbench_eval.images import frechet
 from vbench_eval.images.sources import find_pictures

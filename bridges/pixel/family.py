@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridges.pixel.presets import BRIDGE_PRESETS, BridgePreset
+from bridges.pixel.settings import TINY_VAES, BridgeSettings
 from w2sd_video.commands import checks
-from w2sd_video.commands.checks import unknown
 from w2sd_video.commands.command_line import EXIT_DONE, build_parser, request_of, run_command, said
 from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import DEFAULT_METHODS, FPS, FRAMES
 from w2sd_video.commands.lora_flags import plan_loras
 from w2sd_video.commands.matching import settled_steps
 from w2sd_video.commands.method_settings import check_reflection, check_used, plan_reflection, reflected_steps
-from w2sd_video.commands.options import check_methods
+from w2sd_video.commands.options import check_methods, unknown
 from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.prompts import both_sides
 from w2sd_video.commands.request import Request
@@ -38,13 +38,6 @@ if TYPE_CHECKING:
     from bridges.pixel.making import Fit
 
 NOISE_MAPS = ("auto", "identity", "fresh", "fixed")
-# The tiny VAE of a family, by the beginning of the pipeline's class; taken unasked only for sides that are hub ids.
-TINY_VAES = {
-    "Flux": "madebyollin/taef1",
-    "StableDiffusionXL": "madebyollin/taesdxl",
-    "AnimateDiffSDXL": "madebyollin/taesdxl",
-    "StableDiffusion": "madebyollin/taesd",
-}
 VAE_CALLS = 6  # of a reflection: D_A, E_B, 2 D_B, 2 E_A
 ROOM = (
     "Try --memory weak-offload, --tiled, --codec tiny, a smaller --height and --width, or --memory sequential (slow)."
@@ -64,42 +57,6 @@ class Described:
     @property
     def as_in_preset(self) -> bool:
         return (self.strong, self.weak) == (self.preset.pair.strong.checkpoint, self.preset.pair.weak.checkpoint)
-
-
-@dataclass(frozen=True)
-class BridgeSettings:
-    """What a plan for a bridge has beside those of other families.
-
-    Attributes:
-        noise_map: one of NOISE_MAPS, or a file.
-        preset_map: the preset's fitted map, for "auto".
-        reflector: the guidance of the strong side inside the reflection; None is as it samples.
-        true_cfg: classifier-free guidance of a strong Flux; None has it off.
-        weak_height, weak_width: pixels.
-    """
-
-    noise_map: str
-    preset_map: Path | None
-    codec: str
-    strong_tiny_vae: str | None
-    weak_tiny_vae: str | None
-    tiled: bool
-    force_bridge: bool
-    reflector: float | None
-    true_cfg: float | None
-    weak_height: int
-    weak_width: int
-
-    def settings(self) -> dict[str, Any]:
-        """Returns them as JSON data, for run.json."""
-        names = ("true_cfg", "noise_map", "codec", "strong_tiny_vae", "weak_tiny_vae", "tiled", "force_bridge",
-                 "weak_height", "weak_width")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
-
-    def details(self) -> list[str]:
-        """Returns what a dry run says of them."""
-        true = f", true guidance {self.true_cfg:g} strong" if self.true_cfg else ""
-        return [f"{self.codec} VAEs, noise map {self.noise_map}, weak side {self.weak_width}x{self.weak_height}{true}"]
 
 
 class BridgeFamily:

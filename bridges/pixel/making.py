@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from bridges.pixel.bridged import bridged, needs_no_bridge
-from bridges.pixel.family import TINY_VAES, BridgeSettings
 from bridges.pixel.fitting import fit_from_pictures
 from bridges.pixel.mapped import Mapped, cell_ratio
 from bridges.pixel.noise_maps import FRESH_HARMS, NoiseMap, noise_map_of
 from bridges.pixel.pictures import load_pictures
 from bridges.pixel.presets import NOISE_MAP
+from bridges.pixel.settings import TINY_VAES, BridgeSettings
 from bridges.pixel.side import BridgeWarning
 from w2sd_video.commands.engine import on_device
 from w2sd_video.commands.families.base import Loading

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from w2sd_video.commands.options import MAX_SEED, unknown
 from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces
 from w2sd_video.pair import ModelPair, check_pair
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from w2sd_video.commands.request import Request
     from w2sd_video.loading.describe import Description
 
-MAX_SEED = 2**63 - 1
+
+ON_SDXL = ("AnimateDiffSDXL", "StableDiffusionXL")
 
 
 def whole(given: int | None, default: int, name: str, low: int, high: int) -> int:
@@ -33,14 +34,6 @@ def one_of(value: str, allowed: Iterable[str], name: str) -> str:
     if value not in allowed:
         unknown(name, value, allowed)
     return value
-
-
-def unknown(kind: str, got: str, allowed: Iterable[str]) -> NoReturn:
-    """Raises UserError naming those allowed, and the nearest of them."""
-    allowed = list(allowed)
-    near = difflib.get_close_matches(got.lower(), allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"unknown {kind} {got!r}: choose from {', '.join(allowed)}{hint}")
 
 
 def check_sizes(
@@ -181,3 +174,21 @@ def check_one_space(ours: Description, theirs: Description, *, own_levels: bool 
     if reason is not None:
         kinds = f"({ours.class_name} and {theirs.class_name})"
         raise UserError(f"the checkpoints are of different families {kinds} and share no latent space: {reason}")
+
+
+def check_steerable(controlnet: str | None, ip_adapter: str | None, name: str | None) -> None:
+    """Raises `UserError` for a ControlNet or an IP-Adapter where diffusers has none for videos of the strong side's
+    class of pipelines (None: not known yet).
+    """
+    name = name or ""
+    family = "AnimateDiff on SDXL" if name.startswith(ON_SDXL) else "Wan" if name.startswith("Wan") else None
+    if controlnet is not None and family is not None:
+        raise UserError(
+            f"--controlnet: diffusers has no ControlNet for videos of {family} ({name}); AnimateDiff on SD 1.5 has "
+            "one: give an SD 1.5 checkpoint with its --motion-adapter, or --preset animatediff-sd15"
+        )
+    if ip_adapter is not None and family == "Wan":
+        raise UserError(
+            f"--ip-adapter: diffusers has no IP-Adapter for {name}; AnimateDiff on SD 1.5 and on SDXL have one: give "
+            "such a checkpoint with its --motion-adapter, or --preset animatediff-sd15"
+        )

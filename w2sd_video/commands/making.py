@@ -299,7 +299,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
 
 def _check_fetched(plan: Plan) -> None:
     """For a hub id the check of `whole_pipelines`, from the one file that says what it is."""
-    from w2sd_video.commands.families.video import check_steerable
+    from w2sd_video.commands.checks import check_steerable
 
     given = plan.pair.strong.checkpoint
     assert given is not None

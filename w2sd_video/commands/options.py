@@ -7,13 +7,13 @@ stands here only where it holds for every preset; else it is None and the preset
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
-from w2sd_video.commands.checks import MAX_SEED, unknown
 from w2sd_video.commands.lora_flags import parse_lora
 from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
 from w2sd_video.errors import UserError
@@ -24,6 +24,7 @@ from w2sd_video.runs.tasks import METHODS
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 SCHEDULERS = ("ddim", "euler", "dpm-solver++")
 FORMATS = ("mp4", "gif", "webp", "png")
+MAX_SEED = 2**63 - 1
 MAX_SIZE, MAX_STEPS = 8192, 1000  # pixels; training levels of every scheduler here
 
 ALL = ("video", "image", "bridge", "moe")  # the families that make something
@@ -117,6 +118,14 @@ class Option:
             if value not in self.choices:
                 unknown(self.title, str(value), self.choices)
         return value
+
+
+def unknown(kind: str, got: str, allowed: Iterable[str]) -> NoReturn:
+    """Raises UserError naming those allowed, and the nearest of them."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(got.lower(), allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"unknown {kind} {got!r}: choose from {', '.join(allowed)}{hint}")
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from w2sd_video.commands.checks import unknown
+from w2sd_video.commands.options import unknown
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.user_functions import (
     FORMS,

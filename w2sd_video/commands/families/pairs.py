@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands import checks
-from w2sd_video.commands.checks import unknown
 from w2sd_video.commands.lora_flags import LoraPlan, plan_loras
 from w2sd_video.commands.matching import settled_steps
 from w2sd_video.commands.method_settings import (
@@ -20,7 +19,7 @@ from w2sd_video.commands.method_settings import (
     check_used,
     plan_reflection,
 )
-from w2sd_video.commands.options import check_methods
+from w2sd_video.commands.options import check_methods, unknown
 from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.prompts import both_sides
 from w2sd_video.commands.request import Request

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.commands.checks import check_parts
+from w2sd_video.commands.checks import ON_SDXL, check_parts, check_steerable
 from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import (
     Described,
@@ -34,7 +34,6 @@ CLASSES = {
     "AnimateDiff SD 1.5": "AnimateDiffPipeline",
     "Wan": "WanPipeline",
 }
-ON_SDXL = ("AnimateDiffSDXL", "StableDiffusionXL")
 WHOLE = ("Wan", "AnimateDiffPipeline", "StableDiffusionPipeline")
 STEERED = ("controlnet", "control_image", "canny", "resize_control", "control_scale", "weak_control_scale",
            "ip_adapter", "ip_adapter_image", "ip_adapter_scale", "weak_ip_adapter_scale")  # fmt: skip
@@ -95,24 +94,6 @@ class VideoFamily:
 
 
 FAMILY = VideoFamily()
-
-
-def check_steerable(controlnet: str | None, ip_adapter: str | None, name: str | None) -> None:
-    """Raises `UserError` for a ControlNet or an IP-Adapter where diffusers has none for videos of the strong side's
-    class of pipelines (None: not known yet).
-    """
-    name = name or ""
-    family = "AnimateDiff on SDXL" if name.startswith(ON_SDXL) else "Wan" if name.startswith("Wan") else None
-    if controlnet is not None and family is not None:
-        raise UserError(
-            f"--controlnet: diffusers has no ControlNet for videos of {family} ({name}); AnimateDiff on SD 1.5 has "
-            "one: give an SD 1.5 checkpoint with its --motion-adapter, or --preset animatediff-sd15"
-        )
-    if ip_adapter is not None and family == "Wan":
-        raise UserError(
-            f"--ip-adapter: diffusers has no IP-Adapter for {name}; AnimateDiff on SD 1.5 and on SDXL have one: give "
-            "such a checkpoint with its --motion-adapter, or --preset animatediff-sd15"
-        )
 
 
 def _whole(request: Request, found: str | None) -> bool:
