@@ -14,6 +14,8 @@ from tests.support.family_programs import video as main
 from tests.support.saved_pairs import save_pair
 from w2sd_video.runs.video_io import read_video
 
+pytestmark = pytest.mark.slow  # tests/gaps and test_generate_image_gaps.py hold the gaps; these repeat them on videos
+
 SIZES = ("--steps", "3", "--num-frames", "2", "--height", "16", "--width", "16", "--device", "cpu")
 QUICK = (*SIZES, "--guidance", "2", "--weak-guidance", "2")  # no gap in guidance
 LORA = ("--lora", "a=@lora.safetensors:0.8")

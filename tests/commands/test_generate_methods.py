@@ -22,6 +22,8 @@ from w2sd_video.runs.picture_io import read_picture
 from w2sd_video.runs.tasks import METHODS, SELECTING
 from w2sd_video.runs.video_io import read_video
 
+pytestmark = pytest.mark.slow  # conformance makes every method of every family; these are its finer points
+
 REWARDS = """\
 def light(frames, prompt): return float(frames.mean())
 def dark(frames, prompt): return -float(frames.mean())

@@ -20,6 +20,10 @@ from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.runs.video_io import read_video, write_video
 
+pytestmark = (
+    pytest.mark.slow
+)  # tests/gaps and tests/hosting hold ControlNets and IP-Adapters; these repeat them through the program
+
 FRAMES = 3
 SIZES = ("--height", "16", "--width", "16", "--num-frames", str(FRAMES))
 QUICK = ("--steps", "3", "--reflections", "2", "--device", "cpu", "--quiet", *SIZES)

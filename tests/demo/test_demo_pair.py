@@ -61,6 +61,7 @@ def test_the_strong_side_knows_colour_shape_and_motion(sides):
         assert rate > chance + 4 * math.sqrt(chance * (1 - chance) / 24)
 
 
+@pytest.mark.slow  # tests/core and tests/hosting hold it on small networks
 def test_fused_zero_gap_is_the_strong_side_bit_for_bit_and_a_real_gap_is_not(sides):
     names = ("strong", "zero-gap-fused", "w2sd-fused")
     strong, same, moved = (scoring.score(sides, scoring.METHODS[name][1], 3) for name in names)

@@ -15,6 +15,8 @@ from w2sd_video import ModelSpec, reflected
 from w2sd_video.loading import placement
 from w2sd_video.loading.pairs import LoadedPair, load_pair
 
+pytestmark = pytest.mark.slow  # whole runs of loaded pairs; test_loading.py and conformance hold the parts
+
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
