@@ -16,12 +16,12 @@ from experiments.diagnosis.analytic import FAMILIES, AnalyticPair, pair_of
 from torch import Tensor
 
 from w2sd_video.core import Level, NoisePath
-from w2sd_video.diagnosis import failure_modes, recommending
+from w2sd_video.diagnosis import judging
 from w2sd_video.diagnosis.measuring import Grid, Measured, baseline, evaluations, measure, together
-from w2sd_video.diagnosis.thresholds import CALIBRATION, calibration
+from w2sd_video.diagnosis.judging import CALIBRATION, calibration
 from w2sd_video.errors import UserError
 
-LIMITS = failure_modes.Thresholds(similar_below=0.03, gap_above=0.4, growth_above=1.2)
+LIMITS = judging.Thresholds(similar_below=0.03, gap_above=0.4, growth_above=1.2)
 
 
 def rms(x: Tensor) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_a_partner_equal_to_the_strong_side_moves_nothing_and_is_too_similar() -
     found = measure(pair)
     assert not found.move.any() and not found.displacement.any() and np.array_equal(found.growth, np.ones(4))
     assert found.error.all() and (found.drift > 0).all()
-    assert failure_modes.failures(float(found.clean_gap.mean()), 1.0, LIMITS) == ("over-similarity",)
+    assert judging.failures(float(found.clean_gap.mean()), 1.0, LIMITS) == ("over-similarity",)
 
 
 def test_evaluations_are_counted_exactly() -> None:
@@ -106,13 +106,13 @@ def test_without_an_inversion_the_error_is_unknown_and_fused_is_recommended() ->
 
     found = measure(FromPureNoise(pair.models, pair.schedule, pair.num_steps, pair.noise))
     assert np.isnan(found.error).all() and np.isnan(found.drift).all()
-    assert recommending.recommend(found, (), steps=20).mode == "fused"
+    assert judging.recommend(found, (), steps=20).mode == "fused"
 
 
 def alarms(family: str, schedule: str, seeds: range) -> list[tuple[str, ...]]:
     found = [measure(pair_of(family, seed, schedule, 12)) for seed in seeds]
-    limits = failure_modes.thresholds()
-    return [failure_modes.failures(float(m.clean_gap.mean()), float(m.growth.mean()), limits) for m in found]
+    limits = judging.thresholds()
+    return [judging.failures(float(m.clean_gap.mean()), float(m.growth.mean()), limits) for m in found]
 
 
 @pytest.mark.parametrize("schedule", ["sdxl", "flow"])
@@ -142,7 +142,7 @@ def test_the_world_of_the_analytic_pairs_has_unit_variance_and_the_bias_it_says(
 
 def test_thresholds_come_from_the_file(tmp_path: Path) -> None:
     content = json.loads(CALIBRATION.read_text())
-    assert vars(failure_modes.thresholds()) == content["thresholds"]
+    assert vars(judging.thresholds()) == content["thresholds"]
     content["thresholds"]["similar_below"] = 0.5
     (tmp_path / "other.json").write_text(json.dumps(content))
     assert calibration(tmp_path / "other.json")["thresholds"]["similar_below"] == 0.5
@@ -160,7 +160,7 @@ def test_thresholds_come_from_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_failure_modes_by_their_thresholds(gap: float, growth: float, named: tuple[str, ...]) -> None:
-    assert failure_modes.failures(gap, growth, LIMITS) == named
+    assert judging.failures(gap, growth, LIMITS) == named
 
 
 def made(clean: list[float], move: float, error: float, samples: int = 4) -> Measured:
@@ -182,14 +182,14 @@ def made(clean: list[float], move: float, error: float, samples: int = 4) -> Mea
 def test_the_recommendation_follows_its_rules() -> None:
     target = calibration()["strength"]["target"]
     clean = [0.2, 0.2, 0.1, 0.06, 0.04, 0.01, 0.01, 0.01, 0.01]  # under 0.25 * 0.2 from the fifth of 10 steps on
-    advice = recommending.recommend(made(clean, 1.0, 0.1), (), steps=50)
+    advice = judging.recommend(made(clean, 1.0, 0.1), (), steps=50)
     assert (advice.reflections, advice.mode) == (20, "paper")
     assert advice.strength == min(2.0, max(1.0, round(4 * target / np.mean(clean)) / 4))
-    assert recommending.recommend(made(clean, 1.0, 0.3), (), steps=50).mode == "fused"
-    level = recommending.recommend(made([0.1] * 9, 1.0, 0.1), (), steps=20)
+    assert judging.recommend(made(clean, 1.0, 0.3), (), steps=50).mode == "fused"
+    level = judging.recommend(made([0.1] * 9, 1.0, 0.1), (), steps=20)
     assert level.reflections == 18  # all levels measured, 9 of 10 steps
-    assert recommending.recommend(made([0.9] * 9, 1.0, 0.1), ("conflict",), steps=20).strength < 1
-    assert recommending.recommend(made([0.0] * 9, 0.0, 0.1), ("over-similarity",), steps=20).strength == 2
+    assert judging.recommend(made([0.9] * 9, 1.0, 0.1), ("conflict",), steps=20).strength < 1
+    assert judging.recommend(made([0.0] * 9, 0.0, 0.1), ("over-similarity",), steps=20).strength == 2
     assert advice.flags[:4] == ("--steps", "50", "--reflections", "20")
 
 

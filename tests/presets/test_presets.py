@@ -11,8 +11,7 @@ import pytest
 from tests.support.family_programs import video as main
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec, check_pair
-from w2sd_video.presets import PICTURE_PRESETS, PRESETS, TABLE_12, VIDEO_PRESETS, get_preset
-from w2sd_video.presets.listing import preset_table
+from w2sd_video.presets import PICTURE_PRESETS, PRESETS, TABLE_12, VIDEO_PRESETS, get_preset, preset_table
 
 # T, lambda, sampling guidance, guidance inside the reflection (strong, weak); where the paper says so.
 SETTINGS = {
@@ -192,6 +191,6 @@ def test_the_list_of_presets_has_settings_models_and_every_number_of_the_paper(
 
 
 def test_presets_import_no_torch() -> None:
-    program = "import sys, w2sd_video.presets.listing; sys.exit('torch' in sys.modules)"
+    program = "import sys, w2sd_video.presets; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0

@@ -87,8 +87,7 @@ def video(argv: Sequence[str] | None = None) -> int:
 
 def presets(argv: Sequence[str] | None = None) -> int:
     """Prints every preset, or those named, with its settings and the paper's numbers."""
-    from w2sd_video.presets import PRESETS, get_preset
-    from w2sd_video.presets.listing import preset_table
+    from w2sd_video.presets import PRESETS, get_preset, preset_table
 
     names = list(sys.argv[1:] if argv is None else argv)
     print(preset_table([get_preset(name) for name in names] if names else PRESETS.values()))

@@ -26,7 +26,7 @@ from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import memory_plan
-from w2sd_video.presets.listing import preset_table
+from w2sd_video.presets import preset_table
 from w2sd_video.report.page import counted
 from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.file_names import run_folder

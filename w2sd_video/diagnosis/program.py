@@ -20,7 +20,7 @@ from w2sd_video.diagnosis.asking import question_of, verdict_on
 from w2sd_video.diagnosis.next_steps import next_step
 from w2sd_video.diagnosis.reporting import describe_files, describe_step, files_text, next_text
 from w2sd_video.diagnosis.verdicts import VERDICTS
-from w2sd_video.presets.listing import preset_table
+from w2sd_video.presets import preset_table
 from w2sd_video.runs.journal import held
 from w2sd_video.runs.progress import TerminalProgress, calm_libraries
 

@@ -53,161 +53,135 @@ VIDEO = (
 )
 PICK, DRAW = "Pick-a-Pic", "DrawBench"
 
-Values = tuple[float | None, ...]
-_SD15_PICK: Values = (24.9558, 5.5003, 20.1368, None)
-_SD15_DRAW: Values = (25.3601, 5.2023, 21.0519, None)
-_SDXL_PICK: Values = (29.8701, 6.0939, 21.6487, None)
-_SDXL_DRAW: Values = (28.5536, 5.4946, 22.2464, None)
+
+def _table(number: int, dataset: str, metrics: Sequence[str], printed: str) -> PaperTable:
+    """A table from its rows as printed: a method, two blanks, and its values."""
+    rows = {}
+    for line in printed.strip().splitlines():
+        method, _, values = line.strip().partition("  ")
+        rows[method] = tuple(None if value == "-" else float(value) for value in values.split())
+    return PaperTable(number, dataset, tuple(metrics), MappingProxyType(rows))
 
 
-def _table(number: int, dataset: str, metrics: Sequence[str], **rows: Values) -> PaperTable:
-    named = {name.replace("_", " "): values for name, values in rows.items()}
-    return PaperTable(number, dataset, tuple(metrics), MappingProxyType(named))
-
-
-def _rows(number: int, dataset: str, metrics: Sequence[str], rows: Mapping[str, Values]) -> PaperTable:
-    return PaperTable(number, dataset, tuple(metrics), MappingProxyType(dict(rows)))
-
-
+# fmt: off
 FINETUNE_SD15 = (
-    _table(
-        *(2, PICK, PREFERENCE),
-        weak=_SD15_PICK,
-        strong=(30.1477, 6.1155, 21.5035, 46.8705),
-        W2SD=(30.4924, 6.2478, 21.5727, 53.1304),
-    ),
-    _table(
-        *(8, DRAW, PREFERENCE),
-        weak=_SD15_DRAW,
-        strong=(28.7845, 5.7047, 21.8522, 47.8813),
-        W2SD=(28.7901, 5.7847, 21.9057, 52.1192),
-    ),
+    _table(2, PICK, PREFERENCE, """
+        weak    24.9558  5.5003  20.1368        -
+        strong  30.1477  6.1155  21.5035  46.8705
+        W2SD    30.4924  6.2478  21.5727  53.1304
+    """),
+    _table(8, DRAW, PREFERENCE, """
+        weak    25.3601  5.2023  21.0519        -
+        strong  28.7845  5.7047  21.8522  47.8813
+        W2SD    28.7901  5.7847  21.9057  52.1192
+    """),
 )
 FINETUNE_SDXL = (
-    _table(
-        *(2, PICK, PREFERENCE),
-        weak=_SDXL_PICK,
-        strong=(31.6412, 5.9790, 22.1903, 45.7397),
-        W2SD=(32.0992, 6.0712, 22.2434, 54.2634),
-    ),
-    _table(
-        *(8, DRAW, PREFERENCE),
-        weak=_SDXL_DRAW,
-        strong=(28.9085, 5.3455, 22.4906, 47.5648),
-        W2SD=(29.3246, 5.4261, 22.5803, 52.4358),
-    ),
+    _table(2, PICK, PREFERENCE, """
+        weak    29.8701  6.0939  21.6487        -
+        strong  31.6412  5.9790  22.1903  45.7397
+        W2SD    32.0992  6.0712  22.2434  54.2634
+    """),
+    _table(8, DRAW, PREFERENCE, """
+        weak    28.5536  5.4946  22.2464        -
+        strong  28.9085  5.3455  22.4906  47.5648
+        W2SD    29.3246  5.4261  22.5803  52.4358
+    """),
 )
 LORA_PERSONAL = (
-    _table(
-        *(3, "20 LoRAs from Civitai", PERSONAL),
-        weak=(27.47, 52.08, 20.14),
-        strong=(48.03, 64.37, 25.99),
-        W2SD=(51.58, 68.04, 27.66),
-    ),
+    _table(3, "20 LoRAs from Civitai", PERSONAL, """
+        weak    27.47  52.08  20.14
+        strong  48.03  64.37  25.99
+        W2SD    51.58  68.04  27.66
+    """),
 )
 LORA_SD15 = (
-    _table(
-        *(10, PICK, PREFERENCE),
-        base=_SD15_PICK,
-        strong=(25.5678, 5.5804, 20.3514, 44.2889),
-        W2SD=(26.0825, 5.6567, 20.5096, 55.7106),
-    ),
-    _table(
-        *(11, DRAW, PREFERENCE),
-        base=_SD15_DRAW,
-        strong=(25.8896, 5.2895, 21.2308, 49.3617),
-        W2SD=(25.9431, 5.3553, 21.2589, 50.6399),
-    ),
+    _table(10, PICK, PREFERENCE, """
+        base    24.9558  5.5003  20.1368        -
+        strong  25.5678  5.5804  20.3514  44.2889
+        W2SD    26.0825  5.6567  20.5096  55.7106
+    """),
+    _table(11, DRAW, PREFERENCE, """
+        base    25.3601  5.2023  21.0519        -
+        strong  25.8896  5.2895  21.2308  49.3617
+        W2SD    25.9431  5.3553  21.2589  50.6399
+    """),
 )
 LORA_SDXL = (
-    _table(
-        *(10, PICK, PREFERENCE),
-        base=_SDXL_PICK,
-        strong=(32.8040, 6.1176, 22.3259, 48.2224),
-        W2SD=(33.5959, 6.2252, 22.3644, 51.7770),
-    ),
-    _table(
-        *(11, DRAW, PREFERENCE),
-        base=_SDXL_DRAW,
-        strong=(31.2727, 5.5487, 22.7721, 47.0396),
-        W2SD=(32.34857, 5.7595, 22.8301, 52.9588),
-    ),
+    _table(10, PICK, PREFERENCE, """
+        base    29.8701  6.0939  21.6487        -
+        strong  32.8040  6.1176  22.3259  48.2224
+        W2SD    33.5959  6.2252  22.3644  51.7770
+    """),
+    _table(11, DRAW, PREFERENCE, """
+        base     28.5536  5.4946  22.2464        -
+        strong   31.2727  5.5487  22.7721  47.0396
+        W2SD    32.34857  5.7595  22.8301  52.9588
+    """),
 )
 GUIDANCE_SD15 = (
-    _table(
-        *(5, PICK, PREFERENCE),
-        strong=(24.9558, 5.5003, 20.1368, 42.1101),
-        W2SD=(25.5069, 5.5073, 20.2443, 57.8903),
-    ),
-    _table(
-        *(9, DRAW, PREFERENCE),
-        strong=(25.3601, 5.2023, 21.0519, 47.7075),
-        W2SD=(25.8234, 5.2157, 21.2079, 52.2934),
-    ),
+    _table(5, PICK, PREFERENCE, """
+        strong  24.9558  5.5003  20.1368  42.1101
+        W2SD    25.5069  5.5073  20.2443  57.8903
+    """),
+    _table(9, DRAW, PREFERENCE, """
+        strong  25.3601  5.2023  21.0519  47.7075
+        W2SD    25.8234  5.2157  21.2079  52.2934
+    """),
 )
 GUIDANCE_SDXL = (
-    _table(
-        *(5, PICK, PREFERENCE),
-        strong=(29.8701, 6.0939, 21.6487, 43.9425),
-        W2SD=(31.2020, 6.0970, 21.7980, 56.0608),
-    ),
-    _table(
-        *(9, DRAW, PREFERENCE),
-        strong=(28.5536, 5.4946, 22.2464, 40.9590),
-        W2SD=(30.1426, 5.6600, 22.4434, 59.0415),
-    ),
+    _table(5, PICK, PREFERENCE, """
+        strong  29.8701  6.0939  21.6487  43.9425
+        W2SD    31.2020  6.0970  21.7980  56.0608
+    """),
+    _table(9, DRAW, PREFERENCE, """
+        strong  28.5536  5.4946  22.2464  40.9590
+        W2SD    30.1426  5.6600  22.4434  59.0415
+    """),
 )
 PROMPT_SDXL = (
-    _table(
-        *(6, "GenEval", PREFERENCE),
-        weak=(25.3897, 5.4454, 20.7144, None),
-        strong=(28.5698, 5.7714, 21.6350, 45.7719),
-        W2SD=(29.4023, 5.8812, 21.8053, 54.2275),
-    ),
+    _table(6, "GenEval", PREFERENCE, """
+        weak    25.3897  5.4454  20.7144        -
+        strong  28.5698  5.7714  21.6350  45.7719
+        W2SD    29.4023  5.8812  21.8053  54.2275
+    """),
 )
 CUMULATIVE = (
-    _rows(
-        *(7, PICK, ("HPS v2", "winning rate %")),
-        {
-            "strong": (31.6412, None),
-            "guidance gap": (32.8217, 84),
-            "weight gap": (32.0992, 76),
-            "both gaps": (32.9623, 90),
-        },
-    ),
+    _table(7, PICK, ("HPS v2", "winning rate %"), """
+        strong        31.6412   -
+        guidance gap  32.8217  84
+        weight gap    32.0992  76
+        both gaps     32.9623  90
+    """),
 )
 FLUX_GUIDANCE = (
-    _table(
-        *(17, PICK, PREFERENCE[:3]),
-        weak=(23.2291, 6.0081, 20.5669),
-        strong=(29.9532, 6.3668, 22.1578),
-        W2SD=(31.1962, 6.3677, 22.2464),
-    ),
-    _table(
-        *(18, DRAW, PREFERENCE[:3]),
-        weak=(22.5098, 5.5170, 21.4877),
-        strong=(29.2550, 5.8035, 22.8866),
-        W2SD=(30.6314, 5.9030, 23.0236),
-    ),
+    _table(17, PICK, PREFERENCE[:3], """
+        weak    23.2291  6.0081  20.5669
+        strong  29.9532  6.3668  22.1578
+        W2SD    31.1962  6.3677  22.2464
+    """),
+    _table(18, DRAW, PREFERENCE[:3], """
+        weak    22.5098  5.5170  21.4877
+        strong  29.2550  5.8035  22.8866
+        W2SD    30.6314  5.9030  23.0236
+    """),
 )
 FLUX_LORA = (
-    _table(
-        *(17, PICK, PREFERENCE[:3]),
-        weak=(29.9532, 6.3668, 22.1578),
-        strong=(30.3402, 6.3987, 22.2199),
-        W2SD=(31.7411, 6.3580, 22.3050),
-    ),
-    _table(
-        *(18, DRAW, PREFERENCE[:3]),
-        weak=(29.2550, 5.8035, 22.8866),
-        strong=(29.5438, 5.8088, 22.8680),
-        W2SD=(30.9390, 5.9238, 22.9202),
-    ),
+    _table(17, PICK, PREFERENCE[:3], """
+        weak    29.9532  6.3668  22.1578
+        strong  30.3402  6.3987  22.2199
+        W2SD    31.7411  6.3580  22.3050
+    """),
+    _table(18, DRAW, PREFERENCE[:3], """
+        weak    29.2550  5.8035  22.8866
+        strong  29.5438  5.8088  22.8680
+        W2SD    30.9390  5.9238  22.9202
+    """),
 )
 # In percent. The gain comes with less motion: dynamic degree 45 -> 13 -> 8.
-TABLE_12 = _table(
-    *(12, "200 prompts of VBench", VIDEO),
-    weak=(91.4152, 95.8491, 94.1647, 45.0000, 55.3108, 58.4293),
-    strong=(96.0820, 97.5463, 96.8834, 13.0653, 57.7097, 64.1674),
-    W2SD=(97.1398, 97.9386, 96.8706, 8.0000, 59.3736, 64.6987),
-)
+TABLE_12 = _table(12, "200 prompts of VBench", VIDEO, """
+    weak    91.4152  95.8491  94.1647  45.0000  55.3108  58.4293
+    strong  96.0820  97.5463  96.8834  13.0653  57.7097  64.1674
+    W2SD    97.1398  97.9386  96.8706   8.0000  59.3736  64.6987
+""")
+# fmt: on

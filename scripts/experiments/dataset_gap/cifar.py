@@ -1,4 +1,4 @@
-"""CIFAR-10's Python batches, read without running anything that their pickles may contain."""
+"""CIFAR-10's Python batches, read without running what their pickles may contain; and which pictures a run has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.dataset_gap.pictures import Pictures, Split
+from experiments.dataset_gap.pictures import Pictures, Split, load_digits
+from experiments.dataset_gap.recipe import CIFAR, DIGITS, Recipe
 from w2sd_video.errors import UserError
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -138,3 +139,14 @@ def _read(folder: Path, names: tuple[str, ...], majority: str, minority: str) ->
         raise UserError(f"{folder} has {count} pictures of {majority} or {minority}; at least 10 of each are needed")
     known = torch.tensor([NAMES.index(name) for name in (majority, minority)])
     return Pictures(chosen[0][:count], chosen[1][:count], pictures[~torch.isin(labels, known)])
+
+
+def load_source(cifar: Path | None) -> tuple[Recipe, Split]:
+    """The digits, or a folder of CIFAR-10's Python batches.
+
+    Raises:
+        UserError: as of `load_digits` or `load_cifar`.
+    """
+    if cifar is None:
+        return DIGITS, load_digits(DIGITS.majority, DIGITS.minority)
+    return CIFAR, load_cifar(cifar, CIFAR.majority, CIFAR.minority)

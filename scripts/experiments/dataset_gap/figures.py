@@ -11,15 +11,13 @@ from torch import Tensor
 
 from experiments.dataset_gap.cosines import Cosines
 from experiments.dataset_gap.recipe import Recipe
-from experiments.dataset_gap.scoring import STRENGTHS, Score, sweep_name
+from experiments.dataset_gap.scoring import STRENGTHS, Row, Score, sweep_name
 from vbench_eval.statistics import Interval
 from w2sd_video.errors import UserError
 from w2sd_video.report.figures import GREY, METHOD_COLOURS, interval_line, shared_legend, style, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from experiments.dataset_gap.results import Row
 
 CLASSES = ("#0072b2", "#e69f00", "#bbbbbb")  # majority, minority, neither
 SHORT = {"weak": "weak", "strong": "strong", "ideal": "ideal", "w2sd": "W2SD", "zero-gap": "zero-gap", "s2wd": "S2WD"}

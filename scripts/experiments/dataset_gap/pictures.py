@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.dataset_gap.recipe import CIFAR, DIGITS, STRIDES, Augmentation, Recipe
+from experiments.dataset_gap.recipe import STRIDES, Augmentation
 from w2sd_video.errors import UserError
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -101,16 +101,3 @@ def augmented(pictures: Tensor, how: Augmentation, generator: torch.Generator) -
     # Beyond the border is black, which grid_sample calls 0. Cubic: a linear one would blur 8 x 8 pixels visibly.
     moved = functional.grid_sample(pictures + 1, grid, mode="bicubic", align_corners=False) - 1
     return moved.clamp(-1, 1)
-
-
-def load_source(cifar: Path | None) -> tuple[Recipe, Split]:
-    """The digits, or a folder of CIFAR-10's Python batches.
-
-    Raises:
-        UserError: as of `load_digits` or `load_cifar`.
-    """
-    if cifar is None:
-        return DIGITS, load_digits(DIGITS.majority, DIGITS.minority)
-    from experiments.dataset_gap.cifar import load_cifar
-
-    return CIFAR, load_cifar(cifar, CIFAR.majority, CIFAR.minority)

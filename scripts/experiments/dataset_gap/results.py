@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from experiments.dataset_gap import WEIGHTS, expectation, figures
+from experiments.dataset_gap.cifar import load_source
 from experiments.dataset_gap.cosines import Cosines, on_pictures, on_trajectories
 from experiments.dataset_gap.judge import JUDGE, MAJORITY, MINORITY, NEITHER, Judge, verdicts
 from experiments.dataset_gap.networks import sampling_levels, sampling_path
-from experiments.dataset_gap.pictures import Pictures, Split, load_source
+from experiments.dataset_gap.pictures import Pictures, Split
 from experiments.dataset_gap.recipe import PATHS, SIDES, STRIDES, Recipe
-from experiments.dataset_gap.scoring import METHODS, STEPS, Method, Score, World, load_world, noises
+from experiments.dataset_gap.scoring import METHODS, STEPS, Method, Row, Score, World, load_world, noises
 from experiments.dataset_gap.scoring import score as scored
 from experiments.engine import (
     Progress,
@@ -196,28 +197,6 @@ def neighbours_table(rows: list[Nearness]) -> str:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 AGAINST = ("strong", "zero-gap")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method's numbers.
-
-    Attributes:
-        minority: its share of all samples.
-        balance: its share of the samples that show either class; None where none does.
-        neither: the share of samples that show neither.
-        frechet: to held-out pictures, as many of each class, in the judge's features.
-        gains: by what it is compared with, the paired difference of the minority's share and McNemar's p; without
-            itself and what is not scored.
-        nearer: the paired difference of the Frechet distance to the strong model's; None for itself.
-    """
-
-    minority: Interval
-    balance: Interval | None
-    neither: Interval
-    frechet: Interval
-    gains: dict[str, tuple[Interval, float]]
-    nearer: Interval | None
 
 
 def rows(scores: Mapping[str, Score], reference: Tensor) -> dict[str, Row]:

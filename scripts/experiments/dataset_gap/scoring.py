@@ -15,6 +15,7 @@ from experiments.dataset_gap.judge import JUDGE, MAJORITY, MINORITY, NEITHER, Ju
 from experiments.dataset_gap.networks import denoiser, load_network, sampling_levels, sampling_path
 from experiments.dataset_gap.recipe import SIDES
 from experiments.engine import Progress
+from vbench_eval.statistics import Interval
 from w2sd_video.core import Denoiser, Level, autoguidance, sample, w2sd
 from w2sd_video.core import Path as SamplingPath
 from w2sd_video.errors import UserError
@@ -227,3 +228,25 @@ def score(world: World, method: Method, count: int, batch: int, progress: Progre
     pictures = torch.cat(made)
     features, classes = world.judge.read(pictures.to(world.device))
     return Score(pictures, features, classes, evaluations, sum(gaps) / len(gaps), seconds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's numbers.
+
+    Attributes:
+        minority: its share of all samples.
+        balance: its share of the samples that show either class; None where none does.
+        neither: the share of samples that show neither.
+        frechet: to held-out pictures, as many of each class, in the judge's features.
+        gains: by what it is compared with, the paired difference of the minority's share and McNemar's p; without
+            itself and what is not scored.
+        nearer: the paired difference of the Frechet distance to the strong model's; None for itself.
+    """
+
+    minority: Interval
+    balance: Interval | None
+    neither: Interval
+    frechet: Interval
+    gains: dict[str, tuple[Interval, float]]
+    nearer: Interval | None

@@ -14,9 +14,10 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from experiments.dataset_gap.cifar import load_source
 from experiments.dataset_gap.judge import JUDGE, Judge, judging_loss, save_judge, verdicts
 from experiments.dataset_gap.networks import TIMESTEPS, build_network, signal_rates
-from experiments.dataset_gap.pictures import Pictures, augmented, load_source
+from experiments.dataset_gap.pictures import Pictures, augmented
 from experiments.dataset_gap.recipe import PATHS, SIDES, Recipe
 from experiments.engine import chosen, make_folders, set_threads
 from experiments.training import round_to_half, train

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from experiments.demo import gaps, videos
-from experiments.diagnosis.calibrating import STEPS, numbers
 from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, WEIGHTS, world
-from w2sd_video.diagnosis.in_memory import grid_of
-from w2sd_video.diagnosis.measuring import baseline, measure
+from w2sd_video.diagnosis.asking import STEPS
+from w2sd_video.diagnosis.measuring import Measured, baseline, measure
+from w2sd_video.diagnosis.treating import grid_of
 from w2sd_video.hosting import reflected
 from w2sd_video.loading.loras import use_loras
 from w2sd_video.pair import ModelSpec
@@ -43,8 +43,7 @@ class Pictures:
         self._pipe: Any = None
         self._known: dict[Any, Any] = {}
 
-    def measured(self, name: str) -> dict[str, Any]:
-
+    def measured(self, name: str) -> Measured:
         self._pipe = self._pipe or gaps.load(PICTURE_WEIGHTS / "weak", LORA_WEIGHTS)
         _, ours, theirs = GAPS[name]
         strong = gaps.Setting(**ours)
@@ -60,7 +59,7 @@ class Pictures:
         if network is not None:
             use_loras(self._pipe, ())  # which a copy would take along
             pair.network = _network(self._pipe.unet, network)
-        return numbers(measure(pair, self._known[strong]))
+        return measure(pair, self._known[strong])
 
 
 class _BundledGap:
@@ -114,15 +113,14 @@ class Videos:
         self._sides: Any = None
         self._known: Any = None
 
-    def measured(self, share: float) -> dict[str, Any]:
-
+    def measured(self, share: float) -> Measured:
         self._sides = self._sides or videos.load(WEIGHTS)
         partner = copy.deepcopy(self._sides["strong"].unet)
         for ours, theirs in zip(partner.parameters(), self._sides["weak"].unet.parameters(), strict=True):
             ours.data.lerp_(theirs.data, share)
         pair = _BundledVideos(self._sides["strong"], partner, self._count)
         self._known = self._known or baseline(pair)
-        return numbers(measure(pair, self._known))
+        return measure(pair, self._known)
 
 
 class _BundledVideos:

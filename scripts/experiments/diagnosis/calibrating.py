@@ -16,12 +16,11 @@ import numpy as np
 from experiments.diagnosis.analytic import FAMILIES, pair_of
 from experiments.engine import check_counts, make_folders, set_threads
 from vbench_eval.statistics import wilson
-from w2sd_video.diagnosis.failure_modes import Thresholds, failures
+from w2sd_video.diagnosis.asking import STEPS
+from w2sd_video.diagnosis.judging import CALIBRATION, Thresholds, failures
 from w2sd_video.diagnosis.measuring import measure, together
 from w2sd_video.diagnosis.reporting import table as lines_of
-from w2sd_video.diagnosis.thresholds import CALIBRATION
 
-STEPS = 12
 SCHEDULES = ("ddpm", "sdxl", "flow")
 KEPT = ("clean_gap", "gap", "move", "error", "cosine", "displacement", "drift", "growth")
 GROUP = 4  # samples of a diagnosis
@@ -188,9 +187,9 @@ def run(options: argparse.Namespace) -> int:
         for at in SCHEDULES:
             makers[f"{name}-{at}"] = (family.kind, "analytic", partial(_analytic, name, at, options.pairs))
     for name, (kind, *_) in bundled.GAPS.items():
-        makers[name] = (kind, "bundled", partial(pictures.measured, name))
+        makers[name] = (kind, "bundled", partial(_bundled, pictures, name))
     for name, (kind, share) in bundled.VIDEOS.items():
-        makers[name] = (kind, "bundled", partial(videos.measured, share))
+        makers[name] = (kind, "bundled", partial(_bundled, videos, share))
     for name, (kind, bed, make) in makers.items():
         if chosen is not None and name not in chosen:
             continue
@@ -223,6 +222,10 @@ def _analytic(name: str, schedule: str, count: int) -> dict[str, Any]:
     pairs = [pair_of(name, seed, schedule, STEPS) for seed in range(count)]
     harms = [moved > alone for alone, moved in (pair.distances(STEPS - 1, 1.0) for pair in pairs)]
     return {**numbers(together([measure(pair) for pair in pairs])), "harmful": sum(harms) / count}
+
+
+def _bundled(pairs: Any, which: Any) -> dict[str, Any]:
+    return numbers(pairs.measured(which))
 
 
 def numbers(measured: Any) -> dict[str, Any]:

@@ -1,18 +1,59 @@
-"""One setting to begin with, from what was measured."""
+"""What measured numbers mean: the paper's two failure modes, by measured thresholds, and one setting to begin with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from w2sd_video.diagnosis.measuring import Measured
-from w2sd_video.diagnosis.thresholds import calibration
 
+CALIBRATION = Path(__file__).with_name("calibration.json")  # measured by scripts/calibrate_diagnosis.py
 LEAST = 0.25  # of the largest gap: levels with less are not worth two evaluations
 SIZEABLE = 0.25  # of the moves: more error of the inversion than this, and the fused mode is the better
 MOST_STRENGTH, LEAST_STRENGTH = 2.0, 0.25
+
+
+@cache
+def calibration(path: Path = CALIBRATION) -> Mapping[str, Any]:
+    """Returns thresholds and rates."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Of the gap between the clean estimates over the size of a sample, mean over levels (`Measured.clean_gap`), and of
+    the growth of a sample by the reflections (`Measured.growth`).
+    """
+
+    similar_below: float
+    gap_above: float
+    growth_above: float
+
+
+def thresholds() -> Thresholds:
+    """Returns the measured ones."""
+    return Thresholds(**calibration()["thresholds"])
+
+
+def failures(gap: float, growth: float, limits: Thresholds) -> tuple[str, ...]:
+    """Returns the failure modes of a pair: "over-similarity", "conflict", or none.
+
+    Over-similarity: the clean estimates differ by so little that a reflection has nothing to follow. Conflict: they
+    differ by as much as samples themselves do, or the reflections throw samples out of the range of the strong side's.
+    (The cosine of successive gaps tells neither: exact models in conflict have gaps as coherent as healthy ones.)
+    """
+    found = []
+    if gap < limits.similar_below:
+        found.append("over-similarity")
+    if gap > limits.gap_above or growth > limits.growth_above or gap != gap:
+        found.append("conflict")
+    return tuple(found)
 
 
 @dataclass(frozen=True)
