@@ -17,7 +17,6 @@ from w2sd_video.commands import checks
 from w2sd_video.commands.command_line import EXIT_DONE, Parser, run_command, said
 from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import DEFAULT_METHODS
-from w2sd_video.commands.matching import settled_steps
 from w2sd_video.commands.method_settings import (
     GAPPED,
     SideRows,
@@ -26,6 +25,7 @@ from w2sd_video.commands.method_settings import (
     check_sides_alone,
     check_used,
     plan_reflection,
+    settled_steps,
 )
 from w2sd_video.commands.options import DTYPES, check_methods
 from w2sd_video.commands.plan import Cost, Plan

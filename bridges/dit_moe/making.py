@@ -29,9 +29,8 @@ from w2sd_video.loading.files import local_only
 from w2sd_video.loading.parts import progress_bars
 from w2sd_video.loading.placement import DTYPES, peak_memory
 from w2sd_video.pair import ModelSpec
-from w2sd_video.runs.choices import as_text
 from w2sd_video.runs.runs import Made, NotMadeError, Report
-from w2sd_video.runs.tasks import ALONE, SELECTING, Task
+from w2sd_video.runs.tasks import ALONE, SELECTING, Task, as_text
 
 
 def load_sampler(plan: Plan, run: Loading) -> Sampler:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from w2sd_video.errors import UserError
 from w2sd_video.pair import Routing
 
 
@@ -52,28 +51,15 @@ class Choice:
     weights: Tensor
 
 
-def check_routing(routing: Routing, num_experts: int) -> None:
-    """Raises `UserError` where `routing` asks for experts that a network with `num_experts` has not."""
-    if routing.experts is not None and max(routing.experts) >= num_experts:
-        raise UserError(
-            f"the routing names expert {max(routing.experts)}, and this network has experts 0 to {num_experts - 1}"
-        )
-    if routing.k > num_experts:
-        raise UserError(
-            f"the routing takes {routing.k} experts per token; this network has {num_experts}: choose a k "
-            f"from 1 to {num_experts}"
-        )
-
-
 def plan_routing(rows: Sequence[Routing], num_tokens: int, num_experts: int, device: torch.device | str) -> RoutingPlan:
     """The plan for a batch whose row b routes its `num_tokens` tokens by `rows[b]`.
 
     Raises:
-        UserError: see `check_routing`.
+        UserError: experts that the network has not.
     """
     different = list(dict.fromkeys(rows))
     for routing in different:
-        check_routing(routing, num_experts)
+        routing.check(num_experts)
     counts = [routing.k for routing in rows]
     num_slots = max(counts)
     expert_ids = torch.arange(num_experts, device=device)

@@ -15,8 +15,13 @@ from w2sd_video.commands.command_line import EXIT_DONE, build_parser, request_of
 from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import DEFAULT_METHODS, FPS, FRAMES
 from w2sd_video.commands.lora_flags import plan_loras
-from w2sd_video.commands.matching import settled_steps
-from w2sd_video.commands.method_settings import check_reflection, check_used, plan_reflection, reflected_steps
+from w2sd_video.commands.method_settings import (
+    check_reflection,
+    check_used,
+    plan_reflection,
+    reflected_steps,
+    settled_steps,
+)
 from w2sd_video.commands.options import check_methods, unknown
 from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.prompts import both_sides

@@ -35,6 +35,7 @@ from benchmarks.measuring import (
 )
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.loading.animatediff import assemble_motion_unet
+from w2sd_video.loading.pair_description import describe_pair
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import progress_bars
 from w2sd_video.loading.placement import encoded_prompts
@@ -136,18 +137,19 @@ def count_pair() -> Iterator[Row]:
         strong, weak = Path(folder, "strong"), Path(folder, "weak")
         whole.save_pretrained(strong)
         unet_2d(TINY.width, 2).save_pretrained(weak / "unet")
-        loaded = load_pair(str(strong), str(weak), device="cpu", dtype="float32")
-    loaded.pipe.set_progress_bar_config(disable=True)
-    encoders = (loaded.pipe.text_encoder, loaded.pipe.text_encoder_2)
+        sides = load_pair(describe_pair(str(strong), str(weak)), dtype=torch.float32)
+    pipe, weak_unet = sides["strong"], sides["weak"].unet
+    pipe.set_progress_bar_config(disable=True)
+    encoders = (pipe.text_encoder, pipe.text_encoder_2)
     calls: list[nn.Module] = []
     for encoder in encoders:
         encoder.register_forward_pre_hook(lambda encoder, _: calls.append(encoder))
-    texts = encoded_prompts(loaded.pipe, ["a red ring"], "a blue cross", device="cpu")["a red ring"]
+    texts = encoded_prompts(pipe, ["a red ring"], "a blue cross", device="cpu")["a red ring"]
     for lam in range(3):
-        with reflected(loaded.pipe, (loaded.weak_unet, ModelSpec(guidance=1.0)), num_reflections=lam):
-            call(loaded.pipe, TINY, 3, 3.0, **texts)
+        with reflected(pipe, (weak_unet, ModelSpec(guidance=1.0)), num_reflections=lam):
+            call(pipe, TINY, 3, 3.0, **texts)
     yield equal("text", "text-encoder calls for 3 videos of a prompt (2 encoders, 2 texts)", len(calls), 4)
-    ours = unique_bytes(loaded.pipe.unet, loaded.weak_unet, loaded.pipe.vae)
+    ours = unique_bytes(pipe.unet, weak_unet, pipe.vae)
     alone = unique_bytes(whole.unet, whole.vae)
     most = (alone + unique_bytes(unet_2d(TINY.width, 2))) / (2 * alone)
     title = "bytes of a pair's networks / of two pipelines' (at most: all but the 2-D UNet shared)"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk_pairs import write_checkpoints
+from tests.support.disk_pairs import loaded_pair, write_checkpoints
 from tests.support.family_programs import video as main
 from tests.support.saved_pairs import save_pair
 from w2sd_video.commands import making
@@ -38,7 +38,7 @@ def test_a_missing_accelerator_is_refused_before_a_model_is_loaded(
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device, so it is not missing")
-    monkeypatch.setattr(making, "load_parts", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(making, "load_pipelines", lambda *_: pytest.fail("a model was loaded"))
     for device in ("cuda", "cuda:3", "toaster"):
         assert main([*pair, "--prompt", "x", "--device", device, "--output", str(tmp_path / "run")]) == 2
         assert f"device {device!r} cannot be used" in capsys.readouterr().err
@@ -48,7 +48,7 @@ def test_a_missing_accelerator_is_refused_before_a_model_is_loaded(
 def test_a_place_that_cannot_be_written_is_refused(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(making, "load_parts", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(making, "load_pipelines", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "file").write_text("")
     places = [tmp_path / "file" / "run", Path("/proc/run")]
     if os.geteuid() != 0:  # root may write anywhere
@@ -99,11 +99,10 @@ def test_loading_single_files_shows_no_bars_where_there_is_no_terminal(
 def test_compiled_blocks_are_those_that_repeat(pair: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from w2sd_video.loading.pairs import load_pair
     from w2sd_video.loading.placement import compile_networks
 
     compiled: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    loaded = load_pair(pair[1], pair[3], device="cpu")
+    loaded = loaded_pair(pair[1], pair[3])
     compile_networks((loaded.pipe.unet, loaded.weak_unet))
     assert set(compiled) == {"BasicTransformerBlock", "ResnetBlock2D", "AnimateDiffTransformer3D"}

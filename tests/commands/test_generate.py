@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support import tiny
+from tests.support.disk_pairs import loaded_pair
 from tests.support.family_programs import generated, video_request
 from tests.support.family_programs import video as main
 from tests.support.saved_pairs import quick_arguments, save_pair
@@ -132,9 +133,7 @@ def test_other_formats_hold_the_same_video(pair: Path, tmp_path: Path, video_for
 
 def stock(pair: Path, network: Any = None) -> NDArray[np.uint8]:
     """The stock pipeline's own frames, float64 rounding aside: [F, H, W, 3] uint8."""
-    from w2sd_video.loading.pairs import load_pair
-
-    pipe = load_pair(str(pair / "strong"), str(pair / "weak"), device="cpu").pipe
+    pipe = loaded_pair(str(pair / "strong"), str(pair / "weak")).pipe
     if network is not None:
         pipe.unet = network
     pipe.set_progress_bar_config(disable=True)

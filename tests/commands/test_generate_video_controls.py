@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from tests.hosting.test_hosting_parity import ip_adapter_weights
 from tests.support import tiny, tiny_controls
 from tests.support.family_programs import video as main
-from w2sd_video.commands.control_frames import read_control_frames
+from w2sd_video.commands.checks import read_control_frames
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.runs.video_io import read_video, write_video

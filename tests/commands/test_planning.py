@@ -15,7 +15,7 @@ from tests.support.family_programs import costs, planned, video_request
 from tests.support.family_programs import image as main
 from tests.support.family_programs import video as videos
 from w2sd_video.commands.lora_flags import LoraFlag, parse_lora, plan_loras
-from w2sd_video.commands.matching import match_evaluations
+from w2sd_video.commands.method_settings import match_evaluations
 from w2sd_video.commands.options import check_methods, words
 from w2sd_video.commands.plan import Plan
 from w2sd_video.errors import UserError

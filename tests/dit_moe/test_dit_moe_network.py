@@ -100,7 +100,7 @@ def test_one_timestep_serves_all_rows() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"routing": Routing(k=9)}, "takes 9 experts per token; this network has 8"),
+        ({"routing": Routing(k=9)}, "takes 9 experts per token and this network has 8"),
         ({"routing": Routing(experts=(2, 8))}, "names expert 8.*0 to 7"),
         ({"routing": [Routing()] * 2}, "2 routings were given for a batch of 3"),
         ({"hidden_states": torch.zeros(3, 4, 16, 16)}, r"\(3, 4, 16, 16\).*\[batch, 4, 8, 8\]"),

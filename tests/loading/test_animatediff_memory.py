@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from tests.support import tiny
-from tests.support.disk_pairs import told
+from tests.support.disk_pairs import LoadedPair, loaded_pair, told
 from w2sd_video.loading import placement
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of, tensors_of
 from w2sd_video.loading.memory import estimate_memory
 from w2sd_video.loading.pair_description import describe_pair
-from w2sd_video.loading.pairs import LoadedPair, PairReport, load_pair
 from w2sd_video.loading.placement import decoding_in_chunks, install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, unique_bytes
 
@@ -158,7 +157,7 @@ def test_decode_returns_what_the_stock_one_does_and_casts_latents_to_the_vaes_dt
 
 def test_a_loaded_pair_decodes_in_chunks_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.animatediff_sdxl().save_pretrained(tmp_path)
-    pair = load_pair(str(tmp_path), str(tmp_path), device="cpu")
+    pair = loaded_pair(str(tmp_path), str(tmp_path))
     monkeypatch.setattr("w2sd_video.loading.placement.CHUNK_PIXELS", 2 * 16 * 16)
     with frames_per_call(pair.pipe.vae) as counts:
         call(pair.pipe)
@@ -176,7 +175,7 @@ def loaded(other_text: bool = False) -> LoadedPair:
     if other_text:
         other.register_modules(unet=weak, vae=pipe.vae, motion_adapter=pipe.motion_adapter)
         weak = other
-    return LoadedPair(pipe, weak, PairReport(0, 0))
+    return LoadedPair(pipe, weak)
 
 
 def weak_forward(pair: LoadedPair) -> torch.Tensor:
@@ -249,7 +248,7 @@ def test_the_estimate_of_the_weights_is_what_loading_takes(tmp_path: Path, dtype
     tiny.motion_adapter().save_pretrained(tmp_path / "motion")
     given = (str(tmp_path / "1"), str(tmp_path / "2"), str(tmp_path / "motion"))
     found = estimate_memory(describe_pair(*given), dtype=dtype, height=16, width=16, num_frames=2)
-    pair = load_pair(*given, device="cpu", dtype=dtype)
+    pair = loaded_pair(*given, dtype=dtype)
     networks = unique_bytes(pair.pipe.unet) + unique_bytes(pair.weak_unet) - unique_bytes(pair.pipe.motion_adapter)
     assert found.strong_unet + found.weak_unet + found.shared == networks
     assert found.vae == unique_bytes(pair.pipe.vae)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AnimateDiffSDXLPipeline, UNetMotionModel
+from diffusers import AnimateDiffSDXLPipeline
 
 from tests.support import tiny
-from tests.support.disk_pairs import assert_holds, sdxl, told, weights_of, write_checkpoints
+from tests.support.disk_pairs import assert_holds, loaded_pair, sdxl, told, weights_of, write_checkpoints
 from w2sd_video.errors import UserError
 from w2sd_video.loading.animatediff import tensors_of
 from w2sd_video.loading.pair_description import describe_pair
-from w2sd_video.loading.pairs import load_pair
-from w2sd_video.loading.parts import Source
-from w2sd_video.loading.sharing import unique_bytes
+from w2sd_video.loading.sharing import modules_of, unique_bytes
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def assert_motion_shared(pair: Any) -> None:
     assert {name for name in ours if ours[name] == theirs[name]} >= {name for name in ours if "motion_modules" in name}
     motion = sum(tensor.nbytes for name, tensor in tensors_of(pair.weak_unet).items() if "motion_modules" in name)
     both = unique_bytes(pair.pipe.unet, pair.weak_unet)
-    assert pair.report.shared_bytes == unique_bytes(pair.pipe.unet) + unique_bytes(pair.weak_unet) - both >= motion > 0
+    assert unique_bytes(pair.pipe.unet) + unique_bytes(pair.weak_unet) - both >= motion > 0
     assert unique_bytes(pair.pipe.unet, pair.pipe.motion_adapter) == unique_bytes(pair.pipe.unet)
 
 
@@ -49,10 +45,11 @@ def test_folders_and_single_files_load_to_the_same_weights_and_share_the_motion_
     disk: dict[str, str], strong: str, weak: str
 ) -> None:
     config = disk["config"] if strong == "strong.safetensors" and weak == "weak.safetensors" else None
-    pair = load_pair(disk[strong], disk[weak], disk["motion"], config=config, device="cpu")
+    pair = loaded_pair(disk[strong], disk[weak], disk["motion"], config=config)
     assert_holds(pair.pipe.unet, weights_of(1))
-    assert isinstance(pair.weak, UNetMotionModel)  # the text encoders are equal, so a bare network is enough
-    assert_holds(pair.weak, weights_of(2))
+    assert_holds(pair.weak_unet, weights_of(2))
+    modules = [part for pipe in (pair.pipe, pair.weak) for part in modules_of(pipe)]
+    assert unique_bytes(*modules) == unique_bytes(*modules_of(pair.pipe), pair.weak_unet), "all else is kept once"
     assert_holds(pair.pipe.vae, tensors_of(tiny.vae()))
     assert_holds(pair.pipe.text_encoder, tensors_of(tiny.clip_text_encoder(10, hidden=12)))
     assert_holds(pair.pipe.text_encoder_2, tensors_of(tiny.clip_text_encoder(13, hidden=20, projection=True)))
@@ -68,7 +65,7 @@ def test_half_size_variants_and_shards_are_found(disk: dict[str, str], tmp_path:
     assert all((".fp16" in name) == ("variant" in saved) for name in files)
     assert (len(files) > 1) == ("max_shard_size" in saved)
     given = (disk["strong"], str(tmp_path / "weak"), disk["motion"])
-    assert_holds(load_pair(*given, device="cpu").weak_unet, weights_of(2))
+    assert_holds(loaded_pair(*given).weak_unet, weights_of(2))
     if len(files) > 1:
         (tmp_path / "weak" / "unet" / files[0]).unlink()
         with pytest.raises(UserError, match=f"index.* names {files[0]}, which is not there"):
@@ -76,37 +73,14 @@ def test_half_size_variants_and_shards_are_found(disk: dict[str, str], tmp_path:
 
 
 def test_the_same_checkpoint_on_both_sides_takes_no_second_storage(disk: dict[str, str]) -> None:
-    pair = load_pair(disk["strong"], disk["strong.safetensors"], disk["motion"], device="cpu")
+    pair = loaded_pair(disk["strong"], disk["strong.safetensors"], disk["motion"])
     assert unique_bytes(pair.pipe.unet, pair.weak_unet) == unique_bytes(pair.pipe.unet)
-    assert pair.report.shared_bytes == unique_bytes(pair.pipe.unet)
-
-
-def test_nothing_loaded_only_to_be_compared_or_taken_apart_stays_in_memory(
-    disk: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[weakref.ref[Any]] = []
-    load = Source.load
-
-    def remember(self: Any, *args: Any, **settings: Any) -> Any:
-        module = load(self, *args, **settings)
-        loaded.append(weakref.ref(module))
-        return module
-
-    monkeypatch.setattr(Source, "load", remember)
-    pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
-    gc.collect()
-    alive = [reference() for reference in loaded if reference() is not None]
-    # Of the two 2-D UNets, the adapter, two VAEs and four text encoders loaded, one VAE and two encoders remain.
-    assert len(loaded) == 9
-    assert {id(part) for part in alive} == {
-        id(part) for part in (pair.pipe.vae, pair.pipe.text_encoder, pair.pipe.text_encoder_2)
-    }
 
 
 def test_a_saved_video_pipeline_and_a_folder_with_one_network_load_as_the_bundled_demo_does(
     disk: dict[str, str],
 ) -> None:
-    pair = load_pair(disk["video"], disk["network"], device="cpu", num_frames=16)
+    pair = loaded_pair(disk["video"], disk["network"], num_frames=16)
     assert_holds(pair.pipe.unet, weights_of(1))
     assert_holds(pair.weak_unet, weights_of(2))
     assert_motion_shared(pair)
@@ -116,36 +90,39 @@ def test_a_saved_video_pipeline_and_a_folder_with_one_network_load_as_the_bundle
 
 
 def test_a_strong_side_that_is_one_network_takes_every_other_part_from_the_weak_one(disk: dict[str, str]) -> None:
-    pair = load_pair(disk["network"], disk["video"], device="cpu")
+    pair = loaded_pair(disk["network"], disk["video"])
     assert_holds(pair.pipe.unet, weights_of(2))
     assert_holds(pair.weak_unet, weights_of(1))
     assert_holds(pair.pipe.vae, tensors_of(tiny.vae()))
     assert dict(pair.pipe.scheduler.config)["beta_schedule"] == "scaled_linear"
-    assert any("holds no VAE" in note for note in pair.report.notes)
+    assert any("holds no VAE" in note for note in pair.notes)
     with pytest.raises(UserError, match="two text encoders"):
         describe_pair(disk["network"], disk["network"], disk["motion"])
 
 
 def test_sides_with_motion_modules_of_their_own_keep_them_and_it_is_noted(disk: dict[str, str], tmp_path: Path) -> None:
     tiny.motion_unet(2, adapter_seed=9).save_pretrained(tmp_path)
-    pair = load_pair(disk["video"], str(tmp_path), device="cpu")
+    pair = loaded_pair(disk["video"], str(tmp_path))
     assert_holds(pair.weak_unet, tensors_of(tiny.motion_unet(2, adapter_seed=9)))
-    assert any("motion modules of their own" in note for note in pair.report.notes)
+    assert any("motion modules of their own" in note for note in pair.notes)
 
 
 def test_an_image_checkpoint_gets_the_schedule_of_the_motion_modules_and_keeps_its_prediction_type(
     disk: dict[str, str],
 ) -> None:
-    pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu", scheduler={"beta_end": 0.02})
+    pair = loaded_pair(disk["strong"], disk["weak"], disk["motion"])
     config = dict(pair.pipe.scheduler.config)
-    assert (config["beta_schedule"], config["beta_end"], config["prediction_type"]) == ("linear", 0.02, "epsilon")
+    assert (config["beta_schedule"], config["timestep_spacing"], config["prediction_type"]) == (
+        *("linear", "trailing"),
+        "epsilon",
+    )
 
 
 def test_a_weak_motion_unet_brings_the_motion_modules_for_an_image_checkpoint(
     disk: dict[str, str], tmp_path: Path
 ) -> None:
     tiny.motion_unet(2).save_pretrained(tmp_path / "unet")
-    pair = load_pair(disk["strong"], str(tmp_path), device="cpu")
+    pair = loaded_pair(disk["strong"], str(tmp_path))
     assert_holds(pair.pipe.unet, weights_of(1))
     assert_motion_shared(pair)
 
@@ -156,7 +133,7 @@ def test_loading_twice_gives_equal_videos_in_half_precision_although_the_vae_ove
     # The stock pipeline cannot decode at all here: it widens only part of a VAE with force_upcast.
     videos = []
     for _ in range(2):
-        pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu", dtype="float16")
+        pair = loaded_pair(disk["strong"], disk["weak"], disk["motion"], dtype="float16")
         assert (pair.pipe.unet.dtype, pair.weak_unet.dtype, pair.pipe.vae.dtype) == (
             torch.float16,
             torch.float16,
@@ -173,7 +150,7 @@ def test_loading_twice_gives_equal_videos_in_half_precision_although_the_vae_ove
 
 def test_sides_with_other_text_encoders_encode_each_with_its_own(disk: dict[str, str], tmp_path: Path) -> None:
     sdxl(2, text_seed=40).save_pretrained(tmp_path)
-    pair = load_pair(disk["strong"], str(tmp_path), disk["motion"], device="cpu")
+    pair = loaded_pair(disk["strong"], str(tmp_path), disk["motion"])
     assert isinstance(pair.weak, AnimateDiffSDXLPipeline)
     inputs = told(pair, "a ring", "blue", free=False)
     for side, pipe in ((inputs["strong"], pair.pipe), (inputs["weak"], pair.weak)):
@@ -187,15 +164,15 @@ def test_sides_with_other_text_encoders_encode_each_with_its_own(disk: dict[str,
 
 
 def test_encoded_prompts_stand_for_the_text_when_the_encoders_are_freed(disk: dict[str, str]) -> None:
-    pair = load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
+    pair = loaded_pair(disk["strong"], disk["weak"], disk["motion"])
     unprompted = told(pair, "a ring", free=False)
-    assert unprompted["weak"] is None
+    assert all(torch.equal(unprompted["weak"][name], each) for name, each in unprompted["strong"].items())
     assert not unprompted["strong"]["negative_prompt_embeds"].any()  # SDXL's zeros for no negative prompt
     stock = pair.pipe("a ring", negative_prompt="blue", **quick(5)).frames
     encoder_bytes = unique_bytes(pair.pipe.text_encoder, pair.pipe.text_encoder_2)
-    before = unique_bytes(*modules(pair.pipe))
+    before = unique_bytes(*modules_of(pair.pipe))
     first = told(pair, "a ring", "blue")["strong"]
-    assert unique_bytes(*modules(pair.pipe)) == before - encoder_bytes
+    assert unique_bytes(*modules_of(pair.pipe)) == before - encoder_bytes
     assert torch.equal(torch.from_numpy(stock), torch.from_numpy(pair.pipe(**first, **quick(5)).frames))
 
 
@@ -204,15 +181,10 @@ def quick(seed: int) -> dict[str, Any]:
     return {**call, **tiny.ANIMATEDIFF_CALL}
 
 
-def modules(pipe: Any) -> list[torch.nn.Module]:
-    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-
-
 def test_a_single_file_without_text_encoders_uses_the_other_sides_and_says_so(disk: dict[str, str]) -> None:
-    pair = load_pair(disk["strong"], disk["weak-no-text.safetensors"], disk["motion"], device="cpu")
-    assert isinstance(pair.weak, UNetMotionModel)
-    assert any("holds no text encoders" in note for note in pair.report.notes)
-    pair = load_pair(disk["weak-no-text.safetensors"], disk["strong.safetensors"], disk["motion"], device="cpu",
+    pair = loaded_pair(disk["strong"], disk["weak-no-text.safetensors"], disk["motion"])
+    assert any("holds no text encoders" in note for note in pair.notes)
+    pair = loaded_pair(disk["weak-no-text.safetensors"], disk["strong.safetensors"], disk["motion"],
                      config=disk["config"])  # fmt: skip
     assert_holds(pair.pipe.text_encoder, tensors_of(tiny.clip_text_encoder(10, hidden=12)))
     both = disk["weak-no-text.safetensors"]
@@ -227,9 +199,9 @@ def test_another_vae_of_the_same_scaling_is_noted_and_the_strong_one_decodes(
     disk: dict[str, str], tmp_path: Path
 ) -> None:
     sdxl(2, vae_seed=50).save_pretrained(tmp_path)
-    pair = load_pair(disk["strong"], str(tmp_path), disk["motion"], device="cpu")
+    pair = loaded_pair(disk["strong"], str(tmp_path), disk["motion"])
     assert_holds(pair.pipe.vae, tensors_of(tiny.vae()))
-    assert any("VAEs differ" in note for note in pair.report.notes)
+    assert any("VAEs differ" in note for note in pair.notes)
 
 
 def test_another_scaling_of_the_latents_is_refused_before_loading(disk: dict[str, str], tmp_path: Path) -> None:
@@ -241,9 +213,9 @@ def test_another_scaling_of_the_latents_is_refused_before_loading(disk: dict[str
 def test_progress_bars_are_silenced_on_request_and_come_back(
     disk: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu", quiet=True)
+    loaded_pair(disk["strong"], disk["weak"], disk["motion"], quiet=True)
     assert "%" not in capfd.readouterr().err
-    load_pair(disk["strong"], disk["weak"], disk["motion"], device="cpu")
+    loaded_pair(disk["strong"], disk["weak"], disk["motion"], quiet=False)
     assert "100%" in capfd.readouterr().err
 
 
@@ -254,16 +226,17 @@ import sys
 sys.path[:0] = {path!r}
 import torch
 torch.set_num_threads(1)
-from tests.support.disk_pairs import assert_holds, weights_of
-from w2sd_video.loading.pairs import load_pair
+from tests.support.disk_pairs import assert_holds, loaded_pair, weights_of
+from w2sd_video.loading.sharing import unique_bytes
 for weak in ("owner/weak", {file!r}):
     given = ("owner/strong", weak, "owner/motion")
-    pair = load_pair(*given, device="cpu", dtype="bfloat16", num_frames=16, quiet=True)
+    pair = loaded_pair(*given, dtype="bfloat16", num_frames=16, quiet=True)
     wanted = {{name: t.to(torch.bfloat16) for name, t in weights_of(2).items()}}
     assert_holds(pair.weak_unet, wanted)
-    assert pair.report.shared_bytes >= sum(t.nbytes for name, t in wanted.items() if "motion_modules" in name)
+    shared = unique_bytes(pair.pipe.unet) + unique_bytes(pair.weak_unet) - unique_bytes(pair.pipe.unet, pair.weak_unet)
+    assert shared >= sum(t.nbytes for name, t in wanted.items() if "motion_modules" in name)
     try:
-        load_pair(*given, device="cpu", num_frames=17)
+        loaded_pair(*given, num_frames=17)
     except ValueError as error:
         print(error)
 """

@@ -15,12 +15,13 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tests.support import tiny
-from tests.support.disk_pairs import assert_holds, sdxl, weights_of, write_checkpoints
+from tests.support.disk_pairs import assert_holds, loaded_pair, sdxl, weights_of, write_checkpoints
 from tests.support.ldm_layout import save_single_file
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import LDM_UNET
+from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.pair_description import describe_pair
-from w2sd_video.loading.pairs import load_pair
+from w2sd_video.loading.placement import choose_device, choose_dtype
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,6 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def refused(match: str, *given: str, **settings: Any) -> None:
     with pytest.raises(UserError, match=match):
         describe_pair(*given, **settings)
-    with pytest.raises(UserError, match=match):
-        load_pair(*given, device="cpu", **settings)
 
 
 def test_what_does_not_exist_is_refused(disk: dict[str, str], tmp_path: Path) -> None:
@@ -49,7 +48,7 @@ def test_hub_ids_are_taken_without_touching_the_network(disk: dict[str, str]) ->
     assert (found.strong.kind, found.weak.config, found.needs_network) == ("hub", "owner/strong", True)
     assert not describe_pair(disk["strong"], disk["weak"], disk["motion"]).needs_network
     with pytest.raises(UserError, match=r"cannot load the unet of owner/strong.*check the hub id and"):  # offline
-        load_pair("owner/strong", disk["weak"], disk["motion"], device="cpu")
+        loaded_pair("owner/strong", disk["weak"], disk["motion"])
 
 
 def test_two_single_files_need_a_config_folder(disk: dict[str, str]) -> None:
@@ -81,7 +80,7 @@ def test_garbage_and_truncated_folders_are_refused_by_name(disk: dict[str, str],
     shutil.rmtree(tmp_path / "weak" / "tokenizer")
     shutil.copy(Path(disk["weak"]) / "unet" / weights.name, weights)
     with pytest.raises(UserError, match=r"the tokenizer of .*weak has \d tokens"):
-        load_pair(disk["strong"], str(tmp_path / "weak"), disk["motion"], device="cpu")
+        loaded_pair(disk["strong"], str(tmp_path / "weak"), disk["motion"])
     weights.unlink()
     refused("holds no .safetensors weights", disk["strong"], str(tmp_path / "weak"), disk["motion"])
 
@@ -108,13 +107,13 @@ def test_garbage_and_truncated_folders_are_refused_by_name(disk: dict[str, str],
 def test_a_network_whose_tensors_are_not_its_classs_is_refused_before_any_is_read(
     disk: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, match: str
 ) -> None:
-    shutil.copytree(Path(disk["weak"]) / "unet", tmp_path / "unet")
-    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    strong = shutil.copytree(disk["weak"], tmp_path / "strong")
+    weights = Path(strong) / "unet" / "diffusion_pytorch_model.safetensors"
     change(tensors := load_file(weights))
     save_file(tensors, weights)
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(UserError, match=match):
-        load_pair(str(tmp_path), disk["strong"], disk["motion"], device="cpu")
+        loaded_pair(str(strong), disk["strong"], disk["motion"])
 
 
 def test_a_single_file_with_other_tensors_than_its_config_describes_is_refused(
@@ -124,24 +123,24 @@ def test_a_single_file_with_other_tensors_than_its_config_describes_is_refused(
     del tensors["model.diffusion_model.out.2.bias"]
     save_file(tensors, tmp_path / "weak.safetensors")
     with pytest.raises(UserError, match=r"the unet of .*weak\.safetensors lacks tensors, which would be random"):
-        load_pair(disk["strong"], str(tmp_path / "weak.safetensors"), disk["motion"], device="cpu")
+        loaded_pair(disk["strong"], str(tmp_path / "weak.safetensors"), disk["motion"])
     path = save_single_file(sdxl(2), tmp_path / "more.safetensors", **{LDM_UNET + "more.weight": torch.zeros(1)})
     with pytest.raises(UserError, match=r"more\.safetensors holds \d+ tensors and its config describes \d+"):
-        load_pair(disk["strong"], str(path), disk["motion"], device="cpu")
+        loaded_pair(disk["strong"], str(path), disk["motion"])
 
 
 def test_pickles_are_refused_unless_allowed(disk: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "weak.ckpt"
     torch.save({"state_dict": load_file(disk["weak.safetensors"])}, path)
     refused("is a pickle, which can run code", disk["strong"], str(path), disk["motion"])
-    pair = load_pair(disk["strong"], str(path), disk["motion"], device="cpu", allow_pickle=True)
+    pair = loaded_pair(disk["strong"], str(path), disk["motion"], allow_pickle=True)
     assert_holds(pair.weak_unet, weights_of(2))
     shutil.copytree(disk["weak"], tmp_path / "folder")
     weights = tmp_path / "folder" / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     refused("weights are pickles", disk["strong"], str(tmp_path / "folder"), disk["motion"])
-    pair = load_pair(disk["strong"], str(tmp_path / "folder"), disk["motion"], device="cpu", allow_pickle=True)
+    pair = loaded_pair(disk["strong"], str(tmp_path / "folder"), disk["motion"], allow_pickle=True)
     assert_holds(pair.weak_unet, weights_of(2))
 
 
@@ -193,20 +192,17 @@ def test_motion_adapters_that_do_not_fit_are_refused_before_loading(disk: dict[s
 
 
 @pytest.mark.parametrize(
-    ("settings", "match"),
+    ("chosen", "given", "match"),
     [
-        (
-            {"memory": "disk"},
-            "memory is 'disk'; choose one of resident, model-offload, sequential, group",
-        ),
-        ({"memory": "model"}, "'model-offload' keeps networks off an accelerator, but the device is cpu"),
-        ({"dtype": "int8"}, "dtype is int8; choose one of float32, float16, bfloat16"),
-        ({"device": "warp"}, "device 'warp' cannot be used here"),
+        (memory_plan, "disk", "memory is 'disk'; choose one of resident, model-offload, sequential, group"),
+        (memory_plan, "model", "'model-offload' keeps networks off an accelerator, but the device is cpu"),
+        (choose_dtype, "int8", "dtype is int8; choose one of float32, float16, bfloat16"),
+        (lambda given, _: choose_device(given), "warp", "device 'warp' cannot be used here"),
     ],
 )
-def test_settings_are_refused_by_name(disk: dict[str, str], settings: dict[str, str], match: str) -> None:
+def test_settings_are_refused_by_name(chosen: Any, given: str, match: str) -> None:
     with pytest.raises(UserError, match=match):
-        load_pair(disk["strong"], disk["weak"], disk["motion"], **{"device": "cpu", **settings})
+        chosen(given, "cpu")
 
 
 def test_checking_a_specification_and_estimating_its_memory_import_no_torch(disk: dict[str, str]) -> None:

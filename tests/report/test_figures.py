@@ -13,7 +13,7 @@ from vbench_eval import figures as shared
 from w2sd_video.errors import UserError
 from w2sd_video.report import figures
 from w2sd_video.report.figures import METHOD_COLOURS, Point
-from w2sd_video.runs.choices import write_choices
+from w2sd_video.runs.runs import write_choices
 from w2sd_video.runs.tasks import METHODS
 
 ROWS = {"a red ring, 0": "sswws", "a red ring, 1": "sssss", "a green square, 0": "wwwww"}

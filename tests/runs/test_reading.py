@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.vbench_files import LOSSLESS, patterned, write_animation, write_pictures, write_video
-from w2sd_video.commands.control_frames import read_control_frames
+from w2sd_video.commands.checks import read_control_frames
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import WHITE, read_rgb
 from w2sd_video.runs.video_io import read_video

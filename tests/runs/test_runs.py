@@ -19,12 +19,11 @@ import pytest
 from tests.report.test_page import Tags
 from w2sd_video.commands.engine import describe_summary, summary_text
 from w2sd_video.errors import UserError
-from w2sd_video.runs.choices import as_text, share_weak
 from w2sd_video.runs.journal import Journal
 from w2sd_video.runs.picture_io import PICTURES, read_picture
 from w2sd_video.runs.progress import Progress, TerminalProgress
-from w2sd_video.runs.runs import Load, Made, Make, NotMadeError, Report, RunPlan, one_by_one, perform
-from w2sd_video.runs.tasks import METHODS, Method, Task, task_groups
+from w2sd_video.runs.runs import Load, Made, Make, NotMadeError, Report, RunPlan, perform
+from w2sd_video.runs.tasks import METHODS, Method, Task, as_text, task_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ("a ring", "up/down")
@@ -51,6 +50,21 @@ def run_plan(output: Path, methods: Sequence[str] = ("weak", "strong", "w2sd"), 
         evaluations={method: 4 + 4 * METHODS[method].reflects for method in methods},
         medium=PICTURES,
     )
+
+
+def one_by_one(make: Any) -> Make:
+    """Returns a maker of batches from one of single things, which raises NotMadeError for what cannot be made."""
+
+    def batch(tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
+        made: list[Made | NotMadeError] = []
+        for task in tasks:
+            try:
+                made.append(make(task, report))
+            except NotMadeError as error:
+                made.append(error)
+        return made
+
+    return batch
 
 
 class Drawing:
@@ -337,7 +351,6 @@ def test_the_engine_needs_no_torch() -> None:
 
 def test_a_letter_per_selection_says_which_side_it_took() -> None:
     assert as_text([[False], [True], [True]]) == "sww" and as_text([]) == ""
-    assert share_weak(["sww", "s"]) == 0.5 and share_weak([]) == 0
 
 
 def test_methods_may_be_a_commands_own(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vbench_eval.files import write_bytes
 from w2sd_video.errors import UserError
-from w2sd_video.runs.video_io import read_video, rgb_to_yuv420, suffix_of, write_video
+from w2sd_video.runs.video_io import read_video, rgb_to_yuv420, write_video
 
 FLAT_TOLERANCE = 3
 PALETTE = np.array(
@@ -195,7 +195,3 @@ def test_a_png_folder_replaces_an_older_one_whole(tmp_path: Path) -> None:
     write_video(tmp_path / "v", noise(6), 8)
     write_video(tmp_path / "v", noise(2), 8)
     assert sorted(file.name for file in (tmp_path / "v").iterdir()) == ["0000.png", "0001.png"]
-
-
-def test_only_png_folders_have_no_suffix() -> None:
-    assert [suffix_of(name) for name in ("mp4", "gif", "webp", "png")] == [".mp4", ".gif", ".webp", ""]

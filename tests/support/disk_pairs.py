@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from diffusers import StableDiffusionXLPipeline
 from tests.support import tiny
 from tests.support.ldm_layout import save_single_file
 from w2sd_video.loading.animatediff import tensors_of
+from w2sd_video.loading.pair_description import describe_pair
+from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.placement import encoded_prompts, free_text_encoders
 
 
@@ -40,6 +43,27 @@ def write_checkpoints(root: Path) -> dict[str, str]:
     config = root / "config"
     shutil.copytree(root / "strong", config, ignore=shutil.ignore_patterns("*.safetensors"))
     return {path.name: str(path) for path in root.iterdir()}
+
+
+@dataclass
+class LoadedPair:
+    """Both sides of a pair of videos, and what loading it noted."""
+
+    pipe: Any
+    weak: Any
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weak_unet(self) -> Any:
+        return getattr(self.weak, "unet", self.weak)
+
+
+def loaded_pair(*given: Any, dtype: str = "float32", quiet: bool = True, **settings: Any) -> LoadedPair:
+    """What `load_pair` makes of what `describe_pair` says of these arguments."""
+    notes: list[str] = []
+    pair = describe_pair(*given, **settings)
+    sides = load_pair(pair, dtype=getattr(torch, dtype), quiet=quiet, note=notes.append)
+    return LoadedPair(sides["strong"], sides["weak"], tuple(notes))
 
 
 def weights_of(seed: int) -> dict[str, torch.Tensor]:

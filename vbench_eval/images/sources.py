@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from vbench_eval.errors import UserError
 from vbench_eval.folders import methods_of, read_folder
 from vbench_eval.naming import parse_name
+from vbench_eval.pictures import VideoError
+from vbench_eval.pictures import read_picture as read_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 Pictures: TypeAlias = "Sequence[Image.Image] | Tensor"
 """Pictures in memory: PIL's of any sizes, or uint8 RGB [N, H, W, 3] or [N, 3, H, W]."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 class PictureError(UserError):
@@ -43,20 +44,16 @@ def find_pictures(folder: str | Path) -> list[Path]:
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """The picture in a file, RGB, the way up its camera says, without its transparency.
+    """The picture in a file as `vbench_eval.pictures` reads it, for PIL: RGB, upright, without its transparency.
 
     Raises:
-        PictureError: it is damaged, or has more than 8 bits a channel.
+        PictureError: it is damaged, or a file of several pictures.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            if image.mode not in _EIGHT_BITS:
-                raise ValueError(f"its pixels are of kind {image.mode}; convert it to 8 bits a channel")
-            upright = ImageOps.exif_transpose(image)
-            return (upright or image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL reports damage as any
+        return Image.fromarray(read_pixels(path)[0])
+    except VideoError as error:
         raise PictureError(f"{path} cannot be read as a picture: {error}") from error
 
 

@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from w2sd_video.commands.options import MAX_SEED, unknown
 from w2sd_video.errors import UserError
+from w2sd_video.gaps.control_images import BLACK, check_size
 from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces
 from w2sd_video.pair import ModelPair, check_pair
 from w2sd_video.presets import PRESETS
+from w2sd_video.runs.video_io import read_video
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from w2sd_video.commands.plan import Plan
     from w2sd_video.commands.request import Request
     from w2sd_video.loading.describe import Description
 
 
+SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths; more where files say so
 ON_SDXL = ("AnimateDiffSDXL", "StableDiffusionXL")
 
 
@@ -55,7 +60,7 @@ def check_sizes(
                 f"how large pictures of {files.given} are is not known before it is fetched; give --height and "
                 "--width, such as 1024 for Flux and SDXL, 512 for SD 1.5"
             )
-        check_multiple(name, value, files.multiple)
+        check_multiple(name, value, files.multiple or SIZE_FACTOR)
         found.append(value)
     return found[0], found[1]
 
@@ -123,8 +128,6 @@ def check_steered(plan: Plan) -> None:
     """Raises `UserError` for pictures of a ControlNet or an IP-Adapter that cannot be read, or of another size."""
     shown, resize = plan.part("control_image"), bool(plan.part("resize_control"))
     if shown is not None and plan.num_frames is not None:
-        from w2sd_video.commands.control_frames import read_control_frames
-
         read_control_frames(shown, plan.width, plan.height, plan.num_frames, resize=resize)
     elif shown is not None:
         from w2sd_video.gaps.control_images import read_control_image
@@ -192,3 +195,36 @@ def check_steerable(controlnet: str | None, ip_adapter: str | None, name: str | 
             f"--ip-adapter: diffusers has no IP-Adapter for {name}; AnimateDiff on SD 1.5 and on SDXL have one: give "
             "such a checkpoint with its --motion-adapter, or --preset animatediff-sd15"
         )
+
+
+def read_control_frames(path: str | Path, width: int, height: int, count: int, *, resize: bool = False) -> list[Image]:
+    """Returns `count` pictures, RGB and of the output's size in pixels, from what is at `path`.
+
+    A video (or animation) has as many frames as the output, and so has a folder of pictures, which are taken in the
+    order of their names (2 before 10); one picture stands for all frames. `resize` is as of `read_control_image`.
+
+    Raises:
+        UserError: nothing that can be read, another number of frames, or frames of another size.
+    """
+    from PIL import Image, ImageOps
+
+    try:  # of more than asked for, one more: a long video is not read to its end
+        read = read_video(Path(path).expanduser(), most=count + 1, background=BLACK)
+    except UserError as error:
+        raise UserError(
+            f"cannot read the control video: {error}; give a video, a folder of pictures or one picture"
+        ) from None
+    frames = [Image.fromarray(frame) for frame in read.frames]
+    if len(frames) == 1:
+        frames = frames * count
+    if len(frames) != count:
+        has = f"more than {count}" if len(frames) > count else f"{len(frames)}"
+        raise UserError(
+            f"{path} has {has} frames and the output {count}; give --num-frames the same number, a control video of "
+            f"{count} frames, or one picture for all of them"
+        )
+    if resize:
+        return [ImageOps.fit(frame, (width, height), Image.Resampling.LANCZOS) for frame in frames]
+    for number, frame in enumerate(frames):
+        check_size(frame, width, height, f"frame {number} of {path}")
+    return frames

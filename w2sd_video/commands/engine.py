@@ -19,8 +19,7 @@ from typing import Any
 
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
 from w2sd_video.commands.families.base import Family, Loading, Maker
-from w2sd_video.commands.matching import match_evaluations
-from w2sd_video.commands.method_settings import REFINEMENTS, reflected_steps
+from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, reflected_steps
 from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
@@ -267,8 +266,8 @@ def describe(family: Family, plan: Plan) -> dict[str, Any]:
 
 
 def _memory(plan: Plan) -> dict[str, dict[str, int]]:
-    """What sampling takes, where headers tell: of pairs that are put together."""
-    if not plan.put_together:
+    """What sampling takes, where headers tell: of pairs that make videos of SDXL."""
+    if plan.files is None or not plan.files.put_together:
         return {}
     from w2sd_video.commands.families.pairs import memory_of
 

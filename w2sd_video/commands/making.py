@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from w2sd_video.commands.control_frames import read_control_frames
+from w2sd_video.commands.checks import read_control_frames
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
@@ -23,15 +23,13 @@ from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.calls import call_signature, networks_of
 from w2sd_video.latents.vaes import cause_of_nan
-from w2sd_video.loading.describe import Description, is_network_alone
+from w2sd_video.loading.describe import Description
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import Source
 from w2sd_video.loading.pipelines import (
     adapter_arguments,
     add_ip_adapter,
-    chosen_scheduler,
     control_arguments,
-    load_reflectable,
     with_controlnet,
 )
 from w2sd_video.loading.placement import (
@@ -44,9 +42,8 @@ from w2sd_video.loading.placement import (
     place,
 )
 from w2sd_video.pair import ModelSpec, gap
-from w2sd_video.runs.choices import as_text
 from w2sd_video.runs.runs import Made, NotMadeError, Report
-from w2sd_video.runs.tasks import ALONE, SELECTING, Task
+from w2sd_video.runs.tasks import ALONE, SELECTING, Task, as_text
 
 Texts = dict[str, dict[str, Tensor]]
 """The call arguments that stand for each prompt."""
@@ -58,7 +55,6 @@ class LoadedSides:
 
     Attributes:
         strong, weak: the pipelines; `weak` is None where the strong one serves both (or no method needs it).
-        network: the weak side's, where it has no pipeline of its own but takes the strong one's.
         texts: the encoded prompts by side, None for a pipeline that encodes them in each call.
         extra: call arguments of both sides, such as the control image.
         reward: there where w2sd-auto is to be made.
@@ -67,7 +63,6 @@ class LoadedSides:
     plan: Plan
     strong: Any
     weak: Any = None
-    network: Any = None
     texts: dict[str, Texts | None] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     reward: Reward | None = None
@@ -154,31 +149,21 @@ class LoadedSides:
     def other_side(self, role: str, prompt: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
         """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs."""
         side, plan = self.plan.side(role), self.plan
-        apart, network = self.weak is not None, self.network
-        if network is not None and role == "strong":
-            network = self.strong.unet
+        apart = self.weak is not None
         loras_alike = plan.loras_of("strong") == plan.loras_of("weak")  # they may act on text encoders
-        plain = (loras_alike or network is not None) and not (apart or plan.raw_prompts)
+        plain = loras_alike and not (apart or plan.raw_prompts)
         told_alike = plain and self.negative("weak") == self.negative("strong")
-        spec = ModelSpec(
-            guidance=guidance,
-            loras=() if plan.put_together else plan.loras_of(role),  # those are in force for good
-            control=side.control,
-            ip_adapter=side.ip_adapter,
-        )
+        spec = ModelSpec(guidance=guidance, loras=plan.loras_of(role), control=side.control, ip_adapter=side.ip_adapter)
         inputs = {} if told_alike else self.text(role, prompt)
-        partner = network if network is not None else self._pipe(role) if apart else None
-        return spec if partner is None else (partner, spec), inputs
+        return (self._pipe(role), spec) if apart else spec, inputs
 
     @contextmanager
     def standing(self, role: str) -> Iterator[None]:
         """Inside, the networks of a side's pipeline are as that side samples."""
         side, loras = self.plan.side(role), self.plan.loras_of(role)
         with ExitStack() as stack:
-            if role == "weak" and self.network is not None:
-                stack.enter_context(_sampling(self.strong, self.network))
             for network in networks_of(self._pipe(role)):
-                if loras and not self.plan.put_together:
+                if loras:
                     from w2sd_video.gaps.loras import lora_scales
 
                     stack.enter_context(lora_scales(network, loras))
@@ -282,16 +267,26 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
         UserError: a side, or something that belongs to it, cannot be used.
     """
     _check_fetched(plan)
-    methods, reward = run.methods, _reward(plan, run)
+    reward = None
+    if plan.reward is not None and SELECTING in run.methods:
+        reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
     one = plan.pair.weak.checkpoint is None
-    lent = not one and is_network_alone(str(plan.pair.weak.checkpoint))
-    strong = None if methods == {"weak"} and not one and not lent else _pipeline(plan, "strong", run)
-    weak = None
-    if not one and methods - {"strong", "zero-gap", "resample"}:
-        weak = _pipeline(plan, "weak", run, sharing=strong)
+    wanted = ["strong"] if one or run.methods != {"weak"} else []
+    wanted += ["weak"] if not one and run.methods - {"strong", "zero-gap", "resample"} else []
+    assert plan.files is not None
+    pipes = load_pair(
+        plan.files,
+        wanted=wanted,
+        dtype=getattr(torch, plan.dtype),
+        video=plan.num_frames is not None,
+        scheduler=plan.scheduler,
+        note=run.note,
+        quiet=not run.bars,
+    )
+    strong, weak = (_equipped(plan, role, pipes[role], run) if role in pipes else None for role in ("strong", "weak"))
     loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
     note_cut_prompts((strong, weak), _told_texts(plan, run), plan.max_sequence_length, run.note)
-    _place(loaded, weak, run.prompts)
+    _place(loaded, run.prompts)
     if plan.compile:
         compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
     return loaded
@@ -312,22 +307,8 @@ def _check_fetched(plan: Plan) -> None:
         check_steerable(plan.part("controlnet"), plan.part("ip_adapter"), index.get("_class_name"))
 
 
-def _pipeline(plan: Plan, role: str, run: Loading, sharing: Any = None) -> Any:
-    spec = plan.side(role)
-    assert spec.checkpoint is not None
-    pipe = load_reflectable(
-        spec.checkpoint,
-        role=role,
-        dtype=getattr(torch, plan.dtype),
-        note=run.note,
-        scheduler=plan.scheduler,
-        config=plan.part("config") if role == "strong" else plan.part("weak_config"),
-        motion_adapter=plan.part("motion_adapter"),
-        video=plan.num_frames is not None,
-        allow_pickle=plan.allow_pickle,
-        quiet=not run.bars,
-        sharing=sharing,
-    )
+def _equipped(plan: Plan, role: str, pipe: Any, run: Loading) -> Any:
+    """A side's pipeline with its LoRAs at their scales, the ControlNet and the IP-Adapter."""
     if sources := {name: plan.lora_sources[name] for name, _ in plan.loras_of(role)}:
         from w2sd_video.loading.loras import load_loras, use_loras
 
@@ -371,26 +352,25 @@ def _told(plan: Plan, pipe: Any) -> dict[str, Any]:
     return told
 
 
-def _place(loaded: LoadedSides, weak: Any, prompts: list[str]) -> None:
-    """Encode the prompts, free the text encoders, and put the strong pipeline and the weak side, a pipeline or network,
-    where the memory plan wants them.
+def _place(loaded: LoadedSides, prompts: list[str]) -> None:
+    """Encode the prompts, free the text encoders, and put the pipelines where the memory plan wants them.
 
     Layer by layer placing comes first: then the text encoders, too, never are on the device as a whole.
     """
     plan = loaded.plan
     first = plan.memory in HOOKED_FIRST
     if first:
-        place(loaded.strong, weak, plan.device, plan.memory)
+        place(loaded.strong, loaded.weak, plan.device, plan.memory)
     _encode(loaded, prompts)
     if not first:
-        place(loaded.strong, weak, plan.device, plan.memory)
+        place(loaded.strong, loaded.weak, plan.device, plan.memory)
 
 
 def _encode(loaded: LoadedSides, prompts: list[str]) -> None:
     plan = loaded.plan
     raw = [plan.raw_prompts.get(prompt, prompt) for prompt in prompts]
     if loaded.weak is None:
-        loras = plan.lora_sources and not plan.put_together  # whose scales in the text encoders are each side's
+        loras = plan.lora_sources  # whose scales in the text encoders are each side's
         with _as_weak(loaded) if loras else nullcontext():
             loaded.texts["weak"] = _texts(plan, loaded.strong, raw, loaded.negative("weak"))
         told_alike = raw == prompts and loaded.negative("weak") == plan.negative_prompt
@@ -402,12 +382,21 @@ def _encode(loaded: LoadedSides, prompts: list[str]) -> None:
         pipes = [loaded.strong]
     else:
         loaded.texts["weak"] = _texts(plan, loaded.weak, raw, loaded.negative("weak"))
-        if loaded.strong is not None:
+        told_alike = raw == prompts and loaded.negative("weak") == plan.negative_prompt
+        if told_alike and _one_text(loaded):
+            loaded.texts["strong"] = loaded.texts["weak"]
+        elif loaded.strong is not None:
             loaded.texts["strong"] = _texts(plan, loaded.strong, prompts, plan.negative_prompt)
         pipes = [pipe for pipe in (loaded.strong, loaded.weak) if pipe is not None]
     for pipe in pipes:
         if can_encode(pipe):
             free_text_encoders(pipe)
+
+
+def _one_text(loaded: LoadedSides) -> bool:
+    """Whether the weak side has its text encoders from the strong one, and no LoRA tells them apart."""
+    tokenizers = [getattr(pipe, "tokenizer", None) for pipe in (loaded.strong, loaded.weak)]
+    return tokenizers[0] is tokenizers[1] and not loaded.plan.lora_sources
 
 
 @contextmanager
@@ -433,67 +422,3 @@ def _texts(plan: Plan, pipe: Any, prompts: list[str], negative: str | None) -> T
         device=plan.device,
         max_sequence_length=plan.max_sequence_length,
     )
-
-
-def load_parts(plan: Plan, run: Loading) -> LoadedSides:
-    """Returns a pair of AnimateDiff on SDXL put together from its parts, with the prompts encoded and the text encoders
-    freed.
-
-    Raises:
-        UserError: a side that cannot be used, or sides that do not fit.
-    """
-    reward, (strong, weak) = _reward(plan, run), (plan.pair.strong.checkpoint, plan.pair.weak.checkpoint)
-    assert strong is not None and weak is not None
-    pair = load_pair(
-        strong,
-        weak,
-        plan.part("motion_adapter"),
-        config=plan.part("config"),
-        dtype=plan.dtype,
-        device=plan.device,
-        memory=plan.memory,
-        placed=False,
-        allow_pickle=plan.allow_pickle,
-        num_frames=plan.num_frames,
-        quiet=not run.bars,
-    )
-    for note in pair.report.notes:
-        run.note(note)
-    own = pair.weak is not pair.weak_unet  # two text encoders: each side is a pipeline
-    if plan.scheduler is not None:
-        for role, side in (("strong", pair.pipe), *((("weak", pair.weak),) if own else ())):
-            side.scheduler = chosen_scheduler(side.scheduler, plan.scheduler, role)
-    if loras := {name: plan.lora_sources[name] for name, _ in plan.loras_of("strong")}:
-        from w2sd_video.loading.loras import load_loras, use_loras
-
-        added = load_loras(pair.pipe, loras)
-        for note in added.notes:
-            run.note(note)
-        if added.with_text and not own:
-            run.note(f"LoRA {', '.join(added.with_text)} acts on the text encoders, whose prompts both sides have")
-        use_loras(pair.pipe, plan.loras_of("strong"))
-    loaded = LoadedSides(plan, pair.pipe, pair.weak if own else None, None if own else pair.weak, reward=reward)
-    note_cut_prompts((pair.pipe,), _told_texts(plan, run), plan.max_sequence_length, run.note)
-    _place(loaded, pair.weak, run.prompts)
-    if loras := {name: plan.lora_sources[name] for name, _ in plan.loras_of("weak")}:
-        pair.load_weak_loras(loras, plan.loras_of("weak"))
-    if plan.compile:
-        compile_networks((pair.pipe.unet, pair.weak_unet))
-    return loaded
-
-
-def _reward(plan: Plan, run: Loading) -> Reward | None:
-    if plan.reward is None or SELECTING not in run.methods:
-        return None
-    return load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
-
-
-@contextmanager
-def _sampling(pipe: Any, network: Any) -> Iterator[None]:
-    """Inside, the pipeline's network is this one."""
-    own = pipe.unet
-    pipe.unet = network
-    try:
-        yield
-    finally:
-        pipe.unet = own

@@ -1,4 +1,4 @@
-"""What each method takes of a plan's settings: its flags, how it reflects, what it costs (imports no torch)."""
+"""What each method takes of a plan's settings: its steps and flags, how it reflects, what it costs (no torch)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ REFLECTING = tuple(name for name, method in METHODS.items() if method.reflects)
 GAPPED = ("w2sd", "swapped", "resample-aligned", "resample-opposed")  # of no use without a gap inside the reflection
 AS_THEY_SAMPLE = (SELECTING, "autoguided")  # both sides are asked as they sample by themselves
 REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag")
+LEAST = 4  # evaluations; below, not even one step would be reflected
 REWARD = ("reward", "reward_weights", "reward_threshold", "reward_frames")
 
 
@@ -198,3 +199,70 @@ def rows_at_most(method: str, reflection: ReflectionConfig, sides: SideRows) -> 
     """
     picked = method == SELECTING and sides.strong != sides.weak
     return bool(reflection.num_reflections) and (picked or config_of(method, reflection).fixed_point > 0)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """`steps` (T) and `reflections` (lambda) beside `plain_steps` of methods without reflections: T, or with a matched
+    cost the N that they cost about as much as.
+    """
+
+    plain_steps: int
+    steps: int
+    reflections: int
+
+    @property
+    def evaluations(self) -> int:
+        """T + 2 lambda: N, or one or two fewer, as both halvings round down."""
+        return self.steps + 2 * self.reflections
+
+    def sentence(self) -> str:
+        """What a program says of its choice."""
+        return (
+            f"matched to {self.plain_steps} evaluations: T {self.steps} and lambda {self.reflections}, "
+            f"{self.evaluations} evaluations; without reflections {self.plain_steps} steps"
+        )
+
+
+def match_evaluations(count: int) -> Matched:
+    """Returns T = floor(N / 2) and lambda = floor(T / 2) for N = `count` evaluations of plain sampling.
+
+    The paper's own example for N = 50 has T = 24 and lambda = 12 (48 evaluations); its formula gives T = 25 (49).
+
+    Raises:
+        UserError: fewer than 4, or no whole number.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < LEAST:
+        raise UserError(
+            f"match evaluations is {count!r}; give the steps of plain sampling to match, a whole number from {LEAST} on"
+        )
+    steps = count // 2
+    return Matched(count, steps, steps // 2)
+
+
+def settled_steps(request: Request, own_steps: int, own: int | None = None, *, spare: int = 0) -> Matched:
+    """Returns T and lambda, and the steps of methods without reflections: what is given, or chosen to match a cost,
+    else the preset's T (`own_steps`) and its share of the steps (`own` of them; None for all but one).
+
+    The last `spare` steps cannot be reflected.
+
+    Raises:
+        UserError: more reflections than there can be, or given numbers that matching chooses.
+    """
+    if request.match_evaluations is not None:
+        for flag, given in (("--steps", request.steps), ("--reflections", request.reflections)):
+            if given is not None:
+                raise UserError(
+                    f"--match-evaluations chooses {flag} itself, and {flag} {given} is given; leave one out"
+                )
+        return match_evaluations(request.match_evaluations)
+    steps, given = request.steps or own_steps, request.reflections
+    most = steps - spare
+    if given is None:
+        given = min(most, steps - 1, round((1.0 if own is None else own / own_steps) * steps))
+    if given > most:
+        why = f" ({steps - 1} by default: most schedules end without noise, and such a step cannot be inverted)"
+        raise UserError(
+            f"reflections is {given} with {steps} steps; use a whole number from 0 to {most}{why * (steps > 1)}"
+        )
+    return Matched(steps, steps, given)

@@ -417,11 +417,6 @@ def option_of(family: str, name: str) -> Option:
     raise KeyError(name)
 
 
-def flag_of(family: str, flag: str) -> Option | None:
-    """Returns the row that has this flag, None where the program has no such flag."""
-    return next((option for option in options_of(family) if flag in option.names), None)
-
-
 def takers_of(flag: str) -> list[str]:
     """Returns the programs that have a flag."""
     found: Iterable[str] = (family for option in OPTIONS if flag in option.names for family in option.families)

@@ -9,6 +9,7 @@ from typing import Any
 
 from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_rows, reflection_record, rows_at_most
 from w2sd_video.commands.rewards import RewardSettings
+from w2sd_video.loading.pair_description import PairDescription
 from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.runs.tasks import ALONE, Groups, class_groups, task_groups
 
@@ -60,7 +61,7 @@ class Plan:
         num_frames, fps: None for pictures.
         video_format: of videos ("mp4", "gif", "webp", "png").
         embedded: guidance is an input of the network, so that it costs no rows.
-        put_together: the pair is put together from parts (AnimateDiff on SDXL), not two whole pipelines.
+        files: what the files of a pair of pipelines are, for `loading.pairs`.
         lora_sources: where each LoRA of `pair` comes from.
         parts: files that belong to the pair, by field (PARTS), and how they are used ("canny").
         batch, shown: how many are made together; how many of each method the page shows (None: all).
@@ -101,7 +102,7 @@ class Plan:
     compile: bool = False
     allow_pickle: bool = False
     embedded: bool = False
-    put_together: bool = False
+    files: PairDescription | None = None
     lora_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     parts: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     notes: tuple[str, ...] = ()

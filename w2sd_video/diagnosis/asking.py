@@ -130,7 +130,7 @@ def verdict_on(question: Question) -> tuple[Verdict, Side | None, Side | None]:
 
 
 def put_together(strong: Side) -> bool:
-    """Whether videos of it are put together part by part (AnimateDiff on SDXL), not loaded as whole pipelines."""
+    """Whether its videos are AnimateDiff's on SDXL, whose sides lend each other what one lacks."""
     return (strong.class_name or "").startswith(("AnimateDiffSDXL", "StableDiffusionXL"))
 
 

@@ -86,9 +86,7 @@ def read_side(given: str, role: str, *, config: str | None = None, allow_pickle:
     if path.is_file() and config is None and path.suffix == ".safetensors":
         return _from_file_alone(given, path, role)
     alone = path.is_dir() and not (path / "model_index.json").is_file()
-    return _described(
-        describe(given, role, config=config, allow_pickle=allow_pickle, video=None, network_alone=alone), role
-    )
+    return _described(describe(given, role, config=config, allow_pickle=allow_pickle, video=None, lent=alone), role)
 
 
 def borrowing(side: Side, other: Side) -> Side:

@@ -249,14 +249,15 @@ def describe(
     config: str | None = None,
     allow_pickle: bool = False,
     video: bool | None = False,
-    network_alone: bool = False,
+    lent: bool = False,
 ) -> Description:
     """Returns what `given` is: a hub id, a folder with model_index.json, or a single file.
 
     Local weights are checked by their headers, so a truncated file is found here. `role` ("strong", "weak") is for the
     messages. `config` is where a single file takes configs, tokenizers and whatever it does not hold from: a diffusers
     folder or a hub id. `video` asks for a pipeline that makes videos, False for one that makes pictures; None takes
-    either. `network_alone` also takes a folder that holds one SDXL network and nothing else.
+    either. `lent`: the other side lends what is lacking, so that a folder may hold one SDXL network and nothing else,
+    and a single file need not be completed by its config.
 
     Raises:
         UserError: it does not exist, is damaged, holds pickles that were not allowed, or is no text-to-picture
@@ -264,12 +265,12 @@ def describe(
     """
     path = Path(given).expanduser()
     if path.is_file():
-        found = describe_file(given, path, role, config, allow_pickle)
+        found = describe_file(given, path, role, config, allow_pickle, whole=not lent)
     elif config is not None:
         raise UserError(
             f"the {role} side {given} is no single file, so the config {config} would go unused; leave it out"
         )
-    elif network_alone and is_network_alone(given):
+    elif lent and is_network_alone(given):
         return _describe_network(given, path, role, SDXL_UNETS, allow_pickle)
     elif path.is_dir():
         found = Description(given, "folder", path)
@@ -313,12 +314,11 @@ def is_network_alone(given: str) -> bool:
     return path.is_dir() and not (path / "model_index.json").is_file()
 
 
-def check_motion_frames(pipeline: Description, motion_adapter: str | None, num_frames: int) -> None:
-    """Raises `UserError` for more frames than AnimateDiff's motion modules allow, where they are on this machine."""
-    if motion_adapter is not None and not is_hub_id(motion_adapter):
-        check_frames(describe_motion_adapter(motion_adapter).part("motion_adapter") or {}, motion_adapter, num_frames)
-    elif pipeline.part("motion_adapter") is not None:
-        check_frames(pipeline.part("motion_adapter") or {}, pipeline.given, num_frames)
+def is_lent(side: Description, part: str) -> bool:
+    """Whether the other side has to lend a part with weights: neither the model nor its configs' folder holds it."""
+    if side.kind == "network":
+        return part != "unet"
+    return part in side.lacking and side.configs is not None and side.weights(part) is None
 
 
 def check_frames(motion: Mapping[str, Any], name: str, num_frames: int | None) -> None:

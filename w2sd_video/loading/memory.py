@@ -93,7 +93,7 @@ def estimate_memory(
     one and the same checkpoint is counted as shared whole.
     """
     item = ITEM_BYTES[dtype]
-    strong, weak = pair.strong, pair.weak
+    strong, weak = pair.strong, pair.weak or pair.strong
     first, second = _count(strong), _count(weak)
     same = strong.given == weak.given
     motion = first["motion"] or second["motion"]

@@ -26,17 +26,25 @@ PartOf = Callable[[str, str], "Config | None"]  # of a role and a part: its conf
 
 @dataclass(frozen=True)
 class PairDescription:
-    """A pair that passed every check its files allow; `motion_adapter` is None where a side brings motion modules."""
+    """Both sides, a weak one of None being the strong one's network; `motion_adapter` is None where a side brings
+    motion modules. `put_together`: they are videos of SDXL, and passed every check of `describe_pair`.
+    """
 
     strong: Description
-    weak: Description
+    weak: Description | None
     motion_adapter: Description | None
     allow_pickle: bool = False
     num_frames: int | None = None
+    put_together: bool = False
 
     @property
     def needs_network(self) -> bool:
         return any(each is not None and each.needs_network for each in (self.strong, self.weak, self.motion_adapter))
+
+    @property
+    def whole(self) -> Description:
+        """The strong side, or of one network alone the side that has the rest."""
+        return self.weak if self.strong.kind == "network" and self.weak is not None else self.strong
 
     def part(self, role: str, name: str) -> dict[str, Any] | None:
         """The config of a part that the "strong" or "weak" side, or the "motion" adapter, itself has here."""
@@ -73,7 +81,7 @@ def describe_pair(
             place = config or (other if is_hub_id(other) or (Path(other) / "model_index.json").is_file() else None)
             sides[role] = describe_file(given[role], path, role, place, allow_pickle, whole=False)
         else:
-            sides[role] = describe(given[role], role, allow_pickle=allow_pickle, video=None, network_alone=True)
+            sides[role] = describe(given[role], role, allow_pickle=allow_pickle, video=None, lent=True)
         _check_sdxl(sides[role])
     if config is not None and not files:
         raise UserError(f"neither side is a single file, so the config {config} would go unused; leave it out")
@@ -92,7 +100,7 @@ def describe_pair(
             f"both sides hold motion modules of their own, so the motion adapter {motion_adapter} would go unused; "
             "leave it out"
         )
-    pair = PairDescription(sides["strong"], sides["weak"], adapter, allow_pickle, num_frames)
+    pair = PairDescription(sides["strong"], sides["weak"], adapter, allow_pickle, num_frames, put_together=True)
     check_pair_configs(pair, pair.part)
     if not any(may_have_text(side) for side in sides.values()):
         raise UserError(
@@ -118,7 +126,7 @@ def _check_sdxl(side: Description) -> None:
 
 def check_pair_configs(pair: PairDescription, part: PartOf) -> None:
     """Raises `UserError` for configs that do not make a pair; those that `part` does not have are taken to fit."""
-    names = {"strong": pair.strong.given, "weak": pair.weak.given}
+    names = {"strong": pair.strong.given, "weak": (pair.weak or pair.strong).given}
     adapter = part("motion", "motion_adapter")
     for role, name in names.items():
         unet = part(role, "unet")

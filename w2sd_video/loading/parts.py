@@ -14,20 +14,15 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
-    MotionAdapter,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNetMotionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from w2sd_video.errors import UserError
-from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.describe import Description
 from w2sd_video.loading.files import LDM_UNET, TensorInfo, local_only, read_json, weight_files
 
@@ -37,10 +32,7 @@ FLUX_MODULES = (
     *("double_blocks", "single_blocks", "img_in", "txt_in", "time_in", "vector_in", "guidance_in"),
     "final_layer",
 )
-ZEROS = "force_zeros_for_empty_prompt"
 SD15_EXTRAS = ("safety_checker", "feature_extractor")
-# What a text encoder's config says of its file rather than of what it computes.
-BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 @contextmanager
@@ -177,10 +169,6 @@ class Source:
                 return None
         return self.description.as_marked(part, found)
 
-    def has(self, part: str) -> bool:
-        """Whether the model itself has a component, which the configs of a single file do not say."""
-        return part not in self.description.lacking and self.config(part) is not None
-
     def load(self, kind: Any, part: str, dtype: torch.dtype | None = None, **settings: Any) -> Any:
         """`kind.from_pretrained` of `part` (or `from_single_file`), refused where a tensor of it would stay random.
 
@@ -265,48 +253,17 @@ class Source:
             raise UserError(f"the unet of {self.name} is a {name}; allowed: {' or '.join(UNETS)}")
         return self.load(UNETS[name], "unet")
 
-    def vae(self) -> AutoencoderKL | None:
-        """The model's own image VAE, in float32 where float16 overflows."""
-        if not self.has("vae"):
-            return None
-        return self.load(AutoencoderKL, "vae", vae_dtype(self.config("vae") or {}, self.dtype))
-
-    def motion_adapter(self) -> MotionAdapter:
-        return self.load(MotionAdapter, "motion_adapter")
-
-    def text(self) -> dict[str, Any] | None:
-        """SDXL's tokenizers and text encoders, where the model itself has both, and whether an absent negative prompt
-        is all zeros: arguments of its pipelines.
-        """
-        if not self.has("text_encoder") or not self.has("text_encoder_2"):
-            return None
-        zeros = bool((self.config("model_index") or {}).get(ZEROS, True))
-        return {**self.text_components("sdxl"), ZEROS: zeros}
-
     def text_components(self, family: str) -> dict[str, Any]:
-        """Tokenizers and text encoders of SDXL or SD 1.5 by the names of the pipeline's components, checked."""
+        """Tokenizers and text encoders in a single file of SDXL or SD 1.5 by the names of the pipeline's components."""
         names = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
+        kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+        settings: dict[str, Any] = {"config": self.place, "local_files_only": self.local, "unet": None, "vae": None}
+        settings |= {"add_watermarker": False} if family == "sdxl" else dict.fromkeys(SD15_EXTRAS)
+        with reading(self.name, "text encoders"):
+            pipe = kind.from_single_file(str(self.description.path), dtype=self.dtype, **settings)
+        found = {name: check_complete(getattr(pipe, name), self.name, name) for name in names}
         tokenizers = [name.replace("text_encoder", "tokenizer") for name in names]
-        if self.description.kind == "file":
-            kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-            settings: dict[str, Any] = {"config": self.place, "local_files_only": self.local, "unet": None, "vae": None}
-            settings |= {"add_watermarker": False} if family == "sdxl" else dict.fromkeys(SD15_EXTRAS)
-            with reading(self.name, "text encoders"):
-                pipe = kind.from_single_file(str(self.description.path), dtype=self.dtype, **settings)
-            found = {name: check_complete(getattr(pipe, name), self.name, name) for name in names}
-            found |= {
-                each: getattr(pipe, each) for each in (name.replace("text_encoder", "tokenizer") for name in names)
-            }
-        else:
-            kinds = (CLIPTextModel, CLIPTextModelWithProjection)
-            found = {name: self.load(kind, name) for name, kind in zip(names, kinds, strict=False)}
-            for part in tokenizers:
-                with reading(self.name, part):
-                    found[part] = CLIPTokenizer.from_pretrained(
-                        self.place, subfolder=part, local_files_only=self.local, trust_remote_code=False
-                    )
-        check_tokenizers(found, self.name if self.description.kind != "file" else self.place)
-        return found
+        return {**found, **{name: getattr(pipe, name) for name in tokenizers}}
 
 
 def check_tokenizers(parts: dict[str, Any], name: str) -> None:
@@ -325,31 +282,3 @@ def check_tokenizers(parts: dict[str, Any], name: str) -> None:
                 f"the {part} of {name} has {tokens} tokens and its text encoder knows {known}; "
                 "download the folder again with vocab.json and merges.txt"
             )
-
-
-def same_text_parts(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether both sides encode every prompt alike: the same vocabularies, settings and weights."""
-    for part in ("tokenizer", "tokenizer_2"):
-        ours, theirs = first[part], second[part]
-        if ours.get_vocab() != theirs.get_vocab() or ours.model_max_length != theirs.model_max_length:
-            return False
-        if ours.special_tokens_map != theirs.special_tokens_map:
-            return False
-    if first[ZEROS] != second[ZEROS]:
-        return False
-    pairs = [(first[part], second[part]) for part in ("text_encoder", "text_encoder_2")]
-    return all(settings_of(a) == settings_of(b) and same_weights(a, b) for a, b in pairs)
-
-
-def settings_of(module: Any) -> dict[str, Any]:
-    """What a component's config says of what it computes, and nothing of its file."""
-    config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
-    return {key: value for key, value in config.items() if key not in BOOKKEEPING and not key.startswith("_")}
-
-
-def same_weights(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two modules of one class hold equal tensors under equal names."""
-    ours, theirs = first.state_dict(), second.state_dict()
-    return ours.keys() == theirs.keys() and all(
-        tensor.shape == theirs[name].shape and torch.equal(tensor, theirs[name]) for name, tensor in ours.items()
-    )

@@ -4,6 +4,7 @@ ControlNet and its IP-Adapter.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,13 +23,14 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     MotionAdapter,
     UNet2DConditionModel,
+    UNetMotionModel,
 )
 
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import WHITE, canny_edges, read_control_image, read_rgb
 from w2sd_video.latents.schedules import check_scheduler, is_flow
 from w2sd_video.latents.vaes import vae_dtype
-from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of
+from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of, tensors_of
 from w2sd_video.loading.describe import (
     LEFT_OUT,
     VIDEO_KINDS,
@@ -37,6 +39,7 @@ from w2sd_video.loading.describe import (
     check_class,
     describe,
     describe_motion_adapter,
+    is_lent,
     named,
 )
 from w2sd_video.loading.files import FAMILIES, check_weights, is_hub_id, local_only
@@ -118,18 +121,29 @@ def load_pipeline(
     Raises:
         UserError: what was given does not exist, is damaged, incomplete, or no such pipeline.
     """
-    lending = sharing is not None and hasattr(sharing, "unet")
-    described = describe(given, role, config=config, allow_pickle=allow_pickle, video=video, network_alone=lending)
-    source = Source(described, dtype, allow_pickle)
+    lent = sharing is not None and hasattr(sharing, "unet")
+    described = describe(given, role, config=config, allow_pickle=allow_pickle, video=video, lent=lent)
     with progress_bars(shown=not quiet):
-        if described.kind == "network":
-            pipe = _with_network(sharing, source)
-        else:
-            index = _index(source)
-            name = FAMILIES.get(described.family or "", str(index.get("_class_name")))
-            pipe = _assembled(source, index, _class_of(["diffusers", name], given), sharing)
-        if motion_adapter is not None and not type(pipe).__name__.startswith(VIDEO_KINDS):
-            pipe = _with_motion(pipe, given, motion_adapter, dtype, allow_pickle)
+        adapter = None if motion_adapter is None else load_motion_adapter(motion_adapter, dtype, allow_pickle)
+        pipe = load_described(Source(described, dtype, allow_pickle), role, adapter, video=video, sharing=sharing)
+    return pipe if device is None else pipe.to(device)
+
+
+def load_described(source: Source, role: str, adapter: MotionAdapter | None, *, video: bool, sharing: Any) -> Any:
+    """As `load_pipeline`, of what is described already; `adapter` are AnimateDiff's modules (None: those of `sharing`,
+    where that makes videos and this one pictures).
+    """
+    found, given = source.description, source.name
+    if found.kind == "network":
+        pipe = _with_network(sharing, source, adapter)
+    else:
+        index = _index(source)
+        name = FAMILIES.get(found.family or "", str(index.get("_class_name")))
+        pipe = _assembled(source, index, _class_of(["diffusers", name], given), adapter, sharing)
+    if video and adapter is None and isinstance(getattr(sharing, "unet", None), UNetMotionModel):
+        adapter = motion_adapter_of(sharing.unet)
+    if adapter is not None and not type(pipe).__name__.startswith(VIDEO_KINDS):
+        pipe = _with_motion(pipe, given, adapter)
     if sharing is not None:
         share_pipelines(sharing, pipe)
     makes_videos = type(pipe).__name__.startswith(VIDEO_KINDS)
@@ -139,30 +153,45 @@ def load_pipeline(
     network = getattr(pipe, "unet", None) or pipe.transformer
     if hasattr(pipe.vae.config, "block_out_channels") and (video or pipe.vae.dtype != network.dtype):
         install_chunked_decode(pipe.vae)  # which also casts the latents to the VAE's dtype
-    return pipe if device is None else pipe.to(device)
+    return pipe
 
 
-def _with_network(other: Any, source: Source) -> Any:
+def load_motion_adapter(given: str, dtype: torch.dtype, allow_pickle: bool = False) -> MotionAdapter:
+    """Returns AnimateDiff's motion modules of a folder or a hub id; raises `UserError` as `describe_motion_adapter`."""
+    source = Source(describe_motion_adapter(given, allow_pickle=allow_pickle), dtype, allow_pickle)
+    return source.load(MotionAdapter, "motion_adapter")
+
+
+def _with_network(other: Any, source: Source, adapter: MotionAdapter | None) -> Any:
     """The other side's pipeline, scheduler of its own, with the network of a folder that holds nothing else."""
     network: Any = source.unet()
     if isinstance(network, UNet2DConditionModel) and not isinstance(other.unet, UNet2DConditionModel):
-        network = assemble_motion_unet(network, motion_adapter_of(other.unet))
+        network = assemble_motion_unet(network, adapter or motion_adapter_of(other.unet))
     share_equal_tensors(other.unet, network)
     taken = inspect.signature(type(other)).parameters
-    parts = {name: part for name, part in other.components.items() if name in taken}
+    parts = {name: _twin(name, part) for name, part in other.components.items() if name in taken}
     settings = {name: other.config[name] for name in taken if name in other.config and name not in parts}
     scheduler = type(other.scheduler).from_config(other.scheduler.config)
     return type(other)(**{**parts, **settings, "unet": network, "scheduler": scheduler})
 
 
-def _assembled(source: Source, index: Mapping[str, Any], kind: Any, sharing: Any) -> Any:
-    """The pipeline of a class, its parts with weights loaded one by one, strictly, and shared as they come."""
+def _twin(name: str, part: Any) -> Any:
+    """A part for the other side, too: a text encoder once more, its tensors shared, so that LoRAs are of one side."""
+    return copy.deepcopy(part, {id(each): each for each in tensors_of(part).values()}) if "text_enc" in name else part
+
+
+def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: MotionAdapter | None, sharing: Any) -> Any:
+    """The pipeline of a class, its parts with weights loaded one by one, strictly, and shared as they come; the other
+    side lends what a single file and its configs' folder do not hold.
+    """
     found, name = source.description, source.name
     parts: dict[str, Any] = {part: None for part in LEFT_OUT if part in index}
     if found.kind == "file" and found.family in ("sdxl", "sd15") and "text_encoder" not in found.lacking:
         parts |= source.text_components(found.family)
     for part in WEIGHTED:
-        if part not in parts and named(index, part) and part != "motion_adapter":
+        if part in found.lacking and is_lent(found, part) and getattr(sharing, part, None) is not None:
+            parts[part] = _twin(part, getattr(sharing, part))
+        elif part not in parts and named(index, part) and part != "motion_adapter":
             own = vae_dtype(source.config("vae") or {}, source.dtype) if part == "vae" else source.dtype
             single = part == "unet" and found.kind == "file"  # whatever the config's makes
             parts[part] = source.load(UNet2DConditionModel if single else _class_of(index[part], name), part, own)
@@ -171,7 +200,7 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, sharing: Any
     moving = named(index, "motion_adapter") and found.kind != "file"
     if moving and isinstance(parts.get("unet"), UNet2DConditionModel):
         place = {} if source.local else {"subfolder": "motion_adapter"}
-        adapter = source.load(MotionAdapter, "motion_adapter", **place)
+        adapter = adapter or source.load(MotionAdapter, "motion_adapter", **place)
         parts["unet"] = assemble_motion_unet(parts["unet"], adapter)  # diffusers' own leaves some of it random
     if moving:
         parts["motion_adapter"] = motion_adapter_of(parts["unet"])
@@ -213,15 +242,13 @@ def _class_of(entry: Any, name: str) -> Any:
     return found
 
 
-def _with_motion(pipe: Any, checkpoint: str, given: str, dtype: torch.dtype, allow_pickle: bool) -> Any:
+def _with_motion(pipe: Any, checkpoint: str, adapter: MotionAdapter) -> Any:
     """AnimateDiff made of a pipeline for pictures, SDXL or SD 1.5, and motion modules of its family."""
     name = type(pipe).__name__
     if name not in (FAMILIES["sdxl"], FAMILIES["sd15"]):
         raise UserError(
             f"{checkpoint} is a {name}; a motion adapter goes with an SDXL or SD 1.5 checkpoint: leave it out"
         )
-    described = describe_motion_adapter(given, allow_pickle=allow_pickle)
-    adapter = Source(described, dtype, allow_pickle).motion_adapter()
     large = name == FAMILIES["sdxl"]
     names = ("vae", "text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if large else ()))
     settings: Mapping[str, Any] = ANIMATEDIFF_SDXL_SCHEDULER if large else ANIMATEDIFF_SCHEDULER
@@ -288,7 +315,11 @@ def load_reflectable(
     Raises:
         UserError: as `load_pipeline`, or a scheduler that the pipeline cannot have.
     """
-    pipe = load_pipeline(given, role=role, **settings)
+    return reflectable(load_pipeline(given, role=role, **settings), scheduler, role, note)
+
+
+def reflectable(pipe: Any, scheduler: str | None, role: str, note: Callable[[str], None]) -> Any:
+    """Returns the pipeline with the scheduler asked for; see `load_reflectable`."""
     if scheduler is not None:
         pipe.scheduler = chosen_scheduler(pipe.scheduler, scheduler, role)
         return pipe

@@ -15,8 +15,8 @@ from typing import Any
 
 from vbench_eval.files import sync_folder, write_bytes
 from w2sd_video.errors import UserError, malformed
-from w2sd_video.runs.choices import check_text
 from w2sd_video.runs.fellows import SHARED, Fellows, forget, left_lines, locked
+from w2sd_video.runs.tasks import check_text
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"

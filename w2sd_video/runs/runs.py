@@ -27,13 +27,13 @@ from vbench_eval.files import write_bytes
 from w2sd_video import __version__
 from w2sd_video.errors import UserError
 from w2sd_video.report.page import Row, render_pages
-from w2sd_video.runs.choices import CHOICES, write_choices
 from w2sd_video.runs.comparison import Panel, of_one_size, panel_note, side_by_side
 from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import COMPARED, JOINED, Journal, Record, fingerprint
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.tasks import SELECTING, Groups, Medium, Method, Task
 
+CHOICES = "choices.png"
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
 WAIT = 0.3  # seconds between looks at what other processes made
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "av", "pillow")
@@ -55,7 +55,7 @@ class Made:
     """What a maker returns: frames `[F, H, W, 3]` uint8 RGB (one frame is a picture) and what they cost.
 
     `counts` holds more numbers of the same kind by name ("num_decodes"): they go into results.jsonl and the page.
-    `choices` is a letter per selection of a method that selects (`choices.as_text`).
+    `choices` is a letter per selection of a method that selects (`tasks.as_text`).
     """
 
     frames: NDArray[np.uint8]
@@ -72,21 +72,6 @@ Make = Callable[[Batch, Report], Sequence[Made | NotMadeError]]
 """Makes a batch: one answer for each task, in order; what it reports are evaluations of the whole batch together."""
 Load = Callable[[Sequence[Task], Journal], Make]
 """Loads what the tasks still to be made need. May call `journal.amend` and `journal.note`, now or while making."""
-
-
-def one_by_one(make: Callable[[Task, Report], Made]) -> Make:
-    """Returns a maker of batches from one of single things, which raises NotMadeError for what cannot be made."""
-
-    def batch(tasks: Batch, report: Report) -> list[Made | NotMadeError]:
-        made: list[Made | NotMadeError] = []
-        for task in tasks:
-            try:
-                made.append(make(task, report))
-            except NotMadeError as error:
-                made.append(error)
-        return made
-
-    return batch
 
 
 @dataclass(frozen=True)
@@ -367,6 +352,15 @@ def _write_choices(plan: RunPlan, journal: Journal) -> None:
     }
     if any(rows.values()):  # without reflections nothing is chosen
         write_choices(plan.output / CHOICES, rows, plan.reflected_steps, noun=plan.medium.noun)
+
+
+def write_choices(path: Path, rows: Mapping[str, str], steps: Sequence[int], *, noun: str = "picture") -> bool:
+    """Draws the choices as a PNG (`figures.choices`); returns False, and writes nothing, without matplotlib."""
+    from w2sd_video.report import figures
+
+    if figures.available():
+        figures.save(figures.choices(rows, steps, noun=noun), path)
+    return figures.available()
 
 
 def _read_back(plan: RunPlan, path: Path) -> NDArray[np.uint8]:

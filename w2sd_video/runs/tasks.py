@@ -134,3 +134,20 @@ class Medium:
     write: Callable[[Path, NDArray[np.uint8], Mapping[str, Any]], None]
     read: Callable[[Path], NDArray[np.uint8]]
     fps: float | None = None
+
+
+STRONG, WEAK = "s", "w"  # letters of a record's "choices": the side that Algorithm 2 took as the strong one
+
+
+def as_text(choices: Sequence[Sequence[bool]]) -> str:
+    """Returns a letter per selection of a run of one sample: the side that was taken as the strong one.
+
+    `choices` are those of `Run.choices`: per selection and sample, whether it was the second side, the weak one.
+    """
+    return "".join(WEAK if chosen[0] else STRONG for chosen in choices)
+
+
+def check_text(text: object) -> None:
+    """Raises ValueError for what is not made of such letters."""
+    if not isinstance(text, str) or not set(text) <= {STRONG, WEAK}:
+        raise ValueError(f"choices are {text!r}, not letters {STRONG} and {WEAK}")

@@ -44,11 +44,6 @@ class Video:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def suffix_of(video_format: str) -> str:
-    """Returns what the name of a video of this format ends in; a folder of png frames has no suffix."""
-    return "" if video_format == "png" else f".{video_format}"
-
-
 def check_format(video_format: str, height: int, width: int, fps: float) -> None:
     """Raises UserError if videos of this size and rate cannot be written in this format as they are."""
     if video_format not in FORMATS:

@@ -37,6 +37,7 @@ from w2sd_video.demo import WEIGHTS, oracle, world
 from w2sd_video.demo.captions import CAPTIONS, parse_caption
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import reflected
+from w2sd_video.loading.pair_description import describe_pair
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.pair import ReflectionConfig, Selection
 from w2sd_video.runs.video_io import read_video
@@ -128,9 +129,7 @@ def prompts_and_seeds(count: int) -> tuple[list[str], list[int]]:
 
 def load(weights: Path) -> dict[str, AnimateDiffSDXLPipeline]:
     """The two sides of a pair written by `export_pair`, each as a pipeline; everything but the UNet is shared."""
-    pair = load_pair(str(weights), str(weights / "weak"), None, dtype=torch.float32, device="cpu", quiet=True)
-    weak = AnimateDiffSDXLPipeline(**{**pair.pipe.components, "unet": pair.weak})
-    return {"strong": pair.pipe, "weak": weak}
+    return load_pair(describe_pair(str(weights), str(weights / "weak")), dtype=torch.float32, quiet=True)
 
 
 def reward_called(name: str) -> Reward:

@@ -9,7 +9,6 @@ from typing import Any
 
 from w2sd_video.commands import checks
 from w2sd_video.commands.lora_flags import LoraPlan, plan_loras
-from w2sd_video.commands.matching import settled_steps
 from w2sd_video.commands.method_settings import (
     GAPPED,
     SideRows,
@@ -18,6 +17,7 @@ from w2sd_video.commands.method_settings import (
     check_sides_alone,
     check_used,
     plan_reflection,
+    settled_steps,
 )
 from w2sd_video.commands.options import check_methods, unknown
 from w2sd_video.commands.plan import Cost, Plan
@@ -25,7 +25,7 @@ from w2sd_video.commands.prompts import both_sides
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
 from w2sd_video.errors import UserError
-from w2sd_video.loading.describe import VIDEO_VAES, Description, check_motion_frames, describe
+from w2sd_video.loading.describe import VIDEO_VAES, Description, check_frames, describe, describe_motion_adapter
 from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
@@ -34,7 +34,6 @@ from w2sd_video.runs.tasks import SELECTING
 from w2sd_video.runs.video_io import check_format
 
 DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
-SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths, also where the VAE would take less
 DEMOS = {"image": "picture-demo", "video": "demo"}
 FRAMES, FPS = 16, 8.0  # AnimateDiff's own
 
@@ -46,7 +45,7 @@ class Described:
     Attributes:
         preset: where defaults come from; with `own` (a pair of the user's) only its settings are taken.
         strong, weak: both checkpoints; a weak one of None is the strong one's network.
-        files, other: both as pipelines; None where the pair is put together from parts, which `parts` then tells.
+        sides: what their files are.
         sdxl_video: the strong side is SDXL and makes videos, so that a pair of one's own has the paper's settings.
     """
 
@@ -54,9 +53,7 @@ class Described:
     own: bool
     strong: str
     weak: str | None
-    files: Description | None = None
-    other: Description | None = None
-    parts: PairDescription | None = None
+    sides: PairDescription
     motion_adapter: str | None = None
     sdxl_video: bool = False
 
@@ -95,11 +92,13 @@ def describe_pipelines(request: Request, preset: Preset, own: bool, **more: Any)
     files = describe(strong, "strong", config=request.config, **reading)
     other, weak_config = None, weak_config_of(request, weak)
     if weak is not None:
-        other = describe(weak, "weak", config=weak_config, network_alone=True, **reading)
+        other = describe(weak, "weak", config=weak_config, lent=True, **reading)
     elif weak_config is not None:
         raise UserError("--weak-config is for a --weak that is a single file; leave it out")
-    adapter = request.get("motion_adapter") or (None if own else preset.motion_adapter)
-    return Described(preset, own, strong, weak, files, other, **{"motion_adapter": adapter, **more})
+    adapter = more.pop("motion_adapter", request.get("motion_adapter") or (None if own else preset.motion_adapter))
+    motion = None if adapter is None else describe_motion_adapter(adapter, allow_pickle=request.allow_pickle)
+    sides = PairDescription(files, other, motion, request.allow_pickle)
+    return Described(preset, own, strong, weak, sides, adapter, **more)
 
 
 def weak_config_of(request: Request, weak: str | None) -> str | None:
@@ -110,7 +109,7 @@ def weak_config_of(request: Request, weak: str | None) -> str | None:
 
 
 def describe_parts(request: Request, preset: Preset, own: bool) -> Described:
-    """Returns what the files of a pair that is put together (AnimateDiff on SDXL) tell.
+    """Returns what the files of a pair of AnimateDiff on SDXL tell, whose sides lend each other what one lacks.
 
     Raises:
         UserError: a side that is missing or cannot be used, or sides that do not fit.
@@ -125,10 +124,10 @@ def describe_parts(request: Request, preset: Preset, own: bool) -> Described:
     if adapter is None and (request.preset or not (Path(strong).exists() and Path(weak).exists())):
         adapter = preset.motion_adapter
     frames = request.num_frames or preset.num_frames
-    parts = describe_pair(
+    sides = describe_pair(
         strong, weak, adapter, config=request.config, allow_pickle=request.allow_pickle, num_frames=frames
     )
-    return Described(preset, own, strong, weak, parts=parts, motion_adapter=adapter, sdxl_video=True)
+    return Described(preset, own, strong, weak, sides, adapter, sdxl_video=True)
 
 
 def complete_pair(request: Request, described: Described, bundled: Sequence[str]) -> Plan:
@@ -137,7 +136,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     Raises:
         UserError: settings that do not go together, or not with what the sides are.
     """
-    preset, own, files = described.preset, described.own, described.files
+    preset, own, files = described.preset, described.own, described.sides.strong
     video = request.family == "video"
     mode = request.mode or preset.reflection.mode
     # Only in mode release it is known that the last step cannot be inverted.
@@ -185,8 +184,8 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         memory=request.memory,
         compile=request.compile,
         allow_pickle=request.allow_pickle,
-        embedded=files is not None and (preset.family == "Flux" if files.is_flux is None else bool(files.is_flux)),
-        put_together=described.parts is not None,
+        embedded=preset.family == "Flux" if files.is_flux is None else bool(files.is_flux),
+        files=described.sides,
         lora_sources=loras.sources,
         parts=_parts(request, described),
         notes=_notes(request, prompts),
@@ -257,7 +256,7 @@ def _parts(request: Request, described: Described) -> Mapping[str, Any]:
     preset = None if described.own else described.preset
     return {
         "config": request.config,
-        "weak_config": weak_config_of(request, described.weak) if described.parts is None else None,
+        "weak_config": weak_config_of(request, described.weak) if not described.sides.put_together else None,
         "motion_adapter": described.motion_adapter,
         "controlnet": request.controlnet or (preset and preset.controlnet),
         "control_image": request.control_image,
@@ -291,17 +290,10 @@ def _name(described: Described) -> str:
 
 
 def _sizes(request: Request, described: Described) -> tuple[int, int]:
-    preset, files = described.preset, described.files
-    if files is not None:
-        own = (files.own_size, files.own_size) if described.own else (preset.height, preset.width)
-        return checks.check_sizes(request.height, request.width, *own, files)
-    assert described.parts is not None
-    vae = described.parts.part("strong", "vae") or described.parts.part("weak", "vae") or {}
-    factor = max(SIZE_FACTOR, 2 ** (len(vae.get("block_out_channels", (1, 1, 1, 1))) - 1))
-    sizes = request.height or preset.height, request.width or preset.width
-    for name, size in zip(("height", "width"), sizes, strict=True):
-        checks.check_multiple(name, size, factor)
-    return sizes
+    preset, files = described.preset, described.sides.whole
+    theirs = described.own and not described.sdxl_video
+    own = (files.own_size, files.own_size) if theirs else (preset.height, preset.width)
+    return checks.check_sizes(request.height, request.width, *own, files)
 
 
 def _methods(request: Request, done: Plan) -> tuple[str, ...]:
@@ -314,10 +306,10 @@ def _methods(request: Request, done: Plan) -> tuple[str, ...]:
 
 def _check(request: Request, done: Plan, described: Described) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
-    files = described.files
+    sides, files = described.sides, described.sides.strong
     check_reflection(done.reflection, done.methods, done.steps)
-    if SELECTING in done.methods and described.files is not None:
-        _check_decoded(described.files, described.preset)
+    if SELECTING in done.methods:
+        _check_decoded(files, described.preset)
     if set(GAPPED) & set(done.methods):
         in_prompts = "--prompt-pairs FILE" in described.preset.needs
         if in_prompts and not done.raw_prompts and not gap(done.pair.strong, done.pair.weak):
@@ -329,22 +321,14 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     scales = (alone["strong"], done.strong_guidance), (alone["weak"], done.weak_guidance)
     check_lag(done.reflection, done.methods, strong=scales[0], weak=scales[1])
     checks.check_seeds(done.seed, done.num, done.noun)
-    if described.files is not None and described.other is not None:
-        checks.check_one_space(described.files, described.other, own_levels=described.motion_adapter is None)
-    if described.files is not None and done.num_frames is not None:
-        check_motion_frames(described.files, described.motion_adapter, done.num_frames)
+    if sides.weak is not None and not sides.put_together:
+        checks.check_one_space(files, sides.weak, own_levels=sides.motion_adapter is None)
+    motion = sides.motion_adapter or files
+    if (found := motion.part("motion_adapter")) is not None:
+        check_frames(found, motion.given, done.num_frames)
     checks.check_parts(request, done.parts, video=done.num_frames is not None)
     checks.check_steered(done)
-    if done.put_together and done.loras_of("weak") and done.memory != "resident":
-        raise UserError(
-            f"a LoRA on the weak side's own network does not go with --memory {done.memory}; use resident, or put the "
-            "LoRA on the strong side alone"
-        )
-    if (
-        files is not None
-        and done.num_frames is not None
-        and "Wan" in (str(files.class_name)[:3], described.preset.family)
-    ):
+    if done.num_frames is not None and "Wan" in (str(files.class_name)[:3], described.preset.family):
         checks.check_frames(done.num_frames, int((files.part("vae") or {}).get("scale_factor_temporal") or 4))
     if done.num_frames is not None and done.fps is not None:
         check_format(done.video_format, done.height, done.width, done.fps)
@@ -361,22 +345,13 @@ def _check_decoded(ours: Description, preset: Preset) -> None:
 
 
 def memory_of(plan: Plan) -> Any:
-    """Returns what a pair that is put together takes, estimated from headers (`loading.estimate`)."""
+    """Returns what a pair of videos of SDXL takes, estimated from headers (`loading.memory`)."""
     from w2sd_video.loading.memory import estimate_memory
 
-    strong, weak = plan.pair.strong.checkpoint, plan.pair.weak.checkpoint
-    assert strong is not None and weak is not None and plan.num_frames is not None
+    assert plan.num_frames is not None and plan.files is not None
     scales = (plan.guidance, plan.strong_guidance, plan.weak_guidance)
-    found = describe_pair(
-        strong,
-        weak,
-        plan.part("motion_adapter"),
-        config=plan.part("config"),
-        allow_pickle=plan.allow_pickle,
-        num_frames=plan.num_frames,
-    )
     return estimate_memory(
-        found,
+        plan.files,
         dtype=plan.dtype,
         height=plan.height,
         width=plan.width,

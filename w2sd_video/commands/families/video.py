@@ -1,5 +1,5 @@
-"""Videos: AnimateDiff on SDXL put together from parts, and whole pipelines that make videos (AnimateDiff on SD 1.5,
-Wan, and with an IP-Adapter also AnimateDiff on SDXL). Imports no torch until it loads.
+"""Videos: AnimateDiff on SDXL, whose sides lend each other what one lacks, AnimateDiff on SD 1.5, and Wan (imports no
+torch until it loads).
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class VideoFamily:
         return pair_costs(plan)
 
     def load(self, plan: Plan, run: Loading) -> Maker:
-        from w2sd_video.commands.making import load_parts, load_pipelines
+        from w2sd_video.commands.making import load_pipelines
 
-        return load_parts(plan, run) if plan.put_together else load_pipelines(plan, run)
+        return load_pipelines(plan, run)
 
     def finish(self, plan: Plan, run: RunPlan, maker: Maker | None, progress: Progress) -> Mapping[str, str]:
         return {}
