@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -15,6 +16,13 @@ from tests.support import network
 
 torch.set_num_threads(1)
 network.forbid()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_lasts_is_not_searched() -> None:
+    """Half a million objects of imported modules cost each collection of garbage a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
