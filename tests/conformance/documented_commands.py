@@ -33,7 +33,7 @@ class Chapter:
     name: str
     lines: tuple[Line, ...]
     needs: tuple[str, ...] = ()
-    slow: bool = False
+    quick: bool = False  # made in `make test`, where of the others only the words are read
 
 
 WITH_OR_WITHOUT_A_GPU = (0, 2)  # keeping networks off an accelerator is refused where there is none
@@ -69,6 +69,7 @@ MAKE = (
             Line("python scripts/generate_image.py --output outputs/demo-image", f"{FEW} {ONE_PICTURE}"),
             Line("python scripts/make_pictures.py outputs/demo-image gaps.png --across"),
         ),
+        quick=True,
     ),
     Chapter(
         "make demo-bridge",
@@ -111,7 +112,6 @@ MAKE = (
                 "--output outputs/demo-vbench/comparison"
             ),
         ),
-        slow=True,  # what "evaluation" runs, with a manifest
     ),
     Chapter(
         "make theory",
@@ -127,23 +127,19 @@ MAKE = (
     Chapter(
         "make score",
         (Line("python scripts/score_demo.py", "--count 1 --methods weak,strong --threads 1 --quiet"),),
-        slow=True,  # as tests/experiments runs it
     ),
     Chapter("make score-methods", (Line("python scripts/score_methods.py", "--count 1 --part 1/60 --quiet"),)),
     Chapter(
         "make score-bridge",
         (Line("python scripts/score_bridge.py", "--count 1 --methods weak,strong --threads 1 --quiet"),),
-        slow=True,  # as tests/bridges runs it
     ),
     Chapter(
         "make score-gaps",
         (Line("python scripts/score_gaps.py", "--count 1 --gaps prompt --curves none --quiet"),),
-        slow=True,  # as tests/experiments runs it
     ),
     Chapter(
         "make score-dataset-gap",
         (Line("python scripts/score_dataset_gap.py", "--count 2 --methods weak,strong --quiet"),),
-        slow=True,
     ),
     Chapter(  # hours of training, and measurements of many minutes: that they start and explain themselves
         "programs that take long",
@@ -162,6 +158,7 @@ MAKE = (
             "benchmark_lora",
             "benchmark_vbench",
         ),
+        quick=True,
     ),
     Chapter(
         "make bench",
@@ -172,7 +169,6 @@ MAKE = (
             Line("python scripts/benchmark_lora.py", "--quick"),
             Line("python scripts/benchmark_vbench.py", "--quick"),
         ),
-        slow=True,
     ),
 )
 
@@ -194,7 +190,6 @@ ALGORITHMS = (
                 f"{FEW_FRAMES} --output videos",
             ),
         ),
-        slow=True,  # every method of videos is run by test_every_family.py
     ),
     Chapter(
         "settings of a reflection",
@@ -228,6 +223,7 @@ ALGORITHMS = (
             ),
         ),
         needs=("my_reward.py",),
+        quick=True,
     ),
 )
 
@@ -359,6 +355,7 @@ COMMANDS = (
             ),
         ),
         needs=("dit_moe_s_8E2A.pt", "sd-vae-ft-mse", "photographs", "pt_inception-2015-12-05-6726825d.pth"),
+        quick=True,
     ),
     Chapter(
         "evaluation",
@@ -404,7 +401,6 @@ COMMANDS = (
             ),
         ),
         needs=(*JUGGERNAUT, "finetune.safetensors", "sdxl-base", "motion-adapter", "prompts.txt"),
-        slow=True,  # videos of pairs on disk are made by tests/commands
     ),
     Chapter(
         "plans for real weights",
@@ -416,6 +412,7 @@ COMMANDS = (
             for words in ("", " --offload model", " --offload sequential", " --offload group")
         ),
         needs=JUGGERNAUT,
+        quick=True,
     ),
 )
 
