@@ -57,6 +57,8 @@ METHODS: dict[str, tuple[Method, Callable[[int, int], int]]] = {
     "every second": (reflecting("paper", every=2), lambda t, lam: t + 2 * -(-lam // 2)),
     "cached": (reflecting("paper", lag=True), lambda t, lam: t + lam + min(lam, 1)),
     "cached, fused": (reflecting("fused", lag=True), lambda t, lam: t + lam + min(lam, 1)),
+    "cached gap": (reflecting("fused", gap_every=1), lambda t, lam: t + max(lam - 1, 0)),
+    "cached gap, third": (reflecting("fused", gap_every=3), lambda t, lam: t + -(-max(lam - 1, 0) // 3)),
     "auto": (selecting("paper"), lambda t, lam: t + 3 * lam),
     "auto, fused": (selecting("fused"), lambda t, lam: t + 2 * lam),
     "auto, noise": (selecting("fused", noise=0.1), lambda t, lam: t + 2 * lam),
@@ -200,7 +202,9 @@ def test_callbacks_see_each_step_and_reflection_and_may_replace_the_latent(metho
     settings: dict[str, Any] = {"num_reflections": 3, "on_reflect": lambda *move: moves.append(move)}
     end = run(x, *arguments, noise_sampler=seeded(*range(4)), callback=lambda *step: steps.append(step), **settings)
     assert [i for i, _ in steps] == [0, 1, 2, 3, 4, 5] and torch.equal(steps[-1][1], end)
-    assert [i for i, _, _ in moves] == ([0, 2] if method == "every second" else [0, 1, 2])
+    assert [i for i, _, _ in moves] == {"every second": [0, 2]}.get(
+        method, [0, 1, 2][method.startswith("cached gap") :]
+    )
     for i, before, after in moves:
         assert torch.equal(before, x if i == 0 else steps[i - 1][1]) and not torch.equal(before, after)
 
@@ -237,7 +241,7 @@ def test_steps_of_second_order_remember_sampling_steps_alone(method: str, name: 
     x = noise(4, 3)
     end = run(x, levels, *models(path), path, solver=Watched(), **settings)
     assert [step[2:] for step in given] == list(itertools.pairwise(levels)) and torch.equal(end, latents[-1])
-    assert set(tildes) == (set(range(0, 5, 2)) if method == "every second" else set(range(5)))
+    assert set(tildes) == set(range(method.startswith("cached gap"), 5, 1 + (method == "every second")))
     before: Past | None = None
     for i, (at, prediction, start, to) in enumerate(given):
         assert torch.equal(at, tildes.get(i, latents[i - 1] if i else x))

@@ -230,6 +230,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cap": -1.0}, r"cap is -1\.0;"),
     ({"cap": math.nan}, r"cap is nan;"),
     ({"lag": 1}, r"lag is 1; it must be True or False"),
+    ({"gap_every": -1, "mode": "fused"}, r"gap_every is -1; it must be a whole number: 1 measures"),
+    ({"gap_every": True, "mode": "fused"}, r"gap_every is True;"),
+    ({"gap_every": 2}, r"gap_every is 2 in mode 'paper'; .*choose that mode"),
+    ({"gap_every": 2, "mode": "fused", "lag": True}, r"gap_every and lag both save .*leave one"),
 ]
 
 
@@ -250,6 +254,7 @@ OTHERS: dict[str, Any] = {
     "noise": 0.1,
     "cap": 0.02,
     "lag": True,
+    "gap_every": 2,
 }  # none at its default
 
 
@@ -257,8 +262,10 @@ OTHERS: dict[str, Any] = {
 def test_a_method_takes_its_own_settings_and_refuses_each_other_one_by_name(method: str) -> None:
     assert OTHERS.keys() == {field.name for field in dataclasses.fields(ReflectionConfig)}
     for setting, value in OTHERS.items():
-        options = ReflectionConfig(**{setting: value})
         taken = setting in SETTINGS[method]
+        if setting == "gap_every" and not taken and "mode" not in SETTINGS[method]:
+            continue  # it needs mode "fused", which is refused first
+        options = ReflectionConfig(**{**({"mode": "fused"} if setting == "gap_every" else {}), setting: value})
         assert (options.for_method(method) == options) == taken
         if taken:
             options.check_method(method)
@@ -287,6 +294,20 @@ def test_settings_that_do_not_go_together_are_refused_before_any_evaluation() ->
     with pytest.raises(ValueError, match="either options or"):
         w2sd(*run, options=lagging, strength=2.0)
     assert ReflectionConfig(window=[0, 0.5]) == ReflectionConfig(window=(0, 0.5))  # type: ignore[arg-type]
+
+
+def test_a_gap_is_measured_before_every_kth_reflection_or_once_and_the_first_step_of_all_has_none() -> None:
+    def plan(gap_every: int, **settings: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        options = ReflectionConfig(mode="fused", gap_every=gap_every, **settings)
+        return options.gap_steps(12), options.steps(12), options.evaluations(12)
+
+    assert plan(1, num_reflections=5) == ((0, 1, 2, 3), (1, 2, 3, 4), 16)
+    assert plan(2, num_reflections=6) == ((0, 2, 4), (1, 2, 3, 4, 5), 15)
+    assert plan(0, num_reflections=6) == ((0,), (1, 2, 3, 4, 5), 13)
+    assert plan(1, num_reflections=8, window=(0.25, 1.0), every=2) == ((2, 4, 6), (3, 5, 7), 15)
+    assert plan(2, num_reflections=8, window=(0.25, 1.0), every=2) == ((2, 6), (3, 5, 7), 14)
+    assert plan(3, num_reflections=1) == plan(0, num_reflections=0) == ((), (), 12)
+    assert ReflectionConfig(5).gap_steps(12) == ()
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 50])

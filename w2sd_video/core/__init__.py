@@ -6,17 +6,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from w2sd_video.core.algorithms import W2SD, AutoSelect, Resample, reflect, reflect_fused, reflect_release, sample
+    from w2sd_video.core.algorithms import (
+        W2SD,
+        AutoSelect,
+        CachedGap,
+        Resample,
+        reflect,
+        reflect_fused,
+        reflect_release,
+        sample,
+    )
     from w2sd_video.core.denoisers import (
         CachedDenoiser,
         Callback,
         Denoiser,
+        GapDenoiser,
         JointDenoiser,
         NoiseSampler,
         OnReflect,
         Reflection,
         autoguidance,
         lerp_guidance,
+        with_gap,
     )
     from w2sd_video.core.levels import Level, check_chain
     from w2sd_video.core.options import MODES, ReflectionConfig
@@ -30,12 +41,14 @@ __all__ = [
     "W2SD",
     "AutoSelect",
     "CachedDenoiser",
+    "CachedGap",
     "Callback",
     "CustomReflection",
     "DPMSolverMultistep",
     "Denoiser",
     "Euler",
     "FlowPath",
+    "GapDenoiser",
     "JointDenoiser",
     "Level",
     "NoisePath",
@@ -63,13 +76,23 @@ __all__ = [
     "sample",
     "second_order_step",
     "w2sd",
+    "with_gap",
 ]
 
 _HOMES = {
-    "algorithms": ("W2SD", "AutoSelect", "Resample", "reflect", "reflect_fused", "reflect_release", "sample"),
+    "algorithms": (
+        "W2SD",
+        "AutoSelect",
+        "CachedGap",
+        "Resample",
+        "reflect",
+        "reflect_fused",
+        "reflect_release",
+        "sample",
+    ),
     "denoisers": (
         *("CachedDenoiser", "Callback", "Denoiser", "JointDenoiser", "NoiseSampler", "OnReflect", "Reflection"),
-        *("autoguidance", "lerp_guidance"),
+        *("GapDenoiser", "autoguidance", "lerp_guidance", "with_gap"),
     ),
     "levels": ("Level", "check_chain"),
     "options": ("MODES", "ReflectionConfig"),

@@ -18,6 +18,9 @@ is passed, and the latent need not be at it."""
 JointDenoiser = Callable[[Tensor, Level], tuple[Tensor, Tensor]]
 """The predictions of the strong and of the weak side for one latent, where both can be had in one evaluation."""
 
+GapDenoiser = Callable[[Tensor, Level], "tuple[Tensor, Tensor | None]"]
+"""The prediction of the sampling step, and the gap weak - strong at the same latent, None where it is not known."""
+
 NoiseSampler = Callable[[Tensor], Tensor]
 """Standard normal noise of the shape, dtype and device of a latent."""
 
@@ -82,6 +85,20 @@ def by_choice(second: Tensor, first_model: Denoiser, second_model: Denoiser) -> 
 def chosen(one: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """``yes`` [B, ...] of the samples where ``one`` [B], on any device, and ``no`` of the others."""
     return torch.where(by_sample(one.to(yes.device), yes), yes, no)
+
+
+def with_gap(
+    strong: Denoiser, weak: Denoiser, *, reflector: Denoiser | None = None, joint: JointDenoiser | None = None
+) -> GapDenoiser:
+    """The strong model with the gap beside it: two evaluations, three with a ``reflector`` (the strong model as it
+    reflects). ``joint`` makes the two sides of the gap in the place of the two."""
+    inner = strong if reflector is None else reflector
+
+    def measured(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        inside, outside = (inner(x, level), weak(x, level)) if joint is None else joint(x, level)
+        return (inside if reflector is None else strong(x, level)), like(outside, x) - like(inside, x)
+
+    return measured
 
 
 @final

@@ -17,7 +17,7 @@ from w2sd_video.errors import UserError
 MODES = ("paper", "fused", "release")
 _MOVE = ("every", "window", "fixed_point", "noise", "cap")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "w2sd": ("num_reflections", "mode", "strength", "reflector", *_MOVE, "lag"),  # Alg. 1
+    "w2sd": ("num_reflections", "mode", "strength", "reflector", *_MOVE, "lag", "gap_every"),  # Alg. 1
     "w2sd-auto": ("num_reflections", "mode", "strength", *_MOVE),  # Alg. 2
     "resample": ("num_reflections", "reflector", "every", "window"),  # Alg. 3
     "resample-aligned": ("num_reflections", "mode", "reflector", "every", "window"),  # Alg. 4
@@ -51,6 +51,11 @@ class ReflectionConfig:
             weak models whose score has no bound where the strong model's samples are.
         lag: the strong prediction of the sampling step before (cached) stands in for the strong model's own in each
             reflection: an approximation that saves an evaluation. The strong side must reflect as it samples.
+        gap_every: the gap weak - strong is measured at sampling steps, where the strong side is asked anyway, and the
+            reflections that follow move by that cached gap (mode "fused"): at every k-th of the steps that come
+            before a reflection, 0 for the first of them alone. None measures it anew in each reflection. T + lambda / k
+            evaluations instead of T + 2 lambda, and equal sides move nothing. The strong side may reflect at another
+            classifier-free guidance than it samples at, and else as it samples.
 
     Raises:
         UserError: a value outside these ranges, or fixed points in a mode whose inversion has none.
@@ -66,6 +71,7 @@ class ReflectionConfig:
     noise: float = 0.0
     cap: float | None = None
     lag: bool = False
+    gap_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -87,6 +93,7 @@ class ReflectionConfig:
             raise UserError(f"lag is {self.lag!r}; it must be True or False")
         self._check_window()
         self._check_fixed_point()
+        self._check_gap_every()
 
     def _check_window(self) -> None:
         window = self.window
@@ -106,6 +113,23 @@ class ReflectionConfig:
                 f'fixed_point is {self.fixed_point} in mode {self.mode!r}; it refines the inversion of mode "paper", '
                 "which the others have not: choose that mode, or leave fixed_point at 0"
             )
+
+    def _check_gap_every(self) -> None:
+        every = self.gap_every
+        if every is None:
+            return
+        if not (is_whole(every) and every >= 0):
+            raise UserError(
+                f"gap_every is {every!r}; it must be a whole number: 1 measures the gap at every step before a "
+                "reflection, 2 at every second, 0 once at the start; None in the reflections themselves"
+            )
+        if self.mode != "fused":
+            raise UserError(
+                f'gap_every is {every} in mode {self.mode!r}; a cached gap moves the latent as mode "fused" does: '
+                "choose that mode, or leave gap_every out"
+            )
+        if self.lag:
+            raise UserError("gap_every and lag both save evaluations of the strong side; leave one of the two out")
 
     def check_method(self, method: str) -> None:
         """Raises `UserError` for an unknown method, or a setting that this method does not take."""
@@ -151,12 +175,23 @@ class ReflectionConfig:
         return self.num_reflections == 0 and method != "autoguided"
 
     def steps(self, num_steps: int, method: str = "w2sd") -> tuple[int, ...]:
-        """The reflected ones of T steps, counted from 0: every k-th in the window, of the first lambda."""
+        """The reflected ones of T steps, counted from 0: every k-th in the window, of the first lambda.
+
+        With `gap_every` the first step of all has no gap before it and is not among them.
+        """
         if method == "autoguided":
             return ()
         lam = num_steps - 1 if self.num_reflections is None else self.num_reflections
         first, end = (math.ceil(edge * num_steps - 1e-9) for edge in self.window)
-        return tuple(range(first, min(end, lam, num_steps), self.every))
+        steps = tuple(range(first, min(end, lam, num_steps), self.every))
+        return steps if self.gap_every is None else tuple(step for step in steps if step > 0)
+
+    def gap_steps(self, num_steps: int, method: str = "w2sd") -> tuple[int, ...]:
+        """The steps at which a cached gap is measured: every k-th of those before a reflection, or the first alone."""
+        if self.gap_every is None:
+            return ()
+        before = tuple(step - 1 for step in self.steps(num_steps, method))
+        return before[:: self.gap_every] if self.gap_every else before[:1]
 
     def costs(self, num_steps: int, method: str = "w2sd") -> list[int]:
         """The evaluations (NFE; a guided one counts once) of each of T steps; their sum is T + 2 lambda for Alg. 1.
@@ -164,7 +199,9 @@ class ReflectionConfig:
         A step whose inversion cannot be refined has fewer, and one in which the samples of a batch choose different
         sides ("w2sd-auto") more.
         """
-        reflected = self.steps(num_steps, method)
+        reflected, measured = self.steps(num_steps, method), self.gap_steps(num_steps, method)
+        if self.gap_every is not None:
+            return [1 + (i in measured) for i in range(num_steps)]
         plain = 2 if method == "autoguided" else 1
         return [plain + (self._reflection_cost(i, method) if i in reflected else 0) for i in range(num_steps)]
 

@@ -26,6 +26,8 @@ class Path(Protocol):
 
     def gap_coefficient(self, start: Level, end: Level) -> float: ...
 
+    def gap_growth(self, level: Level) -> float: ...
+
     def clean_coefficient(self, start: Level, end: Level) -> float: ...
 
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor: ...
@@ -59,6 +61,13 @@ class NoisePath:
     def gap_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (eps_weak - eps_strong)``: alpha_start * (kappa_start - kappa_end) (Eq. 5)."""
         return start.sigma - start.alpha * end.sigma / end.alpha
+
+    def gap_growth(self, level: Level) -> float:
+        """How eps_weak - eps_strong varies over the levels, up to a factor: alpha * sigma / (alpha^2 + sigma^2).
+
+        Exact, wherever the latent, for two models of Gaussian data of variance 1 whose means differ.
+        """
+        return level.alpha * level.sigma / (level.alpha**2 + level.sigma**2)
 
     def clean_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (x0_weak - x0_strong)``: Eq. 5 with eps = (x - alpha * x0) / sigma put in."""
@@ -103,6 +112,13 @@ class FlowPath:
     def gap_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (v_weak - v_strong)``: sigma_start - sigma_end (Eq. 5)."""
         return start.sigma - end.sigma
+
+    def gap_growth(self, level: Level) -> float:
+        """How v_weak - v_strong varies over the levels, up to a factor: sigma / (alpha^2 + sigma^2).
+
+        Exact, wherever the latent, for two models of Gaussian data of variance 1 whose means differ.
+        """
+        return level.sigma / (level.alpha**2 + level.sigma**2)
 
     def clean_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (x0_weak - x0_strong)``: Eq. 5 with v = (x - x0) / sigma put in."""

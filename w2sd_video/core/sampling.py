@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from w2sd_video.core.algorithms import W2SD, sample
+from w2sd_video.core.algorithms import W2SD, CachedGap, sample
 from w2sd_video.core.denoisers import (
     CachedDenoiser,
     Callback,
@@ -18,6 +18,7 @@ from w2sd_video.core.denoisers import (
     NoiseSampler,
     OnReflect,
     Reflection,
+    with_gap,
 )
 from w2sd_video.core.levels import Level
 from w2sd_video.core.options import AS_PRINTED, ReflectionConfig
@@ -44,7 +45,8 @@ def w2sd(
     callback: Callback | None = None,
     on_reflect: OnReflect | None = None,
 ) -> Tensor:
-    """The latent at the last level by W2SD (Alg. 1): `sample` with a `W2SD` reflection. T + 2 lambda evaluations.
+    """The latent at the last level by W2SD (Alg. 1): `sample` with a `W2SD` reflection, T + 2 lambda evaluations, or
+    with a `CachedGap`.
 
     Args:
         x, levels, path, solver, callback: as for `sample`. The steps of reflections are of first order.
@@ -73,7 +75,13 @@ def w2sd(
             raise ValueError("lag takes the sampling steps' predictions: leave reflector and joint out")
         strong = cached = CachedDenoiser(strong)
         inner = cached.recall
-    reflection: Reflection = W2SD(levels, inner, weak, path, options, joint=joint, noise_sampler=noise_sampler)
+    reflection: Reflection
+    if options.gap_every is None:
+        reflection = W2SD(levels, inner, weak, path, options, joint=joint, noise_sampler=noise_sampler)
+    else:
+        measured = with_gap(strong, weak, reflector=reflector, joint=joint)
+        reflection = cached_gap = CachedGap(levels, strong, measured, path, options, noise_sampler=noise_sampler)
+        strong = cached_gap.strong
     if on_reflect is not None:
         reflection = Observed(reflection, on_reflect)
     return sample(x, levels, strong, path, reflect=reflection, solver=solver, callback=callback)
