@@ -24,6 +24,7 @@ from w2sd_video.commands.method_settings import (
     check_reflection,
     check_sides_alone,
     check_used,
+    chosen_mode,
     plan_reflection,
     settled_steps,
 )
@@ -82,7 +83,7 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
     def complete(self, request: Request, description: Described) -> Plan:
         files = description.files
         own = _settings(request, files)
-        counts, mode = settled_steps(request, STEPS, spare=1), request.mode or "paper"
+        counts, mode = settled_steps(request, STEPS, spare=1), chosen_mode(request, "paper")
         guidance = GUIDANCE if request.guidance is None else request.guidance
         inside = guidance if request.strong_guidance is None else request.strong_guidance
         outer = inside if request.weak_guidance is None else request.weak_guidance
@@ -133,6 +134,8 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
             _rows(plan.strong_guidance),
             _rows(plan.weak_guidance),
             together=plan.own.routing == plan.own.weak_routing,
+            strong_visit=_rows(strong, plan.strong_guidance),
+            weak_visit=_rows(weak, plan.weak_guidance),
         )
         return plan.costs(sides)
 
@@ -150,8 +153,8 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
 FAMILY = MoeFamily()
 
 
-def _rows(guidance: float) -> int:
-    return 1 if guidance in (0, 1) else 2
+def _rows(*guidances: float) -> int:
+    return 1 if set(guidances) in ({0}, {1}) else 2
 
 
 def _settings(request: Request, files: NetworkFiles) -> MoeSettings:

@@ -16,10 +16,11 @@ from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import DEFAULT_METHODS, FPS, FRAMES
 from w2sd_video.commands.lora_flags import plan_loras
 from w2sd_video.commands.method_settings import (
+    check_lag,
     check_reflection,
     check_used,
+    crossing_steps,
     plan_reflection,
-    reflected_steps,
     settled_steps,
 )
 from w2sd_video.commands.options import check_methods, unknown
@@ -184,10 +185,11 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
         return done
 
     def cost(self, plan: Plan) -> Mapping[str, Cost]:
-        lam = len(reflected_steps(plan.reflection, plan.steps))
+        lam = len(crossing_steps(plan.reflection, plan.steps))
+        sides = 2 if plan.reflection.gap_every is None else 1  # a sampling step has asked the strong side
         return {
             method: Cost(
-                plan.steps_of(method) + (2 * lam if self.methods[method].reflects else 0),
+                plan.steps_of(method) + (sides * lam if self.methods[method].reflects else 0),
                 # Levels that the weak side does not know are skipped, and one latent space needs no VAE.
                 at_most=self.methods[method].reflects and lam > 0,
                 counts={"vae_calls": VAE_CALLS * lam * self.methods[method].reflects},
@@ -278,6 +280,10 @@ def _check(request: Request, done: Plan, own: BridgeSettings, found: Described) 
     """Raises `UserError` for settings that do not go together, or not with what the two sides are."""
     ours, theirs = found.ours, found.theirs
     _check_guidance(done, own, ours)
+    embedded = ours.is_flux is not False and own.true_cfg is None
+    if embedded and done.guidance is not None and own.reflector is not None:
+        scales = (done.guidance, own.reflector)
+        check_lag(done.reflection, done.methods, strong=scales, weak=(1.0, 1.0), embedded=True)
     if done.num_frames is not None and (asked := [name for name in ("weak", "swapped") if name in done.methods]):
         raise UserError(
             "with --video the weak model makes pictures, so it has no video of its own; leave the method "

@@ -24,7 +24,7 @@ from bridges.pixel.side import BridgeWarning
 from w2sd_video.commands.engine import on_device
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.making import Texts, frames_of, measured
-from w2sd_video.commands.method_settings import reflected_steps
+from w2sd_video.commands.method_settings import crossing_steps
 from w2sd_video.commands.plan import Plan
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import NonFiniteLatentError, reflected
@@ -229,7 +229,7 @@ def load_bridge(plan: Plan, run: Loading) -> LoadedBridge:
 
 
 def _note_what_is_odd(plan: Plan, note: Callable[[str], None]) -> None:
-    own, lam = plan.own, len(reflected_steps(plan.reflection, plan.steps))
+    own, lam = plan.own, len(crossing_steps(plan.reflection, plan.steps))
     if own.noise_map in ("fresh", "fixed"):
         note(f"noise map {own.noise_map}: {FRESH_HARMS}")
         if own.noise_map == "fresh" and 2 * lam > plan.steps:

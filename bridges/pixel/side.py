@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridges.pixel.noise_maps import FRESH_HARMS, Fresh, Identity, Mapped, NoiseMap, noise_map_of
-from bridges.pixel.step import Bridge, reflect_through_pixels
+from bridges.pixel.step import Bridge, Crossing, gap_through_pixels, reflect_through_pixels
 from w2sd_video.core import Denoiser, Level
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run
@@ -108,10 +108,17 @@ class PixelSide:
         self._check_levels(schedule, noise_map)
 
     def reflect(self, x: Tensor, start: Level, end: Level, strong: Denoiser) -> Tensor | None:
-        weak = _Itself(strong, start, self) if self._model is None else _Other(self._model, self)
-        crossing = reflect_through_pixels(
-            x, start, end, strong, weak, self._path, bridge=self._bridge, strength=self.strength
-        )
+        sides = strong, self._weak_at(start, strong), self._path
+        return self._crossed(reflect_through_pixels(x, start, end, *sides, bridge=self._bridge, strength=self.strength))
+
+    def gap(self, x: Tensor, level: Level, prediction: Tensor, strong: Denoiser) -> Tensor | None:
+        sides = lambda *_: prediction, self._weak_at(level, strong), self._path
+        return self._crossed(gap_through_pixels(x, level, *sides, bridge=self._bridge))
+
+    def _weak_at(self, level: Level, strong: Denoiser) -> _Itself | _Other:
+        return _Itself(strong, level, self) if self._model is None else _Other(self._model, self)
+
+    def _crossed(self, crossing: Crossing | None) -> Tensor | None:
         self._count()
         if crossing is None:
             self.run.num_skipped += 1

@@ -8,7 +8,7 @@ difference of two round trips, so that what the autoencoders lose cancels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -75,7 +75,10 @@ class Bridge:
 
 @dataclass(frozen=True)
 class Crossing:
-    """One reflection: x~, the weak model's level, and the w that chose it."""
+    """What came back of a crossing, the weak model's level, and the w that chose it.
+
+    `latent` is x~ of a reflection, x0_weak - x0_strong of a measured gap.
+    """
 
     latent: Tensor
     level: Level
@@ -115,27 +118,37 @@ def reflect_through_pixels(
         bridge: how to get from one space to the other.
         strength: multiplies x~ - x.
     """
+    crossing = gap_through_pixels(x, start, strong, weak, path, bridge=bridge)
+    if crossing is None:
+        return None
+    coefficient = strength * path.clean_coefficient(start, end)
+    return replace(crossing, latent=torch.add(x, crossing.latent, alpha=coefficient))
+
+
+def gap_through_pixels(
+    x: Tensor, at: Level, strong: Denoiser, weak: WeakModel, path: Path, *, bridge: Bridge
+) -> Crossing | None:
+    """The difference x0_weak - x0_strong at the strong model's latent ``x``, as `reflect_through_pixels` takes it."""
     ours, theirs, noise_map = bridge.ours, bridge.theirs, bridge.noise_map
-    level = weak.nearest(start.kappa * (noise_map.scale or 1.0))
+    level = weak.nearest(at.kappa * (noise_map.scale or 1.0))
     if level is None:
         return None
-    prediction = strong(x, start)
-    estimate = ours.layout.grid(path.clean(x, prediction, start))
-    noise = ours.layout.grid(path.noise(x, prediction, start))
+    prediction = strong(x, at)
+    estimate = ours.layout.grid(path.clean(x, prediction, at))
+    noise = ours.layout.grid(path.noise(x, prediction, at))
     b = theirs.encode(bridge.to_theirs(ours.decode(estimate)))
     mapped = noise_map(noise, b.shape)
     scale = noise_map.scale
     if scale is None:
         scale = float(spread(b) / spread(estimate))
-        level = weak.nearest(start.kappa * scale)
+        level = weak.nearest(at.kappa * scale)
         if level is None:
             return None
     z = torch.add(b * level.alpha, mapped.to(b), alpha=level.sigma)
     answer = weak.clean(z, level)
     pictures = theirs.decode_pair(answer, b)
     moved, stayed = ours.encode_pair(*(bridge.to_ours(picture) for picture in pictures))
-    coefficient = strength * path.clean_coefficient(start, end)
-    return Crossing(torch.add(x, ours.layout.latents(moved - stayed).to(x), alpha=coefficient), level, scale)
+    return Crossing(ours.layout.latents(moved - stayed).to(x), level, scale)
 
 
 def spread(grid: Tensor) -> Tensor:

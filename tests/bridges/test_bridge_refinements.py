@@ -15,6 +15,7 @@ from tests.support import tiny
 from tests.support.bridging import STEPS, UNGUIDED, call, mapped, pipeline
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
 from w2sd_video.core.options import METHODS
+from w2sd_video.latents.schedules import read_schedule
 
 
 def traced(config: ReflectionConfig, weak: Any, **more: Any) -> tuple[list[Tensor], Any]:
@@ -80,6 +81,21 @@ def test_skipped_reflections_are_told_of_those_that_were_to_be_made():
         call(strong, "flux")
     assert run.num_skipped > 0 and run.num_reflections == 3 - run.num_skipped
     assert any(f"{run.num_skipped} of 3 reflections are skipped" in note for note in run.notes)
+
+
+def test_a_cached_gap_crosses_at_sampling_steps_and_is_scaled_to_the_level_it_moves_at():
+    weak = (pipeline("sd15", 2), UNGUIDED)
+    told: list[tuple[int, int]] = []
+    config = ReflectionConfig(num_reflections=5, mode="fused", gap_every=2)
+    _, run = traced(config, weak, noise_map=mapped(), progress=lambda done, total: told.append((done, total)))
+    assert (run.num_evaluations, run.num_reflections, run.num_encodes) == (STEPS + 2, 4, 3 * 2)
+    assert told == [(done, STEPS + 2) for done in range(1, STEPS + 3)]
+    # Its first gap is that of the first latent of all, which a reflection there would have moved by.
+    _, fused = traced(ReflectionConfig(num_reflections=1), weak, noise_map=mapped())
+    schedule = read_schedule(pipeline("sdxl").scheduler)
+    levels, path = schedule.levels, schedule.path
+    moves = [path.gap_coefficient(levels[i], levels[i + 1]) * path.gap_growth(levels[i]) for i in (0, 1)]
+    assert run.gaps[0] == pytest.approx(fused.gaps[0] * moves[1] / moves[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from w2sd_video.commands.method_settings import (
     reflection_record,
     without_unused,
 )
+from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 from w2sd_video.runs.tasks import METHODS
 
@@ -44,6 +45,9 @@ def test_every_method_costs_what_its_algorithm_says() -> None:
     }
     assert costs(mode="fused")["w2sd-auto"] == T + 2 * LAM
     assert costs(lag=True)["w2sd"] == T + LAM + 1, "the first reflection has no prediction before it"
+    cached = costs(mode="fused", gap_every=2)
+    assert cached["w2sd"] == cached["zero-gap"] == cached["swapped"] == T + 5, "measured at 0, 2, 4, 6 and 8"
+    assert cached["w2sd-auto"] == T + 2 * LAM and costs(mode="fused", gap_every=0)["w2sd"] == T + 1
     assert costs(fixed_point=2)["w2sd"] == T + 4 * LAM and costs(fixed_point=2)["resample-aligned"] == T + 2 * LAM
     assert costs(every=3, window=(0.1, 1.0))["w2sd"] == T + 2 * 3, "of steps 2 to 9: 2, 5, 8"
 
@@ -79,6 +83,33 @@ def test_rows_are_two_for_a_guided_evaluation_of_either_side() -> None:
     assert num_rows("autoguided", fused, T, together) == 2 * T
     assert num_rows("w2sd", ReflectionConfig(LAM, lag=True), T, sides) == 2 * T + 2 + LAM
     assert num_rows("w2sd", ReflectionConfig(LAM, fixed_point=1), T, sides) == 2 * T + 4 * LAM
+
+
+def test_rows_of_a_cached_gap_are_those_that_the_sampling_steps_have_not() -> None:
+    def rows(sides: SideRows, **more: Any) -> list[int]:
+        config = ReflectionConfig(LAM, "fused", gap_every=1, **more)
+        return [num_rows(method, config, T, sides) for method in ("w2sd", "zero-gap", "swapped")]
+
+    measured = LAM - 1
+    stock = 2 * T  # guidance 5.5 over 1, inside the reflections too
+    assert rows(SideRows(2, 1, 2, 1, together=True)) == [stock, stock + 2 * measured, T + measured]
+    # sampling at 5.5 and reflecting at 1, over another network at 1
+    assert rows(SideRows(2, 1, 1, 1)) == [stock + measured, stock + 2 * measured, T + measured]
+    # sampling at 1 and reflecting at 0, which takes the other half: one evaluation has both
+    assert rows(SideRows(1, 1, 1, 1, strong_visit=2)) == [T + 2 * measured, T + 3 * measured, T + measured]
+    assert rows(SideRows(1, 1, 1, 1, weak_visit=2))[2] == T + 2 * measured
+
+
+def test_a_cached_gap_asks_for_fused_mode_by_itself_and_refuses_what_it_has_not() -> None:
+    found = planned(image_request(gap_every=2, methods=("w2sd",))).reflection
+    assert (found.mode, found.gap_every) == ("fused", 2)
+    for settings, said in (
+        ({"mode": "paper"}, "gap_every is 2 in mode 'paper'"),
+        ({"reflections": 1}, "--gap-every leaves nothing to reflect"),
+        ({"match_evaluations": 20}, "--match-evaluations counts two evaluations"),
+    ):
+        with pytest.raises(UserError, match=said):
+            planned(image_request(gap_every=2, methods=("w2sd",), **settings))
 
 
 def test_a_method_takes_only_the_settings_that_it_has() -> None:

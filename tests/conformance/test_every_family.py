@@ -118,6 +118,28 @@ def test_a_run_does_what_its_dry_run_says(family: Family, disk: Path, tmp_path: 
     assert len({run.frames(method).tobytes() for method in different}) == len(different)
 
 
+@pytest.mark.slow
+def test_a_cached_gap_costs_what_its_dry_run_says(family: Family, disk: Path, tmp_path: Path) -> None:
+    methods = [method for method in ("strong", "w2sd", "zero-gap", "swapped") if method in family.methods]
+    words = ("--methods", ",".join(methods), "--gap-every", "1", "--output", str(tmp_path / "out"))
+    plan = told(family, disk, *words, "--dry-run")
+    report, run = told(family, disk, *words, "--quiet"), Run(tmp_path / "out")
+    assert report["failed"] == [] and run.record["settings"]["mode"] == "fused"
+    for line in run.lines:
+        cost, skipped = plan["methods"][line["method"]], line.get("num_skipped", 0)
+        assert (
+            line["num_evaluations"] + skipped
+            == cost["evaluations"]
+            == run.record["settings"]["steps"] + (line["method"] != "strong")
+        )
+        assert line["num_rows"] == cost.get("rows", line["num_rows"]), line["method"]
+        if "vae_calls" in cost:
+            assert line["num_encodes"] + line["num_decodes"] + 6 * skipped == cost["vae_calls"]
+    if family.name != "bridge":  # whose control goes through an autoencoder
+        assert np.array_equal(run.frames("zero-gap"), run.frames("strong"))
+    assert not np.array_equal(run.frames("w2sd"), run.frames("strong"))
+
+
 # -- seeds, batches ---------------------------------------------------------------------------------------------------
 
 

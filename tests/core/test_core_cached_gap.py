@@ -132,7 +132,7 @@ def test_an_old_gap_is_far_off_only_for_samples_that_are_torn_between_two_modes(
     border = int((fused < 0).sum())  # samples are in the order of their noise, those of the left mode first
     far = (off > 0.5).nonzero().flatten()
     assert off.max() > 2 and (far - border).abs().max() < 50, "of a thousand"
-    assert off.median() < 0.1
+    assert off.median() < 0.15
 
 
 def test_a_path_scales_gaps_alike_whatever_the_scale_of_its_levels() -> None:

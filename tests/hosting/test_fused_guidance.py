@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.support import tiny
-from w2sd_video import ModelSpec, reflected
+from w2sd_video import ModelSpec, ReflectionConfig, reflected
 from w2sd_video.hosting import stepping
+from w2sd_video.hosting.sides import Side
 
 STEPS, LAMBDA = 4, 3
 FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
@@ -83,6 +84,37 @@ def test_one_forward_gives_both_sides_as_two_do(monkeypatch, family, scales, row
     else:
         assert (together - apart).abs().max() <= rounding(apart, scales)
     assert min(one.gaps) > 1e-2
+
+
+@pytest.mark.parametrize(("scales", "rows_apart", "rows"), GAPS)
+@pytest.mark.parametrize("family", ["sdxl", "wan"])
+def test_a_cached_guidance_gap_comes_from_the_rows_of_the_sampling_steps(monkeypatch, family, scales, rows_apart, rows):
+    build, arguments = FAMILIES[family]
+    pipe, weak = build(), ModelSpec(guidance=scales[2])
+    config = ReflectionConfig(LAMBDA, "fused", reflector=ModelSpec(guidance=scales[1]), gap_every=1)
+    with reflected(pipe, weak, config=config) as run:
+        together = sampled(pipe, arguments, scales[0])
+    assert run.num_rows == (2 * STEPS if scales[0] != 1 else STEPS + LAMBDA - 1)  # the gap needs both halves
+    assert (run.num_evaluations, run.num_reflections) == (STEPS + LAMBDA - 1, LAMBDA - 1)
+    with monkeypatch.context() as patch, reflected(pipe, weak, config=config) as two:
+        patch.setattr(Side, "differs_in_guidance_alone", lambda self, other: False)
+        apart = sampled(pipe, arguments, scales[0])
+    assert (two.num_evaluations, two.num_rows > run.num_rows) == (run.num_evaluations, True)
+    assert (together - apart).abs().max() <= rounding(apart, scales)
+    assert min(run.gaps) > 1e-2
+
+
+@pytest.mark.parametrize("scales", [(5.5, 5.5), (5.5, 1.0), (1.0, 5.5)])
+def test_a_cached_gap_of_a_side_with_itself_moves_nothing_bit_for_bit(scales):
+    pipe = tiny.sdxl()
+    config = ReflectionConfig(LAMBDA, "fused", 3.0, reflector=ModelSpec(guidance=scales[1]), gap_every=1)
+    with reflected(pipe, "zero-gap", config=config) as run:
+        zero = sampled(pipe, tiny.IMAGE_CALL, scales[0])
+    assert run.gaps == [0.0] * (LAMBDA - 1)
+    with reflected(pipe, num_reflections=0):
+        plain = sampled(pipe, tiny.IMAGE_CALL, scales[0])
+    # Both halves in one batch round otherwise than one by itself.
+    assert torch.equal(zero, plain) or (scales[0] == 1.0 and (zero - plain).abs().max() <= rounding(plain, scales))
 
 
 def test_what_is_counted_is_what_the_network_is_given():

@@ -51,6 +51,7 @@ def check(family: World, got: Tensor, expected: Tensor, run: Any, evaluations: i
     assert run.num_evaluations == evaluations
 
 
+CACHED = {"mode": "fused", "gap_every": 1, "strength": 1.5}
 REFINED: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     # the settings, the same for the algorithm written out, and the evaluations that lambda 3 of 4 steps then take
     "plain": ({}, {}, 10),
@@ -61,6 +62,13 @@ REFINED: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "cap": ({"cap": 0.05}, {"cap": 0.05}, 10),
     "lag": ({"lag": True}, {"lag": True}, 8),  # the first step has no step before it
     "fused lag": ({"lag": True, "mode": "fused", "every": 2}, {"lag": True, "mode": "fused", "steps": (0, 2)}, 7),
+    "cached gap": (CACHED, {"strength": 1.5, "steps": (1, 2), "measured": (0, 1)}, 6),
+    "cached gap, capped": (
+        {**CACHED, "cap": 0.05},
+        {"strength": 1.5, "cap": 0.05, "steps": (1, 2), "measured": (0, 1)},
+        6,
+    ),
+    "cached gap, once": ({**CACHED, "gap_every": 0}, {"strength": 1.5, "steps": (1, 2), "measured": (0,)}, 5),
 }
 
 

@@ -48,6 +48,9 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("w2sd", {"fixed_point": 1, "noise": 0.1, "cap": 0.1}, 5 + (2 + 1) * 4),
     ("w2sd", {"lag": True}, 5 + 2 * 4 - 3),  # the first step has none before it
     ("w2sd", {"lag": True, "window": (0.4, 1.0)}, 5 + 2 * 2 - 2),
+    ("w2sd", {"mode": "fused", "gap_every": 1}, 5 + 3),
+    ("w2sd", {"mode": "fused", "gap_every": 2, "num_reflections": 5}, 5 + 2),
+    ("w2sd", {"mode": "fused", "gap_every": 0, "window": (0.4, 1.0), "cap": 0.1}, 5 + 1),
     ("w2sd-auto", {}, 5 + 3 * 4),
     ("w2sd-auto", {"fixed_point": 2, "every": 2}, 5 + (3 + 2) * 2),
     ("w2sd-auto", {"mode": "fused", "window": (0.0, 0.6), "cap": 0.1}, 5 + 2 * 3),
@@ -268,5 +271,6 @@ def test_every_setting_a_method_says_it_has_changes_what_it_makes(method):
     for setting in SETTINGS[method]:
         if setting == "mode" and method in ("resample-aligned", "resample-opposed"):
             continue  # of the move only its direction counts: one half of space for both, mostly
-        with reflected(pipe, weak, config=ReflectionConfig(**{setting: values[setting]}), **asked(method)):
+        mode = {"mode": "fused"} if setting == "gap_every" else {}
+        with reflected(pipe, weak, config=ReflectionConfig(**{**mode, setting: values[setting]}), **asked(method)):
             assert (call(pipe, num_inference_steps=3) - usual).abs().max() > 1e-3, setting

@@ -119,6 +119,10 @@ SETTINGS = [
     Row("picks the stronger side by a reward; give selection", settings={"method": "w2sd-auto"}),
     Row("selection is given, and method 'w2sd' picks no side", settings={"selection": Selection(reward)}),
     Row("selection is a function; give a Selection", settings={"method": "w2sd-auto", "selection": reward}),
+    Row(
+        "gap_every measures the gap at the evaluation of a sampling step",
+        settings={"config": ReflectionConfig(mode="fused", gap_every=1, reflector=ModelSpec(prompt="two dogs"))},
+    ),
     Row("lag puts a prediction", settings=config(lag=True, reflector=ModelSpec(guidance=1.5))),
     Row("leaves none of the first 2 of 4 steps", settings=config(num_reflections=2, window=(0.5, 1.0))),
     Row("leaves none of the first 3 of 4 steps", settings=config(window=(0.3, 0.4))),

@@ -34,6 +34,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "noise": 0.1,
     "cap": 0.02,
     "lag": True,
+    "gap_every": 2,
 }  # of `ReflectionConfig`, none at its default
 Evaluate = Callable[[Tensor, int, int], Tensor]  # of a latent, the step's index and the half: 0 negative, 1 prompt
 Predict = Callable[[Tensor, int], Tensor]  # a guided prediction in float64, for a latent and the step's index
@@ -258,15 +259,23 @@ def algorithm_1(
     cap: float = math.inf,
     noise: Sequence[Tensor] = (),
     lag: bool = False,
+    measured: Sequence[int] = (),
 ) -> Tensor:
-    """W2SD, with what may be set of a reflection; `noise` is what is added to each x~."""
-    noises, last = iter(noise), []
+    """W2SD, with what may be set of a reflection; `noise` is what is added to each x~.
+
+    `measured`: steps whose gap is kept, and moves the reflections after them as the gap of Gaussians of variance 1.
+    """
+    noises, last, kept = iter(noise), [], []
 
     def strong(x: Tensor, i: int) -> Tensor:
         return last[-1] if lag and last else world.strong(x, i)
 
     def reflect(x: Tensor, i: int) -> Tensor:
-        if mode == "fused":
+        if measured:
+            gap, at = kept[-1]
+            kappa = world.sigmas[i] / world.alphas[i] - world.sigmas[i + 1] / world.alphas[i + 1]
+            move = world.alphas[i] * kappa * gap * growth(i) / growth(at)
+        elif mode == "fused":
             move = world.step(x, strong(x, i), i, i + 1) - world.step(x, world.weak(x, i), i, i + 1)
             move = move * world.alphas[i] / world.alphas[i + 1]  # back up to level i
         else:
@@ -278,10 +287,17 @@ def algorithm_1(
             move[b] *= min(1.0, cap / size)
         return x + move + (next(noises).double() if noise else 0.0)
 
+    def growth(i: int) -> float:
+        # of the native gap: that of clean estimates, over alpha, times sigma, which the native one is divided by
+        clean = world.sigmas[i] ** 2 / (world.signal[i] ** 2 + world.sigmas[i] ** 2)
+        return clean * world.alphas[i] / world.sigmas[i]
+
     x = world.x.double()
     for i in range(STEPS):
         x = reflect(x, i) if i in steps else x
         last.append(world.strong(x, i))
+        if i in measured:
+            kept.append((world.weak(x, i) - last[-1], i))
         x = world.step(x, last[-1], i, i + 1)
     return x
 

@@ -15,7 +15,7 @@ from w2sd_video.runs.tasks import ALONE, METHODS, SELECTING
 REFLECTING = tuple(name for name, method in METHODS.items() if method.reflects)
 GAPPED = ("w2sd", "swapped", "resample-aligned", "resample-opposed")  # of no use without a gap inside the reflection
 AS_THEY_SAMPLE = (SELECTING, "autoguided")  # both sides are asked as they sample by themselves
-REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag")
+REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag", "gap_every")
 LEAST = 4  # evaluations; below, not even one step would be reflected
 REWARD = ("reward", "reward_weights", "reward_threshold", "reward_frames")
 
@@ -44,6 +44,11 @@ def without_unused(request: Request, methods: Sequence[str]) -> Request:
 def _unused(request: Request, methods: Iterable[str]) -> list[str]:
     given = [name for name in (*REFINEMENTS, *REWARD) if request.asks(name)]
     return [name for name in given if not set(methods) & set(users_of(name))]
+
+
+def chosen_mode(request: Request, own: str) -> str:
+    """Returns the mode asked for, else the preset's `own`; a cached gap has but one."""
+    return request.mode or ("fused" if request.get("gap_every") is not None else own)
 
 
 def plan_reflection(request: Request, preset: ReflectionConfig, *, num_reflections: int, mode: str) -> ReflectionConfig:
@@ -78,6 +83,11 @@ def check_reflection(reflection: ReflectionConfig, methods: Sequence[str], steps
         )
     if reflection.num_reflections and set(methods) & set(REFLECTING) and not reflected_steps(reflection, steps):
         first, end = reflection.window
+        if reflection.gap_every is not None and config_of("w2sd", replace(reflection, gap_every=None)).steps(steps):
+            raise UserError(
+                "--gap-every leaves nothing to reflect: the first step of all has no gap before it; give more "
+                "--reflections, or leave it out"
+            )
         raise UserError(
             f"--window {first:g}:{end:g} holds none of the first {reflection.num_reflections} of {steps} steps, which "
             "are those that are reflected; choose a wider one, or more --reflections"
@@ -102,19 +112,28 @@ def check_sides_alone(methods: Sequence[str], pair: ModelPair, guidance: Mapping
 
 
 def check_lag(
-    reflection: ReflectionConfig, methods: Sequence[str], *, strong: tuple[float, float], weak: tuple[float, float]
+    reflection: ReflectionConfig,
+    methods: Sequence[str],
+    *,
+    strong: tuple[float, float],
+    weak: tuple[float, float],
+    embedded: bool = False,
 ) -> None:
-    """Raises `UserError` where `lag` would mix guidances: of each side the scale that it samples with, and reflects."""
+    """Raises `UserError` where `lag` would mix guidances: of each side the scale that it samples with, and reflects.
+
+    A cached gap has both scales from one evaluation, unless guidance is `embedded`.
+    """
+    flag = "--lag" if reflection.lag else "--gap-every" if embedded and reflection.gap_every is not None else None
     for method, (sampling, inside), side in (
         ("w2sd", strong, "strong"),
         ("zero-gap", strong, "strong"),
         ("swapped", weak, "weak"),
     ):
-        if reflection.lag and method in methods and sampling != inside:
+        if flag is not None and method in methods and sampling != inside:
             raise UserError(
-                f"--lag takes the prediction of the main step, made at guidance {sampling:g}, for the one inside the "
+                f"{flag} takes the prediction of the main step, made at guidance {sampling:g}, for the one inside the "
                 f"reflection, and there the {side} side of {method} has {inside:g}; give --{side}-guidance "
-                f"{sampling:g}, or leave out --lag"
+                f"{sampling:g}, or leave out {flag}"
             )
 
 
@@ -143,6 +162,12 @@ def reflected_steps(reflection: ReflectionConfig, num_steps: int) -> tuple[int, 
     return config_of("w2sd", reflection).steps(num_steps)
 
 
+def crossing_steps(reflection: ReflectionConfig, num_steps: int) -> tuple[int, ...]:
+    """Returns the steps at which both sides are compared: those reflected, or those that measure a cached gap."""
+    config = config_of("w2sd", reflection)
+    return config.steps(num_steps) if config.gap_every is None else config.gap_steps(num_steps)
+
+
 def reflection_record(reflection: ReflectionConfig) -> dict[str, Any]:
     """Returns the settings beyond the paper's that are in force, as JSON data; nothing of one at its default."""
     plain = ReflectionConfig()
@@ -156,7 +181,8 @@ def reflection_record(reflection: ReflectionConfig) -> dict[str, Any]:
 class SideRows:
     """Batch rows of one evaluation of each side, as it samples by itself and inside a reflection.
 
-    `together`: both sides come from the two rows of one call where they are asked at one latent.
+    `together`: both sides come from the two rows of one call where they are asked at one latent. `strong_visit` and
+    `weak_visit` are of one evaluation that gives a side in both ways, where that is more than either.
     """
 
     strong: int
@@ -164,6 +190,8 @@ class SideRows:
     strong_inside: int
     weak_inside: int
     together: bool = False
+    strong_visit: int = 0
+    weak_visit: int = 0
 
 
 def num_rows(method: str, reflection: ReflectionConfig, num_steps: int, sides: SideRows) -> int:
@@ -185,6 +213,12 @@ def num_rows(method: str, reflection: ReflectionConfig, num_steps: int, sides: S
         "swapped": (sides.weak_inside, sides.strong_inside),
         "resample": (sides.strong_inside, 0),
     }.get(method, (sides.strong_inside, sides.weak_inside))
+    if hosted == "w2sd" and reflection.gap_every is not None:
+        visit = max(strong, sides.strong, sides.strong_visit)
+        if method == "swapped":
+            visit = max(strong, sides.weak, sides.weak_visit)
+        more = 2 if sides.together and method != "zero-gap" else visit + (visit if method == "zero-gap" else weak)
+        return own + len(config_of(method, reflection).gap_steps(num_steps)) * (more - own // num_steps)
     if method in ("w2sd", "swapped") and reflection.mode == "fused" and sides.together and not reflection.lag:
         return own + 2 * count
     if hosted != "w2sd":
@@ -250,6 +284,11 @@ def settled_steps(request: Request, own_steps: int, own: int | None = None, *, s
         UserError: more reflections than there can be, or given numbers that matching chooses.
     """
     if request.match_evaluations is not None:
+        if request.get("gap_every") is not None:
+            raise UserError(
+                "--match-evaluations counts two evaluations a reflection, and --gap-every has fewer; give --steps and "
+                "--reflections in its place (--dry-run shows the cost)"
+            )
         for flag, given in (("--steps", request.steps), ("--reflections", request.reflections)):
             if given is not None:
                 raise UserError(

@@ -293,6 +293,10 @@ OPTIONS: tuple[Option, ...] = (
                          "about": "standard deviation of an error of inversion (Table 14)"}),
         ("cap", float, "the most a reflection may move the latent, as a root mean square: tames a far weaker model",
          {"metavar": "C", "sweeps": "users", "about": "the most a reflection may move the latent"}),
+        ("gap_every", int, "nearly the price of plain sampling: reflections (of mode fused) move by a gap measured at "
+         "sampling steps, where the strong side is asked anyway, at every K-th; 0 is once, at the start",
+         {"metavar": "K", "low": 0, "sweeps": "users",
+          "about": "steps between two measurements of a cached gap; 0 is one, at the start"}),
         ("lag", bool, "an approximation: the strong prediction of the step before inside each reflection; saves an "
          "evaluation", {"families": ("video", "image", "moe"), "default": False}),
     ),

@@ -28,6 +28,8 @@ class Path(Protocol):
 
     def gap_growth(self, level: Level) -> float: ...
 
+    def native_gap(self, level: Level) -> float: ...
+
     def clean_coefficient(self, start: Level, end: Level) -> float: ...
 
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor: ...
@@ -69,9 +71,13 @@ class NoisePath:
         """
         return level.alpha * level.sigma / (level.alpha**2 + level.sigma**2)
 
+    def native_gap(self, level: Level) -> float:
+        """The c of ``eps_weak - eps_strong = c * (x0_weak - x0_strong)``."""
+        return -level.alpha / level.sigma
+
     def clean_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (x0_weak - x0_strong)``: Eq. 5 with eps = (x - alpha * x0) / sigma put in."""
-        return -start.alpha / start.sigma * self.gap_coefficient(start, end)
+        return self.native_gap(start) * self.gap_coefficient(start, end)
 
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor:
         """Move ``x`` from ``start`` to ``end`` along eps; any shape, the result has the dtype of ``x``."""
@@ -120,9 +126,13 @@ class FlowPath:
         """
         return level.sigma / (level.alpha**2 + level.sigma**2)
 
+    def native_gap(self, level: Level) -> float:
+        """The c of ``v_weak - v_strong = c * (x0_weak - x0_strong)``."""
+        return -1.0 / level.sigma
+
     def clean_coefficient(self, start: Level, end: Level) -> float:
         """The c of ``x~ - x = c * (x0_weak - x0_strong)``: Eq. 5 with v = (x - x0) / sigma put in."""
-        return -self.gap_coefficient(start, end) / start.sigma
+        return self.native_gap(start) * self.gap_coefficient(start, end)
 
     def step(self, x: Tensor, prediction: Tensor, start: Level, end: Level) -> Tensor:
         """Move ``x`` from ``start`` to ``end`` along v; any shape, the result has the dtype of ``x``.

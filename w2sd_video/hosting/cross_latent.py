@@ -29,8 +29,10 @@ class CrossLatentSide(Protocol):
 
     `prepare` is called before the pipeline runs, `begin` at its first step with the numbers of the steps that are to be
     reflected, and `reflect` at each of these with a latent of the strong pipeline; it returns x~, or None where that
-    step is not reflected. `finish` is called after the pipeline's loop, and `close` at the end, whatever happened.
-    `run` is what `reflected` yields; `evaluated` is to be called after each evaluation of the weak side.
+    step is not reflected. With `gap_every` it is `gap` in its place, called at the sampling steps that measure one: it
+    returns x0_weak - x0_strong at a latent of the strong side, whose prediction there is given, or None. `finish` is
+    called after the pipeline's loop, and `close` at the end, whatever happened. `run` is what `reflected` yields;
+    `evaluated` is to be called after each evaluation of the weak side.
     """
 
     run: Run
@@ -42,6 +44,8 @@ class CrossLatentSide(Protocol):
     ) -> None: ...
 
     def reflect(self, x: Tensor, start: Level, end: Level, strong: Denoiser) -> Tensor | None: ...
+
+    def gap(self, x: Tensor, level: Level, prediction: Tensor, strong: Denoiser) -> Tensor | None: ...
 
     def finish(self) -> None: ...
 

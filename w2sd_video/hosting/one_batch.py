@@ -45,8 +45,11 @@ def by_sample(now: Resolved, guidances: Sequence[float], x: Tensor) -> Mapping[s
     return {**now.settings, "loras": Rows((value,), len(x), _halves(now.conditioning, guidances), x.device)}
 
 
-def in_one_batch(strong: Side, weak: Side, now: Resolved, weak_now: Resolved) -> bool:
-    """Whether one call of the network can evaluate both sides: they differ in LoRA scales, guidance at most besides."""
+def in_one_batch(strong: Side, weak: Side, now: Resolved, weak_now: Resolved, guidances: Sequence[float]) -> bool:
+    """Whether one call of the network can evaluate both sides: they differ in LoRA scales, guidance at most besides.
+
+    `guidances` are those that the strong side is asked at.
+    """
     alike = replace(strong, settings={}, guidance=None) == replace(weak, settings={}, guidance=None)
     others = [{name: v for name, v in side.settings.items() if name != "loras"} for side in (strong, weak)]
     guided = now.conditioning.guided
@@ -56,14 +59,17 @@ def in_one_batch(strong: Side, weak: Side, now: Resolved, weak_now: Resolved) ->
         and strong.settings.get("loras") != weak.settings.get("loras")
         and now.conditioning.control is None  # its outputs are computed for one side
         and in_order(now.network)
-        and counting_halves(guided, [now.guidance]) == counting_halves(guided, [weak_now.guidance])
+        and counting_halves(guided, guidances) == counting_halves(guided, [weak_now.guidance])
     )
 
 
-def side_by_side(strong: Resolved, weak: Resolved, x: Tensor) -> Resolved:
-    """Both sides as one, to be evaluated at `x` [B, ...] twice: the first B rows are the strong side's."""
+def side_by_side(strong: Resolved, weak: Resolved, x: Tensor, guidances: Sequence[float]) -> Resolved:
+    """Both sides as one, to be evaluated at `x` [B, ...] twice: the first B rows are the strong side's.
+
+    `guidances` are those that the strong side is asked at.
+    """
     conditioning = strong.conditioning
-    halves = _halves(conditioning, [strong.guidance, weak.guidance])
+    halves = _halves(conditioning, [*guidances, weak.guidance])
     rows = Rows((strong.settings.get("loras"), weak.settings.get("loras")), len(x), halves, x.device)
     return replace(strong, conditioning=_twice(conditioning), settings={**strong.settings, "loras": rows})
 

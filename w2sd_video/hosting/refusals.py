@@ -148,6 +148,10 @@ def check_reflections(method: str, options: ReflectionConfig, schedule: Schedule
     options.check_levels(schedule.levels, method)
     steps, lam = options.steps(schedule.num_steps), options.num_reflections
     lam = schedule.num_steps - 1 if lam is None else lam
+    if lam == 1 and options.gap_every is not None and not steps:
+        raise UserError(
+            "gap_every with num_reflections 1 leaves nothing to reflect: the first step has no gap before it; give more"
+        )
     if lam and not steps:
         raise UserError(
             f"the window {options.window} leaves none of the first {lam} of {schedule.num_steps} steps to be "

@@ -14,6 +14,7 @@ from w2sd_video.core import (
     W2SD,
     AutoSelect,
     CachedDenoiser,
+    CachedGap,
     CustomReflection,
     Denoiser,
     DPMSolverMultistep,
@@ -166,7 +167,8 @@ class HostedCall:
         self._costs = options.costs(schedule.num_steps, method)
         self._choose_method(schedule, recorded.sample)
         if self.cross_latent is not None:
-            steps = options.steps(schedule.num_steps, method)
+            cached = options.gap_every is not None
+            steps = (options.gap_steps if cached else options.steps)(schedule.num_steps, method)
             self.cross_latent.begin(schedule, steps, recorded.sample, self._evaluated)
         sides = self._sides
         weak, reflector = self._resolved(sides.weak), self._resolved(sides.reflector)
@@ -179,10 +181,19 @@ class HostedCall:
                 "the weak side differs in nothing from the strong side as it reflects; say what differs, "
                 'or ask for that control by name: weak="zero-gap"'
             )
-        if options.lag and not reflector.equals(self._resolved(sides.strong), self._switches):
+        strong = self._resolved(sides.strong)
+        if options.lag and not reflector.equals(strong, self._switches):
             raise UserError(
                 "lag puts a prediction of the strong side as it samples into the reflection, and here the strong side "
                 "reflects otherwise; leave reflector out, or lag"
+            )
+        if options.gap_every is not None and not all(
+            replace(reflector, guidance=scale).equals(replace(strong, guidance=scale), self._switches)
+            for scale in (strong.guidance, reflector.guidance)
+        ):
+            raise UserError(
+                "gap_every measures the gap at the evaluation of a sampling step, and here the strong side reflects "
+                "otherwise than it samples, in more than classifier-free guidance; leave reflector out, or gap_every"
             )
         self._switches.hold(self._networks, [(now.network, now.settings) for now in (reflector, weak)])
         return schedule
@@ -197,6 +208,10 @@ class HostedCall:
             pass
         elif method == "autoguided":
             strong = autoguidance(strong, weak, options.strength, joint=self._joint(sides.strong))
+        elif options.gap_every is not None:
+            measured = self._measured if self.cross_latent is None else self._measured_across
+            cached = CachedGap(levels, strong, measured, path, options, noise_sampler=draw)
+            reflection, strong = cached, cached.strong
         elif self.cross_latent is not None:
             across = partial(self.cross_latent.reflect, strong=reflector)
             reflection = CustomReflection(levels, across, options, noise_sampler=draw)
@@ -205,8 +220,8 @@ class HostedCall:
             auto = AutoSelect(levels, strong, weak, path, selector, options, joint=joint, noise_sampler=draw)
             reflection, strong = auto, auto.strong
         elif method == "w2sd" and options.lag:
-            strong = cached = CachedDenoiser(strong)
-            reflection = W2SD(levels, cached.recall, weak, path, options, noise_sampler=draw)
+            strong = lagging = CachedDenoiser(strong)
+            reflection = W2SD(levels, lagging.recall, weak, path, options, noise_sampler=draw)
         elif method == "w2sd":
             joint = self._joint(sides.reflector)
             reflection = W2SD(levels, reflector, weak, path, options, joint=joint, noise_sampler=draw)
@@ -314,28 +329,54 @@ class HostedCall:
 
         return predict
 
+    def _measured(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """The strong side as it samples, and the gap of the two sides inside a reflection, at one latent."""
+        sampling, strong, weak = self._both(self._sides.reflector, x, level, self._sides.strong)
+        return sampling, weak - strong
+
+    def _measured_across(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        """Likewise with a weak side in another latent space."""
+        assert self._schedule is not None and self.cross_latent is not None
+        now, path = self._at_step(self._sides.reflector), self._schedule.path
+        scale = self._at_step(self._sides.strong).guidance
+        sampling, strong = self._predictions(now, [scale, now.guidance], x, level)
+        gap = self.cross_latent.gap(x, level, strong, self._denoiser(self._sides.reflector))
+        return sampling, None if gap is None else gap * path.native_gap(level)
+
     def _joint(self, strong: Side) -> JointDenoiser:
         """This side and the weak one as one function, by one evaluation at steps where that gives both."""
-        weak_side = self._sides.weak
 
         def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-            now, weak = self._at_step(strong), self._at_step(weak_side)
-            alike = weak_side is not strong  # the control costs what a pair does
-            one_batch = alike and in_one_batch(strong, weak_side, now, weak)
-            if not one_batch and not (alike and weak_side.differs_in_guidance_alone(strong)):
-                good, bad = (self._predictions(side, [side.guidance], x, level)[0] for side in (now, weak))
-                return good, bad
-            model, latent = (side_by_side(now, weak, x), torch.cat([x, x])) if one_batch else (now, x)
-            good, bad = self._predictions(model, [now.guidance, weak.guidance], latent, level)
-            return good[: len(x)], bad[-len(x) :]
+            good, bad = self._both(strong, x, level)
+            return good, bad
 
         return both
 
-    def _predictions(self, now: Resolved, guidances: Sequence[float], x: Tensor, level: Level) -> list[Tensor]:
+    def _both(self, strong: Side, x: Tensor, level: Level, sampling: Side | None = None) -> list[Tensor]:
+        """The predictions of this side and of the weak one, by one evaluation where that gives both.
+
+        `sampling` puts its own before them, at no cost: the strong side as it samples, at another guidance at most.
+        """
+        weak_side = self._sides.weak
+        now, weak = self._at_step(strong), self._at_step(weak_side)
+        ours = [*([] if sampling is None else [self._at_step(sampling).guidance]), now.guidance]
+        alike = weak_side is not strong  # the control costs what a pair does
+        one_batch = alike and in_one_batch(strong, weak_side, now, weak, ours)
+        if not one_batch and not (alike and weak_side.differs_in_guidance_alone(strong)):
+            good = self._predictions(now, ours, x, level)
+            theirs = [weak.guidance] if alike else ours  # the same rows, or rounding would be a gap
+            return [*good, self._predictions(weak, theirs, x, level)[-1]]
+        model, latent = (side_by_side(now, weak, x, ours), torch.cat([x, x])) if one_batch else (now, x)
+        *good, bad = self._predictions(model, [*ours, weak.guidance], latent, level, evaluations=2)
+        return [*(each[: len(x)] for each in good), bad[-len(x) :]]
+
+    def _predictions(
+        self, now: Resolved, guidances: Sequence[float], x: Tensor, level: Level, *, evaluations: int = 1
+    ) -> list[Tensor]:
         """The path's native predictions of a side, one for each guidance."""
         with self._switches.in_force(now.network, by_sample(now, guidances, x)):
             outputs = predict_each(now.conditioning, x, guidances, counter=self.run._counter, network=now.network)
-        for _ in guidances:
+        for _ in range(evaluations):
             self._evaluated()
         return [to_native(now.prediction, output.to(x.dtype), x, level) for output in outputs]
 

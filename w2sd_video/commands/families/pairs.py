@@ -16,6 +16,7 @@ from w2sd_video.commands.method_settings import (
     check_reflection,
     check_sides_alone,
     check_used,
+    chosen_mode,
     plan_reflection,
     settled_steps,
 )
@@ -138,7 +139,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     """
     preset, own, files = described.preset, described.own, described.sides.strong
     video = request.family == "video"
-    mode = request.mode or preset.reflection.mode
+    mode = chosen_mode(request, preset.reflection.mode)
     # Only in mode release it is known that the last step cannot be inverted.
     counts = settled_steps(request, preset.steps, preset.reflection.num_reflections, spare=int(mode == "release"))
     loras = plan_loras(
@@ -208,6 +209,8 @@ def pair_costs(plan: Plan) -> dict[str, Cost]:
         weak_inside=_rows(plan, plan.weak_guidance),
         # Both sides of a gap that is in guidance alone come from the two rows of one call.
         together=plan.only_guidance_differs and not plan.embedded and plan.pair.weak.checkpoint is None,
+        strong_visit=_rows(plan, plan.sampling_guidance("strong"), plan.strong_guidance),
+        weak_visit=_rows(plan, plan.sampling_guidance("weak"), plan.weak_guidance),
     )
     return plan.costs(sides)
 
@@ -229,8 +232,8 @@ def _notes(request: Request, prompts: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-def _rows(plan: Plan, guidance: float) -> int:
-    return 1 if plan.embedded or guidance in (0, 1) else 2
+def _rows(plan: Plan, *guidances: float) -> int:
+    return 1 if plan.embedded or set(guidances) in ({0}, {1}) else 2
 
 
 def _guidances(request: Request, described: Described) -> tuple[float, float, float]:
@@ -319,7 +322,7 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     checks.check_sampling(done)
     check_sides_alone(done.methods, done.pair, alone, done.raw_prompts)
     scales = (alone["strong"], done.strong_guidance), (alone["weak"], done.weak_guidance)
-    check_lag(done.reflection, done.methods, strong=scales[0], weak=scales[1])
+    check_lag(done.reflection, done.methods, strong=scales[0], weak=scales[1], embedded=done.embedded)
     checks.check_seeds(done.seed, done.num, done.noun)
     if sides.weak is not None and not sides.put_together:
         checks.check_one_space(files, sides.weak, own_levels=sides.motion_adapter is None)
