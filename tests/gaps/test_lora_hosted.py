@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 from tests.gaps.test_lora_scales import state
 from tests.support import tiny, tiny_families
 from tests.support.tiny_loras import ATTENTION, add_lora
-from w2sd_video import ModelSpec, Routing, reflected
+from w2sd_video import ModelSpec, ReflectionConfig, Routing, reflected
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import one_batch
 
@@ -178,6 +178,19 @@ def test_evaluations_and_rows_are_the_formulas(guidances, paper, mode):
 
 
 # -- both sides in one call -----------------------------------------------------------------------------------------
+
+
+def test_a_cached_gap_takes_both_sides_of_the_sampling_steps_that_measure_it_in_one_call(monkeypatch):
+    pipe, weak = pipeline("sdxl"), ModelSpec(loras=(("a", WEAK), ("b", 0.4)))
+    config = ReflectionConfig(3, "fused", gap_every=1, reflector=ModelSpec(guidance=2.0))
+    with reflected(pipe, weak, config=config) as one:
+        together = call(pipe, "sdxl", guidance_scale=3.0, steps=4)
+    assert (one.num_forwards, one.num_evaluations, one.num_rows) == (4, 4 + 2, 2 * (4 + 2))
+    monkeypatch.setattr(one_batch, "in_order", lambda network: False)
+    with reflected(pipe, weak, config=config) as two:
+        apart = call(pipe, "sdxl", guidance_scale=3.0, steps=4)
+    assert two.num_forwards == 4 + 2 and min(one.gaps) > 1e-2
+    assert (together - apart).abs().max() <= 1e-4 * apart.abs().max()
 
 
 @pytest.mark.parametrize(("family", "scale"), [*((family, 3.0) for family in FAMILIES), ("sdxl", 1.0), ("wan", 1.0)])
