@@ -31,7 +31,7 @@ from w2sd_video.demo import LORA_WEIGHTS, PICTURE_CAPTIONS, PICTURE_WEIGHTS, ora
 from w2sd_video.demo.captions import COLOURS
 from w2sd_video.hosting import reflected
 from w2sd_video.loading.loras import load_loras, use_loras
-from w2sd_video.pair import ModelSpec
+from w2sd_video.pair import ModelSpec, ReflectionConfig
 
 STEPS, REFLECTIONS, BATCH = 28, 10, 48
 FIRST_SEED = 400_000
@@ -69,6 +69,7 @@ class Sampling:
         sampled: the side whose steps make the sample.
         reflector, weak: the two sides of the reflections; None for neither.
         guided_steps: of plain sampling, the noisiest steps that `sampled.guidance` is for; the others have `then`.
+        strength, gap_every: of the reflections, as in `ReflectionConfig`.
     """
 
     sampled: Setting
@@ -78,6 +79,8 @@ class Sampling:
     steps: int = STEPS
     guided_steps: int | None = None
     then: float = 1.0
+    strength: float = 1.0
+    gap_every: int | None = None
 
     @property
     def sides(self) -> tuple[Setting, ...]:
@@ -87,7 +90,9 @@ class Sampling:
     @property
     def key(self) -> str:
         """A name for files, of these settings and no others."""
-        return hashlib.sha256(repr(dataclasses.astuple(self)).encode()).hexdigest()[:12]
+        said = dataclasses.astuple(self)
+        said = said if (self.strength, self.gap_every) != (1.0, None) else said[:-2]
+        return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -186,9 +191,9 @@ def generate(pipe: Any, method: Sampling, captions: Sequence[str], seeds: Sequen
         hosted = reflected(
             pipe,
             "zero-gap" if zero_gap else method.weak.spec(caption, method.reflector),
-            num_reflections=REFLECTIONS,
-            mode=method.mode,
-            reflector=reflector,
+            config=ReflectionConfig(
+                REFLECTIONS, method.mode, method.strength, reflector=reflector, gap_every=method.gap_every
+            ),
         )
     with hosted as run:
         pictures = pipe(
@@ -219,14 +224,21 @@ def _guidance_after(last: int, then: float) -> Callable[..., dict[str, Tensor]]:
     return change
 
 
-def prompts_and_seeds(count: int) -> tuple[list[str], list[int]]:
-    """The test set: the 24 captions in order, again and again; picture i starts from noise seed 400 000 + i."""
-    return [PICTURE_CAPTIONS[i % len(PICTURE_CAPTIONS)] for i in range(count)], [FIRST_SEED + i for i in range(count)]
+def prompts_and_seeds(count: int, first: int = FIRST_SEED) -> tuple[list[str], list[int]]:
+    """The test set: the 24 captions in order, again and again; picture i starts from noise seed `first` + i."""
+    return [PICTURE_CAPTIONS[i % len(PICTURE_CAPTIONS)] for i in range(count)], [first + i for i in range(count)]
 
 
-def score(pipe: Any, method: Sampling, count: int, progress: Progress = lambda finished: None) -> Score:
+def score(
+    pipe: Any,
+    method: Sampling,
+    count: int,
+    progress: Progress = lambda finished: None,
+    *,
+    first: int = FIRST_SEED,
+) -> Score:
     """What the oracle reads in `count` pictures of one method."""
-    prompts, seeds = prompts_and_seeds(count)
+    prompts, seeds = prompts_and_seeds(count, first)
     wanted = torch.tensor([parse_picture_caption(prompt) for prompt in prompts])
     made = torch.zeros(count, 3, world.SIZE, world.SIZE, dtype=torch.uint8)
     start = time.perf_counter()

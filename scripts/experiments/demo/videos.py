@@ -122,9 +122,12 @@ BARS = (
 # --- making and reading ---------------------------------------------------------------------------------------------
 
 
-def prompts_and_seeds(count: int) -> tuple[list[str], list[int]]:
-    """The test set: the 120 captions in order, again and again; video i starts from noise seed 100 000 + i."""
-    return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)], [100_000 + i for i in range(count)]
+FIRST_SEED = 100_000
+
+
+def prompts_and_seeds(count: int, first: int = FIRST_SEED) -> tuple[list[str], list[int]]:
+    """The test set: the 120 captions in order, again and again; video i starts from noise seed `first` + i."""
+    return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)], [first + i for i in range(count)]
 
 
 def load(weights: Path) -> dict[str, AnimateDiffSDXLPipeline]:
@@ -166,18 +169,23 @@ def generate(
 
 
 def score(
-    sides: Mapping[str, Any], method: Method, count: int, progress: Progress = lambda finished: None
+    sides: Mapping[str, Any],
+    method: Method,
+    count: int,
+    progress: Progress = lambda finished: None,
+    *,
+    first: int = FIRST_SEED,
 ) -> tuple[Score, Tensor]:
     """`count` videos of a method and what is read in them; also the frames as [N, F, 3, H, W] uint8.
 
     Evaluations are those of a video made by itself: in a batch whose videos choose differently "w2sd-auto" makes more.
     The note "second" is the share of selections that took the weak side for the strong one.
     """
-    prompts, seeds = prompts_and_seeds(count)
+    prompts, seeds = prompts_and_seeds(count, first)
     wanted = torch.tensor([parse_caption(prompt) for prompt in prompts])
     videos, choices, start = [], [], time.perf_counter()
-    for first in range(0, count, BATCH):
-        part = slice(first, first + BATCH)
+    for begin in range(0, count, BATCH):
+        part = slice(begin, begin + BATCH)
         frames, run = generate(sides, method, prompts[part], seeds[part])
         videos.append((frames * 255).round().to(torch.uint8))  # as a file would hold it: 8 bits
         choices += [second for selection in run.choices for second in selection]
