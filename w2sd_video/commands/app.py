@@ -32,6 +32,7 @@ ABOUT = {
     "sweep": "one setting swept, scored and drawn",
     "presets": "every pair that has a name, with the paper's numbers",
     "eval": "scores of videos and pictures (VBench), and their comparison",
+    "export-nodes": "a folder of nodes for ComfyUI",
 }
 USAGE = """\
 usage: w2sd COMMAND [flags]
@@ -113,7 +114,7 @@ def families() -> tuple[str, ...]:
 
 def _usage() -> str:
     names = dict.fromkeys((*ABOUT, *_places(FAMILIES), *_places(COMMANDS)))
-    return USAGE.format(commands="\n".join(f"  {name:10s} {ABOUT.get(name, '')}".rstrip() for name in names))
+    return USAGE.format(commands="\n".join(f"  {name:12s} {ABOUT.get(name, '')}".rstrip() for name in names))
 
 
 @functools.cache
