@@ -93,7 +93,8 @@ def _relative(module: str, rooms: Sequence[str]) -> tuple[str, list[str]]:
     if module in PARTS:
         kept = {node.name: ast.get_source_segment(text, node) for node in _classes(text)}
         return "\n\n".join(str(kept[name]) for name in PARTS[module]) + "\n", []
-    lines, needed = text.splitlines(keepends=True), []
+    lines = text.splitlines(keepends=True)
+    needed: list[str] = []
     for node in sorted(_imports(text), key=lambda node: -node.lineno):
         if isinstance(node, ast.Import):
             if any(alias.name.partition(".")[0] in OURS for alias in node.names):

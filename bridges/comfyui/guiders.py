@@ -32,6 +32,7 @@ class W2SDGuider(comfy.samplers.CFGGuider):
 
     def __init__(self, strong: Any) -> None:
         super().__init__(strong)
+        self.cfg: float
         self.weak: Any = None
         self.reflect_cfg: float | None = None
         self._role = STRONG
@@ -89,7 +90,7 @@ class W2SDGuider(comfy.samplers.CFGGuider):
             self._activate(self.weak, x)
             return self.weak(x, timestep, self._weak_options, seed)
         self._activate(self, x)
-        cfg = self.cfg
+        cfg: float = self.cfg
         if self._role != STRONG and self.reflect_cfg is not None:
             self.cfg = self.reflect_cfg
         try:
