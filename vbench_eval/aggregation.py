@@ -44,6 +44,11 @@ SEMANTIC: Mapping[str, Scale] = {
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4.0, 1.0
 PER_PAIR = ("subject_consistency", "background_consistency")
 """The dimensions that VBench averages over pairs of frames, not over videos."""
+PER_FRAME = ("appearance_style", "scene")
+"""Those that it averages over frames."""
+
+
+PAIRS, FRAMES = "mean over pairs of frames", "mean over frames"
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,12 @@ def aggregate(name: str, measured: Iterable[Measured], profile: Profile | str) -
     """Returns the dimension's number over videos, on the scale of `Measured.score` (0..1 for official dimensions: the
     share of dynamic videos, imaging quality divided by 100); None if no video has a score.
 
-    The two consistencies weigh each video by its pairs of frames if the profile is `frame_weighted`, as VBench does on
-    one device; all else is the mean over videos. The order of the videos does not matter, to the last bit.
+    What the profile has among `frame_weighted` weighs each video by its pairs of frames, or its frames; all else is the
+    mean over videos. The order of the videos does not matter, to the last bit.
     """
     profile = get_profile(profile) if isinstance(profile, str) else profile
     scored = [(one.score, one.weight) for one in measured if one.score is not None and math.isfinite(one.score)]
-    if not (profile.frame_weighted and name in PER_PAIR):
+    if name not in profile.frame_weighted:
         scored = [(score, 1.0) for score, _ in scored]
     total = math.fsum(weight for _, weight in scored)
     return math.fsum(score * weight for score, weight in scored) / total if total > 0 else None
@@ -97,9 +102,13 @@ def aggregate(name: str, measured: Iterable[Measured], profile: Profile | str) -
 def rule(name: str, profile: Profile | str) -> str:
     """Returns in words how `aggregate` averages this dimension."""
     profile = get_profile(profile) if isinstance(profile, str) else profile
-    if name == "dynamic_degree":
+    if name in ("dynamic_degree", "human_action"):
         return "share of videos"
-    return "mean over pairs of frames" if profile.frame_weighted and name in PER_PAIR else "mean over videos"
+    if name not in profile.frame_weighted:
+        return (
+            "mean over videos' last frames" if profile.last_frame and name == "appearance_style" else "mean over videos"
+        )
+    return PAIRS if name in PER_PAIR else FRAMES
 
 
 def normalise(name: str, value: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.aggregation import PER_PAIR
+from vbench_eval.aggregation import FRAMES, PAIRS, PER_FRAME, PER_PAIR
 from vbench_eval.comparison import (
     Caution,
     Comparison,
@@ -51,7 +51,6 @@ from vbench_eval.statistics import (
 from vbench_eval.suite import ALL_DIMENSIONS
 
 PROXY = "proxy:"
-PAIRS = "mean over pairs of frames"
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -311,7 +310,7 @@ def _id(backbone: Any) -> str | None:
 
 def _weighs(dimensions: Mapping[str, Mapping[str, Any]], name: str) -> bool:
     rule = (dimensions.get(name) or {}).get("rule", PAIRS)  # VBench's own files follow it without saying so
-    return rule == PAIRS and name in PER_PAIR
+    return rule in (PAIRS, FRAMES) and name in (*PER_PAIR, *PER_FRAME)
 
 
 def _measured_by(facts: Mapping[str, Any]) -> Instrument | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.dimensions import OFFICIAL
+from vbench_eval.dimensions import MEASURED
 from vbench_eval.proxies import PROXIES
 from vbench_eval.statistics import Interval, Tested, WinRate
 
@@ -36,7 +36,7 @@ CONSISTENCY = {
     "interp_smoothness_flow": 1,
     "warp_error": -1,
 }
-_ORDER = {name: place for place, name in enumerate((*OFFICIAL, *PROXIES))}
+_ORDER = {name: place for place, name in enumerate((*MEASURED, *PROXIES))}
 NOTES = (
     "Videos are paired by prompt and index; a dimension is compared over the videos that every method has a score for.",
     "Videos of one prompt are not independent: intervals resample whole prompts, and tests take one number per prompt.",

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.dimensions import OFFICIAL
 from vbench_eval.errors import UserError
 from vbench_eval.folders import Completeness, FolderVideo, check_completeness, read_folder
 from vbench_eval.journal import VideoKey, key_of
 from vbench_eval.manifest import SAMPLES, Manifest, read_manifest, sample
 from vbench_eval.naming import nfc
 from vbench_eval.results import MODES, check_name, default_name
-from vbench_eval.suite import ALL_DIMENSIONS, read_suite
+from vbench_eval.suite import ALL_DIMENSIONS, added_words, read_suite
+from vbench_eval.video_info import About
 
 
 @dataclass(frozen=True)
 class InputVideo:
-    """A video to score, with the prompt it shows (None where nobody says) and what its generator wrote down of it."""
+    """A video to score, with the prompt it shows (None where nobody says), what its generator wrote down of it, and
+    what the prompt suite adds to its prompt, by dimension.
+    """
 
     path: Path
     key: VideoKey
     prompt: str | None
     index: int | None
     generation: Mapping[str, Any]
+    words: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def about(self) -> About:
+        return About(self.prompt, self.words)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Inputs:
 
     def wants(self, video: InputVideo, dimension: str) -> bool:
         """Whether the dimension is measured on this video."""
-        if self.mode != "vbench_standard" or dimension not in OFFICIAL:
+        if self.mode != "vbench_standard" or dimension not in ALL_DIMENSIONS:
             return True
         return dimension in self._belongs.get(nfc(video.prompt or ""), ()) and (video.index or 0) < SAMPLES
 
@@ -99,7 +106,8 @@ def find_inputs(
     With a manifest only its videos are taken; others are named in a note. Mode "vbench_standard" needs to know which
     prompts belong to which dimension: from the manifest, else from `suite` (VBench_full_info.json, or None for the copy
     of an installed vbench package), of which the prompts of `dimensions` are then expected, with VBench's indices 0 to
-    4. A manifest is checked against a suite that is given beside it. `prompt` is that of a single video.
+    4. A manifest is checked against a suite that is given beside it. Either says what VBench adds to a prompt (the
+    style of appearance_style, say). `prompt` is that of a single video.
 
     Raises UserError for a folder without videos, and for files that cannot be used.
     """
@@ -108,13 +116,14 @@ def find_inputs(
     plan = None
     if manifest is not None:
         plan = read_manifest(Path(manifest), None if suite is None else read_suite(suite))
-    notes = []
+    notes: list[str] = []
     if plan is None and mode == "vbench_standard":
         plan = sample(
             read_suite(suite), [name for name in dimensions if name in ALL_DIMENSIONS] or None, samples=SAMPLES
         )
-    elif plan is None and suite is not None:
-        notes.append("the prompt suite is of use with --mode vbench_standard, or to check a manifest against it")
+    words = added_words(
+        read_suite(suite).prompts if plan is None and suite is not None else plan.prompts if plan else ()
+    )
     if prompt is not None:
         prompt_file = _single_prompt(Path(folder), prompt, prompt_file)
     found = read_folder(
@@ -140,11 +149,13 @@ def find_inputs(
             notes += check.lines()
     else:
         notes += _repeated(videos)
-    return Inputs(root, tuple(_input(video, root) for video in videos), mode, plan, check, tuple(notes))
+    inputs = tuple(_input(video, root, words) for video in videos)
+    return Inputs(root, inputs, mode, plan, check, tuple(notes))
 
 
-def _input(video: FolderVideo, root: Path) -> InputVideo:
-    return InputVideo(video.path, key_of(video.path, root), video.prompt, video.index, video.generation)
+def _input(video: FolderVideo, root: Path, words: Mapping[str, Mapping[str, Any]]) -> InputVideo:
+    added = words.get(nfc(video.prompt or ""), {})
+    return InputVideo(video.path, key_of(video.path, root), video.prompt, video.index, video.generation, added)
 
 
 def _single_prompt(path: Path, prompt: str, prompt_file: object) -> dict[str, str]:

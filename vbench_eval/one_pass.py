@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vbench_eval.video_info import CHUNK_BYTES, VideoError
+from vbench_eval.video_info import CHUNK_BYTES, About, VideoError
 
 if TYPE_CHECKING:
     from vbench_eval.dimensions import Accumulator, Dimension, Measured
@@ -26,8 +26,10 @@ class Pass:
     failed: tuple[str, ...] = ()
 
 
-def measure(video: Video, dimensions: Mapping[str, Dimension], *, chunk_bytes: int = CHUNK_BYTES) -> Pass:
-    """Returns what every dimension says about the video, decoding it once.
+def measure(
+    video: Video, dimensions: Mapping[str, Dimension], *, about: About | None = None, chunk_bytes: int = CHUNK_BYTES
+) -> Pass:
+    """Returns what every dimension says about the video, decoding it once; `about` is what it is meant to show.
 
     A video that cannot be decoded to its end gives an error and no values at all: half a video has no score. A
     dimension that raises loses its value, with the reason in its place, and the others go on.
@@ -49,10 +51,11 @@ def measure(video: Video, dimensions: Mapping[str, Dimension], *, chunk_bytes: i
             failed.append(name)
             return None
 
-    info = plain(video.info.as_json())
+    described = replace(video.info, about=about or About())
+    info = plain(described.as_json())
     try:
         for name, dimension in dimensions.items():
-            accumulator = guarded(name, lambda dimension=dimension: dimension.start(video.info))
+            accumulator = guarded(name, lambda dimension=dimension: dimension.start(described))
             if accumulator is not None:
                 running[name] = accumulator
         frames = 0

@@ -79,3 +79,36 @@ class FrameInterpolator(Backbone, Protocol):
     def midpoint(self, a: Tensor, b: Tensor) -> Tensor:
         """Returns `[B, 3, H, W]` in about 0..1; both `a` and `b` are `[B, 3, H, W]`, float32, 0..1."""
         ...
+
+
+@runtime_checkable
+class TextScorer(Backbone, Protocol):
+    """Frames and a text to one number per frame (CLIP's two towers)."""
+
+    def similarities(self, frames: Tensor, text: str) -> Tensor:
+        """Returns how like the text each frame is, `[T]`, float32, about 0..1, of frames `[T, H, W, 3]`, uint8 RGB."""
+        ...
+
+
+class Shrinking(Protocol):
+    """What looks at few frames of a video, and at little of each."""
+
+    def shrink(self, frames: Tensor) -> Tensor:
+        """Returns what the network sees of frames `[T, H, W, 3]`, uint8 RGB: `[T, h, w, 3]`, uint8, each by itself."""
+        ...
+
+
+@runtime_checkable
+class VideoTextEncoder(Backbone, Shrinking, Protocol):
+    """A video of `num_frames` frames, and a text, to features in one space (ViCLIP)."""
+
+    num_frames: int
+    dim: int
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Returns the features `[dim]`, float32, not normalised, of shrunk frames `[num_frames, h, w, 3]`, uint8."""
+        ...
+
+    def encode_text(self, text: str) -> Tensor:
+        """Returns the features `[dim]`, float32, not normalised."""
+        ...

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vbench_eval.aggregation import PER_PAIR
+from vbench_eval.aggregation import PER_FRAME, PER_PAIR
 from vbench_eval.dimensions import VBENCH_EXTRAS
 from vbench_eval.errors import UserError
 from vbench_eval.files import read_json
@@ -137,7 +137,7 @@ def _as_report(path: Path, found: Mapping[str, tuple[float | None, list[dict[str
             video["measured"][name] = {
                 "value": value,
                 "score": None if value is None else float(value) / divisor,
-                "weight": float(pairs.get(entry["video_path"], 1)) if name in PER_PAIR else 1.0,
+                "weight": _weight(name, entry, pairs),
                 "extras": {key: entry[key] for key in (*VBENCH_EXTRAS.get(name, ()), "backbone") if key in entry},
                 "reason": "the file holds no number" if value is None else None,
             }
@@ -161,6 +161,16 @@ def _as_report(path: Path, found: Mapping[str, tuple[float | None, list[dict[str
         "notes": [f"read from {path.name}, a file in VBench's layout: what measured it is not known"],
         "videos": [videos[key] for key in sorted(videos)],
     }
+
+
+def _weight(name: str, entry: Mapping[str, Any], pairs: Mapping[str, float]) -> float:
+    """By how many pairs of frames, or frames, VBench weighs the video."""
+    if name in PER_PAIR:
+        return float(pairs.get(entry["video_path"], 1))
+    frames = entry.get(
+        "frame_count", len(entry["frame_results"]) if isinstance(entry.get("frame_results"), list) else 1
+    )
+    return float(frames) if name in PER_FRAME and isinstance(frames, int) and frames > 0 else 1.0
 
 
 def _divisor(name: str, aggregate: float | None, entries: list[dict[str, Any]]) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.aggregation import aggregate, normalised, quality_score, rule, semantic_score, total_score
-from vbench_eval.dimensions import OFFICIAL, VBENCH_EXTRAS, Measured
+from vbench_eval.dimensions import MEASURED, VBENCH_EXTRAS, Measured
 from vbench_eval.errors import UserError
 from vbench_eval.files import cleaned, write_bytes, write_json
 from vbench_eval.manifest import SAMPLES, Manifest
@@ -332,7 +332,7 @@ def what_is_lacking(report: Mapping[str, Any]) -> list[str]:
     for name in report["dimensions"]:
         tried = [video["measured"][name] for video in report["videos"] if name in video["measured"]]
         without = [measured["reason"] for measured in tried if measured["value"] is None]
-        if without and name in OFFICIAL:
+        if without and name in MEASURED:
             lacking.append(f"{name} has no value for {len(without)} of {len(tried)} videos: {without[0]}")
     counts = {name: facts["videos"] for name, facts in report["dimensions"].items() if name != "frozen_frames"}
     asked = [name for name in counts if name not in PROXIES]  # proxies may stand there without having been asked for
@@ -350,7 +350,7 @@ def report_text(written: Written) -> str:
     lines = [f"{report['name']}: {count} video{'s' * (count != 1)} of {report['folder']}, profile {report['profile']}"]
     lines += [f"  {format_line(row)}" for row in report["stamp"].get("formats", [])[:5]]
     dimensions = report["dimensions"]
-    official = [name for name in dimensions if name in OFFICIAL or dimensions[name].get("official")]
+    official = [name for name in dimensions if name in MEASURED or dimensions[name].get("official")]
     lines += ["", *(_line(name, dimensions[name]) for name in official)]
     proxies = [name for name in dimensions if name not in official]
     if proxies:

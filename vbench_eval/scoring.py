@@ -10,10 +10,11 @@ import functools
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vbench_eval.dimensions import asked_text
 from vbench_eval.errors import UserError
 from vbench_eval.inputs import Inputs, find_inputs
 from vbench_eval.journal import Entry, Journal, VideoKey, merged, read_entries
@@ -22,6 +23,7 @@ from vbench_eval.profiles import get_profile
 from vbench_eval.progress import Progress
 from vbench_eval.results import VideoRecord, Written, check_name, write_results
 from vbench_eval.settings import ScoringSettings
+from vbench_eval.video_info import About
 from vbench_eval.workers import Died, Launch, in_processes, in_turn, launched, set_threads, together
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Task:
     path: str
     key: VideoKey
     dimensions: tuple[str, ...]
+    about: About
 
 
 class Scorer:
@@ -52,7 +55,7 @@ class Scorer:
 
         wanted = {name: self.selection.dimensions[name] for name in task.dimensions}
         try:
-            result = measure(open_video(Path(task.path)), wanted, chunk_bytes=self._chunk_bytes)
+            result = measure(open_video(Path(task.path)), wanted, about=task.about, chunk_bytes=self._chunk_bytes)
         except (VideoError, OSError) as error:
             return Entry(task.key, {}, {}, {}, str(error))
         prints = {name: self._fingerprints[name] for name in result.measured}
@@ -164,7 +167,7 @@ def _score(
             scorer, selection = None, selection.without_backbones()
         if selection.unavailable:
             progress.note(f"unavailable, for want of weights: {', '.join(selection.unavailable)}; see the verb doctor")
-        tasks = _pending(inputs, selection, merged(read_entries(folder), selection.fingerprints))
+        tasks = _pending(inputs, selection, _done(inputs, folder, selection))
         processes.meet()  # nobody adds to the journals before everyone has read the same
         progress.started(len(tasks), len(inputs.videos) - len(tasks))
         try:
@@ -178,7 +181,7 @@ def _score(
     processes.meet()
     if launch is not None and not launch.first:
         return None
-    done = merged(read_entries(folder), selection.fingerprints)
+    done = _done(inputs, folder, selection)
     return _report(inputs, settings, selection, done, output, name, notes)
 
 
@@ -190,6 +193,20 @@ def _results(
     return in_turn(processes.launch.share(tasks) if processes.launch is not None else tasks, scorer)
 
 
+def _done(inputs: Inputs, folder: Path, selection: Selection) -> dict[VideoKey, Entry]:
+    """What the journals hold by these settings, without what was asked of a video in other words than now."""
+    found = merged(read_entries(folder), selection.fingerprints)
+    for video in inputs.videos:
+        if (entry := found.get(video.key)) is not None:
+            kept = {
+                name: values
+                for name, values in entry.measured.items()
+                if values["extras"].get("text") == asked_text(name, video.about)
+            }
+            found[video.key] = replace(entry, measured=kept)
+    return found
+
+
 def _pending(inputs: Inputs, selection: Selection, done: Mapping[VideoKey, Entry]) -> list[Task]:
     """The videos that lack something, with what they lack. A video that could not be read is tried again."""
     tasks = []
@@ -198,7 +215,7 @@ def _pending(inputs: Inputs, selection: Selection, done: Mapping[VideoKey, Entry
         finished = set(before.measured) - set(before.retry) if before is not None else set()
         lacking = tuple(name for name in selection.names if inputs.wants(video, name) and name not in finished)
         if lacking:
-            tasks.append(Task(str(video.path), video.key, lacking))
+            tasks.append(Task(str(video.path), video.key, lacking, video.about))
     return tasks
 
 
@@ -269,13 +286,16 @@ def evaluate_frames(
     *,
     profile: str = "vbench",
     name: str = "",
+    prompt: str | None = None,
+    words: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Scores one video that is in memory, so that no codec touches it, and returns what a report says of a video.
 
     `frames` are PIL images, or an array or tensor `[T, H, W, 3]`, uint8 or floats in 0..1. The dict has "measured"
     ({dimension: {"value", "score", "reason", ...}}), "unavailable" ({dimension: reason}), "info", "error" and "stamp".
-    `settings` are those of `ScoringSettings`. Raises UserError for what cannot be used.
+    `prompt`, and `words` of the prompt suite by dimension, are what the dimensions of meaning ask for. `settings` are
+    those of `ScoringSettings`. Raises UserError for what cannot be used.
     """
     from vbench_eval.one_pass import measure
     from vbench_eval.videos import FramesInMemory
@@ -285,7 +305,8 @@ def evaluate_frames(
     )
     video = FramesInMemory(frames, fps=fps, name=name)
     selection = make_scorer(asked).selection
-    result = measure(video, selection.dimensions, chunk_bytes=asked.chunk_bytes)
+    about = About(prompt, words or {})
+    result = measure(video, selection.dimensions, about=about, chunk_bytes=asked.chunk_bytes)
     return {
         "measured": {**result.measured, **_standing_in(result.measured, selection.stand_ins)},
         "unavailable": selection.unavailable,

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval import __version__
-from vbench_eval.dimensions import BACKBONE_KINDS, OFFICIAL, build
+from vbench_eval.dimensions import BACKBONE_KINDS, MEASURED, build
 from vbench_eval.errors import UserError
 from vbench_eval.journal import fingerprint
 from vbench_eval.profiles import get_profile
@@ -81,7 +81,7 @@ def select(settings: ScoringSettings) -> Selection:
     stand_ins: dict[str, str] = {}
     beside: list[str] = []
     for name in settings.dimensions:
-        if name in OFFICIAL:
+        if name in MEASURED:
             try:
                 backbone = _backbone(name, settings, device)
             except _unavailable() as error:

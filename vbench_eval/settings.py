@@ -6,44 +6,42 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from vbench_eval.dimensions import BACKBONE_KINDS, OFFICIAL
+from vbench_eval.dimensions import BACKBONE_KINDS, MEASURED, OFFICIAL, SEMANTIC
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import IMAGING_MODES, get_profile
 from vbench_eval.proxies import PROXIES
 
-WITH_CLIP = ("background_consistency", "aesthetic_quality")
+WITH_CLIP = ("background_consistency", "aesthetic_quality", "appearance_style")
 TABLE_12 = OFFICIAL[:6]  # the columns of the paper's Table 12
 DTYPES = ("float32", "float16", "bfloat16")
 # VBench's other dimensions judge whether the video shows what the prompt says, by detectors and captioners.
-ELSEWHERE = (
-    "object_class",
-    "multiple_objects",
-    "human_action",
-    "color",
-    "spatial_relationship",
-    "scene",
-    "appearance_style",
-    "temporal_style",
-    "overall_consistency",
-)
+ELSEWHERE = ("object_class", "multiple_objects", "human_action", "color", "spatial_relationship", "scene")
+GROUPS = {
+    "all": OFFICIAL,
+    "table12": TABLE_12,
+    "semantic": SEMANTIC,
+    "vbench": (*MEASURED, *ELSEWHERE),
+    "proxies": tuple(PROXIES),
+}
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?")
 
 
 def parse_dimensions(words: str | Iterable[str]) -> tuple[str, ...]:
-    """Returns the names of the dimensions, once each, from names, comma lists and the groups all, table12, proxies.
+    """Returns the names of the dimensions, once each, from names, comma lists and the groups: all (those of quality,
+    which need no prompt), table12, semantic, vbench (all sixteen), proxies.
 
     Raises UserError for a name that is none of VBench's and none of the proxies.
     """
     texts = [words] if isinstance(words, str) else list(words)
     names: dict[str, None] = {}
     for name in (part.strip() for text in texts for part in text.split(",")):
-        group = {"all": OFFICIAL, "table12": TABLE_12, "proxies": tuple(PROXIES)}.get(name, (name,) if name else ())
+        group = GROUPS.get(name, (name,) if name else ())
         names.update(dict.fromkeys(group))
-    known = (*OFFICIAL, *PROXIES, *ELSEWHERE)
+    known = (*MEASURED, *PROXIES, *ELSEWHERE)
     if unknown := [name for name in names if name not in known]:
         raise UserError(
-            f"dimension is {', '.join(map(repr, unknown))}; choose from {', '.join(OFFICIAL)}, the proxies "
-            f"{', '.join(PROXIES)}, or the groups all, table12, proxies"
+            f"dimension is {', '.join(map(repr, unknown))}; choose from {', '.join(MEASURED)}, the proxies "
+            f"{', '.join(PROXIES)}, or the groups {', '.join(GROUPS)}"
         )
     if not names:
         raise UserError("no dimension is named; give --dimensions all, or some of " + ", ".join(OFFICIAL))
@@ -68,15 +66,15 @@ class ScoringSettings:
     Attributes:
         dimensions: official names, names of proxies, or names of VBench dimensions that are not computed here (they
             are reported as unavailable).
-        profile: "vbench" or "fixed".
+        profile: "vbench", "vbench-ngpus" or "fixed".
         backbones: a choice per dimension instead of its own: a path, a hub id or "package.module:factory".
         allow_proxy: whether a proxy's value may stand under an official name whose weights are missing, marked so.
         proxies: whether the proxies that stand next to a missing dimension, and the one that finds stills, are measured
             too, under their own names.
         device: "auto", "cpu", "cuda", "cuda:1", "mps", "xpu".
         dtype: of the networks; None is float32.
-        clip_dtype: of CLIP, in background_consistency and aesthetic_quality; None is `dtype`. VBench's own package runs
-            it in float16 on CUDA.
+        clip_dtype: of CLIP, in background_consistency, aesthetic_quality and appearance_style; None is `dtype`.
+            VBench's own package runs it in float16 on CUDA.
         offline: never touch the network, not even for a hub id in `backbones`.
         allow_pickle: open weight files that can run code.
         cache: folder of weights to look in first.

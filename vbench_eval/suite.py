@@ -13,7 +13,7 @@ from typing import Any
 
 from vbench_eval.errors import UserError
 from vbench_eval.files import parse_json, read_bytes
-from vbench_eval.naming import collisions, not_a_name
+from vbench_eval.naming import collisions, nfc, not_a_name
 
 FILE_NAME = "VBench_full_info.json"
 SAMPLE = "sample"
@@ -114,6 +114,16 @@ class Suite:
             ]
             lines.append(f"the groups are not those of VBench's own file: {', '.join(differing)}")
         return tuple(lines)
+
+
+def added_words(prompts: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """Returns, by prompt, what the suite adds to it for each dimension that has such words ("auxiliary_info")."""
+    return {
+        nfc(prompt.prompt): {
+            name: words for entry in prompt.entries for name, words in (entry.get("auxiliary_info") or {}).items()
+        }
+        for prompt in prompts
+    }
 
 
 def read_suite(choice: str | Path | None = None) -> Suite:

@@ -25,6 +25,19 @@ class VideoError(ValueError):
 
 
 @dataclass(frozen=True)
+class About:
+    """What a video is meant to show.
+
+    Attributes:
+        prompt: letter for letter; None where nobody says.
+        words: by dimension what VBench's prompt suite adds to the prompt ("auxiliary_info").
+    """
+
+    prompt: str | None = None
+    words: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """What the file says of itself.
 
@@ -40,6 +53,7 @@ class VideoInfo:
         directory: whether it is a folder of pictures, whose frames VBench does not sub-sample.
         average_fps: frames per second by the frames' own times; `fps` where both agree to 1 percent or there are no
             times. In mkv and webm of a variable rate the two differ.
+        about: what it is meant to show, for the dimensions that judge that; not of the file, and in no report.
     """
 
     path: str
@@ -54,9 +68,12 @@ class VideoInfo:
     variable_rate: bool = False
     directory: bool = False
     average_fps: float = 0.0
+    about: About = field(default_factory=About)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "colour": dict(self.colour)}
+        facts = {**asdict(self), "colour": dict(self.colour)}
+        del facts["about"]
+        return facts
 
 
 class Video(Protocol):

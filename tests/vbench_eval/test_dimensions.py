@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from vbench_eval.dimensions import BACKBONE_KINDS, OFFICIAL, VBENCH_EXTRAS, Meas
 from vbench_eval.dimensions.formulas import largest_motion, motion_threshold, moving_pairs_needed
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import PROFILES, get_profile
-from vbench_eval.video_info import VideoError, sampling_interval
+from vbench_eval.video_info import About, VideoError, sampling_interval
 
 FLOAT32 = 4 * 2**-24  # two unit vectors with components rounded to 24 bits, and their dot product
 CONSISTENCIES = ("subject_consistency", "background_consistency")
@@ -52,7 +53,7 @@ def test_consistency_of_known_angles_is_the_mean_of_both_clamped_cosines(name):
     assert measured.extras["video_sim"] == pytest.approx(sum(pairs), abs=3 * FLOAT32)
     assert measured.extras["lowest_pair"] == pytest.approx(0.25, abs=FLOAT32)
     assert measured.extras["lowest_pair_frame"] in (2, 3)
-    assert VBENCH_EXTRAS == {"background_consistency": ("video_sim", "cnt_per_video")}, "what VBench writes, and where"
+    assert VBENCH_EXTRAS["background_consistency"] == ("video_sim", "cnt_per_video"), "what VBench writes"
 
 
 def test_each_cosine_is_clamped_before_the_two_are_averaged():
@@ -197,6 +198,9 @@ def test_too_few_frames_have_no_value_and_the_reason_is_told(name, count, told):
     assert measured.weight == 0 or name == "motion_smoothness"
 
 
+MEANT = replace(info(), about=About("a cat", {"appearance_style": {"appearance_style": "oil"}}))
+
+
 class Nowhere(Stub):
     dim, low, high, pad_multiple = 2, 0.0, 1.0, 8
 
@@ -212,10 +216,24 @@ class Nowhere(Stub):
     def midpoint(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.full_like(a, math.nan)
 
+    num_frames = 8
+
+    def similarities(self, frames: torch.Tensor, text: str) -> torch.Tensor:
+        return torch.full((len(frames),), math.nan)
+
+    def shrink(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames
+
+    def encode_video(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.full((2,), math.nan)
+
+    def encode_text(self, text: str) -> torch.Tensor:
+        return torch.ones(2)
+
 
 @pytest.mark.parametrize("name", [name for name, kind in BACKBONE_KINDS.items() if kind])
 def test_what_is_not_a_finite_number_is_told_and_never_given_as_a_value(name):
-    measured = measure(name, numbered(4), Nowhere())
+    measured = measure(name, numbered(4), Nowhere(), about=MEANT)
     assert (measured.value, measured.score) == (None, None)
     assert "finite" in str(measured.reason)
 
@@ -233,11 +251,17 @@ class Misshapen(Nowhere):
     def midpoint(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a[0]
 
+    def similarities(self, frames: torch.Tensor, text: str) -> torch.Tensor:
+        return torch.ones(1)
+
+    def encode_video(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.ones(1, 2)
+
 
 @pytest.mark.parametrize("name", [name for name, kind in BACKBONE_KINDS.items() if kind])
 def test_a_backbone_that_breaks_its_promise_of_shape_is_refused(name):
     with pytest.raises(UserError, match="stub gave a result of shape"):
-        measure(name, numbered(4), Misshapen())
+        measure(name, numbered(4), Misshapen(), about=MEANT)
 
 
 def test_unknown_names_and_backbones_of_another_kind_are_refused_with_what_is_allowed():
@@ -248,7 +272,7 @@ def test_unknown_names_and_backbones_of_another_kind_are_refused_with_what_is_al
         build("dynamic_degree", profile, at_angles(0))
     with pytest.raises(UserError, match="needs a FrameScorer, got NoneType"):
         build("imaging_quality", profile)
-    with pytest.raises(UserError, match="profile is 'exact'; choose one of vbench, fixed"):
+    with pytest.raises(UserError, match="profile is 'exact'; choose one of vbench, vbench-ngpus, fixed"):
         get_profile("exact")
 
 

@@ -135,7 +135,7 @@ def test_a_choice_that_cannot_be_is_refused_with_its_reason(dimension, choice, t
     with pytest.raises(UserError, match=told):
         resolve(dimension, choice, profile="vbench")
     assert resolve("temporal_flickering", profile="fixed") is None
-    with pytest.raises(UserError, match="choose one of vbench, fixed"):
+    with pytest.raises(UserError, match="choose one of vbench, vbench-ngpus, fixed"):
         resolve("dynamic_degree", profile="best")
 
 
@@ -177,7 +177,7 @@ def test_inventory_has_a_row_per_weights_of_every_dimension_and_says_what_is_her
     path = put(machine / "home/.cache/vbench/pyiqa_model" / MUSIQ)
     put(machine / "home/.cache/vbench/raft_model/models/raft-things.pth", b"cut short")
     rows = {row["backbone"]: row for row in inventory()}
-    assert {row["dimension"] for row in rows.values()} <= set(dimensions.OFFICIAL) == set(WEIGHTS_OF)
+    assert {row["dimension"] for row in rows.values()} <= set(dimensions.MEASURED) == set(WEIGHTS_OF)
     assert rows["musiq_spaq"]["found"] == str(path) and "sha256" in rows["raft_things"]["problem"]
     assert rows[None]["what"] == "needs no weights" and rows[None]["dimension"] == "temporal_flickering"
     amt, lacking = rows["amt_s"], rows["clip_vit_l_14"]
@@ -463,7 +463,7 @@ def test_doctor_says_for_every_dimension_and_metric_what_it_needs_and_where_to_g
     assert main(["doctor", "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)
     rows = report["weights"]
-    assert {row["dimension"] for row in rows} == set(dimensions.OFFICIAL)
+    assert {row["dimension"] for row in rows} == set(dimensions.MEASURED)
     for row in rows:
         assert row["found"] is None
         if row["dimension"] != "temporal_flickering":
@@ -474,7 +474,7 @@ def test_doctor_says_for_every_dimension_and_metric_what_it_needs_and_where_to_g
     assert all(row["found"] is None and row["command"] for row in rows.values())
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    assert said.split("metrics of pictures:")[0].count("MISSING") == 7 and "CC-BY-NC-4.0, no commercial use" in said
+    assert said.split("metrics of pictures:")[0].count("MISSING") == 13 and "CC-BY-NC-4.0, no commercial use" in said
     assert "fetch raft_things" in said and "fetch hps_v2.1" in said and "pickscore, hps_v2.1, hps_v2" in said
 
 

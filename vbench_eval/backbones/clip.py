@@ -22,6 +22,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 BATCH = 32
 # What is in CLIP files beside the image tower: the text tower, the temperature, index buffers of old versions.
 BESIDE_THE_TOWER = r"text_model\.|text_projection\.|logit_scale|.*position_ids"
+POSITIONS = r".*position_ids$"  # which old files keep
 NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
 # open_clip's and OpenAI's names of a CLIP's parameters as transformers' `CLIPModel` has them. They keep one matrix for
 # queries, keys and values, and projections that are multiplied from the right; the towers are the same otherwise.
@@ -177,6 +178,43 @@ def tower_sizes(tower: Mapping[str, Tensor], *, source: str) -> dict[str, int]:
         "image_size": patch * round((tower["visual.positional_embedding"].shape[0] - 1) ** 0.5),
         "projection_dim": tower["visual.proj"].shape[1],
     }
+
+
+def both_towers(
+    path: Path, weights: Weights, *, allow_pickle: bool = False, cache: str | os.PathLike[str] | None = None
+) -> Any:
+    """Returns transformers' `CLIPModel` from a folder that it saved or from a file of OpenAI's, float32 on the CPU."""
+    from transformers import CLIPModel
+
+    if path.is_dir():
+        return pretrained(CLIPModel, path, allowed_extra=POSITIONS)
+    state = openai_state(path, weights, allow_pickle=allow_pickle, cache=cache)
+    config = _openai_config(state, source=str(path))
+    return pretrained(CLIPModel, None, source=path, config=config, state_dict=to_transformers(state))
+
+
+def _openai_config(state: Mapping[str, Tensor], *, source: str) -> Any:
+    """Returns the `CLIPConfig` of a state with OpenAI's names (heads of 64 channels); UserError if it is none."""
+    from transformers import CLIPConfig
+
+    vision = tower_sizes(state, source=source)
+    needed = ("token_embedding.weight", "positional_embedding", "text_projection")
+    if absent := [key for key in needed if key not in state]:
+        raise UserError(f"{source} holds no text tower: it has no {', '.join(absent)}")
+    words, width = state["token_embedding.weight"].shape
+    layers = {key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")}
+    text = {
+        "vocab_size": words,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // 64),
+        "max_position_embeddings": state["positional_embedding"].shape[0],
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+    }
+    gelu = {"hidden_act": "quick_gelu"}
+    return CLIPConfig(text_config=text | gelu, vision_config=vision | gelu, projection_dim=vision["projection_dim"])
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

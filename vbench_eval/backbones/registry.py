@@ -31,6 +31,9 @@ WEIGHTS_OF: dict[str, tuple[str, ...]] = {
     "aesthetic_quality": ("clip_vit_l_14", "aesthetic_linear"),
     "imaging_quality": ("musiq_spaq",),
     "temporal_flickering": (),
+    "appearance_style": ("clip_vit_b_32", "clip_merges"),
+    "temporal_style": ("viclip", "clip_merges"),
+    "overall_consistency": ("viclip", "clip_merges"),
 }
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -70,7 +73,8 @@ def resolve(
         choice: None for the dimension's own weights, wherever they are found; a path (also "path:..."), a file or a
             folder; a hub id "org/name"; "package.module:function", a function of the user's that returns the backbone
             and is given those of `device`, `dtype` and `profile` that it names. aesthetic_quality is made of two: a
-            choice is its encoder's, "head=FILE" its head's, "ENCODER,head=FILE" both.
+            choice is its encoder's, "head=FILE" its head's, "ENCODER,head=FILE" both. So are those that read
+            texts, whose second part is the list of merges, "merges=FILE".
         profile: decides about antialiasing only.
         dtype: "float32" (None), "float16" or "bfloat16", of the network; what it returns is float32.
         offline: whether missing weights are an error rather than downloaded.
@@ -147,6 +151,36 @@ def _clip(choice: str | None, asked: _Asked, *, name: str) -> Any:
     return load_clip(name, path, antialias=asked.antialias, **_placing(asked))
 
 
+def _tokenizer(path: Path, given: str | None, asked: _Asked) -> Any:
+    """The tokenizer of the list of merges that is named, that lies in the CLIP's own folder, or that is found."""
+    from vbench_eval.backbones.bpe import read_tokenizer
+
+    own = path.is_dir() and any((path / file).is_file() for file in ("merges.txt", "tokenizer.json"))
+    return read_tokenizer(path if own and not given else asked.find("clip_merges", given))
+
+
+def _clip_text(choice: str | None, asked: _Asked) -> Any:
+    from vbench_eval.backbones.clip_text import load_clip_text
+
+    network, merges = _two(choice, "merges")
+    path = asked.find("clip_vit_b_32", network)
+    return load_clip_text(path, _tokenizer(path, merges, asked), **_placing(asked))
+
+
+def _viclip(choice: str | None, asked: _Asked) -> Any:
+    from vbench_eval.backbones.viclip import load_viclip
+
+    network, merges = _two(choice, "merges")
+    path = asked.find("viclip", network)
+    return load_viclip(path, _tokenizer(path, merges, asked), antialias=asked.antialias, **_placing(asked))
+
+
+def _two(choice: str | None, second: str) -> tuple[str | None, str | None]:
+    """The two parts of "FIRST,second=FILE", either of which may be left out."""
+    first, _, other = (choice or "").partition(f"{second}=")
+    return first.rstrip(",") or None, other or None
+
+
 def _raft(choice: str | None, asked: _Asked) -> Any:
     path = asked.find("raft_things", choice)
     from vbench_eval.backbones.raft import load_raft
@@ -162,13 +196,12 @@ def _musiq(choice: str | None, asked: _Asked) -> Any:
 
 
 def _aesthetic(choice: str | None, asked: _Asked) -> Any:
-    encoder, _, head = (choice or "").partition("head=")
-    encoder = encoder.rstrip(",")
+    encoder, head = _two(choice, "head")
     # The small file first: there is no use in loading the large network if its head is missing.
-    path = asked.find("aesthetic_linear", head or None)
+    path = asked.find("aesthetic_linear", head)
     from vbench_eval.backbones.aesthetic import load_aesthetic
 
-    tower = _clip(encoder or None, asked, name="clip_vit_l_14")
+    tower = _clip(encoder, asked, name="clip_vit_l_14")
     return load_aesthetic(tower, path, allow_pickle=asked.allow_pickle, cache=asked.cache)
 
 
@@ -190,6 +223,9 @@ _LOADERS: dict[str, Callable[[str | None, _Asked], Any]] = {
     "dynamic_degree": _raft,
     "aesthetic_quality": _aesthetic,
     "imaging_quality": _musiq,
+    "appearance_style": _clip_text,
+    "temporal_style": _viclip,
+    "overall_consistency": _viclip,
 }
 
 

@@ -18,6 +18,7 @@ SITES = {
     "mlp": "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main",
     "fid": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights",
 }
+MERGES_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 CLIP_B_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 CLIP_L_SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
 
@@ -108,6 +109,28 @@ WEIGHTS = {
             extra=TOKENIZER_FILES,
             vbench="clip_model/ViT-B-32.pt",
             elsewhere=("~/.cache/clip/ViT-B-32.pt",),
+        ),
+        Weights(
+            "clip_merges",
+            "CLIP's list of byte-pair merges",
+            1.4,
+            "MIT",
+            True,
+            file="bpe_simple_vocab_16e6.txt.gz",
+            url="https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",
+            sha256=MERGES_SHA256,
+            vbench="ViCLIP/bpe_simple_vocab_16e6.txt.gz",
+        ),
+        Weights(
+            "viclip",
+            "ViCLIP-L/14, InternVid-10M-FLT",
+            1710,
+            "Apache-2.0",
+            True,
+            file="ViClip-InternVid-10M-FLT.pth",
+            hub="OpenGVLab/VBench_Used_Models",
+            hub_file="ViClip-InternVid-10M-FLT.pth",
+            vbench="ViCLIP/ViClip-InternVid-10M-FLT.pth",
         ),
         Weights(
             "clip_vit_l_14",

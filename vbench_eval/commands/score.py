@@ -14,7 +14,7 @@ from vbench_eval.commands.arguments import (
     listed,
     positive,
 )
-from vbench_eval.dimensions import OFFICIAL
+from vbench_eval.dimensions import OFFICIAL, SEMANTIC
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import PROFILES
 from vbench_eval.proxies import PROXIES
@@ -32,7 +32,8 @@ examples:
   accelerate launch --multi_gpu --num_processes 8 scripts/evaluate_vbench.py score videos/w2sd       or torchrun
   w2sd-vbench evaluate --videos_path videos --dimension subject_consistency --mode custom_input      as VBench spells it
 
-{listed("dimensions", OFFICIAL)}
+{listed("dimensions of quality, all of them", OFFICIAL)}
+{listed("dimensions of meaning, which need the prompt or the suite", SEMANTIC)}
 {listed("proxies", PROXIES)}
 {chr(10).join(listed(f"profile {profile.name}", [profile.summary]) for profile in PROFILES.values())}
 

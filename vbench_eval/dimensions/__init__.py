@@ -6,7 +6,7 @@
         accumulator.add(frames)
     measured = accumulator.finish()
 
-How the frames are cut into chunks changes nothing. No accumulator keeps more than two frames.
+How the frames are cut into chunks changes nothing. No accumulator keeps more than two frames at their full size.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import Profile
+from vbench_eval.video_info import About
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,10 @@ OFFICIAL = (
     "imaging_quality",
     "temporal_flickering",
 )
+"""VBench's dimensions of quality: they need no prompt."""
+SEMANTIC = ("appearance_style", "temporal_style", "overall_consistency")
+"""Those of its dimensions of meaning that are computed here: they need the prompt, or the suite's words for it."""
+MEASURED = (*OFFICIAL, *SEMANTIC)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class Measured:
         return cls(**data)
 
 
-VBENCH_EXTRAS: Mapping[str, tuple[str, ...]] = {"background_consistency": ("video_sim", "cnt_per_video")}
+VBENCH_EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "background_consistency": ("video_sim", "cnt_per_video"),
+    "appearance_style": ("frame_results", "cur_sim"),
+}
 
 
 class Accumulator(Protocol):
@@ -87,13 +95,16 @@ class Dimension(Protocol):
 
 
 _CLASSES = {
-    "subject_consistency": "Consistency",
-    "background_consistency": "Consistency",
-    "motion_smoothness": "MotionSmoothness",
-    "dynamic_degree": "DynamicDegree",
-    "aesthetic_quality": "Quality",
-    "imaging_quality": "Quality",
-    "temporal_flickering": "TemporalFlickering",
+    "subject_consistency": "formulas.Consistency",
+    "background_consistency": "formulas.Consistency",
+    "motion_smoothness": "formulas.MotionSmoothness",
+    "dynamic_degree": "formulas.DynamicDegree",
+    "aesthetic_quality": "formulas.Quality",
+    "imaging_quality": "formulas.Quality",
+    "temporal_flickering": "formulas.TemporalFlickering",
+    "appearance_style": "semantic.AppearanceStyle",
+    "temporal_style": "semantic.PromptConsistency",
+    "overall_consistency": "semantic.PromptConsistency",
 }
 BACKBONE_KINDS: Mapping[str, str | None] = {
     "subject_consistency": "FrameEncoder",
@@ -103,7 +114,21 @@ BACKBONE_KINDS: Mapping[str, str | None] = {
     "aesthetic_quality": "FrameScorer",
     "imaging_quality": "FrameScorer",
     "temporal_flickering": None,
+    "appearance_style": "TextScorer",
+    "temporal_style": "VideoTextEncoder",
+    "overall_consistency": "VideoTextEncoder",
 }
+
+
+def asked_text(name: str, about: About) -> str | None:
+    """Returns what the dimension asks whether a video shows it, None if nobody says: the prompt, or the words of the
+    prompt suite that belong to the dimension. Of other dimensions it is None.
+    """
+    if name == "appearance_style":
+        words = about.words.get(name)
+        found = words.get(name) if isinstance(words, Mapping) else None
+        return found if isinstance(found, str) else None
+    return about.prompt if name in SEMANTIC else None
 
 
 def build(name: str, profile: Profile, backbone: Any | None = None) -> Dimension:
@@ -113,11 +138,12 @@ def build(name: str, profile: Profile, backbone: Any | None = None) -> Dimension
     """
     from vbench_eval import protocols
 
-    if name not in OFFICIAL:
-        raise UserError(f"dimension is {name!r}; choose one of {', '.join(OFFICIAL)}")
+    if name not in MEASURED:
+        raise UserError(f"dimension is {name!r}; choose one of {', '.join(MEASURED)}")
     kind = BACKBONE_KINDS[name]
     if kind is not None and not isinstance(backbone, getattr(protocols, kind)):
         raise UserError(
             f"{name} needs a {kind}, got {type(backbone).__name__}; see vbench_eval.protocols.{kind} for what it offers"
         )
-    return getattr(import_module(f"{__name__}.formulas"), _CLASSES[name])(name, profile, backbone)
+    module, _, kind = _CLASSES[name].partition(".")
+    return getattr(import_module(f"{__name__}.{module}"), kind)(name, profile, backbone)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vbench_eval.dimensions import Measured
 from vbench_eval.errors import UserError
-from vbench_eval.profiles import Profile
+from vbench_eval.profiles import Profile, is_vbench
 from vbench_eval.protocols import Backbone, FlowEstimator, FrameEncoder, FrameInterpolator, FrameScorer
 from vbench_eval.resizing import pad_to_multiple, to_float, unpad
 from vbench_eval.video_info import SAMPLED_FPS, VideoError, VideoInfo, sampling_interval
@@ -43,7 +43,7 @@ def refuse_small(backbone: Backbone, profile: Profile, frames: Tensor) -> None:
     """
     height, width = frames.shape[-2:]
     least = getattr(backbone, "vbench_side", 0)
-    if profile.name == "vbench" and min(height, width) < least:
+    if is_vbench(profile) and min(height, width) < least:
         raise VideoError(
             f"frames are {width}x{height} with padding; below {least} pixels VBench's own {backbone.name} divides by "
             "zero, so there is no number to compare with: use the profile fixed"

@@ -21,7 +21,6 @@ TEXTS = 64  # prompts per forward pass
 # Every CLIP here has OpenAI's vocabulary, so any of their tokenizers will do.
 _TOKENIZERS = ("clip_vit_h_14", "clip_vit_l_14", "clip_vit_b_32")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-POSITIONS = r".*position_ids$"  # which old files keep
 
 
 class ClipTowers:
@@ -99,47 +98,13 @@ def load_towers(name: str, sources: Sources, *, text: bool = True) -> ClipTowers
         Unavailable: the weights, or with `text` a tokenizer, are nowhere.
         UserError: they cannot be used.
     """
-    from transformers import CLIPModel
-
-    from vbench_eval.backbones.clip import openai_state, to_transformers
-    from vbench_eval.backbones.loading import pretrained
+    from vbench_eval.backbones.clip import both_towers
     from vbench_eval.backbones.weights import named
 
     path, weights = sources.find(name), named(name)
     tokenizer = load_tokenizer(path, sources) if text else None
-    if path.is_dir():
-        model = pretrained(CLIPModel, path, allowed_extra=POSITIONS)
-    else:
-        state = openai_state(path, weights, allow_pickle=sources.allow_pickle, cache=sources.cache)
-        config = openai_config(state, source=str(path))
-        model = pretrained(CLIPModel, None, source=path, config=config, state_dict=to_transformers(state))
+    model = both_towers(path, weights, allow_pickle=sources.allow_pickle, cache=sources.cache)
     return towers(model, path, weights, sources, tokenizer=tokenizer)
-
-
-def openai_config(state: Mapping[str, Tensor], *, source: str) -> Any:
-    """The `CLIPConfig` of a state with OpenAI's names, whose heads have 64 channels; raises UserError if it is none."""
-    from transformers import CLIPConfig
-
-    from vbench_eval.backbones.clip import tower_sizes
-
-    vision = tower_sizes(state, source=source)
-    needed = ("token_embedding.weight", "positional_embedding", "text_projection")
-    if absent := [key for key in needed if key not in state]:
-        raise UserError(f"{source} holds no text tower: it has no {', '.join(absent)}")
-    words, width = state["token_embedding.weight"].shape
-    layers = {key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")}
-    text = {
-        "vocab_size": words,
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, width // 64),
-        "max_position_embeddings": state["positional_embedding"].shape[0],
-        "bos_token_id": words - 2,
-        "eos_token_id": words - 1,
-    }
-    gelu = {"hidden_act": "quick_gelu"}
-    return CLIPConfig(text_config=text | gelu, vision_config=vision | gelu, projection_dim=vision["projection_dim"])
 
 
 def towers(
