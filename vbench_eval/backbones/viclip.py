@@ -140,7 +140,7 @@ class ViclipEncoder:
     def shrink(self, frames: Tensor) -> Tensor:
         """Returns the middle squares `[T, n, n, 3]`, uint8: VBench resizes integers here, clamped and rounded."""
         side = self._network.sizes.side
-        size = shorter_side_size(*frames.shape[1:3], side)
+        size = shorter_side_size(frames.shape[1], frames.shape[2], side)
         x = resize(to_float(frames.to(self._network.temp.device)), size, mode="bicubic", antialias=self._antialias)
         x = centre_crop(x, side).clamp(0, 255).round()
         return x.permute(0, 2, 3, 1).to(torch.uint8)
