@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.support import disk_pairs, tiny
 from tests.support.ldm_layout import save_single_file
 from tests.support.tiny_loras import kohya_file
 from w2sd_video.commands import app, engine
+from w2sd_video.commands.command_line import request_of
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.request import Request
@@ -31,6 +33,7 @@ from w2sd_video.hosting import NonFiniteLatentError
 from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.placement import place
 from w2sd_video.runs.picture_io import read_picture
+from w2sd_video.runs.runs import Made
 from w2sd_video.runs.tasks import Task
 from w2sd_video.runs.video_io import read_video
 
@@ -186,6 +189,24 @@ def test_a_fitted_map_serves_both_ways(disk: Path, tmp_path: Path) -> None:
     assert record["num_reflections"] >= 1
 
 
+@pytest.fixture(scope="module")
+def loaded(disk: Path) -> making.LoadedBridge:
+    """One loaded pair, which encodes a prompt when it is called with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "can_encode", lambda pipe: False)
+        return making.load_bridge(in_words(disk), quiet(TASK))
+
+
+TASK = Task("w2sd", "a cat", 0, 3, "a cat-0", "w2sd/a cat-0.png")
+
+
+def in_words(disk: Path, *words: str) -> Plan:
+    parser = engine.parser_of(FAMILY, "w2sd bridge")
+    known = ("--noise-map", str(disk / "map.safetensors"), "--prompt", "a cat", "--seed", "3")
+    arguments = parser.parse_args([*pair(disk), *QUICK, *known, *words])
+    return engine.on_device(engine.plan_of(FAMILY, request_of("bridge", arguments, lambda message: None)))[0]
+
+
 @pytest.mark.parametrize(
     ("words", "reflected"),
     [
@@ -199,13 +220,13 @@ def test_a_fitted_map_serves_both_ways(disk: Path, tmp_path: Path) -> None:
     ],
 )
 def test_settings_of_a_reflection_change_the_picture_and_what_it_costs(
-    disk: Path, tmp_path: Path, words: tuple[str, ...], reflected: int
+    disk: Path, loaded: making.LoadedBridge, words: tuple[str, ...], reflected: int
 ) -> None:
-    common = ("--methods", "w2sd", "--seed", "3")
-    plain = run(disk, tmp_path / "plain", *common)["w2sd", "a cat", 0]
-    other = run(disk, tmp_path / "other", *common, *words)["w2sd", "a cat", 0]
-    assert other["num_reflections"] + other["num_skipped"] == reflected
-    assert not np.array_equal(pixels(tmp_path / "plain", plain), pixels(tmp_path / "other", other))
+    plans = (loaded.plan, in_words(disk, *words))
+    plain, other = (replace(loaded, plan=plan).make([TASK], lambda count, total: None)[0] for plan in plans)
+    assert isinstance(plain, Made) and isinstance(other, Made)
+    assert other.counts["num_reflections"] + other.counts["num_skipped"] == reflected
+    assert not np.array_equal(plain.frames, other.frames)
 
 
 def test_costs_can_be_matched_and_a_scheduler_chosen(disk: Path, tmp_path: Path) -> None:
@@ -330,8 +351,6 @@ def test_a_presets_map_is_taken_where_it_fits_and_passed_over_where_not(
 
 
 def with_preset_map(plan: Any, path: Path) -> Any:
-    from dataclasses import replace
-
     return replace(plan, own=replace(plan.own, preset_map=path, noise_map="auto"))
 
 
@@ -345,7 +364,7 @@ def test_what_a_map_draws_is_of_the_pictures_seed_and_not_of_the_runs(disk: Path
 
 def test_a_map_can_be_fitted_to_what_the_strong_model_makes(disk: Path, tmp_path: Path) -> None:
     target = tmp_path / "made.safetensors"
-    words = ["--height", "16", "--width", "16", "--steps", "2", "--num-pictures", "65", "--prompt", "a cat"]
+    words = ["--height", "16", "--width", "16", "--steps", "1", "--num-pictures", "65", "--prompt", "a cat"]
     assert main(["fit", *pair(disk), *words, "--device", "cpu", "--quiet", "--output", str(target)]) == 0
     assert Mapped.load(target).num_pictures == 65
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import torch
 
 from tests.support import disk_pairs, tiny, tiny_families
 from tests.support.family_programs import image as main
+from w2sd_video.commands.prompts import read_prompt_pairs
 from w2sd_video.loading.pipelines import load_pipeline
 from w2sd_video.runs.picture_io import read_picture
 
 QUICK = ("--steps", "3", "--reflections", "2", "--height", "16", "--width", "16", "--device", "cpu", "--quiet")
 PROMPT = "a cat"
+Made = Callable[[str], tuple[dict[str, Any], Path]]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,7 @@ def moved(output: Path) -> np.ndarray:
     return pixels(output, "w2sd").astype(int) - pixels(output, "zero-gap")
 
 
+@functools.cache
 def stock(folder: Path, **arguments: Any) -> np.ndarray:
     """The picture of the stock pipeline for the same noise."""
     pipe = load_pipeline(str(folder), role="strong", dtype=torch.float32, quiet=True)
@@ -79,20 +84,32 @@ def words_of(disk: Path, gap: str) -> list[str]:
     return [str(disk / word) if word.startswith("sdxl") else word for word in GAPS[gap]]
 
 
+@pytest.fixture(scope="module")
+def made(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The records and the folder of a gap's run, which is made once."""
+
+    @functools.cache
+    def run_of(gap: str) -> tuple[dict[str, Any], Path]:
+        output = tmp_path_factory.mktemp("gap")
+        more = ",weak,swapped" * (gap == "checkpoint")
+        return run(disk, output, *words_of(disk, gap), "--methods", f"strong,w2sd,zero-gap{more}"), output
+
+    return run_of
+
+
 @pytest.mark.parametrize("gap", GAPS)
 def test_a_gap_moves_the_picture_and_leaves_the_strong_side_the_stock_pipeline(
-    gap: str, disk: Path, tmp_path: Path
+    gap: str, disk: Path, made: Made
 ) -> None:
-    words = words_of(disk, gap)
-    records = run(disk, tmp_path / "out", *words, "--methods", "strong,w2sd,zero-gap")
-    scale = float(words[1])
-    assert np.array_equal(pixels(tmp_path / "out", "strong"), stock(disk / "sdxl-1", guidance_scale=scale))
-    assert moved(tmp_path / "out").any()
+    records, output = made(gap)
+    scale = float(GAPS[gap][1])
+    assert np.array_equal(pixels(output, "strong"), stock(disk / "sdxl-1", guidance_scale=scale))
+    assert moved(output).any()
     assert [records[m]["num_evaluations"] for m in ("strong", "w2sd", "zero-gap")] == [3, 7, 7], "T and T + 2 lambda"
     weak = {"guidance 0": 1, "checkpoint and guidance": 1}.get(gap, 2)  # rows of the weak side's evaluation
     own = 1 if scale == 1 else 2
     assert records["w2sd"]["num_rows"] == 3 * own + 2 * (own + weak)
-    settings = read_picture(tmp_path / "out" / records["w2sd"]["path"]).metadata
+    settings = read_picture(output / records["w2sd"]["path"]).metadata
     assert (settings["guidance"], settings["pair"]["strong"]) == (scale, str(disk / "sdxl-1"))
 
 
@@ -102,18 +119,15 @@ def test_a_checkpoint_that_is_a_copy_is_no_gap(disk: Path, tmp_path: Path) -> No
     assert not moved(tmp_path / "out").any()
 
 
-def test_two_gaps_together_are_neither_of_them_alone(disk: Path, tmp_path: Path) -> None:
-    made = []
-    for number, gap in enumerate(("guidance 0", "checkpoint", "checkpoint and guidance")):
-        run(disk, tmp_path / str(number), *words_of(disk, gap), "--methods", "w2sd")
-        made.append(pixels(tmp_path / str(number), "w2sd"))
-    assert not any(np.array_equal(made[2], one) for one in made[:2])
+def test_two_gaps_together_are_neither_of_them_alone(made: Made) -> None:
+    *alone, both = (pixels(made(gap)[1], "w2sd") for gap in ("guidance 0", "checkpoint", "checkpoint and guidance"))
+    assert not any(np.array_equal(both, one) for one in alone)
 
 
-def test_exchanged_roles_are_a_picture_of_their_own(disk: Path, tmp_path: Path) -> None:
-    run(disk, tmp_path / "out", *words_of(disk, "checkpoint"), "--methods", "weak,w2sd,swapped")
-    assert np.array_equal(pixels(tmp_path / "out", "weak"), stock(disk / "sdxl-2", guidance_scale=3.0))
-    assert not np.array_equal(pixels(tmp_path / "out", "w2sd"), pixels(tmp_path / "out", "swapped"))
+def test_exchanged_roles_are_a_picture_of_their_own(disk: Path, made: Made) -> None:
+    output = made("checkpoint")[1]
+    assert np.array_equal(pixels(output, "weak"), stock(disk / "sdxl-2", guidance_scale=3.0))
+    assert not np.array_equal(pixels(output, "w2sd"), pixels(output, "swapped"))
 
 
 def test_swapping_a_prompt_gap_is_asking_for_the_pair_the_other_way_round(disk: Path, tmp_path: Path) -> None:
@@ -124,12 +138,13 @@ def test_swapping_a_prompt_gap_is_asking_for_the_pair_the_other_way_round(disk: 
         assert np.array_equal(pixels(tmp_path / "one", one), pixels(tmp_path / "other", other, "a dog"))
 
 
-@pytest.mark.parametrize("separator", ["\t", ","])
-def test_prompt_pairs_tell_each_side_its_own_prompt(separator: str, disk: Path, tmp_path: Path) -> None:
-    table = tmp_path / ("pairs.csv" if separator == "," else "pairs.tsv")
-    table.write_text(f"refined{separator}raw\na cat{separator}a dog\na fox{separator}a hen\n")
+def test_prompt_pairs_tell_each_side_its_own_prompt(disk: Path, tmp_path: Path) -> None:
+    text, tables = "refined\traw\na cat\ta dog\na fox\ta hen\n", (tmp_path / "pairs.tsv", tmp_path / "pairs.csv")
+    for table, separator in zip(tables, "\t,", strict=True):
+        table.write_text(text.replace("\t", separator))
+    assert read_prompt_pairs(tables[1]) == read_prompt_pairs(tables[0])
     same = ("--guidance", "3", "--methods", "weak,w2sd")
-    records = run(disk, tmp_path / "pairs", *same, "--prompt-pairs", str(table), prompt=False)
+    records = run(disk, tmp_path / "pairs", *same, "--prompt-pairs", str(tables[0]), prompt=False)
     run(disk, tmp_path / "one", *same, "--weak-prompt", "a dog")
     assert records[""]["prompts"] == ["a cat", "a fox"]
     assert records[""]["pair"]["raw_prompts"] == {"a cat": "a dog", "a fox": "a hen"}
@@ -150,15 +165,14 @@ def test_other_families_take_a_guidance_gap_as_they_guide(strong: str, rows: int
     assert moved(tmp_path / "out").any() and records["w2sd"]["num_rows"] == rows
 
 
-@pytest.mark.parametrize("methods", ["weak,w2sd", "weak"])
 def test_a_weak_folder_with_one_network_alone_makes_what_the_whole_pipeline_of_it_makes(
-    disk: Path, tmp_path: Path, methods: str
+    disk: Path, tmp_path: Path
 ) -> None:
     network = tmp_path / "network" / "unet"
     shutil.copytree(disk / "sdxl-2" / "unet", network)
-    guided = ("--guidance", "3", "--methods", methods)
-    run(disk, tmp_path / "whole", *guided, "--weak", str(disk / "sdxl-2"))
-    run(disk, tmp_path / "alone", *guided, "--weak", str(network.parent))
-    for method in methods.split(","):
-        ours, theirs = (pixels(tmp_path / folder, method).astype(int) for folder in ("alone", "whole"))
-        assert abs(ours - theirs).max() <= 1 and ours.std() > 1  # text and VAE are equal on both sides
+    run(disk, tmp_path / "whole", "--guidance", "3", "--methods", "weak,w2sd", "--weak", str(disk / "sdxl-2"))
+    for methods in ("weak,w2sd", "weak"):
+        run(disk, tmp_path / methods, "--guidance", "3", "--methods", methods, "--weak", str(network.parent))
+        for method in methods.split(","):
+            ours, theirs = (pixels(tmp_path / folder, method).astype(int) for folder in (methods, "whole"))
+            assert abs(ours - theirs).max() <= 1 and ours.std() > 1  # text and VAE are equal on both sides

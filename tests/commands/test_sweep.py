@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.support import disk_pairs, tiny_loras
-from tests.support.family_programs import image_request
+from tests.support.family_programs import image_request, planned
 from vbench_eval.statistics import difference_interval, mean_interval
 from w2sd_video.commands import making
 from w2sd_video.commands.lora_flags import LoraFlag
@@ -108,22 +108,28 @@ def test_a_file_that_was_replaced_is_made_again_and_a_torn_line_is_no_score(disk
     assert run(disk, tmp_path / "out", own, "--weak-guidance", "0")["methods"] == first["methods"]
 
 
+def test_a_sweep_of_steps_samples_the_strong_side_anew(disk: Path, tmp_path: Path) -> None:
+    inner = ("--weak-guidance", "0", "--reflections", "1")
+    report = run(disk, tmp_path / "out", ["--setting", "T", "--values", "2,3"], *inner)
+    assert len(set(means(report, "w2sd"))) == len(report["methods"]["strong"]) == 2
+
+
 @pytest.mark.parametrize(
-    ("setting", "values", "inner"),
+    ("setting", "values", "found"),
     [
-        ("T", "2,3", ("--weak-guidance", "0", "--reflections", "1")),
-        ("mode", "paper,fused", ("--weak-guidance", "0")),
-        ("strength", "0.5:1.5:0.5", ("--weak-guidance", "0")),
-        ("every", "1,2", ("--weak-guidance", "0")),
-        ("window-end", "0.3,1", ("--weak-guidance", "0", "--window", "0:0.4")),
+        ("mode", "paper,fused", [{"mode": "paper"}, {"mode": "fused"}]),
+        ("strength", "0.5:1.5:0.5", [{"strength": 0.5}, {"strength": 1.0}, {"strength": 1.5}]),
+        ("every", "1,2", [{"every": 1}, {"every": 2}]),
+        ("window-end", "0.3,1", [{"window": (0.1, 0.3)}, {"window": (0.1, 1.0)}]),
+        ("lambda", "6,8", [{"num_reflections": 6}, {"num_reflections": 8}]),
     ],
 )
-def test_every_setting_moves_what_w2sd_makes(
-    setting: str, values: str, inner: tuple[str, ...], disk: Path, tmp_path: Path
-) -> None:
-    report = run(disk, tmp_path / "out", ["--setting", setting, "--values", values], *inner)
-    assert len(set(means(report, "w2sd"))) == len(report["values"]) >= 2
-    assert len(report["methods"]["strong"]) == (2 if setting == "T" else 1)
+def test_each_value_is_a_setting_of_the_reflection(setting: str, values: str, found: list[dict[str, Any]]) -> None:
+    axis, request = read_axis(setting, values), image_request(window=(0.1, 0.4))
+    reflections = [planned(axis.at(request, value)).reflection for value in axis.values]
+    assert [
+        {name: getattr(one, name) for name in known} for one, known in zip(reflections, found, strict=True)
+    ] == found
 
 
 def test_a_lora_sweep_passes_through_no_gap_where_w2sd_is_its_own_control(disk: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,9 @@ def pipeline(family: str = "sdxl") -> Any:
     return pipe
 
 
+shared = functools.cache(pipeline)  # for tests that set nothing themselves: a gap leaves a pipeline as it was
+
+
 def call(pipe: Any, family: str = "sdxl", steps: int = 3, **arguments: Any) -> Tensor:
     settings = {**FAMILIES[family][1], "output_type": "latent", "generator": tiny.generator(), "guidance_scale": 3.0}
     return pipe("a cat", **{**settings, "num_inference_steps": steps, **arguments})[0]
@@ -67,7 +71,7 @@ def scales_seen(network: Any) -> list[float]:
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_the_strong_side_alone_is_the_stock_pipeline_at_its_scale(family):
     """2 steps of a few float32 roundings each, doubled by guidance and by the network's slope."""
-    pipe = pipeline(family)
+    pipe = shared(family)
     stock = call(pipe, family, steps=2)
     with reflected(pipe, GAP, strength=0.0):
         alone = call(pipe, family, steps=2)
@@ -79,7 +83,7 @@ def test_the_strong_side_alone_is_the_stock_pipeline_at_its_scale(family):
 
 @pytest.mark.parametrize("family", ["sdxl", "animatediff", "flux"])
 def test_a_weak_scale_is_a_weak_network_of_its_own_at_that_scale(family):
-    pipe, other = pipeline(family), networks(pipeline(family))[0]
+    pipe, other = shared(family), networks(pipeline(family))[0]
     other.set_adapters(["a"], [WEAK])
     other.requires_grad_(False)
     with reflected(pipe, other) as apart:
@@ -95,7 +99,7 @@ def test_a_weak_scale_is_a_weak_network_of_its_own_at_that_scale(family):
 
 
 def test_scales_that_are_the_strong_sides_own_are_no_gap():
-    pipe = pipeline()
+    pipe = shared("sdxl")
     for weak, reflector in (
         ((("a", STRONG),), ()),
         ((("b", 0.0), ("a", STRONG)), ()),
@@ -142,7 +146,7 @@ def test_swapping_the_roles_moves_the_first_reflection_the_other_way():
 
 
 def test_two_gaps_together_are_neither_alone_nor_is_a_larger_one():
-    pipe = pipeline()
+    pipe = shared("sdxl")
     results = [call(pipe)]
     for weak in (
         GAP,
@@ -167,7 +171,7 @@ def rows(steps: int, reflections: int, sampling: float, strong: float, weak: flo
 )
 def test_evaluations_and_rows_are_the_formulas(guidances, paper, mode):
     sampling, strong, weak = guidances
-    pipe, steps, lam = pipeline(), 4, 3
+    pipe, steps, lam = shared("sdxl"), 4, 3
     with reflected(
         pipe, ModelSpec(loras=GAP.loras, guidance=weak), mode=mode, reflector=ModelSpec(guidance=strong)
     ) as run:
@@ -196,7 +200,7 @@ def test_a_cached_gap_takes_both_sides_of_the_sampling_steps_that_measure_it_in_
 @pytest.mark.parametrize(("family", "scale"), [*((family, 3.0) for family in FAMILIES), ("sdxl", 1.0), ("wan", 1.0)])
 def test_both_sides_of_a_fused_gap_in_one_call_are_two_calls(family, scale, monkeypatch):
     """In twice the batch a matrix product adds in another order: 1e-6 of what it sums, grown by 2 steps."""
-    pipe = pipeline(family)
+    pipe = shared(family)
     arguments = {"guidance_scale": scale, "steps": 2}
     if family in ("sd15", "sdxl", "sd3", "flux"):
         arguments["num_images_per_prompt"] = 2
@@ -213,7 +217,7 @@ def test_both_sides_of_a_fused_gap_in_one_call_are_two_calls(family, scale, monk
 
 
 def test_samples_of_one_batch_have_weak_scales_of_their_own():
-    pipe = pipeline()
+    pipe = shared("sdxl")
 
     def batch(weak: Any, mode: str, scale: float = 3.0) -> Tensor:
         with reflected(pipe, ModelSpec(loras=(("a", weak),)), mode=mode):
@@ -242,7 +246,7 @@ class Boom(Exception):
 @pytest.mark.parametrize("where", ["nowhere", "an evaluation of the weak side", "a callback", "the decoder"])
 @pytest.mark.parametrize("mode", ["paper", "fused"])
 def test_what_the_user_had_set_is_back_after_success_and_after_an_exception(where, mode):
-    pipe = pipeline()
+    pipe = shared("sdxl")
     before, stock = state(pipe.unet), call(pipe)
     calls, arguments, hooks = [0], {}, []
 
@@ -301,7 +305,7 @@ def test_scales_that_a_callback_changes_are_the_strong_sides_from_then_on():
 
 def test_an_offloaded_network_gives_the_same():
     """Its weights are on no device between evaluations, as with sequential offloading."""
-    pipe, offloaded = pipeline(), pipeline()
+    pipe, offloaded = shared("sdxl"), pipeline()
     accelerate.cpu_offload(offloaded.unet, execution_device="cpu")
     for mode in ("paper", "fused"):
         results = []
@@ -341,7 +345,7 @@ def test_nothing_is_compiled_again_across_sides_and_across_the_lambda_boundary()
 
 
 def test_adapters_that_are_not_there_are_refused_before_anything_runs():
-    pipe = pipeline()
+    pipe = shared("sdxl")
     for weak, message in (
         (ModelSpec(loras=(("c", 1.0),)), "UNet2DConditionModel has no LoRA adapter 'c'; it has a, b"),
         ((tiny.sdxl_unet(2), GAP), "UNet2DConditionModel has no LoRA adapters; load them first"),

@@ -214,15 +214,16 @@ from w2sd_video.runs.fellows import Worker
 
 def run():
     made = plan(Path(sys.argv[1]), count=8, shared=sys.argv[2] == "shared")
-    return int(not perform_run(made, Drawing(seconds=0.05).load, batch=2).complete)
+    return int(not perform_run(made, Drawing(seconds=float(sys.argv[3])).load, batch=2).complete)
 
 sys.exit(exit_code(run))
 """
 
 
-def start(output: Path, shared: str) -> subprocess.Popen[bytes]:
+def start(output: Path, shared: str, seconds: float = 0.05) -> subprocess.Popen[bytes]:
+    """A process that takes 16 times `seconds`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PROCESS, str(output), shared]
+    command = [sys.executable, "-c", PROCESS, str(output), shared, str(seconds)]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE)
 
 
@@ -236,7 +237,7 @@ def until_something_is_made(output: Path) -> None:
 def test_processes_killed_at_any_moment_leave_what_others_finish_to_the_byte(shared: str, tmp_path: Path) -> None:
     perform_run(plan(tmp_path / "whole", count=8), Drawing().load, batch=2)
     out, chance = tmp_path / "out", random.Random(0)
-    for _ in range(4):
+    for _ in range(2):
         running = [start(out, shared) for _ in range(2 if shared == "shared" else 1)]
         until_something_is_made(out)
         time.sleep(chance.uniform(0.0, 0.4))
@@ -254,7 +255,7 @@ def test_processes_killed_at_any_moment_leave_what_others_finish_to_the_byte(sha
 def test_a_process_told_to_end_says_so_and_leaves_nothing_half_written(
     how: signal.Signals, code: int, said: bytes, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, "shared")
+    process = start(tmp_path, "shared", seconds=0.4)  # far from done when it is told, on a busy machine too
     until_something_is_made(tmp_path)
     process.send_signal(how)
     errors = process.communicate(timeout=60)[1]
