@@ -356,9 +356,8 @@ def report_text(written: Written) -> str:
     if proxies:
         lines += ["", "proxies, which need no weights and are not VBench's numbers:"]
         lines += [_line(name, dimensions[name]) for name in proxies]
-    quality = report["scores"]["quality"]
-    if quality["value"] is not None:
-        lines += ["", f"  {quality['label']}: {100 * quality['value']:.2f}"]
+    scores = [one for key in ("quality", "semantic", "total") if (one := report["scores"][key])["value"] is not None]
+    lines += [""] * bool(scores) + [f"  {score['label']}: {100 * score['value']:.2f}" for score in scores]
     if skipped := report["skipped"]:
         lines += ["", f"{len(skipped)} skipped:"]
         lines += [f"  {video['path']}: {video['reason']}" for video in skipped[:10]]

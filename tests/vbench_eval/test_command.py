@@ -22,7 +22,7 @@ from vbench_eval.proxies import PROXIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate_vbench.py"
-NAMES = ("prompts", "score", "compare", "images", "doctor", "fetch")
+NAMES = ("prompts", "score", "compare", "total", "images", "doctor", "fetch")
 FLICKERING = ("--dimensions", "temporal_flickering", "--device", "cpu")
 
 

@@ -13,11 +13,11 @@ from itertools import pairwise
 from typing import Any
 
 from vbench_eval import __version__
-from vbench_eval.commands import compare, doctor, fetch, images, prompts, score
+from vbench_eval.commands import compare, doctor, fetch, images, prompts, score, total
 from vbench_eval.commands.arguments import Parser
 from vbench_eval.errors import UserError
 
-VERBS = (prompts, score, compare, images, doctor, fetch)
+VERBS = (prompts, score, compare, total, images, doctor, fetch)
 EXIT_DONE, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
