@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands import checks
+from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.lora_flags import LoraPlan, plan_loras
 from w2sd_video.commands.method_settings import (
     GAPPED,
@@ -31,7 +32,9 @@ from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.runs.file_names import video_stems
-from w2sd_video.runs.tasks import SELECTING
+from w2sd_video.runs.progress import Progress
+from w2sd_video.runs.runs import RunPlan
+from w2sd_video.runs.tasks import METHODS, SELECTING, Method
 from w2sd_video.runs.video_io import check_format
 
 DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
@@ -57,6 +60,36 @@ class Described:
     sides: PairDescription
     motion_adapter: str | None = None
     sdxl_video: bool = False
+
+
+@dataclass(frozen=True)
+class PairFamily:
+    """A family (see `base`) of pairs in one latent space; `prompts` are those of the bundled pair."""
+
+    name: str
+    about: str
+    examples: str
+    room: str
+    presets: Mapping[str, Any]
+    prompts: Sequence[str]
+    describe: Callable[[Request], Described]
+    details: str = ""
+    methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)
+    programs: Mapping[str, Callable[[Sequence[str]], int]] = field(default_factory=dict)
+
+    def complete(self, request: Request, description: Described) -> Plan:
+        return complete_pair(request, description, self.prompts)
+
+    def cost(self, plan: Plan) -> Mapping[str, Cost]:
+        return pair_costs(plan)
+
+    def load(self, plan: Plan, run: Loading) -> Maker:
+        from w2sd_video.commands.making import load_pipelines
+
+        return load_pipelines(plan, run)
+
+    def finish(self, plan: Plan, run: RunPlan, maker: Maker | None, progress: Progress) -> Mapping[str, str]:
+        return {}
 
 
 def chosen_preset(request: Request, own_pair: str) -> tuple[Preset, bool]:

@@ -4,29 +4,22 @@ torch until it loads).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands.checks import ON_SDXL, check_parts, check_steerable
-from w2sd_video.commands.families.base import Loading, Maker
 from w2sd_video.commands.families.pairs import (
     Described,
+    PairFamily,
     chosen_preset,
-    complete_pair,
     describe_parts,
     describe_pipelines,
-    pair_costs,
 )
-from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.demo import DEMO_PROMPTS
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import FAMILIES, family_of, read_json, read_safetensors_header
 from w2sd_video.presets import VIDEO_PRESETS
-from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.runs import RunPlan
-from w2sd_video.runs.tasks import METHODS
 
 PAPER, OTHERS = "juggernaut-vs-sdxl", "guidance-sdxl"  # whose settings a pair of the user's own gets
 CLASSES = {
@@ -39,61 +32,44 @@ STEERED = ("controlnet", "control_image", "canny", "resize_control", "control_sc
            "ip_adapter", "ip_adapter_image", "ip_adapter_scale", "weak_ip_adapter_scale")  # fmt: skip
 
 
-class VideoFamily:
-    name = "video"
-    about = "videos of a weak/strong pair: AnimateDiff on SDXL or SD 1.5, Wan"
-    examples = """\
+def describe(request: Request) -> Described:
+    """Returns what the files of the two sides tell; see `base`."""
+    found = _class_name(request)
+    check_steerable(request.controlnet, request.ip_adapter, found)
+    if not _whole(request, found):
+        return describe_parts(request, *chosen_preset(request, PAPER))
+    check_parts(request, {name: request.get(name) for name in STEERED}, video=True)
+    large = (found or "").startswith(ON_SDXL)
+    preset, own = chosen_preset(request, PAPER if large else OTHERS)
+    if request.preset is None and not own:
+        raise UserError(
+            "the bundled pair of videos goes with no IP-Adapter; give --strong with its --motion-adapter, or "
+            "--preset animatediff-sd15"
+        )
+    more: dict[str, Any] = {"sdxl_video": large and own}
+    if large and own and request.motion_adapter is None:
+        sides = [side for side in (request.strong, request.weak) if side is not None]
+        local = all(Path(side).expanduser().exists() for side in sides)
+        more["motion_adapter"] = None if local else preset.motion_adapter
+    return describe_pipelines(request, preset, own, **more)
+
+
+FAMILY = PairFamily(
+    name="video",
+    about="videos of a weak/strong pair: AnimateDiff on SDXL or SD 1.5, Wan",
+    examples="""\
   {program}                                the bundled demo, on any machine: weak, strong, W2SD, zero-gap
   {program} --prompt "a red ring moving up" --num 4
   {program} --mode fused --strength 2 --methods strong,w2sd,zero-gap
   {program} --preset juggernaut-vs-sdxl --prompt "a corgi runs on the beach" --dry-run
   {program} --strong ./finetune.safetensors --weak stabilityai/stable-diffusion-xl-base-1.0 --prompts prompts.txt
-"""
-    details = ""
-    room = (
-        "Try --memory model-offload, then --memory group, a smaller --height and --width, or fewer --num-frames; "
-        "--dry-run estimates what is needed."
-    )
-    methods = METHODS
-    presets: Mapping[str, Any] = VIDEO_PRESETS
-    programs: Mapping[str, Callable[[Sequence[str]], int]] = {}
-
-    def describe(self, request: Request) -> Described:
-        found = _class_name(request)
-        check_steerable(request.controlnet, request.ip_adapter, found)
-        if not _whole(request, found):
-            return describe_parts(request, *chosen_preset(request, PAPER))
-        check_parts(request, {name: request.get(name) for name in STEERED}, video=True)
-        large = (found or "").startswith(ON_SDXL)
-        preset, own = chosen_preset(request, PAPER if large else OTHERS)
-        if request.preset is None and not own:
-            raise UserError(
-                "the bundled pair of videos goes with no IP-Adapter; give --strong with its --motion-adapter, or "
-                "--preset animatediff-sd15"
-            )
-        more: dict[str, Any] = {"sdxl_video": large and own}
-        if large and own and request.motion_adapter is None:
-            sides = [side for side in (request.strong, request.weak) if side is not None]
-            local = all(Path(side).expanduser().exists() for side in sides)
-            more["motion_adapter"] = None if local else preset.motion_adapter
-        return describe_pipelines(request, preset, own, **more)
-
-    def complete(self, request: Request, description: Described) -> Plan:
-        return complete_pair(request, description, DEMO_PROMPTS)
-
-    def cost(self, plan: Plan) -> Mapping[str, Cost]:
-        return pair_costs(plan)
-
-    def load(self, plan: Plan, run: Loading) -> Maker:
-        from w2sd_video.commands.making import load_pipelines
-
-        return load_pipelines(plan, run)
-
-    def finish(self, plan: Plan, run: RunPlan, maker: Maker | None, progress: Progress) -> Mapping[str, str]:
-        return {}
-
-
-FAMILY = VideoFamily()
+""",
+    room="Try --memory model-offload, then --memory group, a smaller --height and --width, or fewer --num-frames; "
+    "--dry-run estimates what is needed.",
+    presets=VIDEO_PRESETS,
+    prompts=DEMO_PROMPTS,
+    describe=describe,
+)
 
 
 def _whole(request: Request, found: str | None) -> bool:

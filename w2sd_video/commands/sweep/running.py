@@ -98,40 +98,28 @@ def run_sweep(
     the same call finishes it; a sweep with more values keeps those it has. Raises as the runs, and what scores raise.
     """
     with held(folder):
-        return _swept(axis, stops, folder, family, scorer, progress, command)
-
-
-def _swept(
-    axis: Axis,
-    stops: Sequence[Stop],
-    folder: Path,
-    family: Family,
-    scorer: Scorer,
-    progress: Callable[[], Progress],
-    command: str,
-) -> dict[str, Any]:
-    found: dict[Value | None, Scores] = {}
-    failed = 0
-    for number, stop in enumerate(stops, start=1):
-        at = FIXED if stop.value is None else f"{axis.label} {stop.value}"
-        told = progress()  # each run counts for itself
-        told.note(f"run {number} of {len(stops)}: {at}")
-        summary, _ = make(family, stop.plan, progress=told, command=command)
-        failed += len(summary.failed)
-        found[stop.value] = _by_method(scored(summary, scorer), stop)
-    report = {
-        "command": command,
-        "setting": axis.label,
-        "values": list(axis.values),
-        "scorer": scorer.name,
-        "about": scorer.about,
-        "methods": _means(stops, found),
-        "failed": failed,
-        "folders": {str(stop.value): stop.plan.output.name for stop in stops},
-    }
-    write_bytes(folder / "sweep.json", (json.dumps(report, indent=1) + "\n").encode())
-    _draw(report, axis, folder)
-    return report
+        found: dict[Value | None, Scores] = {}
+        failed = 0
+        for number, stop in enumerate(stops, start=1):
+            at = FIXED if stop.value is None else f"{axis.label} {stop.value}"
+            told = progress()  # each run counts for itself
+            told.note(f"run {number} of {len(stops)}: {at}")
+            summary, _ = make(family, stop.plan, progress=told, command=command)
+            failed += len(summary.failed)
+            found[stop.value] = _by_method(scored(summary, scorer), stop)
+        report = {
+            "command": command,
+            "setting": axis.label,
+            "values": list(axis.values),
+            "scorer": scorer.name,
+            "about": scorer.about,
+            "methods": _means(stops, found),
+            "failed": failed,
+            "folders": {str(stop.value): stop.plan.output.name for stop in stops},
+        }
+        write_bytes(folder / "sweep.json", (json.dumps(report, indent=1) + "\n").encode())
+        _draw(report, axis, folder)
+        return report
 
 
 def _by_method(scores: Scores, stop: Stop) -> Scores:
