@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
+from w2sd_video.pair import ModelSpec
 from w2sd_video.presets import tables
-from w2sd_video.presets.preset import Preset
+from w2sd_video.presets.preset import Preset, made
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DREAMSHAPER = "Lykon/dreamshaper-8"
@@ -28,33 +29,8 @@ _NO_VERSION = "the paper names no version of Juggernaut-XL: v9"
 _CIVITAI = "the LoRA is on Civitai only: give its file"
 
 
-def _preset(
-    name: str,
-    description: str,
-    gap: str,
-    family: str,
-    strong: ModelSpec,
-    weak: ModelSpec,
-    *,
-    steps: int = STEPS,
-    reflections: int | None = None,
-    guidance: float = GUIDANCE,
-    size: int = 1024,
-    **rest: object,
-) -> Preset:
-    return Preset(
-        name=name,
-        description=description,
-        gap=gap,
-        family=family,
-        pair=ModelPair(strong, weak, name=name),
-        reflection=ReflectionConfig(num_reflections=reflections),
-        steps=steps,
-        guidance=guidance,
-        height=size,
-        width=size,
-        **rest,  # type: ignore[arg-type]
-    )
+def _preset(*named: Any, size: int = 1024, **rest: Any) -> Preset:
+    return made(*named, size=(size, size), **{"steps": STEPS, "guidance": GUIDANCE, **rest})
 
 
 def _lora(scale: float, checkpoint: str | None = None, name: str = MORE_ART) -> ModelSpec:

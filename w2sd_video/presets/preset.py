@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
-from w2sd_video.pair import ModelPair, ReflectionConfig
+from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.presets.tables import PaperTable
 
 NOTHING: Mapping[str, str | None] = MappingProxyType({})
@@ -68,3 +69,21 @@ class Preset:
         """Lambda; None in `reflection` is the paper's T - 1."""
         lam = self.reflection.num_reflections
         return self.steps - 1 if lam is None else lam
+
+
+def made(
+    name: str,
+    description: str,
+    gap: str,
+    family: str,
+    strong: ModelSpec,
+    weak: ModelSpec,
+    *,
+    size: tuple[int, int],
+    reflections: int | None = None,
+    **rest: Any,
+) -> Preset:
+    """Returns a preset of mode "paper" whose pair has its name; `size` is its height and width, `rest` its fields."""
+    pair, reflection = ModelPair(strong, weak, name=name), ReflectionConfig(num_reflections=reflections)
+    height, width = size
+    return Preset(name, description, gap, family, pair, reflection, height=height, width=width, **rest)
