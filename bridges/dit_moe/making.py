@@ -21,12 +21,11 @@ from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
-from w2sd_video.errors import UserError
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.latents.vaes import cause_of_nan
 from w2sd_video.loading.files import local_only
-from w2sd_video.loading.parts import progress_bars
+from w2sd_video.loading.parts import progress_bars, reading
 from w2sd_video.loading.placement import DTYPES, peak_memory
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.runs import Made, NotMadeError, Report
@@ -70,12 +69,9 @@ def _loaded(plan: Plan, dtype: torch.dtype) -> DiTMoEPipeline:
     path = Path(given).expanduser()
     vae = None if own.vae is None else _vae(own.vae, dtype)
     if own.kind == "pipeline":
-        try:
-            return DiTMoEPipeline.from_pretrained(
-                path, dtype=dtype, local_files_only=True, **({} if vae is None else {"vae": vae})
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"cannot read the pipeline in {path}: {error}") from error
+        more = {} if vae is None else {"vae": vae}
+        with reading(given, "pipeline"):
+            return DiTMoEPipeline.from_pretrained(path, dtype=dtype, local_files_only=True, **more)
     network = from_checkpoint(path, torch_dtype=dtype, allow_pickle=plan.allow_pickle)
     assert own.path is not None
     return DiTMoEPipeline(network, vae, build_scheduler(own.path))
@@ -84,10 +80,8 @@ def _loaded(plan: Plan, dtype: torch.dtype) -> DiTMoEPipeline:
 def _vae(given: str, dtype: torch.dtype) -> AutoencoderKL:
     local = Path(given).expanduser()
     source = local if local.is_dir() else given
-    try:
+    with reading(given, "VAE"):
         return AutoencoderKL.from_pretrained(source, dtype=dtype, local_files_only=local_only(given))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot read the VAE {given}: {error}") from error
 
 
 @dataclass
