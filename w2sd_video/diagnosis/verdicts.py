@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from w2sd_video.diagnosis.comparing import Comparison, Row, compare
 from w2sd_video.diagnosis.sides import Side, borrowing
 from w2sd_video.latents import noise_levels
-from w2sd_video.latents.spaces import RELATIONS
-from w2sd_video.loading.describe import IMAGE_VAES
+from w2sd_video.latents.spaces import IMAGE_VAES, RELATIONS
 
 VERDICTS: Mapping[str, str] = {
     **RELATIONS,

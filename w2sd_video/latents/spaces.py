@@ -31,7 +31,13 @@ REMEDIES: Mapping[str, str] = {
 SCALES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 SCALE_DEFAULTS = {"AutoencoderKL": 0.18215, "AutoencoderDC": 1.0, "AutoencoderTiny": 1.0}  # diffusers' own
 SHAPES = ("_class_name", "latent_channels", "z_dim", "in_channels", "out_channels")
-STAGES = ("block_out_channels", "encoder_block_out_channels", "dim_mult")  # one entry per resolution of the encoder
+# Image VAEs, and the part of their config that has one entry for each resolution of the encoder.
+IMAGE_VAES = {
+    "AutoencoderKL": "block_out_channels",
+    "AutoencoderTiny": "encoder_block_out_channels",
+    "AutoencoderDC": "encoder_block_out_channels",
+}
+STAGES = (*dict.fromkeys(IMAGE_VAES.values()), "dim_mult")  # the last of Wan's
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
-
-# Image VAEs and the part of their config that has one entry for each resolution of the encoder.
-STAGES = {
-    "AutoencoderKL": "block_out_channels",
-    "AutoencoderTiny": "encoder_block_out_channels",
-    "AutoencoderDC": "encoder_block_out_channels",
-}
+from w2sd_video.latents.spaces import IMAGE_VAES
 
 _FINGERPRINTS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
@@ -31,11 +25,11 @@ def kind_of(vae: Any) -> str:
     """
     network = getattr(vae, "_orig_mod", vae)
     for ancestor in type(network).__mro__:
-        if ancestor.__name__ in STAGES:
+        if ancestor.__name__ in IMAGE_VAES:
             return ancestor.__name__
     raise UserError(
         f"the VAE is a {type(network).__name__}; pictures are decoded and encoded by image VAEs: "
-        f"{', '.join(STAGES)}. (A video VAE's latents mix several frames, so they have no meaning frame by frame)"
+        f"{', '.join(IMAGE_VAES)}. (A video VAE's latents mix several frames, so they have no meaning frame by frame)"
     )
 
 
@@ -46,7 +40,7 @@ def factor_of(vae: Any) -> int:
         UserError: not an image VAE, one of pictures that are not RGB, or one that does not give back the size it takes.
     """
     kind, config = kind_of(vae), vae.config
-    factor = 2 ** (len(config[STAGES[kind]]) - 1)
+    factor = 2 ** (len(config[IMAGE_VAES[kind]]) - 1)
     back = factor
     if kind == "AutoencoderTiny":
         back = config.upsampling_scaling_factor ** (len(config.decoder_block_out_channels) - 1)

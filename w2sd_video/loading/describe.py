@@ -11,7 +11,7 @@ from typing import Any
 
 from w2sd_video.errors import UserError
 from w2sd_video.latents import noise_levels
-from w2sd_video.latents.spaces import LatentSpace
+from w2sd_video.latents.spaces import IMAGE_VAES, LatentSpace
 from w2sd_video.loading.files import (
     FAMILIES,
     LDM_UNET,
@@ -39,12 +39,6 @@ NOT_FROM_TEXT = (
     *("Img2Img", "Inpaint", "ControlNet", "Control", "Upscale", "Fill", "Redux", "Kontext", "Edit", "Pix2Pix"),
     *("Variation", "Depth", "Prior", "Adapter", "VideoToVideo", "ImageToVideo"),
 )
-# Image VAEs, and the part of their config that has one entry for each resolution of the encoder.
-IMAGE_VAES = {
-    "AutoencoderKL": "block_out_channels",
-    "AutoencoderTiny": "encoder_block_out_channels",
-    "AutoencoderDC": "encoder_block_out_channels",
-}
 VIDEO_VAES = {"AutoencoderKLWan": "dim_mult"}  # likewise, of the pipelines in VIDEO_KINDS that have one of their own
 VIDEO_KINDS = ("AnimateDiff", "Wan")  # how the classes of pipelines that make videos begin
 TWO_NETWORKS = ("Wan",)  # may have a second one for low noise
