@@ -96,7 +96,8 @@ class ModelSpec:
     scale) pairs, or a mapping {name: scale}, of LoRAs that the network already has, all that are to act: those not
     named are at 0, which is as if there were none. A scale may be negative, and may be a tuple of one scale per sample
     of the batch. `control` is {"scale": number, or one per ControlNet}: 0 is as if there were none. `ip_adapter` is the
-    scale of the IP-Adapter, likewise.
+    scale of the IP-Adapter, likewise. `skip_layers` names the blocks of the network that are left out: numbers in its
+    main stack of transformer blocks, or full names ("mid_block.attentions.0.transformer_blocks.0"); () is none.
     """
 
     checkpoint: str | None = None
@@ -107,6 +108,7 @@ class ModelSpec:
     routing: Routing | None = None
     control: Mapping[str, Any] | None = None
     ip_adapter: float | None = None
+    skip_layers: tuple[str | int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.guidance is not None and not math.isfinite(self.guidance):
@@ -122,11 +124,17 @@ class ModelSpec:
             raise UserError(
                 f"ip_adapter is {self.ip_adapter!r}; it must be a finite number (0 is as if there were none)"
             )
+        if self.skip_layers is not None:
+            object.__setattr__(self, "skip_layers", _checked_layers(self.skip_layers))
 
     def settings(self) -> dict[str, Any]:
         """The fields that say something, by name."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in fields.items() if value is not None and value != ()}
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None and (value != () or name == "skip_layers")
+        }
 
 
 @dataclass(frozen=True)
@@ -214,6 +222,17 @@ def _checked_loras(loras: Any) -> Loras:
             f"loras gives scales for {' and '.join(map(str, sorted(counts)))} samples; give as many to each"
         )
     return tuple(sorted(checked.items()))
+
+
+def _checked_layers(layers: Any) -> tuple[str, ...]:
+    """The names in order, so that equal settings compare equal; a number as text."""
+    names = list(layers) if isinstance(layers, tuple | list) else [None]
+    if not all((is_whole(each) and each >= 0) or (isinstance(each, str) and each) for each in names):
+        raise UserError(
+            f"skip_layers is {layers!r}; give blocks of the network, by number (3, 7) or by name "
+            '("mid_block.attentions.0.transformer_blocks.0"), or () for none'
+        )
+    return tuple(sorted({str(each) for each in names}))
 
 
 def _checked_control(control: Any) -> dict[str, Any]:

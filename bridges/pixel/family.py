@@ -289,7 +289,11 @@ def _check(request: Request, done: Plan, own: BridgeSettings, found: Described) 
             "with --video the weak model makes pictures, so it has no video of its own; leave the method "
             f"{asked[0]} out"
         )
-    for flag, given in (("--num-frames", request.num_frames), ("--fps", request.fps)):
+    for flag, given in (
+        ("--num-frames", request.num_frames),
+        ("--fps", request.fps),
+        ("--motion-strength", request.motion_strength),
+    ):
         if given is not None and done.num_frames is None:
             raise UserError(f"{flag} is for --video; leave it out for pictures")
     if done.num_frames is not None and done.fps is not None:

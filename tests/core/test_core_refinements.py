@@ -230,6 +230,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cap": -1.0}, r"cap is -1\.0;"),
     ({"cap": math.nan}, r"cap is nan;"),
     ({"lag": 1}, r"lag is 1; it must be True or False"),
+    ({"motion_strength": 10.5}, r"motion_strength is 10\.5; it must be a number from -10 to 10"),
+    ({"motion_strength": math.nan}, r"motion_strength is nan;"),
     ({"gap_every": -1, "mode": "fused"}, r"gap_every is -1; it must be a whole number: 1 measures"),
     ({"gap_every": True, "mode": "fused"}, r"gap_every is True;"),
     ({"gap_every": 2}, r"gap_every is 2 in mode 'paper'; .*choose that mode"),
@@ -255,6 +257,7 @@ OTHERS: dict[str, Any] = {
     "cap": 0.02,
     "lag": True,
     "gap_every": 2,
+    "motion_strength": 0.5,
 }  # none at its default
 
 

@@ -244,6 +244,32 @@ def test_the_cap_bounds_each_sample_of_each_reflection():
     assert len(sizes) == 8 and max(sizes) == pytest.approx(cap, abs=1e-6)
 
 
+@pytest.mark.parametrize("settings", [{"mode": "paper"}, {"mode": "fused", "gap_every": 1}])
+@pytest.mark.parametrize("family", ["animatediff", "wan"])
+def test_at_motion_strength_0_all_frames_of_a_video_move_alike(family, settings):
+    pipe, weak = (
+        (tiny.animatediff_sdxl(), tiny.motion_unet(2))
+        if family == "animatediff"
+        else (tiny.wan(), tiny.wan_transformer(2))
+    )
+    arguments = tiny.ANIMATEDIFF_CALL if family == "animatediff" else tiny.WAN_CALL
+
+    def moves(strength: float) -> list[Tensor]:
+        seen: list[Tensor] = []
+        config = ReflectionConfig(num_reflections=2, motion_strength=strength, **settings)
+        with reflected(pipe, weak, config=config, on_reflect=lambda i, x, tilde: seen.append(tilde - x)):
+            call(pipe, num_inference_steps=3, guidance_scale=1.0, **arguments)
+        return seen
+
+    def motion(move: Tensor) -> Tensor:
+        return move - move.mean(2, keepdim=True)
+
+    assert all(motion(move).abs().max() < 1e-5 < move.abs().max() / 100 for move in moves(0.0))
+    printed, twice = moves(1.0)[0], moves(2.0)[0]  # of the first, made at one latent
+    assert motion(printed).abs().max() > 1e-3
+    assert (twice - printed - motion(printed)).abs().max() < 1e-5  # which rounds a latent of size 4 to 2e-7
+
+
 def test_aligned_noise_moves_along_the_gap_and_opposed_noise_against_it():
     pipe, weak = tiny.sdxl(), tiny.sdxl_unet(2)
     start = torch.randn(1, 4, 8, 8, generator=tiny.generator(5))
@@ -269,6 +295,8 @@ def test_every_setting_a_method_says_it_has_changes_what_it_makes(method):
     with reflected(pipe, weak, **asked(method)):
         usual = call(pipe, num_inference_steps=3)
     for setting in SETTINGS[method]:
+        if setting == "motion_strength":
+            continue  # of videos
         if setting == "mode" and method in ("resample-aligned", "resample-opposed"):
             continue  # of the move only its direction counts: one half of space for both, mostly
         mode = {"mode": "fused"} if setting == "gap_every" else {}

@@ -119,6 +119,7 @@ SETTINGS = [
     Row("picks the stronger side by a reward; give selection", settings={"method": "w2sd-auto"}),
     Row("selection is given, and method 'w2sd' picks no side", settings={"selection": Selection(reward)}),
     Row("selection is a function; give a Selection", settings={"method": "w2sd-auto", "selection": reward}),
+    Row("motion_strength is given, and the latents .* hold no video", settings=config(motion_strength=0.0)),
     Row(
         "gap_every measures the gap at the evaluation of a sampling step",
         settings={"config": ReflectionConfig(mode="fused", gap_every=1, reflector=ModelSpec(prompt="two dogs"))},

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.support import tiny
 from w2sd_video.errors import UserError
 from w2sd_video.latents.codecs import Codec, codec_of, fingerprint_of, resize, same_space
-from w2sd_video.latents.layouts import Layout
+from w2sd_video.latents.layouts import Layout, mean_over_latent_frames
 
 SIZE = {"height": 16, "width": 24}
 CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -482,3 +482,19 @@ def test_the_package_itself_loads_nothing_heavy() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_frames_are_found_where_a_pipeline_keeps_them() -> None:
+    video = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    for name, dim in (("WanPipeline", 2), ("CogVideoXPipeline", 1), ("Kandinsky5T2VPipeline", 1)):
+        assert torch.equal(mean_over_latent_frames(name, video.shape)(video), video.mean(dim, keepdim=True))
+    tokens = video[:, :, 0, 0]  # [2, 3, 6]: three frames of one token each
+    alike = mean_over_latent_frames("LTXPipeline", tokens.shape, 3)(tokens)
+    torch.testing.assert_close(alike, tokens.mean(1, keepdim=True).expand(2, 3, 6))
+    longer = torch.cat([tokens, tokens + 1], 1)  # two frames of three tokens
+    torch.testing.assert_close(
+        mean_over_latent_frames("LTXPipeline", longer.shape, 2)(longer), torch.cat([tokens + 0.5] * 2, 1)
+    )
+    for name, shape, frames in (("FluxPipeline", (1, 16, 64), None), ("WanPipeline", (1, 4, 1, 8, 8), None)):
+        with pytest.raises(UserError, match="hold no video whose frames can be told apart"):
+            mean_over_latent_frames(name, shape, frames)

@@ -153,7 +153,13 @@ class LoadedSides:
         loras_alike = plan.loras_of("strong") == plan.loras_of("weak")  # they may act on text encoders
         plain = loras_alike and not (apart or plan.raw_prompts)
         told_alike = plain and self.negative("weak") == self.negative("strong")
-        spec = ModelSpec(guidance=guidance, loras=plan.loras_of(role), control=side.control, ip_adapter=side.ip_adapter)
+        spec = ModelSpec(
+            guidance=guidance,
+            loras=plan.loras_of(role),
+            control=side.control,
+            ip_adapter=side.ip_adapter,
+            skip_layers=() if role == "strong" and plan.pair.weak.skip_layers is not None else side.skip_layers,
+        )
         inputs = {} if told_alike else self.text(role, prompt)
         return (self._pipe(role), spec) if apart else spec, inputs
 
@@ -167,6 +173,10 @@ class LoadedSides:
                     from w2sd_video.gaps.loras import lora_scales
 
                     stack.enter_context(lora_scales(network, loras))
+                if side.skip_layers is not None:
+                    from w2sd_video.gaps.layer_skips import find_layer_skips
+
+                    stack.enter_context(find_layer_skips(network).set_to(side.skip_layers))
                 if side.ip_adapter is not None:
                     from w2sd_video.gaps.switches import find_ip_adapters
 

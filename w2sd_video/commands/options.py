@@ -234,6 +234,12 @@ OPTIONS: tuple[Option, ...] = (
         families=(*DIRECT, "bridge"),
     ),
     *_rows(
+        GAPS,
+        ("weak_skip_layers", words, "blocks that the weak side's network leaves out: 3,7 of its main stack, or names "
+         "such as mid_block.attentions.0.transformer_blocks.0", {"metavar": "LIST"}),
+        families=("video", "image"),
+    ),
+    *_rows(
         PARTS,
         ("controlnet", str, "a ControlNet: a folder or a hub id", {"metavar": "MODEL"}),
         ("control_image", str, "the picture it follows, of the output's size; of videos a video, a folder of pictures "
@@ -293,6 +299,10 @@ OPTIONS: tuple[Option, ...] = (
                          "about": "standard deviation of an error of inversion (Table 14)"}),
         ("cap", float, "the most a reflection may move the latent, as a root mean square: tames a far weaker model",
          {"metavar": "C", "sweeps": "users", "about": "the most a reflection may move the latent"}),
+        ("motion_strength", float, "multiplies what a reflection's move has beside its mean over the frames: 0 leaves "
+         "the differences between frames, motion, to the strong side (default: 1, as printed)",
+         {"families": ("video", "bridge"), "metavar": "S", "low": -10, "high": 10, "sweeps": "users",
+          "about": "how much of a move's differences between frames is made"}),
         ("gap_every", int, "nearly the price of plain sampling: reflections (of mode fused) move by a gap measured at "
          "sampling steps, where the strong side is asked anyway, at every K-th; 0 is once, at the start",
          {"metavar": "K", "low": 0, "sweeps": "users",

@@ -238,6 +238,7 @@ class Plan:
             **{name: located(value) if name in PARTS else value for name, value in self.parts.items()},
             "control": {role: side.control["scale"] for role, side in sides.items() if side.control},
             "ip_adapter_scale": {role: side.ip_adapter for role, side in sides.items() if side.ip_adapter is not None},
+            "weak_skip_layers": list(self.pair.weak.skip_layers or ()),
             "weak_negative_prompt": self.pair.weak.negative_prompt,
             "raw_prompts": dict(self.raw_prompts),
             **(self.own.pair_record() if hasattr(self.own, "pair_record") else {}),
@@ -246,7 +247,7 @@ class Plan:
             "name": self.pair.name,
             "strong": located(self.pair.strong.checkpoint),
             "weak": located(self.pair.weak.checkpoint),
-            **{name: value for name, value in parts.items() if value not in (None, False, {})},
+            **{name: value for name, value in parts.items() if value not in (None, False, {}, [])},
         }
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from w2sd_video.core.paths import FlowPath, NoisePath, Path, renoised
     from w2sd_video.core.sampling import CustomReflection, Observed, w2sd
     from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Past, Solver, second_order_step
-    from w2sd_video.core.variations import Reward, Selector, bounded, converges, invert
+    from w2sd_video.core.variations import Reward, Selector, Still, bounded, converges, invert, mean_over_frames
 
 __all__ = [
     "MODES",
@@ -63,12 +63,14 @@ __all__ = [
     "Reward",
     "Selector",
     "Solver",
+    "Still",
     "autoguidance",
     "bounded",
     "check_chain",
     "converges",
     "invert",
     "lerp_guidance",
+    "mean_over_frames",
     "reflect",
     "reflect_fused",
     "reflect_release",
@@ -99,7 +101,7 @@ _HOMES = {
     "paths": ("FlowPath", "NoisePath", "Path", "renoised"),
     "sampling": ("CustomReflection", "Observed", "w2sd"),
     "solvers": ("DPMSolverMultistep", "Euler", "Past", "Solver", "second_order_step"),
-    "variations": ("Reward", "Selector", "bounded", "converges", "invert"),
+    "variations": ("Reward", "Selector", "Still", "bounded", "converges", "invert", "mean_over_frames"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

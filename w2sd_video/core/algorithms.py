@@ -29,7 +29,16 @@ from w2sd_video.core.levels import Level
 from w2sd_video.core.options import AS_PRINTED, ReflectionConfig
 from w2sd_video.core.paths import Path, like, renoised
 from w2sd_video.core.solvers import Euler, Solver
-from w2sd_video.core.variations import Selector, aligned, bounded, invert, ready, reflected_steps
+from w2sd_video.core.variations import (
+    Selector,
+    Still,
+    aligned,
+    bounded,
+    invert,
+    mean_over_frames,
+    ready,
+    reflected_steps,
+)
 
 
 def sample(
@@ -114,6 +123,7 @@ class W2SD:
     _: KW_ONLY
     joint: JointDenoiser | None = None
     noise_sampler: NoiseSampler = torch.randn_like
+    still: Still = mean_over_frames
 
     def __post_init__(self) -> None:
         self.steps = reflected_steps(self.levels, self.options, "w2sd")
@@ -130,7 +140,7 @@ class W2SD:
             else:
                 tilde = reflect(x, start, end, *models, fixed_point=options.fixed_point)
             tilde = tilde if options.strength == 1 else torch.lerp(x, tilde, float(options.strength))
-        return bounded(x, tilde, options, self.noise_sampler)
+        return bounded(x, tilde, options, self.noise_sampler, self.still)
 
 
 @final
@@ -153,6 +163,7 @@ class CachedGap:
     options: ReflectionConfig
     _: KW_ONLY
     noise_sampler: NoiseSampler = torch.randn_like
+    still: Still = mean_over_frames
 
     def __post_init__(self) -> None:
         self.steps = reflected_steps(self.levels, self.options, "w2sd")
@@ -174,7 +185,8 @@ class CachedGap:
         level, gap = self._cached
         growth = self.path.gap_growth(start) / self.path.gap_growth(level)
         coefficient = self.options.strength * self.path.gap_coefficient(start, end) * growth
-        return bounded(x, torch.add(x, like(gap, x), alpha=coefficient), self.options, self.noise_sampler)
+        tilde = torch.add(x, like(gap, x), alpha=coefficient)
+        return bounded(x, tilde, self.options, self.noise_sampler, self.still)
 
 
 @final
@@ -195,6 +207,7 @@ class AutoSelect:
     _: KW_ONLY
     joint: JointDenoiser | None = None
     noise_sampler: NoiseSampler = torch.randn_like
+    still: Still = mean_over_frames
 
     def __post_init__(self) -> None:
         self.steps = reflected_steps(self.levels, self.options, "w2sd-auto")
@@ -213,8 +226,8 @@ class AutoSelect:
         second = self.selector.select(path.clean(x, one, level), path.clean(x, other, level))
         better, worse = chosen(second, other, one), chosen(second, one, other)
         models = lambda *_: better, by_choice(~second, self.first, self.second), path
-        both, draw = lambda *_: (better, worse), self.noise_sampler
-        return W2SD(self.levels, *models, self.options, joint=both, noise_sampler=draw).reflect(i, x)
+        both, own = lambda *_: (better, worse), {"noise_sampler": self.noise_sampler, "still": self.still}
+        return W2SD(self.levels, *models, self.options, joint=both, **own).reflect(i, x)
 
 
 @final

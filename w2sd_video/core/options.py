@@ -15,7 +15,7 @@ from w2sd_video.core.levels import Level
 from w2sd_video.errors import UserError
 
 MODES = ("paper", "fused", "release")
-_MOVE = ("every", "window", "fixed_point", "noise", "cap")
+_MOVE = ("every", "window", "fixed_point", "noise", "cap", "motion_strength")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "w2sd": ("num_reflections", "mode", "strength", "reflector", *_MOVE, "lag", "gap_every"),  # Alg. 1
     "w2sd-auto": ("num_reflections", "mode", "strength", *_MOVE),  # Alg. 2
@@ -27,6 +27,8 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 """Of each method, the fields of `ReflectionConfig` that it takes."""
 
 METHODS = tuple(SETTINGS)
+
+MOST_MOTION = 10.0  # of `ReflectionConfig.motion_strength`, either way
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class ReflectionConfig:
             before a reflection, 0 for the first of them alone. None measures it anew in each reflection. T + lambda / k
             evaluations instead of T + 2 lambda, and equal sides move nothing. The strong side may reflect at another
             classifier-free guidance than it samples at, and else as it samples.
+        motion_strength: of videos: multiplies what a move has beside its mean over the frames, -10 to 10. At 1 as
+            printed; at 0 each reflection moves all frames alike and leaves their differences to the strong model.
 
     Raises:
         UserError: a value outside these ranges, or fixed points in a mode whose inversion has none.
@@ -72,6 +76,7 @@ class ReflectionConfig:
     cap: float | None = None
     lag: bool = False
     gap_every: int | None = None
+    motion_strength: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -91,6 +96,11 @@ class ReflectionConfig:
             )
         if not isinstance(self.lag, bool):
             raise UserError(f"lag is {self.lag!r}; it must be True or False")
+        if not (is_finite(self.motion_strength) and abs(self.motion_strength) <= MOST_MOTION):
+            raise UserError(
+                f"motion_strength is {self.motion_strength!r}; it must be a number from {-MOST_MOTION:g} to "
+                f"{MOST_MOTION:g}: 1 moves a video as printed, 0 moves all of its frames alike"
+            )
         self._check_window()
         self._check_fixed_point()
         self._check_gap_every()

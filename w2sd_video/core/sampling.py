@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from w2sd_video.core.levels import Level
 from w2sd_video.core.options import AS_PRINTED, ReflectionConfig
 from w2sd_video.core.paths import Path
 from w2sd_video.core.solvers import Solver
-from w2sd_video.core.variations import bounded, reflected_steps
+from w2sd_video.core.variations import Still, bounded, mean_over_frames, reflected_steps
 
 
 def w2sd(
@@ -41,6 +41,7 @@ def w2sd(
     options: ReflectionConfig | None = None,
     joint: JointDenoiser | None = None,
     noise_sampler: NoiseSampler = torch.randn_like,
+    still: Still = mean_over_frames,
     solver: Solver | None = None,
     callback: Callback | None = None,
     on_reflect: OnReflect | None = None,
@@ -57,6 +58,7 @@ def w2sd(
         reflector: the strong model as used inside the reflection, when it differs from sampling (App. C.1).
         options: the three settings above and all others in one; give either it or them.
         joint, noise_sampler: as for `W2SD`.
+        still: of `motion_strength`, for latents that are not [B, C, F, H, W].
         on_reflect: see `OnReflect`; not called for a step left unreflected.
 
     Returns:
@@ -76,11 +78,12 @@ def w2sd(
         strong = cached = CachedDenoiser(strong)
         inner = cached.recall
     reflection: Reflection
+    own: dict[str, Any] = {"noise_sampler": noise_sampler, "still": still}
     if options.gap_every is None:
-        reflection = W2SD(levels, inner, weak, path, options, joint=joint, noise_sampler=noise_sampler)
+        reflection = W2SD(levels, inner, weak, path, options, joint=joint, **own)
     else:
         measured = with_gap(strong, weak, reflector=reflector, joint=joint)
-        reflection = cached_gap = CachedGap(levels, strong, measured, path, options, noise_sampler=noise_sampler)
+        reflection = cached_gap = CachedGap(levels, strong, measured, path, options, **own)
         strong = cached_gap.strong
     if on_reflect is not None:
         reflection = Observed(reflection, on_reflect)
@@ -115,6 +118,7 @@ class CustomReflection:
     options: ReflectionConfig = AS_PRINTED
     _: KW_ONLY
     noise_sampler: NoiseSampler = torch.randn_like
+    still: Still = mean_over_frames
 
     def __post_init__(self) -> None:
         self.steps = reflected_steps(self.levels, self.options, "w2sd")
@@ -123,4 +127,4 @@ class CustomReflection:
         if i not in self.steps:
             return None
         tilde = self.function(x, self.levels[i], self.levels[i + 1])
-        return None if tilde is None else bounded(x, tilde, self.options, self.noise_sampler)
+        return None if tilde is None else bounded(x, tilde, self.options, self.noise_sampler, self.still)

@@ -17,6 +17,18 @@ from w2sd_video.core.paths import Path, by_sample
 Reward = Callable[[Tensor], Tensor]
 """A number per sample [B], higher is better, of clean estimates [B, ...]."""
 
+Still = Callable[[Tensor], Tensor]
+"""The mean over its frames of a video's move, of a shape that broadcasts to it."""
+
+
+def mean_over_frames(move: Tensor) -> Tensor:
+    """The mean [B, C, 1, H, W] of a move [B, C, F, H, W]; ValueError for latents that are no video."""
+    if move.dim() != 5 or move.shape[2] < 2:
+        raise ValueError(
+            f"motion_strength is for videos, latents [B, C, F, H, W] of 2 frames or more; got {tuple(move.shape)}"
+        )
+    return move.mean(dim=2, keepdim=True)
+
 
 def ready(x: Tensor, levels: Sequence[Level], path: Path) -> Tensor:
     """``x`` in float32 or better; ValueError for levels that are no sampling grid of ``path``, or integers."""
@@ -75,8 +87,14 @@ def aligned(noise: Tensor, move: Tensor, sign: int) -> Tensor:
     return noise * by_sample(torch.where(along < 0, -1.0, 1.0).to(noise.dtype), noise)
 
 
-def bounded(x: Tensor, tilde: Tensor, options: ReflectionConfig, noise_sampler: NoiseSampler) -> Tensor:
-    """x~ under the options' ``cap`` and ``noise`` (Eq. 35), for latents [B, ...] at one level."""
+def bounded(
+    x: Tensor, tilde: Tensor, options: ReflectionConfig, noise_sampler: NoiseSampler, still: Still = mean_over_frames
+) -> Tensor:
+    """x~ under the options' ``motion_strength``, ``cap`` and ``noise`` (Eq. 35), for latents [B, ...] at one level."""
+    if options.motion_strength != 1:
+        move = tilde - x
+        alike = still(move)
+        tilde = x + torch.add(alike, move - alike, alpha=options.motion_strength)
     if options.cap is not None:
         move = tilde - x
         size = torch.linalg.vector_norm(move.reshape(len(x), -1), dim=1) / math.sqrt(move[0].numel())

@@ -47,6 +47,7 @@ from w2sd_video.hosting.refusals import (
 )
 from w2sd_video.hosting.run import EvaluationBar, FiniteWatch, Run, likely_cause
 from w2sd_video.hosting.sides import Resolved, Side, Sides
+from w2sd_video.latents.layouts import mean_over_latent_frames
 from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
 
 if TYPE_CHECKING:
@@ -202,6 +203,10 @@ class HostedCall:
         """What the method's parts are on this schedule: the denoiser that samples, the reflection and the solver."""
         method, options, sides = self.method, self.options, self._sides
         levels, path, draw = schedule.levels, schedule.path, self._noise_sampler
+        own: dict[str, Any] = {"noise_sampler": draw}
+        if options.motion_strength != 1 and not options.plain(method):
+            packed = self._current.conditional.get("num_frames")
+            own["still"] = mean_over_latent_frames(type(self.pipe).__name__, sample.shape, packed)
         strong, reflector, weak = (self._denoiser(side) for side in (sides.strong, sides.reflector, sides.weak))
         reflection: Reflection | None = None
         if options.plain(method):
@@ -210,21 +215,21 @@ class HostedCall:
             strong = autoguidance(strong, weak, options.strength, joint=self._joint(sides.strong))
         elif options.gap_every is not None:
             measured = self._measured if self.cross_latent is None else self._measured_across
-            cached = CachedGap(levels, strong, measured, path, options, noise_sampler=draw)
+            cached = CachedGap(levels, strong, measured, path, options, **own)
             reflection, strong = cached, cached.strong
         elif self.cross_latent is not None:
             across = partial(self.cross_latent.reflect, strong=reflector)
-            reflection = CustomReflection(levels, across, options, noise_sampler=draw)
+            reflection = CustomReflection(levels, across, options, **own)
         elif method == "w2sd-auto":
             joint, selector = self._joint(sides.strong), self._selector(sample)
-            auto = AutoSelect(levels, strong, weak, path, selector, options, joint=joint, noise_sampler=draw)
+            auto = AutoSelect(levels, strong, weak, path, selector, options, joint=joint, **own)
             reflection, strong = auto, auto.strong
         elif method == "w2sd" and options.lag:
             strong = lagging = CachedDenoiser(strong)
-            reflection = W2SD(levels, lagging.recall, weak, path, options, noise_sampler=draw)
+            reflection = W2SD(levels, lagging.recall, weak, path, options, **own)
         elif method == "w2sd":
             joint = self._joint(sides.reflector)
-            reflection = W2SD(levels, reflector, weak, path, options, joint=joint, noise_sampler=draw)
+            reflection = W2SD(levels, reflector, weak, path, options, joint=joint, **own)
         else:
             other, opposed = None if method == "resample" else weak, method == "resample-opposed"
             reflection = Resample(levels, reflector, path, options, weak=other, opposed=opposed, noise_sampler=draw)

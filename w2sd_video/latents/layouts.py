@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,33 @@ def _unpacks_alike(pipe: Any, layout: Layout, height: int, width: int) -> bool:
     except (TypeError, ValueError, RuntimeError):
         return False
     return isinstance(theirs, Tensor) and torch.equal(theirs, layout.grid(probe))
+
+
+# Video pipelines whose latents are not [B, C, F, h, w], by the start of their name: the dimension of the frames.
+FRAMES_AT = {"CogVideoX": 1, "ConsisID": 1, "Kandinsky5": 1}
+
+
+def mean_over_latent_frames(name: str, shape: Sequence[int], num_frames: Any = None) -> Callable[[Tensor], Tensor]:
+    """Returns the function that gives the mean over the frames of latents, of a shape that broadcasts to them.
+
+    Args:
+        name: of the pipeline's class.
+        shape: of its latents.
+        num_frames: of latents packed as tokens [B, F * n, C], the frames one after the other (LTX): F.
+
+    Raises:
+        UserError: the latents are a picture's, or their frames cannot be told apart.
+    """
+    if len(shape) == 5:
+        frames = next((at for start, at in FRAMES_AT.items() if name.startswith(start)), 2)
+        if shape[frames] > 1:
+            return lambda latents: latents.mean(dim=frames, keepdim=True)
+    elif len(shape) == 3 and isinstance(num_frames, int) and num_frames > 1 and shape[1] % num_frames == 0:
+        return lambda latents: latents.unflatten(1, (num_frames, -1)).mean(1).repeat(1, num_frames, 1)
+    raise UserError(
+        f"motion_strength is given, and the latents {list(shape)} of {name} hold no video whose frames can be told "
+        "apart: it is for latents of 2 frames or more; leave it out"
+    )
 
 
 def picture_size(pipe: Any, given: Mapping[str, Any]) -> tuple[int, int]:

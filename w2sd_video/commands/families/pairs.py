@@ -306,6 +306,7 @@ def _parts(request: Request, described: Described) -> Mapping[str, Any]:
 def _sides(request: Request, described: Described, loras: LoraPlan) -> dict[str, dict[str, Any]]:
     """What the two sides are told beside guidance and prompt."""
     sides: dict[str, dict[str, Any]] = {"strong": {"loras": loras.strong}, "weak": {"loras": loras.weak}}
+    sides["weak"]["skip_layers"] = request.get("weak_skip_layers")
     parts = _parts(request, described)
     for role, scale, adapted, default in (
         ("strong", request.control_scale, request.ip_adapter_scale, 1.0),
