@@ -25,6 +25,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--tuned", type=int, default=120, help="samples per strength tried (default 120)")
     parser.add_argument("--beds", help="comma-separated subset of video, guidance, guidance-1.5, lora (default: all)")
+    parser.add_argument("--methods", help='a subset, by labels as the table has them, separated by ";" (default: all)')
     return program(parser, words, run)
 
 
