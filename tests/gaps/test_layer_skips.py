@@ -21,7 +21,7 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any], tuple[str | int, ...]]] = {
     "motion": (
         tiny.animatediff_sdxl,
         tiny.ANIMATEDIFF_CALL,
-        ("mid_block.motion_modules.0.transformer_blocks.0",),
+        ("up_blocks.0.motion_modules.0.transformer_blocks.0",),
     ),
     "flux": (tiny.flux, tiny.FLUX_CALL, (0, "single_transformer_blocks.0")),
     "sd3": (tiny_families.sd3, tiny.IMAGE_CALL, (0,)),

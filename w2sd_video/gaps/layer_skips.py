@@ -1,4 +1,7 @@
-"""Blocks of a network left out on one side of a pair: a weak side for free, by diffusers' own hooks (LayerSkip)."""
+"""Blocks of a network left out on one side of a pair: a weak side for free, by hooks of diffusers (as its LayerSkip).
+
+The hook is ours, as `TransformerBlockSkipHook` hands on the two streams of Flux and SD3 in the other's place.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from diffusers.hooks import HookRegistry, LayerSkipConfig
+from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks._helpers import TransformerBlockRegistry
-from diffusers.hooks.layer_skip import _apply_layer_skip_hook
 from torch import nn
 
 from w2sd_video.errors import UserError
@@ -39,7 +41,6 @@ class LayerSkips:
             for name, module in inner.named_modules()
             if isinstance(module, nn.ModuleList) and len(module) and _can_be_skipped(module[0])
         }
-        self._owner = inner
         if not self._stacks:
             raise UserError(
                 f"{self._kind} has no blocks that diffusers knows how to skip; leave skip_layers out, or take another "
@@ -89,9 +90,7 @@ class LayerSkips:
                 del block._diffusers_hook
                 vars(block).pop("forward", None)  # the hooked one was the instance's own
         for name in set(names) - set(self._now):
-            HookRegistry.check_if_exists_or_initialize(self._block(name))
-            stack, _, index = name.rpartition(".")
-            _apply_layer_skip_hook(self._owner, LayerSkipConfig([int(index)], fqn=stack), NAME)
+            HookRegistry.check_if_exists_or_initialize(self._block(name)).register_hook(SkippedBlock(), NAME)
         self._now = tuple(sorted(names))
 
     def _block(self, name: str) -> Any:
@@ -107,6 +106,18 @@ class LayerSkips:
             known = ", ".join(f"{each}.0 to {len(blocks) - 1}" for each, blocks in self._stacks.items())
             raise UserError(f"skip_layers names {name!r}, which {self._kind} does not have; it has {known}")
         return stack, int(index)
+
+
+class SkippedBlock(ModelHook):
+    """Hands on what a block is given, in the order in which the block returns it."""
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        told = TransformerBlockRegistry.get(type(module))
+        hidden = told._get_parameter_from_args_kwargs("hidden_states", args, kwargs)
+        if told.return_encoder_hidden_states_index is None:
+            return hidden
+        other = told._get_parameter_from_args_kwargs("encoder_hidden_states", args, kwargs)
+        return (other, hidden) if told.return_encoder_hidden_states_index == 0 else (hidden, other)
 
 
 def _can_be_skipped(block: nn.Module) -> bool:
