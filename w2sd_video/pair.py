@@ -226,7 +226,7 @@ def _checked_loras(loras: Any) -> Loras:
 
 def _checked_layers(layers: Any) -> tuple[str, ...]:
     """The names in order, so that equal settings compare equal; a number as text."""
-    names = list(layers) if isinstance(layers, tuple | list) else [None]
+    names: list[Any] = list(layers) if isinstance(layers, tuple | list) else [None]
     if not all((is_whole(each) and each >= 0) or (isinstance(each, str) and each) for each in names):
         raise UserError(
             f"skip_layers is {layers!r}; give blocks of the network, by number (3, 7) or by name "

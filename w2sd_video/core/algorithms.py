@@ -226,8 +226,9 @@ class AutoSelect:
         second = self.selector.select(path.clean(x, one, level), path.clean(x, other, level))
         better, worse = chosen(second, other, one), chosen(second, one, other)
         models = lambda *_: better, by_choice(~second, self.first, self.second), path
-        both, own = lambda *_: (better, worse), {"noise_sampler": self.noise_sampler, "still": self.still}
-        return W2SD(self.levels, *models, self.options, joint=both, **own).reflect(i, x)
+        both, draw = lambda *_: (better, worse), self.noise_sampler
+        inner = W2SD(self.levels, *models, self.options, joint=both, noise_sampler=draw, still=self.still)
+        return inner.reflect(i, x)
 
 
 @final

@@ -53,7 +53,7 @@ class LayerSkips:
             if NAME in getattr(getattr(block, "_diffusers_hook", None), "hooks", ())
         )
 
-    def check(self, value: Sequence[str]) -> None:
+    def check(self, value: Sequence[str | int]) -> None:
         for name in value:
             self._place(name)
 
@@ -65,14 +65,14 @@ class LayerSkips:
         """Nothing has to be got ready."""
         return nullcontext()
 
-    def meaning(self, value: Sequence[str] | None) -> tuple[str, ...]:
+    def meaning(self, value: Sequence[str | int] | None) -> tuple[str, ...]:
         """The full names of the blocks that are skipped, in order."""
         if value is None:
             return self._now
         return tuple(sorted(f"{stack}.{index}" for stack, index in map(self._place, value)))
 
     @contextmanager
-    def set_to(self, value: Sequence[str]) -> Iterator[None]:
+    def set_to(self, value: Sequence[str | int]) -> Iterator[None]:
         before = self._now
         try:
             self._skip(self.meaning(value))
@@ -97,9 +97,9 @@ class LayerSkips:
         stack, _, index = name.rpartition(".")
         return self._stacks[stack][int(index)]
 
-    def _place(self, name: str) -> tuple[str, int]:
+    def _place(self, name: str | int) -> tuple[str, int]:
         """The stack and the number in it of a block."""
-        stack, _, index = name.rpartition(".")
+        stack, _, index = str(name).rpartition(".")
         if not stack:
             stack = next((each for each in STACKS if each in self._stacks), "")
         if stack not in self._stacks or not index.isdigit() or int(index) >= len(self._stacks[stack]):

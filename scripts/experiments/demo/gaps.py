@@ -42,11 +42,13 @@ HALVED = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
 @dataclass(frozen=True)
 class Setting:
-    """What one side is: its guidance, the scale of the LoRA (0 is no LoRA) and whether it is told the raw prompt."""
+    """What one side is: its guidance, the scale of the LoRA (0 is no LoRA), whether it is told the raw prompt, and the
+    blocks that its network leaves out."""
 
     guidance: float = 1.0
     lora: float = 0.0
     raw: bool = False
+    skip: tuple[str, ...] = ()
 
     def spec(self, caption: str, against: Setting) -> ModelSpec:
         """The setting as what differs from `against` for a picture of `caption`."""
@@ -54,6 +56,7 @@ class Setting:
             guidance=self.guidance if self.guidance != against.guidance else None,
             loras=((ADAPTER, self.lora),) if self.lora != against.lora else (),
             prompt=self.prompt(caption) if self.raw != against.raw else None,
+            skip_layers=self.skip if self.skip != against.skip else None,
         )
 
     def prompt(self, caption: str) -> str:

@@ -73,6 +73,29 @@ def video_bed(weights: Path) -> Bed:
     return Bed("videos: two networks", methods, make, 100_000, 200_000, (fingerprint(weights),))
 
 
+BLOCKS = {  # of the picture pair's SDXL, by where they are
+    place: f"{place}.transformer_blocks.0"
+    for place in (
+        *("down_blocks.1.attentions.0", "mid_block.attentions.0"),
+        *("up_blocks.0.attentions.0", "up_blocks.0.attentions.1"),
+    )
+}
+
+
+def depth_bed(weights: Path, lora: Path) -> Bed:
+    """The strong network with a block left out as the weak side: a gap without a second checkpoint."""
+    strong, every_block = gaps.Setting(), tuple(BLOCKS.values())
+    bed = picture_bed(weights, lora, strong, gaps.Setting(skip=every_block), "pictures: skipped blocks")
+    methods = {name: bed.methods[name] for name in ("strong, T 28", "strong, T 48", "zero-gap, cached")}
+    for place, skip in {**{name: (block,) for name, block in BLOCKS.items()}, "all four": every_block}.items():
+        for kind, every in (("W2SD, fused", None), ("cached gap", 1)):
+            methods[f"{kind}, without {place}"] = tuple(
+                gaps.Sampling(strong, strong, gaps.Setting(skip=skip), "fused", strength=s, gap_every=every)
+                for s in STRENGTHS
+            )
+    return dataclasses.replace(bed, methods=methods)
+
+
 def picture_bed(weights: Path, lora: Path, strong: gaps.Setting, weak: gaps.Setting, title: str) -> Bed:
     """A gap on one network: T 28, lambda 10."""
     loaded: list[Any] = []
@@ -114,6 +137,7 @@ def beds(weights: Path | None = None) -> dict[str, Callable[[], Bed]]:
         "video": lambda: video_bed(weights or WEIGHTS),
         "guidance": pictures(gaps.Setting(1.0), gaps.Setting(0.0), "guidance 1 over 0"),
         "guidance-1.5": pictures(gaps.Setting(1.5), gaps.Setting(0.0), "guidance 1.5 over 0"),
+        "depth": lambda: depth_bed(*where),
         "lora": pictures(gaps.Setting(lora=0.8), gaps.Setting(lora=-1.5), "LoRA 0.8 over -1.5"),
     }
 
@@ -161,7 +185,8 @@ def kept_share(own: Score, fused: Score, strong: Score) -> str:
 
 def table(bed: Bed, found: Mapping[str, tuple[Any, Score]]) -> str:
     """A row per label: what was chosen, what it costs beside the stock call, and its paired gain."""
-    strong, fused = next(iter(found.values()))[1], found["W2SD, fused"][1]
+    strong = next(iter(found.values()))[1]
+    fused = found["W2SD, fused"][1] if "W2SD, fused" in found else None
     rows = []
     for name, (method, score) in found.items():
         reflects = len(bed.methods[name]) > 1
@@ -174,7 +199,7 @@ def table(bed: Bed, found: Mapping[str, tuple[Any, Score]]) -> str:
                 f"{score.num_rows / strong.num_rows:.2f}",
                 score.shares()[-1],
                 score.minus(strong),
-                kept_share(score, fused, strong) if reflects else "-",
+                kept_share(score, fused, strong) if reflects and fused is not None else "-",
             ]
         )
     head = ["method", "strength", "evaluations", "rows", "times the stock call", "right", "minus strong"]
@@ -221,12 +246,8 @@ def _narrowed(bed: Bed, labels: str | None) -> Bed:
     """The bed with the methods of these labels, beside those that every row is compared with."""
     if labels is None:
         return bed
-    wanted = {
-        *(label.strip() for label in labels.split(";")),
-        next(iter(bed.methods)),
-        "W2SD, fused",
-        "zero-gap, cached",
-    }
+    always = {"W2SD, fused", "zero-gap, cached"} & bed.methods.keys()
+    wanted = {*(label.strip() for label in labels.split(";")), next(iter(bed.methods)), *always}
     if unknown := wanted - bed.methods.keys():
         raise UserError(f"unknown method {unknown.pop()!r}; choose from {'; '.join(bed.methods)}")
     return dataclasses.replace(bed, methods={name: m for name, m in bed.methods.items() if name in wanted})
