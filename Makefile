@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-image demo-bridge demo-digits demo-vbench theory diagnose test test-slow bench \
-    wheel score score-methods score-bridge score-digits score-gaps score-dataset-gap format clean
+    wheel score score-methods score-bridge score-digits score-gaps score-faster score-dataset-gap format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -73,6 +73,9 @@ score-digits: .venv/ready
 
 score-gaps: .venv/ready
 	$(BIN)/python scripts/score_gaps.py
+
+score-faster: .venv/ready
+	$(BIN)/python scripts/score_faster.py
 
 score-dataset-gap: .venv/ready
 	$(BIN)/python scripts/score_dataset_gap.py

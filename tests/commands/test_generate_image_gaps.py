@@ -94,6 +94,15 @@ def test_the_weak_side_by_itself_is_the_plain_pipeline_and_the_strong_one_is_not
     assert records["w2sd"]["num_rows"] == 3 * 2 + 2 * (1 + 1)
 
 
+def test_blocks_left_out_are_a_weak_side_of_every_method(disk: Path, tmp_path: Path) -> None:
+    block, methods = "mid_block.attentions.0.transformer_blocks.0", ("weak", "strong", "w2sd", "zero-gap", "swapped")
+    records = run(disk, tmp_path, *GUIDED, "--weak-skip-layers", block, "--methods", ",".join(methods))
+    assert len({pixels(tmp_path, method).tobytes() for method in methods}) == 5
+    assert [records[method]["num_evaluations"] for method in methods] == [3, 3, 7, 7, 7]
+    assert json.loads((tmp_path / "run.json").read_text())["pair"]["weak_skip_layers"] == [block]
+    assert main([*words(disk, "--weak-skip-layers", "mid_block", "--output", str(tmp_path / "none"))]) == 2
+
+
 def test_swapping_the_sides_of_a_lora_gap_is_the_gap_the_other_way_round(disk: Path, tmp_path: Path) -> None:
     run(disk, tmp_path / "one", *LORA, "--weak-lora", "a:-1.5", "--methods", "weak,w2sd,swapped")
     turned = (*GUIDED, "--lora", "a=@lora-5.safetensors:-1.5", "--weak-lora", "a:0.8")

@@ -64,6 +64,13 @@ class Setting:
         return " ".join(word for word in caption.split() if word not in COLOURS) if self.raw else caption
 
 
+def _said(value: Any) -> Any:
+    """A side as its settings, of which the blocks left out are said only where there are some."""
+    if not isinstance(value, Setting):
+        return value
+    return dataclasses.astuple(value)[: None if value.skip else -1]
+
+
 @dataclass(frozen=True)
 class Sampling:
     """One way of making pictures, by what it computes and nothing else: equal ones are made once.
@@ -93,7 +100,7 @@ class Sampling:
     @property
     def key(self) -> str:
         """A name for files, of these settings and no others."""
-        said = dataclasses.astuple(self)
+        said = tuple(_said(getattr(self, field.name)) for field in dataclasses.fields(self))
         said = said if (self.strength, self.gap_every) != (1.0, None) else said[:-2]
         return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
 
