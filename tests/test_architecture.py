@@ -223,7 +223,7 @@ LIGHT = (
     *("w2sd_video.commands.engine", "w2sd_video.commands.families.image", "w2sd_video.commands.families.video"),
     "w2sd_video.commands.sweep.program",
     "w2sd_video.diagnosis.program",
-    *("bridges.pixel.family", "bridges.dit_moe.family", "bridges.comfyui.export"),
+    *("bridges.pixel.family", "bridges.dit_moe.family", "bridges.comfyui.export", "bridges.hub.export"),
     *("vbench_eval", "vbench_eval.commands", "vbench_eval.settings", "vbench_eval.scoring", "vbench_eval.comparing"),
     *("vbench_eval.dimensions", "vbench_eval.proxies", "vbench_eval.images", "vbench_eval.backbones.registry"),
     *("vbench_eval.suite", "vbench_eval.manifest", "vbench_eval.results", "vbench_eval.inputs", "vbench_eval.videos"),

@@ -43,13 +43,21 @@ class W2SDGuider(comfy.samplers.CFGGuider):
 
     def set_weak(self, model: Any, positive: Any, negative: Any, cfg: float) -> None:
         """Adds the weak side, after the conditioning; raises `UserError` for another latent space."""
-        check_latents(self.model_patcher, model)
+        self.check_weak(model)
         self.weak = comfy.samplers.CFGGuider(model.clone() if model is self.model_patcher else model)
         self.weak.inner_set_conds({"positive": positive} if negative is None else _both(positive, negative))
         self.weak.set_cfg(cfg)
         if model.model is not self.model_patcher.model:  # loaded beside the strong one, not instead of it
             first = self.original_conds["positive"][0]
             first["additional_models"] = [*first.get("additional_models", []), self.weak.model_patcher]
+
+    def check_weak(self, model: Any) -> None:
+        """Raises `UserError` for a weak model that this guider has no use for."""
+        check_latents(self.model_patcher, model)
+
+    def weak_latents(self, noise: Tensor) -> Tensor | None:
+        """Empty latents of the weak side; None where they are of the strong one's shape."""
+        return None
 
     def sample(
         self,
@@ -68,6 +76,9 @@ class W2SDGuider(comfy.samplers.CFGGuider):
         if self.weak is None or not self.asks_weak(sampler) or sigmas.shape[-1] == 0:
             return strong()
         inside = _Inside(self, strong)
+        own = self.weak_latents(noise)
+        if own is not None:
+            noise, latent_image, denoise_mask = own, own, None
         self.weak.sample(noise, latent_image, inside, sigmas, denoise_mask, None, True, seed)
         return inside.output
 

@@ -172,6 +172,9 @@ class W2SDSamplerNode(io.ComfyNode):
                                "units; 0: no cap."),
                 io.Int.Input("fixed_point", default=usual.fixed_point, min=0, max=2, **whole,
                              tooltip="Iterations that make mode paper invert more exactly, an evaluation each."),
+                io.Int.Input("gap_every", default=-1, min=-1, max=1000, **whole,
+                             tooltip="Cached gap, in mode fused: measured at every k-th step (0: once), an "
+                             "evaluation there and none in reflections; -1: measured in each reflection."),
             ],
             outputs=[io.Sampler.Output()],
         )  # fmt: skip
@@ -187,6 +190,7 @@ class W2SDSamplerNode(io.ComfyNode):
         window_end: float,
         cap: float,
         fixed_point: int,
+        gap_every: int,
     ) -> Any:
         config = ReflectionConfig(
             None if reflections == -1 else reflections,
@@ -196,6 +200,7 @@ class W2SDSamplerNode(io.ComfyNode):
             window=(window_start, window_end),
             cap=cap or None,
             fixed_point=fixed_point,
+            gap_every=None if gap_every == -1 else gap_every,
         )
         return io.NodeOutput(W2SDSampler(config))
 

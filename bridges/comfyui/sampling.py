@@ -17,8 +17,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from w2sd_video.core.algorithms import W2SD, sample
-from w2sd_video.core.denoisers import Denoiser, Reflection
+from w2sd_video.core.algorithms import W2SD, CachedGap, sample
+from w2sd_video.core.denoisers import Denoiser, Reflection, with_gap
 from w2sd_video.core.levels import Level
 from w2sd_video.core.options import AS_PRINTED, ReflectionConfig
 from w2sd_video.core.paths import FlowPath, NoisePath, by_sample, like
@@ -138,14 +138,27 @@ def sample_w2sd(
             sigma = sigmas[i]
             callback({"x": before, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": clean})
 
-    reflection = None
+    strong, weak = side(STRONG), side(WEAK)
+    sampling: Denoiser = strong
+    reflect: Reflection | None = None
     if not config.plain():
         if not hasattr(guider, "role"):
             raise UserError(
                 f"the W2SD sampler was given a {type(guider).__name__}, which has no weak side; connect a W2SD Guider, "
                 "or set reflections to 0"
             )
-        reflection = W2SD(grid.seen, side(REFLECTOR), side(WEAK), grid.path, config)
-    reflect = reflection if flow or reflection is None else Rescaled(reflection, grid.seen)
-    strong = side(STRONG)
-    return sample(x, grid.levels, strong, grid.path, reflect=reflect, solver=SigmaEuler(), callback=report)
+        if hasattr(guider, "crossing"):
+            reflect = guider.crossing(grid, side(REFLECTOR), config, (extra_args or {}).get("seed"))
+        elif config.gap_every is None:
+            reflect = W2SD(grid.seen, side(REFLECTOR), weak, grid.path, config)
+        else:
+            measured = with_gap(strong, weak, reflector=None if guider.reflect_cfg is None else side(REFLECTOR))
+            reflect = cached = CachedGap(grid.seen, strong, measured, grid.path, config)
+            seen = dict(zip(grid.levels, grid.seen, strict=True))
+
+            def measuring(x: Tensor, level: Level) -> Tensor:
+                return cached.strong(x if flow else x * seen[level].alpha, seen[level])
+
+            sampling = measuring
+        reflect = reflect if flow else Rescaled(reflect, grid.seen)
+    return sample(x, grid.levels, sampling, grid.path, reflect=reflect, solver=SigmaEuler(), callback=report)

@@ -46,6 +46,7 @@ def host() -> Iterator[Any]:
     comfy.options.enable_args_parsing()
     import comfy.model_management
     import comfy.samplers
+    import utils.install_util  # noqa: F401  as at its own start, before comfy/utils.py is found by that name
 
     import bridges.comfyui.nodes as nodes
 

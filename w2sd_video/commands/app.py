@@ -33,6 +33,7 @@ ABOUT = {
     "presets": "every pair that has a name, with the paper's numbers",
     "eval": "scores of videos and pictures (VBench), and their comparison",
     "export-nodes": "a folder of nodes for ComfyUI",
+    "export-block": "a folder for the Hub that reflects diffusers' modular pipelines",
 }
 USAGE = """\
 usage: w2sd COMMAND [flags]

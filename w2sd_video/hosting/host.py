@@ -70,8 +70,9 @@ def reflected(
     prompt): then they are the scale of that.
 
     Args:
-        pipe: a diffusers pipeline. Prompts, latents, callbacks, interrupts, decoding, output types and offloading are
-            its own; the scheduler is the one it has when called.
+        pipe: a diffusers pipeline (of a modular one less may differ: see `reflected_modular`). Prompts, latents,
+            callbacks, interrupts, decoding, output types and offloading are its own; the scheduler is the one it has
+            when called.
         weak: another pipeline of the same latent space; another network (`nn.Module`) of the class of the pipeline's
             own; a `ModelSpec` of what differs on the same network (guidance, prompt, control, routing ...); a tuple
             (pipeline or network, ModelSpec); or "zero-gap", the control whose weak side is the strong side as it
@@ -101,6 +102,17 @@ def reflected(
     """
     chosen = _config(config, num_reflections, mode, strength, reflector)
     chosen.check_method(method)
+    if hasattr(pipe, "update_components"):  # a modular pipeline; its module is loaded then, and not otherwise
+        from w2sd_video.hosting.modular import reflected_modular
+
+        if method != "w2sd" or selection or weak_inputs or first_order or progress is not None:
+            raise UserError(
+                "of a modular pipeline method, selection, weak_inputs, first_order and progress cannot be chosen; "
+                "leave them out, or use the classic pipeline of that family"
+            )
+        with reflected_modular(pipe, weak, chosen, on_reflect) as run:
+            yield run
+        return
     spec = ModelSpec() if chosen.reflector is None else chosen.reflector
     check_selection(method, selection)
     if hasattr(type(pipe), HOSTED):
