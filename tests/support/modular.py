@@ -133,4 +133,6 @@ FAMILIES = {
 
 
 def assert_near(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one.float(), other.float(), rtol=0, atol=1e-5)
+    """To 1e-5 of the largest value (an untrained UNet goes to 200 where a trained one stays near 1)."""
+    largest = max(1.0, float(other.abs().max()))
+    torch.testing.assert_close(one.float() / largest, other.float() / largest, rtol=0, atol=1e-5)
