@@ -17,11 +17,12 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from w2sd_video.core.algorithms import W2SD, CachedGap, sample
+from w2sd_video.core.algorithms import W2SD, sample
 from w2sd_video.core.denoisers import Denoiser, Reflection, with_gap
 from w2sd_video.core.levels import Level
 from w2sd_video.core.options import AS_PRINTED, ReflectionConfig
 from w2sd_video.core.paths import FlowPath, NoisePath, by_sample, like
+from w2sd_video.core.variations import CachedGap
 from w2sd_video.errors import UserError
 
 STRONG, REFLECTOR, WEAK = "strong", "reflector", "weak"

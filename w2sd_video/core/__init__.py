@@ -9,11 +9,9 @@ if TYPE_CHECKING:
     from w2sd_video.core.algorithms import (
         W2SD,
         AutoSelect,
-        CachedGap,
         Resample,
         reflect,
         reflect_fused,
-        reflect_release,
         sample,
     )
     from w2sd_video.core.denoisers import (
@@ -34,7 +32,17 @@ if TYPE_CHECKING:
     from w2sd_video.core.paths import FlowPath, NoisePath, Path, renoised
     from w2sd_video.core.sampling import CustomReflection, Observed, w2sd
     from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Past, Solver, second_order_step
-    from w2sd_video.core.variations import Reward, Selector, Still, bounded, converges, invert, mean_over_frames
+    from w2sd_video.core.variations import (
+        CachedGap,
+        Reward,
+        Selector,
+        Still,
+        bounded,
+        converges,
+        invert,
+        mean_over_frames,
+        reflect_release,
+    )
 
 __all__ = [
     "MODES",
@@ -81,33 +89,12 @@ __all__ = [
     "with_gap",
 ]
 
-_HOMES = {
-    "algorithms": (
-        "W2SD",
-        "AutoSelect",
-        "CachedGap",
-        "Resample",
-        "reflect",
-        "reflect_fused",
-        "reflect_release",
-        "sample",
-    ),
-    "denoisers": (
-        *("CachedDenoiser", "Callback", "Denoiser", "JointDenoiser", "NoiseSampler", "OnReflect", "Reflection"),
-        *("GapDenoiser", "autoguidance", "lerp_guidance", "with_gap"),
-    ),
-    "levels": ("Level", "check_chain"),
-    "options": ("MODES", "ReflectionConfig"),
-    "paths": ("FlowPath", "NoisePath", "Path", "renoised"),
-    "sampling": ("CustomReflection", "Observed", "w2sd"),
-    "solvers": ("DPMSolverMultistep", "Euler", "Past", "Solver", "second_order_step"),
-    "variations": ("Reward", "Selector", "Still", "bounded", "converges", "invert", "mean_over_frames"),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("options", "levels", "paths", "denoisers", "solvers", "variations", "algorithms", "sampling")
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: `core.options` is read by programs that do not load torch.
-    if name not in _HOME:
+    # Loaded on first use, the first of these without torch: `core.options` is read by programs that do not load it.
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    modules = (importlib.import_module(f"{__name__}.{module}") for module in _MODULES)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

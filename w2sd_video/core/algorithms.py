@@ -18,7 +18,6 @@ from torch import Tensor
 from w2sd_video.core.denoisers import (
     Callback,
     Denoiser,
-    GapDenoiser,
     JointDenoiser,
     NoiseSampler,
     Reflection,
@@ -37,6 +36,7 @@ from w2sd_video.core.variations import (
     invert,
     mean_over_frames,
     ready,
+    reflect_release,
     reflected_steps,
 )
 
@@ -98,15 +98,6 @@ def reflect_fused(
     return torch.add(x, like(from_weak, x) - like(from_strong, x), alpha=strength * path.gap_coefficient(start, end))
 
 
-def reflect_release(
-    x: Tensor, start: Level, end: Level, after: Level, strong: Denoiser, weak: Denoiser, path: Path
-) -> Tensor:
-    """Mode "release", for the published code's images only: its inversion has the coefficients of after -> end, one
-    level below end -> start, as DDIMInverseScheduler reads `timesteps[i + 1]` as the level to arrive at."""
-    lower = path.step(x, strong(x, start), start, end)
-    return path.step(lower, weak(lower, start), after, end)
-
-
 @final
 @dataclass
 class W2SD:
@@ -141,52 +132,6 @@ class W2SD:
                 tilde = reflect(x, start, end, *models, fixed_point=options.fixed_point)
             tilde = tilde if options.strength == 1 else torch.lerp(x, tilde, float(options.strength))
         return bounded(x, tilde, options, self.noise_sampler, self.still)
-
-
-@final
-@dataclass
-class CachedGap:
-    """W2SD at nearly the price of plain sampling: ``x~ = x + strength * c * g``, g the gap of a sampling step before.
-
-    The setting ``gap_every``, in mode "fused"; sample with `strong`. The gap is ``measured`` at the latent where the
-    sampling step asks the strong model anyway, T + lambda / k evaluations, and moves the next k reflections, scaled
-    from the level it was measured at to theirs (`Path.gap_growth`). What it changes over the steps between is of first
-    order in their size, so that samples differ from those of mode "fused" by a first order too. Equal models move
-    nothing, bit for bit. With k 1 this is akin to auto-guidance of the first lambda - 1 steps (Eq. 38), and the same
-    but for that scaling on a grid of equal flow steps.
-    """
-
-    levels: Sequence[Level]
-    plain: Denoiser
-    measured: GapDenoiser
-    path: Path
-    options: ReflectionConfig
-    _: KW_ONLY
-    noise_sampler: NoiseSampler = torch.randn_like
-    still: Still = mean_over_frames
-
-    def __post_init__(self) -> None:
-        self.steps = reflected_steps(self.levels, self.options, "w2sd")
-        self._asked = {self.levels[i] for i in self.options.gap_steps(len(self.levels) - 1)}
-        self._cached: tuple[Level, Tensor] | None = None
-
-    def strong(self, x: Tensor, level: Level) -> Tensor:
-        """The prediction of a sampling step; at some of them the gap is measured and kept."""
-        if level not in self._asked:
-            return self.plain(x, level)
-        prediction, gap = self.measured(x, level)
-        self._cached = self._cached if gap is None else (level, gap)
-        return prediction
-
-    def reflect(self, i: int, x: Tensor) -> Tensor | None:
-        if i not in self.steps or self._cached is None:
-            return None
-        start, end = self.levels[i : i + 2]
-        level, gap = self._cached
-        growth = self.path.gap_growth(start) / self.path.gap_growth(level)
-        coefficient = self.options.strength * self.path.gap_coefficient(start, end) * growth
-        tilde = torch.add(x, like(gap, x), alpha=coefficient)
-        return bounded(x, tilde, self.options, self.noise_sampler, self.still)
 
 
 @final

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from w2sd_video.core.algorithms import W2SD, CachedGap, sample
+from w2sd_video.core.algorithms import W2SD, sample
 from w2sd_video.core.denoisers import (
     CachedDenoiser,
     Callback,
@@ -24,7 +24,7 @@ from w2sd_video.core.levels import Level
 from w2sd_video.core.options import AS_PRINTED, ReflectionConfig
 from w2sd_video.core.paths import Path
 from w2sd_video.core.solvers import Solver
-from w2sd_video.core.variations import Still, bounded, mean_over_frames, reflected_steps
+from w2sd_video.core.variations import CachedGap, Still, bounded, mean_over_frames, reflected_steps
 
 
 def w2sd(
