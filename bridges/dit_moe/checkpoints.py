@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bridges.dit_moe.layout import check_layout, infer_config, published_layout
+from bridges.dit_moe.layout import config_of, layout_of
 from bridges.dit_moe.network import DiTMoE
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import read_json, read_safetensors_header, weight_files
@@ -74,13 +74,8 @@ def network_of(
 ) -> DiTMoE:
     """The network of a state dict with the published keys, on its device (meta too). Arguments as `from_checkpoint`."""
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    if any(key.endswith("moe.experts.w_in") for key in shapes):
-        raise UserError(f"{source} is converted already; give the folder it lies in, with its config.json")
-    config = infer_config(shapes, source, heads=num_attention_heads)
-    flash = any(key.endswith("attn.Wqkv.weight") for key in shapes)
-    layout = published_layout(config, flash=flash)
-    check_layout(shapes, layout, source, config["num_experts"])
-
+    config = config_of(shapes, source, heads=num_attention_heads)
+    layout = layout_of(shapes, config)
     dtypes = {tensor.dtype for tensor in state.values()}
     dtype = torch_dtype or (dtypes.pop() if len(dtypes) == 1 else torch.float32)
     if not dtype.is_floating_point:

@@ -139,6 +139,11 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
         )
         return plan.costs(sides)
 
+    def rehearse(self, plan: Plan) -> None:
+        from bridges.dit_moe.making import rehearse
+
+        rehearse(plan)
+
     def load(self, plan: Plan, run: Loading) -> Maker:
         from bridges.dit_moe.making import load_sampler
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bridges.dit_moe.configurations import count_parameters
 from bridges.dit_moe.demo import WEIGHTS
-from bridges.dit_moe.layout import infer_config
+from bridges.dit_moe.layout import config_of
 from w2sd_video.errors import UserError, malformed
 from w2sd_video.loading.describe import read_index
 from w2sd_video.loading.files import (
@@ -61,7 +61,7 @@ def describe_checkpoint(given: str | None, *, allow_pickle: bool) -> NetworkFile
     if not path.is_file():
         hint = "; a hub id is not taken: download the file and give its path" if HUB_ID.fullmatch(given) else ""
         raise UserError(f"the checkpoint {given} does not exist; give a file (.pt, .safetensors) or a folder{hint}")
-    return NetworkFiles(given, "file", infer_config(_shapes(path, allow_pickle), given))
+    return NetworkFiles(given, "file", config_of(_shapes(path, allow_pickle), given))
 
 
 def _folder(given: str, path: Path) -> NetworkFiles:

@@ -133,6 +133,20 @@ def infer_config(shapes: Mapping[str, Shape], source: str, *, heads: int | None 
     }
 
 
+def config_of(shapes: Mapping[str, Shape], source: str, *, heads: int | None = None) -> dict[str, Any]:
+    """As `infer_config`, once every tensor is known to have its place (`check_layout`)."""
+    if any(key.endswith("moe.experts.w_in") for key in shapes):
+        raise UserError(f"{source} is converted already; give the folder it lies in, with its config.json")
+    config = infer_config(shapes, source, heads=heads)
+    check_layout(shapes, layout_of(shapes, config), source, config["num_experts"])
+    return config
+
+
+def layout_of(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> dict[str, Place]:
+    """The layout of a published checkpoint with these keys."""
+    return published_layout(config, flash=any(key.endswith("attn.Wqkv.weight") for key in shapes))
+
+
 def check_layout(shapes: Mapping[str, Shape], layout: Mapping[str, Place], source: str, num_experts: int) -> None:
     """Raises `UserError` naming every way in which `shapes` is not `layout`: expert counts, keys, shapes."""
     missing = [key for key in layout if key not in shapes]

@@ -15,18 +15,24 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from bridges.dit_moe.checkpoints import from_checkpoint
+from bridges.dit_moe.network import DiTMoE
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
 from bridges.dit_moe.settings import sampling_guidance
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.rehearsing import methods_of
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
+from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.latents.vaes import cause_of_nan
-from w2sd_video.loading.files import local_only
-from w2sd_video.loading.parts import progress_bars, reading
+from w2sd_video.loading.describe import Weights
+from w2sd_video.loading.files import local_only, read_json, weight_files
+from w2sd_video.loading.parts import check_header, progress_bars, reading
+from w2sd_video.loading.pipelines import class_of
 from w2sd_video.loading.placement import DTYPES, peak_memory
+from w2sd_video.loading.rehearsal import check_schedule, check_vae
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, SELECTING, Task, as_text
@@ -47,6 +53,27 @@ def load_sampler(plan: Plan, run: Loading) -> Sampler:
     if plan.reward is not None and SELECTING in run.methods:
         reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
     return Sampler(plan, load_pipeline(plan, bars=run.bars), reward)
+
+
+def rehearse(plan: Plan) -> None:
+    """Raises `UserError` where the network's weights are not those that its config describes, or the methods cannot
+    reflect on its levels.
+    """
+    own, given = plan.own, Path(str(plan.pair.strong.checkpoint)).expanduser()
+    if is_bundled(str(given)):
+        return
+    scheduler = None if own.path is None else build_scheduler(own.path)
+    if given.is_dir():
+        folder = given / "transformer" if own.kind == "pipeline" else given
+        header = Weights(tuple(weight_files(folder))).header
+        check_header(DiTMoE, read_json(folder / "config.json"), header, str(given), "network")
+    vae = given / "vae" if own.vae is None else Path(own.vae).expanduser()
+    if vae.is_dir() and (files := weight_files(vae)):
+        check_vae(AutoencoderKL, read_json(vae / "config.json"), Weights(tuple(files)).header, str(vae))
+    if own.kind == "pipeline":
+        config = read_json(given / "scheduler" / "scheduler_config.json")
+        scheduler = class_of(["diffusers", config.get("_class_name")], str(given)).from_config(config)
+    check_schedule(scheduler, plan.steps, methods_of(plan, ("strong", "weak")))
 
 
 def load_pipeline(plan: Plan, *, bars: bool = False) -> DiTMoEPipeline:

@@ -127,6 +127,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
         prompts, raw = both_sides(
             request.prompts, request.prompt_pairs or (), request.weak_prompt, default, preset.name
         )
+        checks.check_toy(request, {"strong": found.strong, "weak": found.weak}, prompts, raw)
         height, width = checks.check_sizes(request.height, request.width, preset.height, preset.width, found.ours)
         own = _settings(request, found, height, width)
         done = Plan(
@@ -182,7 +183,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
         check_used(request, done.methods)
         check_reflection(done.reflection, done.methods, done.steps)
         _check(request, done, own, found)
-        return done
+        return checks.with_cut_texts(done, (found.ours, found.theirs))
 
     def cost(self, plan: Plan) -> Mapping[str, Cost]:
         lam = len(crossing_steps(plan.reflection, plan.steps))
@@ -196,6 +197,11 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
             )
             for method in plan.methods
         }
+
+    def rehearse(self, plan: Plan) -> list[str]:
+        from bridges.pixel.rehearsing import rehearse
+
+        return rehearse(plan)
 
     def load(self, plan: Plan, run: Loading) -> Maker:
         from bridges.pixel.making import load_bridge
@@ -318,6 +324,8 @@ def _check_guidance(done: Plan, own: BridgeSettings, ours: Description) -> None:
     if guidance is not None and guidance < (1 if ours.is_flux is False else 0):
         name = ours.class_name or "the pipeline"
         raise UserError(f"guidance is {guidance:g}; a {name} samples with 1 (unguided) or more, Flux with 0 or more")
+    if theirs == 1 and done.pair.weak.negative_prompt is not None:
+        raise UserError(checks.NO_USE)
     asked = [name for name in ("weak", "swapped") if name in done.methods]
     if asked and theirs is not None and theirs < 1:
         raise UserError(
@@ -388,9 +396,10 @@ def _fit(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
         raise UserError(f"there is no folder {pictures}; give one with pictures, or leave --pictures out")
     given = {name: value for name, value in request.given.items() if name not in ("pictures", "output")}
     if pictures is not None and not request.prompts:
-        given["prompts"] = ("no picture is made",)  # the plan wants one
+        given["prompts"] = PICTURE_PROMPTS[:1]  # the plan wants one, and no picture is made
     whole = Request("bridge", **{**given, "methods": ("strong",)})
     plan = FAMILY.complete(whole, FAMILY.describe(whole))
+    FAMILY.rehearse(plan)
     if arguments.dry_run:
         report = {"status": "planned", "output": str(target), "pair": plan.pair_record(), "pictures": pictures}
         strong, weak = (side.checkpoint for side in (plan.pair.strong, plan.pair.weak))

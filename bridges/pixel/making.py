@@ -21,6 +21,7 @@ from bridges.pixel.pictures import load_pictures
 from bridges.pixel.presets import NOISE_MAP
 from bridges.pixel.settings import TINY_VAES, BridgeSettings
 from bridges.pixel.side import BridgeWarning
+from w2sd_video.commands.checks import note_cut_texts
 from w2sd_video.commands.engine import on_device
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.making import Texts, frames_of, measured
@@ -206,6 +207,7 @@ def load_bridge(plan: Plan, run: Loading) -> LoadedBridge:
         known_map(plan, load_spaces(plan))
     strong: Any = None if methods == {"weak"} else _pipeline(plan, "strong", run)
     weak: Any = _pipeline(plan, "weak", run, sharing=strong) if methods != {"strong"} else None
+    note_cut_texts((strong, weak), plan, run.prompts, run.note)
     tiny = _tiny_vaes(plan, strong, weak)
     chosen, missing = None, 0
     if crossing:

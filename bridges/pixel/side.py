@@ -17,7 +17,7 @@ from w2sd_video.core import Denoiser, Level
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run
 from w2sd_video.hosting.calls import call_signature
-from w2sd_video.hosting.cross_latent import RecordedModel, record_model
+from w2sd_video.hosting.cross_latent import LevelTable, RecordedModel, record_model
 from w2sd_video.latents.codecs import Codec, codec_of, resize, same_space
 from w2sd_video.latents.layouts import picture_size
 from w2sd_video.latents.schedules import Schedule
@@ -176,25 +176,14 @@ class PixelSide:
         window = [schedule.levels[i] for i in self._steps]
         if self._model is None or not window:
             return
-        scale = noise_map.scale or 1.0
-        unknown = sum(self._model.table.nearest(level.kappa * scale) is None for level in window)
-        if unknown == len(window):
-            raise UserError(
-                f"none of the {len(window)} reflections can be made: the strong model's sigma/alpha there is "
-                f"{window[-1].kappa:.3g} to {window[0].kappa:.3g}, beyond the weak model's "
-                f"{self._model.table.noisiest:.3g}; use more reflections or another weak model"
-            )
-
-        if unknown and noise_map.scale is not None:  # else it is measured, step by step
-            self._warn(self._skipped(unknown))
+        table, scale = self._model.table, noise_map.scale
+        unknown = count_unknown(window, table, scale or 1.0)
+        if unknown and scale is not None:  # else it is measured, step by step
+            self._warn(skipped(unknown, len(window), table))
 
     def _skipped(self, count: int) -> str:
         assert self._model is not None
-        table = self._model.table
-        return (
-            f"{count} of {len(self._steps)} reflections are skipped: the weak model knows no level of that noise (its "
-            f"sigma/alpha is {table.cleanest:.3g} to {table.noisiest:.3g})"
-        )
+        return skipped(count, len(self._steps), self._model.table)
 
     def _warn(self, message: str) -> None:
         self.run.note(message)
@@ -238,6 +227,30 @@ class _Itself:
         layout, path = self.side._ours.layout, self.side._path
         latents = layout.latents(grid)
         return layout.grid(path.clean(latents, self.strong(latents, level), level))
+
+
+def count_unknown(window: Sequence[Level], table: LevelTable, scale: float) -> int:
+    """Returns at how many reflected levels of a strong model the weak one knows no level of that noise.
+
+    Raises:
+        UserError: at all of them.
+    """
+    unknown = sum(table.nearest(level.kappa * scale) is None for level in window)
+    if window and unknown == len(window):
+        raise UserError(
+            f"none of the {len(window)} reflections can be made: the strong model's sigma/alpha there is "
+            f"{window[-1].kappa:.3g} to {window[0].kappa:.3g}, beyond the weak model's {table.noisiest:.3g}; use more "
+            "--reflections or another weak model"
+        )
+    return unknown
+
+
+def skipped(count: int, of: int, table: LevelTable) -> str:
+    """Returns the sentence on reflections that are left out."""
+    return (
+        f"{count} of {of} reflections are skipped: the weak model knows no level of that noise (its sigma/alpha is "
+        f"{table.cleanest:.3g} to {table.noisiest:.3g})"
+    )
 
 
 def _resizer(codec: Codec) -> Callable[[Tensor], Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import tiny
 from tests.support.family_programs import image, image_request, planned, video_request
 from w2sd_video import ModelSpec
 from w2sd_video.commands import app, engine, making
@@ -30,7 +31,8 @@ def results(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def test_a_plan_of_a_million_pictures_is_told_at_once() -> None:
     code = (
         "import os, sys, time; from w2sd_video.commands.app import main\n"
-        "words = [word for n in range(10) for word in ('--prompt', f'a red ring {n}')]\n"
+        "from w2sd_video.demo import PICTURE_CAPTIONS\n"
+        "words = [word for caption in PICTURE_CAPTIONS[:10] for word in ('--prompt', caption)]\n"
         "words += ['--methods', 'strong,w2sd,zero-gap,swapped', '--num', '25000', '--device', 'cpu', '--dry-run']\n"
         "code = main(['image', *words])\n"
         "assert time.process_time() < 2, time.process_time()\n"
@@ -52,23 +54,36 @@ def test_one_of_a_thing_is_spoken_of_as_one(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_plan_without_a_reflection_says_so_unless_none_was_asked_for() -> None:
     for request in (image_request(steps=1), video_request(steps=1)):
-        (note,) = planned(request).notes
+        _, note = planned(request).notes
         assert note.startswith("with 1 step no step is reflected, so that w2sd, zero-gap make")
-    assert planned(image_request(steps=1, reflections=0)).notes == ()
-    assert planned(image_request(steps=1, methods=("strong",))).notes == ()
+    assert len(planned(image_request(steps=1, reflections=0)).notes) == 1
+    assert len(planned(image_request(steps=1, methods=("strong",))).notes) == 1
 
 
-def test_what_a_text_encoder_cuts_off_is_noted(tmp_path: Path) -> None:
-    output = ["--output", str(tmp_path / "run")]
-    assert image([*QUICK, "--methods", "strong", "--prompt", LONG, "--prompt", "a red ring", *output]) == 0
-    notes = [note for note in json.loads((tmp_path / "run" / "run.json").read_text())["notes"] if "cut off" in note]
-    assert len(notes) == 1 and notes[0].endswith("else'") and LONG[:20] in notes[0]
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A model of the user's own, whose text encoders read 77 tokens of a character each."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny.sdxl(1).save_pretrained(folder)
+    return ["--strong", str(folder), "--weak-guidance", "0", "--height", "16", "--width", "16"]
 
 
-def test_a_pair_of_prompts_that_is_one_when_it_is_read_fails_alone(tmp_path: Path) -> None:
+def test_what_a_text_encoder_cuts_off_is_noted_before_the_run_and_in_it(
+    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, *model, "--methods", "strong", "--prompt", LONG, "--prompt", "a red ring"]
+    assert image([*words, "--dry-run", "--format", "json"]) == 0
+    planned = json.loads(capsys.readouterr().out)["notes"]
+    assert image([*words, "--output", str(tmp_path / "run")]) == 0
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    assert notes == planned and len(notes) == 1
+    assert "77 tokens" in notes[0] and notes[0].endswith("else'") and LONG[:20] in notes[0]
+
+
+def test_a_pair_of_prompts_that_is_one_when_it_is_read_fails_alone(model: list[str], tmp_path: Path) -> None:
     rows = [("a red ring", "a green cross"), (LONG, f"{LONG} at all"), ("a blue square", "a blue square")]
     (tmp_path / "pairs.tsv").write_text("".join(f"{refined}\t{raw}\n" for refined, raw in rows))
-    words = ["--prompt-pairs", str(tmp_path / "pairs.tsv"), "--weak-guidance", "1", "--guidance", "1"]
+    words = [*model, "--prompt-pairs", str(tmp_path / "pairs.tsv"), "--weak-guidance", "1", "--guidance", "1"]
     assert image([*QUICK, *words, "--methods", "strong,w2sd", "--output", str(tmp_path / "run")]) == 1
     found = results(tmp_path / "run")
     assert {prompt: found["w2sd", prompt]["status"] for prompt, _ in rows} == {

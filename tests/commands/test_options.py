@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.support.family_programs import image
 from w2sd_video.commands.app import families, main
 from w2sd_video.commands.command_line import build_parser
 from w2sd_video.commands.options import OPTIONS, options_of
@@ -84,8 +84,35 @@ def test_the_program_names_its_commands_and_the_nearest_one(capsys: pytest.Captu
     assert main(["presets", "demo"]) == 0 and "lambda 10" in capsys.readouterr().out
 
 
-def test_a_toy_says_so_where_it_stands_in_for_the_model_meant(capsys: pytest.CaptureFixture[str]) -> None:
-    assert image(["--prompt", "a corgi", "--dry-run", "--device", "cpu"]) == 0
-    assert "a bundled toy of 32x32 pixels makes this, which does not know 'a corgi'" in capsys.readouterr().err
-    assert image(["--prompt", "a red ring", "--dry-run", "--device", "cpu"]) == 0
-    assert "toy" not in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        (["image", "--prompt", "a red ring", "--prompt", "a corgi"], "'a red ring': a COLOUR (red"),
+        (["image", "--preset", "picture-demo", "--prompt", "a corgi"], "SHAPE (ring"),
+        (["image", "--weak-prompt", "a corgi"], "SHAPE (ring"),
+        (["video", "--prompt", "a corgi runs", "--dry-run"], "MOTION (moving left"),
+        (["video", "--prompt", "a red ring"], "MOTION (moving left"),
+        (["bridge", "--prompt", "a corgi"], "SHAPE (ring"),
+        (["sweep", "--setting", "lambda", "--values", "1", "--", "--prompt", "a corgi"], "SHAPE (ring"),
+        (["diagnose", "--prompt", "a corgi runs"], "MOTION (moving left"),
+        (["image", "--height", "1024"], "the bundled toy makes 32 x 32 pixels"),
+        (["bridge", "--weak-width", "64"], "the bundled toy makes 32 x 32 pixels"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_toy_never_stands_in_for_a_model(
+    words: list[str], known: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert known in said and "--preset NAME (--list-presets shows them) or --strong MODEL" in said
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("family", ["video", "image", "bridge", "moe"])
+def test_what_a_bundled_pair_makes_says_that_it_is_a_toy(family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([family, "--dry-run", "--device", "cpu", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    note, *_ = json.loads(out)["notes"]
+    assert note.startswith("the bundled toy makes this") and note in err

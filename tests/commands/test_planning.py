@@ -116,7 +116,7 @@ def test_every_video_preset_builds_a_plan(name: str) -> None:
     assert costs(done)["w2sd"].evaluations == preset.steps + 2 * preset.num_reflections
 
 
-ASK = ["--prompt", "a cat", "--device", "cpu", "--quiet"]
+ASK = ["--prompt", "a red ring", "--device", "cpu", "--quiet"]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ SMALL = "--height 16 --width 16 --steps 3 --reflections 2"
 UNGUIDED = "--guidance 3 --strong-guidance 1 --weak-guidance 1"  # no gap in guidance
 CONTROL = "--controlnet @net --control-video @control.mp4"
 ADAPTER = "--ip-adapter @net --ip-adapter-image @picture.png"
+OWN_TOY = "--strong @sdxl --weak-guidance 0 --prompt 'a red ring' --height 16 --width 16"
 START = {  # what the words of a case come after; a flag that stands twice has its last value
     "demo": "video",
     "toy": "image",
@@ -35,7 +36,7 @@ START = {  # what the words of a case come after; a flag that stands twice has i
     "one": f"video --strong @strong --weak @strong --prompt 'a ring' --num-frames 2 {UNGUIDED} {SMALL}",
     "wan": f"video --strong @wan --prompt a --num-frames 5 {SMALL}",
     "sd15": f"video --strong @sd15 --motion-adapter @motion --prompt a --num-frames 3 {UNGUIDED} {SMALL}",
-    "cat": "image --prompt 'a cat' --height 16",
+    "cat": "image --preset guidance-sdxl --prompt 'a cat' --height 16",
     "sdxl": f"image --strong @sdxl --prompt 'a cat' {UNGUIDED} {SMALL}",
     "sweep": "sweep",
 }
@@ -45,7 +46,7 @@ REFUSED = (
     ("cat", "--preset guidance-sdlx", "did you mean 'guidance-sdxl'"),
     ("cat", "--preset juggernaut-vs-sdxl", "makes videos: use it with `w2sd video`"),
     ("pair", "--preset lora-sdxl", "makes pictures: use it with `w2sd image`"),
-    ("cat", "--weak a/b", "--weak is given without --strong"),
+    ("toy", "--weak a/b", "--weak is given without --strong"),
     ("demo", "--strong a/b --prompt x", "--strong is given without --weak"),
     ("paper", "--strong /nowhere/at/all", "does not exist"),
     ("pair", "--weak @cut", "diffusion_pytorch_model.safetensors.*cut short"),
@@ -76,7 +77,8 @@ REFUSED = (
     ("paper", "--guidance 0.5", "guidance is 0.5; sampling takes 1"),
     ("cat", "--guidance 0.5", "sampling takes 1"),
     ("paper", "--height 1001", "height is 1001; it must be a multiple of 8.*1000 or 1008"),
-    ("demo", "--width 36", "width is 36; it must be a multiple of 8: use 32 or 40"),
+    ("pair", "--width 36", "width is 36; it must be a multiple of 8: use 32 or 40"),
+    ("demo", "--width 36", "width is 36; the bundled toy makes 32 x 32 pixels: leave --width out"),
     ("wan", "--height 24", "height is 24; it must be a multiple of 16"),
     ("paper", "--width -8", "width is -8"),
     ("paper", "--fps 0", "fps is 0"),
@@ -124,8 +126,8 @@ REFUSED = (
     ("toy", "--methods w2sd-auto --reward hps_v2.1 --reward-weights /nowhere", "hps_v2.1 cannot be used.*/nowhere"),
     ("toy", "--methods w2sd-auto --reward-threshold -0.1", "threshold is -0.1; it must be 0"),
     ("toy", "--methods w2sd-auto --reward-threshold nan", "threshold is nan"),
-    ("toy", "--methods w2sd-auto --prompt 'a corgi'", "the oracle reads the toy world only"),
-    ("demo", "--methods w2sd-auto --height 40", "the oracle reads 32 x 32 pixels and these are 32 x 40"),
+    ("sdxl", "--weak-guidance 0 --methods w2sd-auto --reward oracle", "the oracle reads the toy world only: 'a cat'"),
+    ("toy", f"{OWN_TOY} --methods w2sd-auto --reward oracle", "the oracle reads 32 x 32 pixels and these are 16 x 16"),
     ("wan", "--weak @wan --weak-guidance 0 --methods w2sd-auto", "w2sd-auto shows the reward single frames"),
     ("demo", "--preset wan21-size --prompt a --methods w2sd-auto", "w2sd-auto shows the reward single frames"),
     # LoRAs

@@ -21,9 +21,14 @@ from w2sd_video.commands.rewards import RewardFailedError, RewardSettings, load_
 from w2sd_video.errors import UserError
 
 OWN = """\
+from __future__ import annotations
+import dataclasses
+@dataclasses.dataclass
+class Weight:  # looks its own module up
+    value: float = 1.0
 def bright(frames, prompt):
     "Mean of the pixels."
-    return frames.mean()
+    return frames.mean() * Weight().value
 def word(frames, prompt): return "good"
 def many(frames, prompt): return frames
 def digit(frames, prompt): return "7"

@@ -19,17 +19,13 @@ from tests.conformance.families import FAMILIES, Family
 from tests.support import programs
 from tests.support import vbench_image_networks as nets
 from tests.support.network import ATTEMPTS
+from vbench_eval import network
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import describe
 from w2sd_video.loading.files import local_only
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [file for room in ("w2sd_video", "bridges", "vbench_eval") for file in sorted((ROOT / room).rglob("*.py"))]
-# Who talks to the hub or to a server, and nobody else.
-FETCHING = {
-    *("w2sd_video/loading/parts.py", "w2sd_video/loading/loras.py"),
-    *("vbench_eval/backbones/finding.py", "vbench_eval/backbones/fetching.py"),
-}
 AUTO = re.compile(r"\bAuto(Model|Tokenizer|Config|Processor|ImageProcessor|FeatureExtractor|Pipeline)\w*")
 
 
@@ -75,13 +71,46 @@ def test_every_call_that_loads_says_whether_anything_may_be_fetched(name: str) -
             assert "local_files_only" in told or "**place" in told or "**settings" in told, f"{file}:{call.lineno}"
 
 
-def test_only_the_loaders_talk_to_anybody() -> None:
-    talking = re.compile(r"hf_hub_download\(|snapshot_download\(|urlopen\(|requests\.|HfApi")
-    assert {str(file.relative_to(ROOT)) for file in SOURCES if talking.search(file.read_text())} == FETCHING
+def test_one_module_alone_talks_to_anybody() -> None:
+    talking = re.compile(
+        r"hf_hub_download|snapshot_download|urlopen\(|requests\.|HfApi|list_repo|model_info|create_connection"
+    )
+    assert [str(file.relative_to(ROOT)) for file in SOURCES if talking.search(file.read_text())] == [
+        "vbench_eval/network.py"
+    ]
 
 
-def test_a_path_is_never_a_hub_id(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("online")
+def test_a_hub_that_does_not_answer_is_asked_once_and_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[object] = []
+
+    def silent(address: object, timeout: float) -> None:
+        asked.append(address)
+        raise TimeoutError
+
+    monkeypatch.setattr(network.socket, "create_connection", silent)
+    for name in network.PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    network.answers.cache_clear()
+    try:
+        for _ in range(2):
+            with pytest.raises(network.Unreachable, match=r"config\.json of some/model .*the hub does not answer"):
+                network.hub_file("some/model", "config.json")
+        assert local_only("some/model") and network.hub_names("some/model") == []
+        assert asked == [("huggingface.co", 443)]
+    finally:
+        network.answers.cache_clear()
+
+
+@pytest.mark.usefixtures("online")
+def test_a_path_is_never_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "answers", lambda address: True)
     assert not local_only("some-owner/some-model")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert local_only("some-owner/some-model")
     for given in (
         tmp_path,
         "./owner/model",

@@ -8,12 +8,13 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 import pytest
 import torch
 from torch import nn
 
-from vbench_eval import dimensions
+from vbench_eval import dimensions, network
 from vbench_eval.backbones import fetching
 from vbench_eval.backbones import weights as table
 from vbench_eval.backbones.fetching import download, fetch, fetchable_names, of_name
@@ -29,7 +30,9 @@ from vbench_eval.images import IMAGE_METRICS
 def machine(tmp_path, monkeypatch):
     """A machine without weights, whose environment does not forbid the network: every place is an empty folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "HF_HUB_OFFLINE"):
+    for name in ("VBENCH_EVAL_CACHE", "VBENCH_CACHE_DIR", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return tmp_path
@@ -346,6 +349,13 @@ class Hub:
     def __init__(self, folder: Path, files: dict[str, set[str]]) -> None:
         self.folder, self.files, self.asked = folder, files, list[str]()
 
+    def answers(self, monkeypatch: pytest.MonkeyPatch) -> Self:
+        import huggingface_hub
+
+        monkeypatch.setattr(network, "answers", lambda address: True)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self)
+        return self
+
     def __call__(self, repository: str, file: str) -> str:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -361,11 +371,8 @@ class Hub:
 
 
 def test_a_hub_folder_is_fetched_with_one_network_and_the_tokenizer_files_there_are(tmp_path, monkeypatch):
-    import huggingface_hub
-
     files = {"config.json", "tokenizer.json", "pytorch_model.bin", "model.safetensors", "flax_model.msgpack"}
-    hub = Hub(tmp_path, {"openai/clip-vit-base-patch32": files})
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    hub = Hub(tmp_path, {"openai/clip-vit-base-patch32": files}).answers(monkeypatch)
     folder = fetch("clip_vit_b_32", offline=False)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     hub.files = {"facebook/dino-vitb16": {"config.json", "pytorch_model.bin"}}
@@ -378,11 +385,10 @@ def test_a_hub_folder_is_fetched_with_one_network_and_the_tokenizer_files_there_
 
 
 def test_a_hub_id_means_its_entry_of_the_table_or_whatever_the_hub_has_of_that_name(machine, monkeypatch):
-    import huggingface_hub
-
     files = {"config.json", "model.safetensors"}
-    hub = Hub(machine, {"facebook/dino-vitb16": files, "some/vit": files, "some/flow": {"deep/net.pth"}})
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    hub = Hub(machine, {"facebook/dino-vitb16": files, "some/vit": files, "some/flow": {"deep/net.pth"}}).answers(
+        monkeypatch
+    )
     assert of_name("facebook/dino-vitb16").name == "dino_vitb16"
     assert of_name("xswu/HPSv2/HPS_v2.1_compressed.pt").name == "hps_v2.1"
     assert fetch("facebook/dino-vitb16", offline=False) == fetch("dino_vitb16", offline=False)
@@ -399,11 +405,8 @@ def test_a_hub_id_means_its_entry_of_the_table_or_whatever_the_hub_has_of_that_n
 
 
 def test_the_hub_is_tried_before_the_address_for_weights_that_have_both(server, machine, monkeypatch):
-    import huggingface_hub
-
     server.files["/net"] = BODY
-    hub = Hub(machine, {})
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    hub = Hub(machine, {}).answers(monkeypatch)
     entry(monkeypatch, url=f"{server.address}/net", hub="some/one", hub_file="net.pth")
     assert fetch("musiq_spaq", offline=False, cache=machine / "ours").read_bytes() == BODY
     assert hub.asked == ["net.pth"] and len(server.asked) == 1

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from vbench_eval import network
 from vbench_eval.backbones.finding import (
     HUB_ID,
     Unavailable,
@@ -18,7 +19,6 @@ from vbench_eval.backbones.finding import (
     fetch_hub_folder,
     find,
     from_hub,
-    hub_is_offline,
     missing,
     own_cache,
     require_sha256,
@@ -52,7 +52,7 @@ def fetch(
             f"{weights.what} (licence {weights.licence}) is not fetched: its file is of use only with code that is not "
             f"ours to bring. {missing(weights, cache)}"
         )
-    if offline or hub_is_offline():
+    if offline or network.forbidden():
         raise Unavailable(f"offline, nothing is downloaded: {missing(weights, cache)}", weights=name)
     if weights.hub and not weights.hub_file:
         return fetch_hub_folder(weights.hub, extra=weights.extra, network=weights.network)
@@ -131,7 +131,7 @@ def download(url: str, target: Path, *, progress: Progress | None = None, timeou
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        answer = urllib.request.urlopen(request, timeout=timeout)
+        answer = network.opened(request, timeout)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise

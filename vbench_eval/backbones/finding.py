@@ -1,6 +1,6 @@
 """Where weights lie on this machine: as named by the user, in our cache, VBench's or the hub's, or nowhere; checksums.
 
-The network is asked by `fetching.fetch`, and here in one place, `from_hub`: for a hub id that the user names.
+The network is asked by `fetching.fetch`, and here by `from_hub`: for a hub id that the user names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from vbench_eval import network
 from vbench_eval.backbones.weights import TOKENIZER_FILES, Weights, named
 from vbench_eval.errors import UserError
 from vbench_eval.files import write_json
@@ -135,7 +136,7 @@ def from_hub(weights: Weights, text: str, *, offline: bool) -> Path:
     found = _in_hub_cache(hub, file)
     if found and (file or _usable(found, weights)):
         return found
-    if offline or hub_is_offline():
+    if offline or network.forbidden():
         command = f"hf download {hub}{' ' + file if file else ''}"
         raise Unavailable(
             f"{text} is no path here, is not in the hub's cache {hub_cache()}, and the network is not to be used: "
@@ -167,12 +168,7 @@ def _in_hub_cache(hub: str, file: str) -> Path | None:
     return Path(found) if file else Path(found).parent
 
 
-# the hub's client
-
-
-def hub_is_offline() -> bool:
-    """Returns whether the environment forbids the hub's client the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
+# the hub's files
 
 
 def fetch_hub_file(hub: str, file: str) -> Path:
@@ -201,14 +197,9 @@ def fetch_hub_folder(hub: str, *, extra: Iterable[str] = TOKENIZER_FILES, networ
 
 def _from_hub(hub: str, file: str) -> Path | None:
     """Returns the file in the hub's cache, None if the repository has none such; raises Unavailable for all else."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
     try:
-        return Path(hf_hub_download(hub, file))
+        return network.hub_file(hub, file)
     except Exception as error:  # no answer, no such repository, not allowed, cut short: the client has a kind for each
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return None
         reason = (str(error).strip().splitlines() or [""])[0]
         raise Unavailable(f"{file} of {hub} could not be fetched ({type(error).__name__}: {reason})") from error
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2sd_video.commands.options import MAX_SEED, unknown
+from w2sd_video.demo.bundled import check_captions, check_toy_size, is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import BLACK, check_size
 from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces
-from w2sd_video.pair import ModelPair, check_pair
+from w2sd_video.loading.tokenizing import cut_notes, read_alike, readers_of, readers_of_pipeline
+from w2sd_video.pair import ModelPair, check_pair, gap
 from w2sd_video.presets import PRESETS
 from w2sd_video.runs.video_io import read_video
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 
 SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths; more where files say so
+NO_USE = "--weak-negative-prompt is given, and guidance 1 of the weak side uses none; give another --weak-guidance"
 ON_SDXL = ("AnimateDiffSDXL", "StableDiffusionXL")
 
 
@@ -67,6 +71,49 @@ def check_sizes(
 
 def _is_of(pair: ModelPair, repository: str) -> bool:
     return repository in (pair.strong.checkpoint, pair.weak.checkpoint)
+
+
+def check_toy(
+    request: Request, checkpoints: Mapping[str, str | None], prompts: Iterable[str], raw: Mapping[str, str]
+) -> None:
+    """Raises `UserError` for what a bundled toy among the sides cannot show: of a side's prompts, and of sizes.
+
+    `raw` are the weak side's prompts where they differ; a weak checkpoint of None is the strong one's network.
+    """
+    strong, weak = (is_bundled(checkpoints[role] or checkpoints["strong"]) for role in ("strong", "weak"))
+    video = request.family == "video"
+    if strong:
+        check_captions(prompts, video=video)
+        check_toy_size(request.height, request.width)
+    if weak:
+        check_captions((raw.get(prompt, prompt) for prompt in prompts), video=video)
+        check_toy_size(request.get("weak_height"), request.get("weak_width"))
+
+
+def with_cut_texts(plan: Plan, sides: Iterable[Description | None]) -> Plan:
+    """Returns the plan with notes of what the text encoders of the sides (the strong one first) do not read, as far as
+    their tokenizers are here.
+    """
+    found = [
+        readers_of(side, plan.max_sequence_length) for side in sides if side is not None and side.kind != "network"
+    ]
+    known = [readers for readers in found if readers]
+    notes = cut_notes(known, plan.texts(plan.prompts)) if known else []
+    if plan.raw_prompts and known and not gap(plan.pair.strong, plan.pair.weak):
+        alike = read_alike(known[0], known[-1], plan.raw_prompts.items())
+        notes += [
+            f"{ours!r} and {theirs!r} are one prompt to the text encoder: no gap can be made of them"
+            for ours, theirs in alike[:10]
+        ]
+    return replace(plan, notes=(*plan.notes, *notes), texts_read=bool(known) and None not in found)
+
+
+def note_cut_texts(pipes: Iterable[Any], plan: Plan, prompts: Iterable[str], note: Callable[[str], None]) -> None:
+    """Notes what the text encoders of pipelines in memory do not read of some prompts, unless the plan knew."""
+    if not plan.texts_read:
+        readers = [readers_of_pipeline(pipe, plan.max_sequence_length) for pipe in pipes if pipe is not None]
+        for message in cut_notes(readers, plan.texts(prompts)):
+            note(message)
 
 
 def check_multiple(name: str, size: int, multiple: int | None, remedy: str = "") -> None:
@@ -148,6 +195,8 @@ def check_sampling(plan: Plan) -> None:
                 "tell it; leave it out"
             )
         return
+    if plan.pair.weak.negative_prompt is not None and plan.weak_guidance == 1:
+        raise UserError(NO_USE)
     if plan.guidance is not None and plan.guidance < 1:  # diffusers takes any scale up to 1 to mean "unguided"
         raise UserError(
             f"guidance is {plan.guidance:g}; sampling takes 1 (unguided) or more; inside the reflection, "

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 from w2sd_video import __version__
 from w2sd_video.commands.options import Option, options_of, takers_of
-from w2sd_video.commands.prompts import without_repeats
 from w2sd_video.commands.request import Request
 from w2sd_video.errors import TerminatedError, UserError, terminable, unread
 from w2sd_video.runs.fellows import Worker
@@ -132,12 +131,11 @@ def request_of(name: str, arguments: argparse.Namespace, note: Callable[[str], N
         value = getattr(arguments, option.field)
         if value is not None and not option.of_run:
             given[option.field] = tuple(map(option.read, value)) if option.many else option.read(value)
-    prompts = (*(getattr(arguments, "prompt", None) or ()), *given.get("prompts", ()))
-    if prompts:
-        given["prompts"] = without_repeats(prompts)
-        if repeated := len(prompts) - len(given["prompts"]):
-            note(f"{repeated} repeated prompts are made once: a repeat would be the same (--num makes more of each)")
-    return Request(name, **given)
+    prompts = (*(getattr(arguments, "prompt", None) or ()), *given.pop("prompts", ()))
+    request = Request(name, **given, **({"prompts": prompts} if prompts else {}))
+    if prompts and (repeated := len(prompts) - len(request.prompts)):
+        note(f"{repeated} repeated prompts are made once: a repeat would be the same (--num makes more of each)")
+    return request
 
 
 def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run, *, made: str, room: str) -> int:

@@ -23,6 +23,7 @@ from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, 
 from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
+from w2sd_video.demo.bundled import is_bundled, said_of
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import memory_plan
 from w2sd_video.presets import preset_table
@@ -37,7 +38,6 @@ from w2sd_video.runs.tasks import Task
 from w2sd_video.runs.video_io import video_medium
 
 MOST_FILES = 1000  # of a dry run's list
-BUNDLED = tuple(Path(__file__).resolve().parents[2] / room for room in ("w2sd_video", "bridges"))
 SHOWN_FILES = 20  # likewise, in its text
 
 
@@ -84,9 +84,10 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
         progress.note(match_evaluations(request.match_evaluations).sentence())
     as_json = arguments.format == "json"
     if arguments.dry_run:
+        plan, _ = settled(family, plan)
         for message in plan.notes:  # a run tells them, too, and keeps them
             progress.note(message)
-        report = describe(family, on_device(plan)[0])
+        report = describe(family, plan)
         return EXIT_DONE, report if as_json else {"text": plan_text(report)}
     summary, written = make(family, plan, progress=progress, command=command, shared=bool(arguments.shared))
     code = EXIT_DONE if summary.complete else EXIT_FAILED
@@ -104,9 +105,14 @@ def plan_of(family: Family, request: Request) -> Plan:
     plan = family.complete(request, family.describe(request))
     if request.output is not None and Path(request.output).is_file():
         raise UserError(f"--output {request.output} is a file; give a folder, which need not be there yet")
-    plan = replace(plan, notes=(*plan.notes, *_nothing_reflected(request, plan, family)))
+    plan = replace(plan, notes=(*_toys(plan), *plan.notes, *_nothing_reflected(request, plan, family)))
     identity = [plan.settings(), plan.pair_record(), plan.prompts, plan.dtype, plan.device, *identity_of(plan.reward)]
     return replace(plan, output=run_folder(request.output, plan.pair.name, identity))
+
+
+def _toys(plan: Plan) -> list[str]:
+    bundled = is_bundled(plan.pair.strong.checkpoint) or is_bundled(plan.pair.weak.checkpoint)
+    return [said_of(plan.width, plan.height)] if bundled else []
 
 
 def _nothing_reflected(request: Request, plan: Plan, family: Family) -> list[str]:
@@ -143,6 +149,16 @@ def on_device(plan: Any) -> tuple[Any, str]:
     return replace(plan, device=device, dtype=dtype), name
 
 
+def settled(family: Family, plan: Plan) -> tuple[Plan, str]:
+    """Returns the plan on its device, and the device's name, after the last check that needs nothing in memory.
+
+    Raises:
+        UserError: what a run would refuse before its first evaluation, as far as files tell.
+    """
+    plan, name = on_device(plan)
+    return replace(plan, notes=(*plan.notes, *(family.rehearse(plan) or ()))), name
+
+
 def make(
     family: Family, plan: Plan, *, progress: Progress | None = None, command: str = "", shared: bool = False
 ) -> tuple[Summary, Mapping[str, str]]:
@@ -155,7 +171,7 @@ def make(
     """
     progress = progress or Progress()
     worker = Worker.of_environment()
-    plan, device_name = on_device(replace(plan, device=worker.device(plan.device)))
+    plan, device_name = settled(family, replace(plan, device=worker.device(plan.device)))
     run = replace(run_plan(family, plan, command, device_name), shared=shared)
     makers: list[Maker] = []
 
@@ -189,8 +205,7 @@ def _few_threads(plan: Plan) -> Iterator[None]:
     """Inside, a bundled pair on a CPU runs in one thread, unless OMP_NUM_THREADS says otherwise: its networks are so
     small that more threads cost time and gain none.
     """
-    place = Path(plan.pair.strong.checkpoint or "")
-    if not any(map(place.is_relative_to, BUNDLED)) or plan.device != "cpu" or "OMP_NUM_THREADS" in os.environ:
+    if not is_bundled(plan.pair.strong.checkpoint) or plan.device != "cpu" or "OMP_NUM_THREADS" in os.environ:
         yield
         return
     import torch
@@ -360,6 +375,7 @@ def describe_summary(summary: Summary, written: Mapping[str, str] | None = None)
         "page": str(summary.folder / "index.html"),
         "results": str(summary.folder / "results.jsonl"),
         **({"written": dict(written or {})} if written else {}),
+        **({"notes": summary.notes} if summary.notes else {}),
         f"{summary.plan.medium.noun}s": summary.total,
         "kept": summary.kept,
         "made": summary.made,

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from w2sd_video.commands.checks import read_control_frames
+from w2sd_video.commands.checks import note_cut_texts, read_control_frames
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
-from w2sd_video.commands.prompts import note_cut_prompts
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
@@ -295,7 +294,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     )
     strong, weak = (_equipped(plan, role, pipes[role], run) if role in pipes else None for role in ("strong", "weak"))
     loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
-    note_cut_prompts((strong, weak), _told_texts(plan, run), plan.max_sequence_length, run.note)
+    note_cut_texts((strong, weak), plan, run.prompts, run.note)
     _place(loaded, run.prompts)
     if plan.compile:
         compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
@@ -333,11 +332,6 @@ def _equipped(plan: Plan, role: str, pipe: Any, run: Loading) -> Any:
     if plan.part("ip_adapter") is not None:
         add_ip_adapter(pipe, plan.part("ip_adapter"))
     return pipe
-
-
-def _told_texts(plan: Plan, run: Loading) -> list[str]:
-    raw = [plan.raw_prompts.get(prompt, prompt) for prompt in run.prompts]
-    return [*run.prompts, *raw, plan.negative_prompt or "", plan.pair.weak.negative_prompt or ""]
 
 
 def _told(plan: Plan, pipe: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class Plan:
         parts: files that belong to the pair, by field (PARTS), and how they are used ("canny").
         batch, shown: how many are made together; how many of each method the page shows (None: all).
         notes: what the user should know before anything is made.
+        texts_read: whether the notes say what text encoders cut off, which tokenizers' files tell.
         own: what only the family knows; `settings()` and `pair_record()` of it go into the record where it has them,
             `details()` into the dry run.
     """
@@ -106,6 +107,7 @@ class Plan:
     lora_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     parts: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     notes: tuple[str, ...] = ()
+    texts_read: bool = False
     own: Any = None
 
     def part(self, name: str) -> Any:
@@ -165,6 +167,12 @@ class Plan:
         """Returns the LoRA scales of a side; with a network of its own it has no need of those at 0."""
         apart = self.pair.weak.checkpoint is not None
         return tuple((name, scale) for name, scale in self.side(role).loras if scale != 0 or not apart)
+
+    def texts(self, prompts: Iterable[str]) -> list[str]:
+        """Returns all that the text encoders of either side are told for some of the prompts."""
+        asked = list(prompts)
+        raw = [self.raw_prompts.get(prompt, prompt) for prompt in asked] if self.raw_prompts else []
+        return [*asked, *raw, *filter(None, (self.negative_prompt, self.pair.weak.negative_prompt))]
 
     def steps_of(self, method: str) -> int:
         """Returns the sampling steps of one video or picture."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,10 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
             f"use one of {', '.join(SUFFIXES)}"
         )
     text = read_text(path)
-    parse = {".txt": _lines, ".csv": _table, ".json": _list}[suffix]
-    prompts = tuple(check_prompt(prompt, f"{path}, {place}") for prompt, place in parse(text, path))
+    prompts = _lines(text) if suffix == ".txt" else ()
+    if not prompts or max(map(len, prompts)) > MAX_CHARACTERS:  # one by one, with the place of the fault
+        parse = {".txt": _numbered, ".csv": _table, ".json": _list}[suffix]
+        prompts = tuple(check_prompt(prompt, f"{path}, {place}") for prompt, place in parse(text, path))
     if not prompts:
         raise UserError(
             f"prompt file {path} holds no prompt; write at least one (see --help for the three file formats)"
@@ -76,11 +77,21 @@ def check_prompt(prompt: str, where: str) -> str:
     return prompt
 
 
+def _usable(prompts: Sequence[str]) -> bool:
+    """Whether `check_prompt` takes all of them, of which there may be a million."""
+    try:
+        "".join(prompts).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return all(map(str.strip, prompts)) and max(map(len, prompts), default=0) <= MAX_CHARACTERS
+
+
 def without_repeats(prompts: Iterable[str]) -> tuple[str, ...]:
     """Returns the prompts with only the first of any exact repeat kept: a repeat would be the same video (same noise,
     same text).
     """
-    return tuple(dict.fromkeys(prompts))
+    given = tuple(prompts)
+    return given if len(set(given)) == len(given) else tuple(dict.fromkeys(given))
 
 
 def read_prompt_pairs(path: str | Path) -> tuple[tuple[str, str], ...]:
@@ -138,7 +149,9 @@ def both_sides(
             )
         return tuple(dict(pairs)), {refined: raw for refined, raw in dict(pairs).items() if refined != raw}
     if prompts:
-        found = tuple(check_prompt(p, f"prompt {n}") for n, p in enumerate(without_repeats(prompts), start=1))
+        found = tuple(prompts)
+        for number, prompt in enumerate(() if _usable(found) else found, start=1):
+            check_prompt(prompt, f"prompt {number}")
     elif default:
         found = tuple(default)
     else:
@@ -146,39 +159,6 @@ def both_sides(
     if weak_prompt is None:
         return found, {}
     return found, {prompt: weak_prompt for prompt in found if prompt != check_prompt(weak_prompt, "the weak prompt")}
-
-
-def note_cut_prompts(
-    pipes: Iterable[Any], texts: Iterable[str], length: int | None, note: Callable[[str], None]
-) -> None:
-    """Notes each text that no text encoder of a pipeline reads to its end, with what is cut off."""
-    pipes = [pipe for pipe in pipes if pipe is not None]
-    for text in dict.fromkeys(texts):
-        for rest, limit in filter(None, (cut_off(pipe, text, length) for pipe in pipes)):
-            note(f"a prompt has more than the {limit} tokens that its text encoder reads; cut off {text!r}: {rest!r}")
-            break
-
-
-def cut_off(pipe: Any, prompt: str, length: int | None = None) -> tuple[str, int] | None:
-    """Returns what the text encoders of a pipeline do not read of a prompt, and how many tokens they read; None where
-    one of them reads it all (or nothing is known of them). `length` is the call's `max_sequence_length`.
-    """
-    from w2sd_video.hosting.calls import call_signature
-
-    found = []
-    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        tokenizer = getattr(pipe, name, None)
-        if tokenizer is None:
-            continue
-        limit = tokenizer.model_max_length
-        if "CLIP" not in type(tokenizer).__name__:  # T5 reads as much as the call says
-            default = call_signature(type(pipe)).parameters.get("max_sequence_length")
-            limit = length or (default.default if default is not None else limit)
-        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
-        if len(tokens) <= limit:
-            return None
-        found.append((limit, tokenizer.decode(tokens[limit - 1 :], skip_special_tokens=True).strip()))
-    return max(found)[::-1] if found else None
 
 
 def _read(path: Path) -> bytes:
@@ -220,11 +200,19 @@ def _line(data: bytes, offset: int) -> int:
     return data.count(b"\n", 0, offset) + 1
 
 
-def _lines(text: str, path: Path) -> Iterable[tuple[str, str]]:
-    for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
-        prompt = line.strip()
-        if prompt and not prompt.startswith("#"):
-            yield prompt, f"line {number}"
+def _split(text: str) -> list[str]:
+    """The lines of a text, whatever system wrote it."""
+    return (text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text).split("\n")
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple([line for line in map(str.strip, _split(text)) if line and line[0] != "#"])
+
+
+def _numbered(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    for number, line in enumerate(map(str.strip, _split(text)), start=1):
+        if line and line[0] != "#":
+            yield line, f"line {number}"
 
 
 def _check_columns(names: Iterable[str], where: str) -> None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from w2sd_video.commands.options import Option, options_of
+from w2sd_video.commands.prompts import without_repeats
 
 
 class Request:
@@ -31,6 +32,8 @@ class Request:
         if strange := values.keys() - rows.keys():
             raise TypeError(f"{family} has no setting {', '.join(sorted(strange))}")
         given = {name: rows[name].checked(_plain(value)) for name, value in values.items() if value is not None}
+        if "prompts" in given:
+            given["prompts"] = without_repeats(given["prompts"])
         object.__setattr__(self, "family", family)
         object.__setattr__(self, "given", MappingProxyType(given))
         object.__setattr__(self, "_rows", rows)

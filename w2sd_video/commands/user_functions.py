@@ -112,10 +112,15 @@ def _from_file(path: Path, _changed: int) -> Any:
     """The module in a file, made once for as long as the file is as it is: it may load a network."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location(path.stem, path)
+    name = f"{path.stem} in {path.parent}"  # a name that no module of anybody's has
+    spec = spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = module_from_spec(spec)  # where dataclasses and pickles look for their own module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

@@ -24,6 +24,7 @@ ALL_ATTRIBUTES = tuple(
     Attributes(*indices) for indices in product(range(len(COLOURS)), range(len(SHAPES)), range(len(MOTIONS)))
 )
 CAPTIONS = tuple(attributes.caption for attributes in ALL_ATTRIBUTES)
+MEANT = dict(zip(CAPTIONS, ALL_ATTRIBUTES, strict=True))
 
 DEMO_PROMPTS = (
     "a red ring moving left",
@@ -42,8 +43,8 @@ def parse_caption(caption: str) -> Attributes:
         ValueError: the sentence is not one of the 120 captions.
     """
     try:
-        return ALL_ATTRIBUTES[CAPTIONS.index(" ".join(caption.lower().split()))]
-    except ValueError:
+        return MEANT[" ".join(caption.lower().split())]
+    except KeyError:
         raise ValueError(
             f"{caption!r} is not a caption of the toy world; it knows sentences such as {DEMO_PROMPTS[0]!r}: "
             f"a COLOUR ({', '.join(COLOURS)}) SHAPE ({', '.join(SHAPES)}) MOTION ({', '.join(MOTIONS)})"

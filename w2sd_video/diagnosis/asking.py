@@ -139,17 +139,26 @@ def planned(question: Question, progress: Progress) -> Plan:
     steps.
 
     Raises:
-        UserError: as those commands.
+        UserError: as those commands, or a number of steps or seeds that cannot be had.
     """
     from w2sd_video.commands.engine import plan_of
 
+    if (seeds := seeds_of(question)) < 1:
+        raise UserError(f"--seeds is {seeds}; give at least 1 noise per prompt")
     family = family_named(question.family)
     asked = request_of("diagnose", question.arguments, progress.note)
     steps = STEPS if asked.steps is None else asked.steps
     values = {**asked.given, "steps": steps, "methods": ("strong", "w2sd", "zero-gap"), "output": None}
     empty = Request(question.family)
     done = plan_of(family, empty.changed(**{name: value for name, value in values.items() if empty.has(name)}))
+    if done.steps < 3:
+        raise UserError(f"--steps is {done.steps}; give at least 3, so that there are levels to compare")
     return done if asked.prompts else replace(done, prompts=done.prompts[:PROMPTS], stems=done.stems[:PROMPTS])
+
+
+def seeds_of(question: Question) -> int:
+    """Returns how many noises each prompt is measured from."""
+    return 1 if question.arguments.seeds is None else int(question.arguments.seeds)
 
 
 def steps_of_run(question: Question) -> int:

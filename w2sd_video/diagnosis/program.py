@@ -16,7 +16,7 @@ from vbench_eval.files import write_bytes
 from w2sd_video.commands.app import families, family_named
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, run_command
 from w2sd_video.commands.engine import check_words, words_of
-from w2sd_video.diagnosis.asking import question_of, verdict_on
+from w2sd_video.diagnosis.asking import planned, question_of, verdict_on
 from w2sd_video.diagnosis.next_steps import next_step
 from w2sd_video.diagnosis.reporting import describe_files, describe_step, files_text, next_text
 from w2sd_video.diagnosis.verdicts import VERDICTS
@@ -88,11 +88,15 @@ def _diagnosed(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     text = [files_text(report)]
     code = EXIT_FAILED if verdict.name == "refuse" else EXIT_DONE
     if verdict.reflects_directly and not arguments.files_only:
+        plan = planned(question, progress)  # refused before anything heavy is imported
+        for note in plan.notes:
+            progress.note(note)
         from w2sd_video.diagnosis.treating import treat
 
-        treated = treat(question, progress)
+        treated = treat(question, plan, progress)
         code = EXIT_DONE if treated.finished else EXIT_FAILED
         report["measured"] = treated.report
+        report["notes"] = list(plan.notes)
         report["next"] = describe_step(step_of(treated.flags))
         text.append(treated.text)
         keep(arguments.output, report, treated.picture)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.diagnosis.next_steps import NextStep
 from w2sd_video.diagnosis.verdicts import VERDICTS, Verdict
 
@@ -24,6 +25,7 @@ MEANS = {
     "conflict": "the sides differ as much as samples themselves do, or reflections throw samples out of range "
     "(Figure 22): they were not made for the same thing; give a weak side that is a worse version of the strong one",
 }
+TOY = "a bundled toy, small networks that come with the code: its numbers say nothing of a model of yours"
 
 
 def describe_files(verdict: Verdict, strong: str, weak: str | None, step: NextStep | None) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def describe_files(verdict: Verdict, strong: str, weak: str | None, step: NextSt
         "compared": [
             {"what": row.name, "strong": row.strong, "weak": row.weak, "relation": row.relation} for row in verdict.rows
         ],
-        "remarks": list(verdict.remarks),
+        "remarks": [*([TOY] if is_bundled(strong) or is_bundled(weak) else []), *verdict.remarks],
         "weights_apart": verdict.distance,
         "next": describe_step(step),
     }

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from w2sd_video.commands.app import family_named
-from w2sd_video.commands.engine import on_device
+from w2sd_video.commands.engine import settled
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.plan import Plan
 from w2sd_video.core import OnReflect
-from w2sd_video.diagnosis.asking import Question, planned, steps_of_run
+from w2sd_video.diagnosis.asking import Question, seeds_of, steps_of_run
 from w2sd_video.diagnosis.judging import calibration, failures, recommend, thresholds
 from w2sd_video.diagnosis.measuring import Array, Grid, Measured, Pair, evaluations, measure, together
 from w2sd_video.diagnosis.reporting import describe_measured, measured_text
-from w2sd_video.errors import UserError
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.latents.schedules import read_schedule
 from w2sd_video.pair import ModelSpec
@@ -44,18 +43,13 @@ class Treated:
     finished: bool = True
 
 
-def treat(question: Question, progress: Progress) -> Treated:
-    """Returns what a few prompts and seeds tell of a pair.
+def treat(question: Question, plan: Plan, progress: Progress) -> Treated:
+    """Returns what the prompts of a plan (`asking.planned`), each from a few seeds, tell of a pair.
 
     Raises:
-        UserError: as the commands that make its pictures or videos, or a number of steps or seeds that cannot be had.
+        UserError: the pair cannot be loaded.
     """
-    seeds = 1 if question.arguments.seeds is None else question.arguments.seeds
-    if seeds < 1:
-        raise UserError(f"--seeds is {seeds}; give at least 1 noise per prompt")
-    plan = planned(question, progress)
-    if plan.steps < 3:
-        raise UserError(f"--steps is {plan.steps}; give at least 3, so that there are levels to compare")
+    seeds = seeds_of(question)
     count = len(plan.prompts) * seeds
     parts = []
     progress.started(count * evaluations(plan.steps), count)
@@ -142,7 +136,7 @@ def loaded(plan: Plan, seeds: int, progress: Progress) -> Iterator[tuple[str, in
     Raises:
         UserError: as the commands that make pictures or videos.
     """
-    plan = on_device(plan)[0]
+    plan, _ = settled(family_named(plan.family), plan)
     pending = [task for group in plan.groups() for task in group]
     run = Loading(pending, note=progress.note, say=progress.note, bars=progress.bars)
     held: Any = family_named(plan.family).load(plan, run)

@@ -49,6 +49,7 @@ FAMILY_CLASSES = {  # whose folders hold the configs of a single file of a famil
     "sd15": ("StableDiffusionPipeline", "AnimateDiffPipeline"),
     "flux": ("FluxPipeline",),
 }
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 QUANTISERS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "optimum", "gguf": "gguf"}
 FLUX_SAMPLE_SIZE = 128  # cells; diffusers has it in code, not in a config
 
@@ -385,6 +386,12 @@ def _check_folder(files: Description, role: str, allow_pickle: bool) -> None:
         if named(files.index, part) and files.part(part) is None:
             raise UserError(f"the {role} folder {folder / part} has no config; download the folder again")
         _check_installed(files.part(part) or {}, folder / part)
+    for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        there = [name for name in TOKENIZER_FILES if (folder / part / name).is_file()]
+        if named(files.index, part) and not there:
+            raise UserError(
+                f"the {role} folder {folder / part} has none of {', '.join(TOKENIZER_FILES)}; download the folder again"
+            )
     _check_vae(files, f"the {role} folder {folder / 'vae'}")
 
 

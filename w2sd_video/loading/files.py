@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vbench_eval.network import may_fetch
 from w2sd_video.errors import UserError
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
@@ -73,11 +74,11 @@ def is_hub_id(given: str) -> bool:
 
 
 def local_only(given: str | Path) -> bool:
-    """Whether nothing may be fetched for what was given: the one place that decides, for whatever is loaded.
+    """Whether nothing may be fetched for what was given: the loaders' `local_files_only`.
 
-    A hub id may be, and a path never: not where it is there, and not where it is missing.
+    A hub id may be where the network may be used, and a path never: not where it is there, and not where it is missing.
     """
-    return not is_hub_id(str(given))
+    return not is_hub_id(str(given)) or not may_fetch()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
-from diffusers.loaders.lora_base import _best_guess_weight_name
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from vbench_eval.network import hub_file, hub_names
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import networks_of
 from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id, read_json, read_safetensors_header
-from w2sd_video.loading.parts import progress_bars, reading
+from w2sd_video.loading.parts import first_of, progress_bars, reading
 from w2sd_video.pair import ModelSpec
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -68,10 +68,16 @@ class _File:
         """A file of this name beside the LoRA, or the LoRA's own for None; it may not exist."""
         if Path(self.source).is_dir():
             return Path(self.source) / (name or str(self.weight_name))
-        from huggingface_hub import hf_hub_download
+        found = hub_file(self.source, name or self.weight_name or _published(self.source))
+        return found or Path(self.source) / (name or str(self.weight_name))
 
-        found = name or self.weight_name or _best_guess_weight_name(self.source, file_extension=".safetensors")
-        return Path(hf_hub_download(self.source, found or "pytorch_lora_weights.safetensors"))
+
+def _published(repository: str) -> str:
+    """The file of a hub repository that is its LoRA: the one of diffusers' name, else the first at its top."""
+    usual = "pytorch_lora_weights.safetensors"
+    names = [name for name in sorted(hub_names(repository)) if name.endswith(".safetensors")]
+    names = [name for name in names if not any(word in name for word in ("scheduler", "optimizer", "checkpoint"))]
+    return next((name for name in names if name.endswith(usual)), names[0] if names else usual)
 
 
 def load_loras(pipe: Any, files: Files) -> LoadedLoras:
@@ -267,12 +273,25 @@ def _fill_biases(network: nn.Module, adapter: str) -> None:
             module.bias = nn.Parameter(torch.zeros(tensor.shape, dtype=weight.dtype, device=weight.device), False)
 
 
+def check_lora(pipe: Any, network: nn.Module, name: str, given: str) -> None:
+    """Raises `UserError` for a LoRA on this machine that does not fit a network, which needs no values; `pipe` is the
+    pipeline or its class.
+    """
+    if not hasattr(pipe, "load_lora_weights"):
+        raise UserError(f"{pipe.__name__} does not load LoRAs; use a pipeline that has load_lora_weights")
+    _check_name(name, set())
+    file = _find(name, given)
+    if Path(file.source).is_dir():
+        _check_fits(pipe, network, file, [])
+
+
 def _check_fits(pipe: Any, network: nn.Module, file: _File, notes: list[str]) -> int:
     """How many layers of the network the file is for; `UserError` where it is not for this network."""
     inner = getattr(network, "_orig_mod", network)  # of a compiled module
     kind = type(inner).__name__
-    prefix = f"{pipe.unet_name if hasattr(pipe, 'unet') else pipe.transformer_name}."
-    maps = {"unet_config": inner.config} if isinstance(pipe, StableDiffusionXLLoraLoaderMixin) else {}
+    prefix = f"{pipe.unet_name if 'UNet' in kind else pipe.transformer_name}."
+    large = issubclass(pipe if isinstance(pipe, type) else type(pipe), StableDiffusionXLLoraLoaderMixin)
+    maps = {"unet_config": inner.config} if large else {}
     with reading(file.given, "LoRA"):
         source, options = _content(network, file, notes)
         result = pipe.lora_state_dict(source, return_lora_metadata=True, **options, **maps)
@@ -291,6 +310,9 @@ def _check_fits(pipe: Any, network: nn.Module, file: _File, notes: list[str]) ->
         raise UserError(
             f"the LoRA {file.given} does not fit {kind}: it {says}; give a LoRA made for the checkpoint's family"
         )
+    halves = [{key.partition(".lora_")[0] for key in own if f".lora_{half}." in key} for half in "AB"]
+    if lacking := sorted(halves[0] ^ halves[1]):
+        raise UserError(f"the LoRA {file.given} lacks one of two factors of {first_of(lacking)}; download it again")
     return sum("lora_A" in key for key in own)
 
 

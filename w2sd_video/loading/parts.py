@@ -5,8 +5,10 @@ Every tensor of a component comes from the checkpoint, or it is refused.
 
 from __future__ import annotations
 
+import functools
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +22,14 @@ from diffusers import (
     UNetMotionModel,
 )
 from diffusers.utils import logging as diffusers_logging
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from vbench_eval.network import hub_file
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import Description
-from w2sd_video.loading.files import LDM_UNET, TensorInfo, local_only, read_json, weight_files
+from w2sd_video.loading.files import LDM_UNET, TensorInfo, is_hub_id, local_only, read_json, weight_files
+from w2sd_video.loading.tokenizing import check_vocabulary
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
 NETWORKS = ("unet", "transformer", "transformer_2", "motion_adapter")  # all of whose tensors are known by their class
@@ -74,12 +79,17 @@ def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | Non
     unset = set((info or {}).get("missing_keys") or ())
     unset |= {key for key, *_ in (info or {}).get("mismatched_keys") or ()}
     unset |= {key for key, tensor in module.named_parameters() if tensor.is_meta}
-    if unset:
-        raise UserError(
-            f"the {part} of {name} lacks {len(unset)} tensors, which would be random: {first_of(unset)}; "
-            "download the checkpoint again, or give the config made for it"
-        )
+    check_none_missing(unset, name, part)
     return module.eval()
+
+
+def check_none_missing(names: Collection[str], name: str, part: str) -> None:
+    """Raises `UserError` if there are names of tensors that a checkpoint lacks."""
+    if names:
+        raise UserError(
+            f"the {part} of {name} lacks {len(names)} tensors, which would be random: {first_of(names)}; download the "
+            "checkpoint again, or give the config made for it"
+        )
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -88,18 +98,31 @@ def first_of(names: Iterable[str]) -> str:
     return ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")
 
 
+def without_values(kind: Any, config: dict[str, Any], name: str, part: str) -> nn.Module:
+    """Returns a network of the class `kind` without values: its layers, and the names and shapes of its tensors."""
+    with reading(name, part):
+        return _without_values(kind, json.dumps(config))
+    raise AssertionError("an error inside is raised again")
+
+
+@functools.lru_cache(maxsize=8)
+def _without_values(kind: Any, config: str) -> nn.Module:
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()  # what it says of the config it says again when the weights are loaded
+    try:
+        with torch.device("meta"):
+            made: nn.Module = kind.from_config(json.loads(config))
+            return made
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
+
+
 def check_header(kind: Any, config: dict[str, Any], header: Mapping[str, TensorInfo], name: str, part: str) -> None:
     """Raises `UserError` unless safetensors headers describe the very tensors of a network of the class `kind`.
 
     The network is built without values, to know the names and shapes.
     """
-    verbosity = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()  # what it says of the config it says again when the weights are loaded
-    try:
-        with reading(name, part), torch.device("meta"):
-            shapes = {key: tuple(tensor.shape) for key, tensor in kind.from_config(config).state_dict().items()}
-    finally:
-        diffusers_logging.set_verbosity(verbosity)
+    shapes = {key: tuple(tensor.shape) for key, tensor in without_values(kind, config, name, part).state_dict().items()}
     unused = kind._keys_to_ignore_on_load_unexpected or ()
     extra = [key for key in header if key not in shapes and not any(re.search(pattern, key) for pattern in unused)]
     other = [
@@ -107,13 +130,8 @@ def check_header(kind: Any, config: dict[str, Any], header: Mapping[str, TensorI
         for key, shape in shapes.items()
         if key in header and header[key].shape != shape
     ]
-    missing = [key for key in shapes if key not in header]
+    check_none_missing([key for key in shapes if key not in header], name, part)
     for found, problem, remedy in (
-        (
-            missing,
-            "lacks {} tensors, which would be random",
-            "download the checkpoint again, or give the config made for it",
-        ),
         (
             extra,
             "holds {} tensors that its config has no place for",
@@ -123,6 +141,28 @@ def check_header(kind: Any, config: dict[str, Any], header: Mapping[str, TensorI
     ):
         if found:
             raise UserError(f"the {part} of {name} {problem.format(len(found))}: {first_of(found)}; {remedy}")
+
+
+def check_all_used(files: Description, module: nn.Module, part: str) -> None:
+    """Raises `UserError` for tensors of a single file's network that diffusers would drop without a word, as the config
+    does not describe them.
+    """
+    header = files.header
+    if header is None or part not in ("unet", "transformer"):
+        return
+    if part == "unet":  # the layouts correspond tensor by tensor
+        what, held, described = "tensors", sum(n.startswith(LDM_UNET) for n in header), len(module.state_dict())
+    else:  # tensors are cut up, numbers are kept
+        weights = files.weights(part)
+        prefix = "" if weights is None else weights.prefix
+        starts = tuple(f"{prefix}{each}." for each in FLUX_MODULES)
+        what, held = "numbers", sum(each.numel for name, each in header.items() if name.startswith(starts))
+        described = sum(parameter.numel() for parameter in module.parameters())
+    if held != described:
+        raise UserError(
+            f"the {part} of {files.given} holds {held} {what} and its config describes {described}; give the config "
+            "of the file's own model" + ("" if part == "unet" else " (FLUX.1-dev and -schnell differ)")
+        )
 
 
 class Source:
@@ -145,7 +185,8 @@ class Source:
 
     @property
     def local(self) -> bool:
-        return local_only(self.place)
+        """Whether the place is on this machine."""
+        return not is_hub_id(self.place)
 
     def config(self, part: str) -> dict[str, Any] | None:
         """The config of `part` ("unet", "scheduler", "model_index" ...), fetched from the hub where that is the place;
@@ -155,19 +196,11 @@ class Source:
             return self.description.index
         if self.local:
             return self.description.part(part)
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
         file = "scheduler_config.json" if part == "scheduler" else "config.json"
         inside = {"model_index": "model_index.json", "motion_adapter": "config.json"}.get(part, f"{part}/{file}")
         with reading(self.place, part):
-            try:
-                found = read_json(Path(hf_hub_download(self.place, inside)))
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                return None
-        return self.description.as_marked(part, found)
+            path = hub_file(self.place, inside)
+            return None if path is None else self.description.as_marked(part, read_json(path))
 
     def load(self, kind: Any, part: str, dtype: torch.dtype | None = None, **settings: Any) -> Any:
         """`kind.from_pretrained` of `part` (or `from_single_file`), refused where a tensor of it would stay random.
@@ -179,32 +212,11 @@ class Source:
         return self._from_file(kind, part, dtype) if single else self._from_folder(kind, part, dtype, settings)
 
     def _from_file(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
-        place = {"config": self.place, "local_files_only": self.local}
+        place = {"config": self.place, "local_files_only": local_only(self.place)}
         with reading(self.name, part):
             module = kind.from_single_file(str(self.description.path), subfolder=part, dtype=dtype, **place)
-        self._check_all_used(check_complete(module, self.name, part), part)
+        check_all_used(self.description, check_complete(module, self.name, part), part)
         return module
-
-    def _check_all_used(self, module: Any, part: str) -> None:
-        """Raises `UserError` for tensors of a single file's network that diffusers dropped without a word, as the
-        config does not describe them.
-        """
-        header = self.description.header
-        if header is None or part not in ("unet", "transformer"):
-            return
-        if part == "unet":  # the layouts correspond tensor by tensor
-            what, held, described = "tensors", sum(n.startswith(LDM_UNET) for n in header), len(module.state_dict())
-        else:  # tensors are cut up, numbers are kept
-            weights = self.description.weights(part)
-            prefix = "" if weights is None else weights.prefix
-            starts = tuple(f"{prefix}{each}." for each in FLUX_MODULES)
-            what, held = "numbers", sum(each.numel for name, each in header.items() if name.startswith(starts))
-            described = sum(parameter.numel() for parameter in module.parameters())
-        if held != described:
-            raise UserError(
-                f"the {part} of {self.name} holds {held} {what} and its config describes {described}; give the config "
-                "of the file's own model" + ("" if part == "unet" else " (FLUX.1-dev and -schnell differ)")
-            )
 
     def _from_folder(self, kind: Any, part: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
         folder = self.description.part_folder(part)
@@ -230,7 +242,7 @@ class Source:
                         dtype=dtype,
                         variant=variant,
                         use_safetensors=None if self.allow_pickle else True,
-                        local_files_only=folder is not None or self.local,
+                        local_files_only=folder is not None or local_only(self.place),
                         output_loading_info=True,
                         **settings,
                     )
@@ -257,7 +269,8 @@ class Source:
         """Tokenizers and text encoders in a single file of SDXL or SD 1.5 by the names of the pipeline's components."""
         names = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
         kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-        settings: dict[str, Any] = {"config": self.place, "local_files_only": self.local, "unet": None, "vae": None}
+        place = {"config": self.place, "local_files_only": local_only(self.place)}
+        settings: dict[str, Any] = {**place, "unet": None, "vae": None}
         settings |= {"add_watermarker": False} if family == "sdxl" else dict.fromkeys(SD15_EXTRAS)
         with reading(self.name, "text encoders"):
             pipe = kind.from_single_file(str(self.description.path), dtype=self.dtype, **settings)
@@ -276,9 +289,7 @@ def check_tokenizers(parts: dict[str, Any], name: str) -> None:
         encoder = parts.get(part.replace("tokenizer", "text_encoder"))
         if not part.startswith("tokenizer") or tokenizer is None or encoder is None:
             continue
-        tokens, known = len(tokenizer), encoder.config.vocab_size
-        if tokens <= len(tokenizer.all_special_tokens) or tokens > known:
-            raise UserError(
-                f"the {part} of {name} has {tokens} tokens and its text encoder knows {known}; "
-                "download the folder again with vocab.json and merges.txt"
-            )
+        words = len(tokenizer)
+        check_vocabulary(
+            part, name, words if words > len(tokenizer.all_special_tokens) else 0, encoder.config.vocab_size
+        )

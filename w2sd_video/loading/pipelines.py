@@ -31,6 +31,7 @@ from w2sd_video.gaps.control_images import WHITE, canny_edges, read_control_imag
 from w2sd_video.latents.schedules import check_scheduler, is_flow
 from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of, tensors_of
+from w2sd_video.loading.attachments import CONTROLLED, check_controlnet, check_widths, place_of_ip_adapter
 from w2sd_video.loading.describe import (
     LEFT_OUT,
     VIDEO_KINDS,
@@ -42,7 +43,7 @@ from w2sd_video.loading.describe import (
     is_lent,
     named,
 )
-from w2sd_video.loading.files import FAMILIES, check_weights, is_hub_id, local_only
+from w2sd_video.loading.files import FAMILIES, local_only
 from w2sd_video.loading.parts import Source, check_tokenizers, progress_bars, reading
 from w2sd_video.loading.placement import install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, share_pipelines
@@ -71,22 +72,6 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
     "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-}
-# By pipeline: the pipeline with a ControlNet, and the ControlNet's class.
-CONTROLLED = {
-    "StableDiffusionPipeline": ("StableDiffusionControlNetPipeline", "ControlNetModel"),
-    "StableDiffusionXLPipeline": ("StableDiffusionXLControlNetPipeline", "ControlNetModel"),
-    "AnimateDiffPipeline": ("AnimateDiffControlNetPipeline", "ControlNetModel"),
-    "FluxPipeline": ("FluxControlNetPipeline", "FluxControlNetModel"),
-    "StableDiffusion3Pipeline": ("StableDiffusion3ControlNetPipeline", "SD3ControlNetModel"),
-}
-WIDTHS = ("cross_attention_dim", "joint_attention_dim", "pooled_projection_dim")
-# By pipeline, in the collection that --ip-adapter takes a hub id for: subfolder and file.
-ADAPTERS = {
-    "StableDiffusion": ("models", "ip-adapter_sd15.safetensors"),
-    "StableDiffusionXL": ("sdxl_models", "ip-adapter_sdxl.safetensors"),
-    "AnimateDiff": ("models", "ip-adapter_sd15.safetensors"),
-    "AnimateDiffSDXL": ("sdxl_models", "ip-adapter_sdxl.safetensors"),
 }
 
 
@@ -139,7 +124,7 @@ def load_described(source: Source, role: str, adapter: MotionAdapter | None, *, 
     else:
         index = _index(source)
         name = FAMILIES.get(found.family or "", str(index.get("_class_name")))
-        pipe = _assembled(source, index, _class_of(["diffusers", name], given), adapter, sharing)
+        pipe = _assembled(source, index, class_of(["diffusers", name], given), adapter, sharing)
     if video and adapter is None and isinstance(getattr(sharing, "unet", None), UNetMotionModel):
         adapter = motion_adapter_of(sharing.unet)
     if adapter is not None and not type(pipe).__name__.startswith(VIDEO_KINDS):
@@ -194,7 +179,7 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: Mot
         elif part not in parts and named(index, part) and part != "motion_adapter":
             own = vae_dtype(source.config("vae") or {}, source.dtype) if part == "vae" else source.dtype
             single = part == "unet" and found.kind == "file"  # whatever the config's makes
-            parts[part] = source.load(UNet2DConditionModel if single else _class_of(index[part], name), part, own)
+            parts[part] = source.load(UNet2DConditionModel if single else class_of(index[part], name), part, own)
             if isinstance(other := getattr(sharing, part, None), torch.nn.Module):
                 share_equal_tensors(other, parts[part])
     moving = named(index, "motion_adapter") and found.kind != "file"
@@ -210,7 +195,11 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: Mot
         parts["add_watermarker"] = False
     with reading(name, "pipeline"):
         pipe = kind.from_pretrained(
-            source.place, local_files_only=source.local, dtype=source.dtype, trust_remote_code=False, **parts
+            source.place,
+            local_files_only=local_only(source.place),
+            dtype=source.dtype,
+            trust_remote_code=False,
+            **parts,
         )
     if "CLIPTokenizer" in type(getattr(pipe, "tokenizer", None)).__name__:
         text = [f"{part}{which}" for part in ("tokenizer", "text_encoder") for which in ("", "_2")]
@@ -229,7 +218,7 @@ def _index(source: Source) -> dict[str, Any]:
     return index
 
 
-def _class_of(entry: Any, name: str) -> Any:
+def class_of(entry: Any, name: str) -> Any:
     """The class that an entry of model_index.json names, if it is one of the libraries' own."""
     library, found = entry[0], None
     if library in ("diffusers", "transformers"):
@@ -251,14 +240,19 @@ def _with_motion(pipe: Any, checkpoint: str, adapter: MotionAdapter) -> Any:
         )
     large = name == FAMILIES["sdxl"]
     names = ("vae", "text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if large else ()))
-    settings: Mapping[str, Any] = ANIMATEDIFF_SDXL_SCHEDULER if large else ANIMATEDIFF_SCHEDULER
     parts: dict[str, Any] = {part: getattr(pipe, part) for part in names}
     parts["unet"] = assemble_motion_unet(pipe.unet, adapter)
     parts["motion_adapter"] = adapter
-    parts["scheduler"] = DDIMScheduler(**{**settings, "prediction_type": pipe.scheduler.config.prediction_type})
+    parts["scheduler"] = motion_scheduler(pipe.scheduler.config.prediction_type, large=large)
     if not large:
         return AnimateDiffPipeline(**parts)
     return AnimateDiffSDXLPipeline(**parts, force_zeros_for_empty_prompt=pipe.config.force_zeros_for_empty_prompt)
+
+
+def motion_scheduler(prediction: str, *, large: bool) -> DDIMScheduler:
+    """Returns the scheduler of motion modules on a network for pictures, SDXL (`large`) or SD 1.5."""
+    settings: Mapping[str, Any] = ANIMATEDIFF_SDXL_SCHEDULER if large else ANIMATEDIFF_SCHEDULER
+    return DDIMScheduler(**{**settings, "prediction_type": prediction})
 
 
 def load_vae(
@@ -281,7 +275,7 @@ def load_vae(
         found = source.config("vae")
         if found is None:
             raise UserError(f"the {role} side {given} has no VAE; give a whole pipeline")
-        return source.load(_class_of(["diffusers", found.get("_class_name")], given), "vae", vae_dtype(found, dtype))
+        return source.load(class_of(["diffusers", found.get("_class_name")], given), "vae", vae_dtype(found, dtype))
 
 
 def load_tiny_vae(given: str, dtype: torch.dtype) -> Any:
@@ -323,14 +317,23 @@ def reflectable(pipe: Any, scheduler: str | None, role: str, note: Callable[[str
     if scheduler is not None:
         pipe.scheduler = chosen_scheduler(pipe.scheduler, scheduler, role)
         return pipe
-    try:
-        check_scheduler(pipe.scheduler)
-    except UserError:
-        own = pipe.scheduler
-        pipe.scheduler = _flow(own) if is_flow(own) else _noise("ddim", own)
-        kinds = [type(scheduler).__name__ for scheduler in (pipe.scheduler, own)]
-        note(f"the {role} side samples with {kinds[0]}: its own {kinds[1]} cannot be reflected")
+    pipe.scheduler, remark = reflectable_scheduler(pipe.scheduler, role)
+    if remark:
+        note(remark)
     return pipe
+
+
+def reflectable_scheduler(own: Any, role: str) -> tuple[Any, str]:
+    """Returns a pipeline's scheduler, or the one that takes its place where it cannot be reflected, and what to say of
+    that ("": nothing).
+    """
+    try:
+        check_scheduler(own)
+    except UserError:
+        taken = _flow(own) if is_flow(own) else _noise("ddim", own)
+        kinds = [type(scheduler).__name__ for scheduler in (taken, own)]
+        return taken, f"the {role} side samples with {kinds[0]}: its own {kinds[1]} cannot be reflected"
+    return own, ""
 
 
 def chosen_scheduler(own: Any, name: str, role: str) -> Any:
@@ -364,24 +367,12 @@ def with_controlnet(pipe: Any, given: str, dtype: torch.dtype, *, allow_pickle: 
     Raises:
         UserError: no such ControlNet, a damaged one, or one for another family.
     """
-    name = type(pipe).__name__
-    if name not in CONTROLLED:
-        raise UserError(f"no ControlNet goes with a {name} here; it goes with {', '.join(CONTROLLED)}")
+    name, network = type(pipe).__name__, getattr(pipe, "unet", None) or pipe.transformer
+    check_controlnet(given, name, network.config, allow_pickle=allow_pickle)
     kind, net_class = (getattr(diffusers, each) for each in CONTROLLED[name])
-    path = Path(given).expanduser()
-    if path.is_dir():
-        check_weights(path, "the ControlNet's folder", allow_pickle)
-    elif not is_hub_id(given):
-        raise UserError(f"there is no ControlNet at {given}; give its folder (config.json beside weights) or a hub id")
     with progress_bars(shown=False):
         net = _alone(given, dtype, allow_pickle).load(net_class, "controlnet", subfolder=None)
-    network = getattr(pipe, "unet", None) or pipe.transformer
-    for width in WIDTHS:
-        ours, theirs = network.config.get(width), net.config.get(width)
-        if ours is not None and theirs is not None and ours != theirs:
-            raise UserError(
-                f"the ControlNet {given} has {width} {theirs} and the {name} {ours}; give one made for this family"
-            )
+    check_widths(given, name, network.config, net.config)
     taken = inspect.signature(kind).parameters
     return kind(**{part: module for part, module in pipe.components.items() if part in taken}, controlnet=net)
 
@@ -403,19 +394,8 @@ def add_ip_adapter(pipe: Any, given: str) -> None:
     Raises:
         UserError: there is none, or it does not fit.
     """
+    folder, subfolder, name = place_of_ip_adapter(given, type(pipe).__name__)
     path = Path(given).expanduser()
-    if path.is_file():
-        place = (str(path.parent), "", path.name)
-    elif is_hub_id(given):
-        family = type(pipe).__name__.partition("Pipeline")[0].removesuffix("ControlNet")
-        if family not in ADAPTERS:
-            raise UserError(f"which file of {given} is for a {type(pipe).__name__} is not known; give the file itself")
-        place = (given, *ADAPTERS[family])
-    else:
-        raise UserError(f"there is no IP-Adapter at {given}; give a .safetensors file or a hub id")
-    folder, subfolder, name = place
-    if path.is_file() and not (path.parent / "image_encoder").is_dir():
-        raise UserError(f"the IP-Adapter {given} needs its image encoder; put it in {path.parent / 'image_encoder'}")
     with reading(given, "IP-Adapter"), progress_bars(shown=False):
         if hasattr(pipe, "unet"):
             pipe.load_ip_adapter(folder, subfolder=subfolder, weight_name=name, local_files_only=local_only(given))

@@ -7,13 +7,15 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 MAX_STEM_BYTES = 180  # leaves room for "-<index>", a suffix and the mark of an unfinished file within the usual 255
+BLOCK = 10_000  # items of a list that are text at once
 _RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))])
 _PLAIN = re.compile("[A-Za-z0-9 ,.!()'_-]*")  # most prompts by far, none of them hostile
+_PLAIN_LINES = re.compile("[A-Za-z0-9 ,.!()'_\n-]*")
 _FORBIDDEN = frozenset("/\\" + ('<>:"|?*' if os.name == "nt" else ""))
 
 
@@ -29,6 +31,8 @@ def video_stems(prompts: Sequence[str]) -> tuple[str, ...]:
     """
     if len(set(prompts)) != len(prompts):
         raise ValueError("prompts repeat; drop the repeats first (prompts.without_repeats)")
+    if _all_clean(prompts):
+        return tuple(prompts)
     stems: dict[str, str] = {}
     taken: set[str] = set()
     for prompt in prompts:
@@ -48,13 +52,49 @@ def video_stems(prompts: Sequence[str]) -> tuple[str, ...]:
     return tuple(stems[prompt] for prompt in prompts)
 
 
+def _all_clean(prompts: Sequence[str]) -> bool:
+    """Whether all are their own stems, and no two the same file: looked at together, as there may be a million."""
+    if max(map(len, prompts), default=0) > MAX_STEM_BYTES:
+        return False
+    text = "\n".join(prompts)
+    if not _PLAIN_LINES.fullmatch(text) or text.count("\n") >= max(1, len(prompts)):
+        return False
+    lowered = text.lower()
+    if lowered != text and len(set(lowered.split("\n"))) != len(prompts):
+        return False
+    starts = {start.upper() for start in {prompt[:3] for prompt in prompts}}
+    if any(start[:1] in ("", "-", ".", " ") for start in starts) or " " in {prompt[-1:] for prompt in prompts}:
+        return False
+    odd = starts & {name[:3] for name in _RESERVED}
+    return not odd or all(clean_stem(prompt) == prompt for prompt in prompts if prompt[:3].upper() in odd)
+
+
 def run_folder(given: str | Path | None, name: str, identity: Any) -> Path:
     """Returns the folder given, else one under outputs/ named after a pair and its `identity`, JSON data."""
     if given is not None:
         return Path(given)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256()
+    for part in _dumped(identity):
+        digest.update(part.encode())
     clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip(".")
-    return Path("outputs") / f"{clean}-{digest}"
+    return Path("outputs") / f"{clean}-{digest.hexdigest()[:8]}"
+
+
+def _dumped(value: Any) -> Iterator[str]:
+    """The JSON text of a value, long lists bit by bit."""
+    if not isinstance(value, list | tuple):
+        yield json.dumps(value, sort_keys=True)
+        return
+    texts = set(map(type, value)) == {str}
+    yield "["
+    if texts:
+        for start in range(0, len(value), BLOCK):
+            yield (", " if start else "") + json.dumps(value[start : start + BLOCK])[1:-1]
+    else:
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _dumped(item)
+    yield "]"
 
 
 def clean_stem(prompt: str, max_bytes: int = MAX_STEM_BYTES) -> str:

@@ -121,7 +121,7 @@ class RunPlan:
 @dataclass
 class Summary:
     """What a run came to. `made` and `failed` are the lines it added to results.jsonl, by whatever process, `kept`
-    counts what was there already.
+    counts what was there already, `notes` are the run's.
     """
 
     plan: RunPlan
@@ -129,6 +129,7 @@ class Summary:
     made: list[Record] = field(default_factory=list)
     failed: list[Record] = field(default_factory=list)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
@@ -175,6 +176,7 @@ def perform(
                 _write_comparison(plan, journal, group)
             _write_choices(plan, journal)
             _write_page(plan, journal)
+        making.summary.notes = list(journal.run.get("notes", ()))
     making.summary.seconds = time.perf_counter() - begin
     return making.summary
 

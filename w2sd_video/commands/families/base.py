@@ -19,7 +19,10 @@ progress, files, resuming, batches, processes, summaries and exit codes. A famil
 4. `cost(plan)` returns a `Cost` for each of the plan's methods. The dry run prints it, the progress bar counts by it,
    and a test compares it with what a run counts. No torch.
 
-5. `load(plan, run)` is the only part that imports torch. `plan.device` and `plan.dtype` are settled. `run.pending` are
+5. `rehearse(plan)` raises `UserError` for what only torch can tell of files, without loading them: whether a network's
+   weights have all its tensors, whether a schedule can be reflected (`commands.rehearsing`). A dry run asks it, too.
+
+6. `load(plan, run)` loads. `plan.device` and `plan.dtype` are settled. `run.pending` are
    the tasks still to be made; load no more than they need. Tell `run.note` what a reader of the files should know (it
    goes to the screen and, once each, into run.json), `run.say` what is going on, `run.amend` further facts for run.json
    (a noise map). It returns a `Maker`.
@@ -29,7 +32,7 @@ progress, files, resuming, batches, processes, summaries and exit codes. A famil
    `report(done, total)` after each evaluation. A task's noise comes from a CPU generator seeded `task.seed`, so that
    batches and processes do not matter. `commands.making.measured` runs one pipeline call and counts.
 
-6. `finish(plan, run_plan, maker, progress)` writes what is made of many files (sheets, scores) and returns their paths
+7. `finish(plan, run_plan, maker, progress)` writes what is made of many files (sheets, scores) and returns their paths
    by name; most families return {}. It is called in the first process only, with the maker where one was loaded.
 
 The rest are constants: `name` (the word after `w2sd`), `about` (a line of help), `examples` ({program} stands for the
@@ -107,6 +110,11 @@ class Family(Protocol):
 
     def cost(self, plan: Plan) -> Mapping[str, Cost]:
         """Returns what one video or picture costs by each method of the plan."""
+
+    def rehearse(self, plan: Plan) -> Sequence[str] | None:
+        """Returns what the user should know beside the plan's notes; raises `UserError` for what cannot be loaded or
+        reflected, as far as files tell with torch's help. Loads nothing.
+        """
 
     def load(self, plan: Plan, run: Loading) -> Maker:
         """Returns the pair in memory."""

@@ -24,10 +24,13 @@ from w2sd_video.commands.method_settings import (
 from w2sd_video.commands.options import check_methods, unknown
 from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.prompts import both_sides
+from w2sd_video.commands.rehearsing import rehearse_pair
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
 from w2sd_video.errors import UserError
+from w2sd_video.loading.attachments import check_controlnet, check_ip_adapter
 from w2sd_video.loading.describe import VIDEO_VAES, Description, check_frames, describe, describe_motion_adapter
+from w2sd_video.loading.files import FAMILIES
 from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
@@ -82,6 +85,9 @@ class PairFamily:
 
     def cost(self, plan: Plan) -> Mapping[str, Cost]:
         return pair_costs(plan)
+
+    def rehearse(self, plan: Plan) -> None:
+        rehearse_pair(plan)
 
     def load(self, plan: Plan, run: Loading) -> Maker:
         from w2sd_video.commands.making import load_pipelines
@@ -185,15 +191,16 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     guidance, inside, outer = _guidances(request, described)
     default = bundled if preset.name == DEMOS[request.family] else ()
     prompts, raw = both_sides(request.prompts, request.prompt_pairs or (), request.weak_prompt, default, preset.name)
-    sides = _sides(request, described, loras)
+    checks.check_toy(request, {"strong": described.strong, "weak": described.weak}, prompts, raw)
+    told = _sides(request, described, loras)
     height, width = _sizes(request, described)
     weak_told = {"negative_prompt": request.weak_negative_prompt, "checkpoint": described.weak, "guidance": outer}
     done = Plan(
         family=request.family,
         preset=preset.name,
         pair=ModelPair(
-            ModelSpec(checkpoint=described.strong, guidance=inside, **sides["strong"]),
-            ModelSpec(**weak_told, **sides["weak"]),
+            ModelSpec(checkpoint=described.strong, guidance=inside, **told["strong"]),
+            ModelSpec(**weak_told, **told["weak"]),
             name=_name(described),
         ),
         reflection=plan_reflection(request, preset.reflection, num_reflections=counts.reflections, mode=mode),
@@ -222,7 +229,6 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         files=described.sides,
         lora_sources=loras.sources,
         parts=_parts(request, described),
-        notes=_notes(request, prompts),
     )
     done = replace(done, methods=_methods(request, done))
     check_used(request, done.methods)
@@ -230,7 +236,8 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     reward = plan_reward(
         request, done.methods, preset=preset.name, prompts=prompts, size=(height, width), video=video
     )  # after the rest: a function of the user's is imported
-    return replace(done, reward=reward)
+    sides = described.sides
+    return replace(checks.with_cut_texts(done, (sides.strong, sides.weak)), reward=reward)
 
 
 def pair_costs(plan: Plan) -> dict[str, Cost]:
@@ -246,23 +253,6 @@ def pair_costs(plan: Plan) -> dict[str, Cost]:
         weak_visit=_rows(plan, plan.sampling_guidance("weak"), plan.weak_guidance),
     )
     return plan.costs(sides)
-
-
-def _notes(request: Request, prompts: Sequence[str]) -> tuple[str, ...]:
-    """Says so where no model is named and the bundled toy is asked for what it cannot show."""
-    from w2sd_video.demo import parse_caption, parse_picture_caption
-
-    if request.preset is not None or request.strong is not None:
-        return ()
-    try:
-        for prompt in prompts:
-            parse_picture_caption(prompt) if request.family == "image" else parse_caption(prompt)
-    except ValueError:
-        return (
-            f"no model is named, so a bundled toy of 32x32 pixels makes this, which does not know {prompt!r}; name one "
-            "by --preset or --strong",
-        )
-    return ()
 
 
 def _rows(plan: Plan, *guidances: float) -> int:
@@ -365,10 +355,24 @@ def _check(request: Request, done: Plan, described: Described) -> None:
         check_frames(found, motion.given, done.num_frames)
     checks.check_parts(request, done.parts, video=done.num_frames is not None)
     checks.check_steered(done)
+    _check_attached(done, sides.whole)
     if done.num_frames is not None and "Wan" in (str(files.class_name)[:3], described.preset.family):
         checks.check_frames(done.num_frames, int((files.part("vae") or {}).get("scale_factor_temporal") or 4))
     if done.num_frames is not None and done.fps is not None:
         check_format(done.video_format, done.height, done.width, done.fps)
+
+
+def _check_attached(done: Plan, files: Description) -> None:
+    """What files tell of a ControlNet or an IP-Adapter: that it is one, and fits the strong side where that is here."""
+    if files.class_name is None:
+        return
+    name, network = files.class_name, files.network
+    if done.part("motion_adapter") is not None and name in (FAMILIES["sd15"], FAMILIES["sdxl"]):
+        name = "AnimateDiffPipeline" if name == FAMILIES["sd15"] else "AnimateDiffSDXLPipeline"
+    if done.part("controlnet") is not None:
+        check_controlnet(done.part("controlnet"), name, network, allow_pickle=done.allow_pickle)
+    if done.part("ip_adapter") is not None:
+        check_ip_adapter(done.part("ip_adapter"), name, network)
 
 
 def _check_decoded(ours: Description, preset: Preset) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 from w2sd_video.commands.app import family_named
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
-from w2sd_video.commands.engine import parser_of
+from w2sd_video.commands.engine import parser_of, settled
 from w2sd_video.commands.families.base import Family
 from w2sd_video.commands.method_settings import check_used
 from w2sd_video.commands.request import Request
-from w2sd_video.commands.sweep.running import Stop, run_sweep, stops_of, sweep_text
+from w2sd_video.commands.sweep.running import Stop, notes_of, run_sweep, stops_of, sweep_text
 from w2sd_video.commands.sweep.scoring import PROXY_NAMES, find_scorer
 from w2sd_video.commands.sweep.settings import Axis, read_axis, sweepable
 from w2sd_video.errors import UserError
@@ -93,8 +93,12 @@ def _run(arguments: argparse.Namespace, command: str, inner: list[str]) -> tuple
     if (own := axis.given(request)) is not None:
         progress.note(f"{axis.setting} is swept, so the {own} that stands after the -- is not used")
     stops, folder = _stops(axis, request, asked.output, family)
+    for stop in stops:
+        settled(family, stop.plan)  # before the first of them is made
     as_json = arguments.format == "json"
     if arguments.dry_run:
+        for note in notes_of(stops):
+            progress.note(note)
         report = _planned(axis, stops, folder, f"{noun}s")
         return EXIT_DONE, report if as_json else {"text": _planned_text(report)}
     summary = run_sweep(
@@ -130,6 +134,7 @@ def _planned(axis: Axis, stops: Sequence[Stop], folder: Path, noun: str) -> dict
     return {
         "status": "planned",
         "folder": str(folder),
+        **({"notes": notes_of(stops)} if notes_of(stops) else {}),
         "setting": axis.label,
         "values": list(axis.values),
         "runs": [

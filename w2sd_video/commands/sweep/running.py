@@ -68,6 +68,11 @@ def stops_of(axis: Axis, request: Request, methods: Sequence[str], folder: Path,
     return stops
 
 
+def notes_of(stops: Sequence[Stop]) -> list[str]:
+    """Returns what the user should know of the runs before they are made, each sentence once."""
+    return list(dict.fromkeys(note for stop in stops for note in stop.plan.notes))
+
+
 def _stop(value: Value | None, request: Request, methods: Sequence[str], folder: Path, family: Family) -> Stop:
     control = plan_of(family, _only(request, ("zero-gap",), folder))
     none = not gap(control.pair.strong, control.pair.weak) and not control.raw_prompts
@@ -115,6 +120,7 @@ def run_sweep(
             "about": scorer.about,
             "methods": _means(stops, found),
             "failed": failed,
+            "notes": notes_of(stops),
             "folders": {str(stop.value): stop.plan.output.name for stop in stops},
         }
         write_bytes(folder / "sweep.json", (json.dumps(report, indent=1) + "\n").encode())
@@ -193,7 +199,7 @@ def sweep_page(report: Mapping[str, Any], *, curve: str | None, missing: str = "
     """Returns the page; it refers to files of the sweep's folder alone. Without a picture of the curve it says what is
     `missing`.
     """
-    told = {name: report[name] for name in ("setting", "scorer", "about", "command")}
+    told = {name: report[name] for name in ("setting", "scorer", "about", "command", "notes")}
     rows, folders = sweep_rows(report), list(report["folders"].values())
     return render(
         "sweep.html",

@@ -1,0 +1,82 @@
+"""What a bridged run would refuse before its first evaluation, refused with its plan; nothing is loaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from bridges.pixel.mapped import Mapped
+from bridges.pixel.side import count_unknown, skipped
+from w2sd_video.commands.method_settings import config_of, crossing_steps
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.rehearsing import rehearse_networks
+from w2sd_video.demo.bundled import is_bundled
+from w2sd_video.hosting.cross_latent import LevelTable
+from w2sd_video.latents.schedules import training_levels
+from w2sd_video.latents.spaces import compare_spaces
+from w2sd_video.loading.describe import Description, describe, describe_motion_adapter
+from w2sd_video.loading.pair_description import PairDescription
+from w2sd_video.loading.rehearsal import check_schedule, scheduler_of
+
+
+def rehearse(plan: Plan) -> list[str]:
+    """Returns what a user should know of the plan; raises `UserError` for what cannot be loaded or reflected."""
+    found: dict[str, Description] = {}
+    for role in ("strong", "weak"):
+        given, video = plan.side(role).checkpoint, role == "strong" and plan.num_frames is not None
+        assert given is not None
+        config, motion = plan.part("config" if role == "strong" else "weak_config"), plan.part("motion_adapter")
+        found[role] = describe(given, role, config=config, allow_pickle=plan.allow_pickle, video=video)
+        adapter = describe_motion_adapter(motion, allow_pickle=plan.allow_pickle) if motion and video else None
+        if found[role].configs is not None and (not is_bundled(given) or plan.lora_sources):
+            rehearse_networks(plan, PairDescription(found[role], None, adapter))
+    said: list[str] = []
+    for method, own, other in (
+        ("w2sd", "strong", "weak"),
+        ("zero-gap", "strong", "strong"),
+        ("swapped", "weak", "strong"),
+    ):
+        if method in plan.methods:
+            said += _levels(plan, found, own, other)
+    return list(dict.fromkeys(said))
+
+
+def _levels(plan: Plan, found: dict[str, Description], own: str, other: str) -> list[str]:
+    """Checks the levels that a side samples on, and whether the other one knows them."""
+    ours, theirs = (_scheduler(plan, found[role], role) for role in (own, other))
+    options = config_of("w2sd", plan.reflection)
+    schedule = check_schedule(ours, plan.steps, [("w2sd", options)])
+    if schedule is None or theirs is None or own == other or _one_space(plan, found):
+        return []
+    table = LevelTable(training_levels(theirs)[0], int(theirs.config.num_train_timesteps))
+    window = [schedule.levels[i] for i in crossing_steps(plan.reflection, schedule.num_steps)]
+    known = _scale(plan, swapped=own == "weak")
+    exact = known is not None and not ours.config.get("use_dynamic_shifting", False)
+    if not exact and not all(math.isinf(level.kappa) for level in window):
+        return []  # known when the map is fitted, or the pipeline has chosen its shift
+    unknown = count_unknown(window, table, known or 1.0)
+    return [skipped(unknown, len(window), table)] if unknown and exact else []
+
+
+def _scheduler(plan: Plan, files: Description, role: str) -> Any:
+    name = plan.scheduler if role == "strong" else None
+    moving = role == "strong" and plan.part("motion_adapter") is not None
+    return scheduler_of(files, name, role, moving=moving)
+
+
+def _one_space(plan: Plan, found: dict[str, Description]) -> bool:
+    relation = compare_spaces(found["strong"].space, found["weak"].space).name
+    return not plan.own.force_bridge and relation in ("share", "undecided")
+
+
+def _scale(plan: Plan, *, swapped: bool) -> float | None:
+    """How a noise map scales levels, 1 for one that measures it; None where it is not known before it is fitted."""
+    named, preset = plan.own.noise_map, plan.own.preset_map
+    if named in ("identity", "fresh", "fixed"):
+        return 1.0
+    path = preset if named == "auto" else Path(named)
+    if path is None or not path.is_file():
+        return None
+    fitted = Mapped.load(path)
+    return (fitted.reversed() if swapped else fitted).scale
