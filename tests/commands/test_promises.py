@@ -1,7 +1,8 @@
 """A plan is a promise: what a run refuses before its first evaluation, the dry run refuses in the same words.
 
-`SITES` has every place on the way to a first evaluation that refuses something: the case that shows it here, or why no
-plan can know it. What needs no torch is in test_refusals.py.
+`SITES` has every module that loads and refuses something: the cases that show it here, or why no plan can know it. What
+needs no torch is in test_refusals.py; hosting refuses pipelines of other kinds than the commands load, and the levels
+and settings that the cases of schedules show.
 """
 
 from __future__ import annotations
@@ -34,8 +35,7 @@ SDXL = f"image --strong @sdxl --weak-guidance 0 --guidance 2 --prompt x {SMALL}"
 FLUX = f"image --strong @flux --weak-guidance 0 --prompt x {SMALL}"
 VIDEO = f"video --strong @sdxl --weak @weak --motion-adapter @motion --prompt x --num-frames 2 {SMALL}"
 MOE = "moe --strong @moe --classes 3 --steps 3 --reflections 2 --device cpu"
-SITES_OF = ("w2sd_video/loading", "w2sd_video/hosting", "w2sd_video/latents", "w2sd_video/gaps", "bridges/pixel",
-            "bridges/dit_moe")  # fmt: skip
+SITES_OF = ("w2sd_video/loading", "bridges/pixel", "bridges/dit_moe")
 
 
 # -- what is wrong with a good folder ---------------------------------------------------------------------------------
@@ -306,7 +306,6 @@ def test_what_is_not_damaged_is_planned(words: str, folder: Path) -> None:
 
 HUB = "what comes from the hub is known when it is fetched"
 CALLER = "an argument or a state that callers from Python bring, and the commands never do"
-FOREIGN = "a pipeline of another kind than the commands load"
 VALUES = "the values of weights"
 FILES = "by the plan without torch: test_refusals.py, test_loading_refusals.py, contact/"
 SITES: dict[str, str] = {
@@ -329,27 +328,6 @@ SITES: dict[str, str] = {
     "bridges/pixel/noise_maps.py": FILES,
     "bridges/pixel/pictures.py": "read before anything is loaded: bridges/test_bridge_command.py",
     "bridges/pixel/side.py": "levels of the weak side",
-    "w2sd_video/gaps/control_images.py": FILES,
-    "w2sd_video/gaps/control_settings.py": CALLER,
-    "w2sd_video/gaps/loras.py": CALLER,
-    "w2sd_video/gaps/routing.py": CALLER,
-    "w2sd_video/gaps/switches.py": CALLER,
-    "w2sd_video/hosting/calls.py": CALLER,
-    "w2sd_video/hosting/conditioning.py": FOREIGN,
-    "w2sd_video/hosting/controls.py": FOREIGN,
-    "w2sd_video/hosting/cross_latent.py": FOREIGN,
-    "w2sd_video/hosting/host.py": CALLER,
-    "w2sd_video/hosting/judging.py": VALUES,
-    "w2sd_video/hosting/one_batch.py": CALLER,
-    "w2sd_video/hosting/recording.py": FOREIGN,
-    "w2sd_video/hosting/refusals.py": f"no inversion; lent network; {CALLER}",
-    "w2sd_video/hosting/sides.py": CALLER,
-    "w2sd_video/hosting/stepping.py": CALLER,
-    "w2sd_video/latents/codecs.py": CALLER,
-    "w2sd_video/latents/layouts.py": FOREIGN,
-    "w2sd_video/latents/schedules.py": "no signal; prediction; no inversion",
-    "w2sd_video/latents/spaces.py": FILES,
-    "w2sd_video/latents/vaes.py": FOREIGN,
     "w2sd_video/loading/animatediff.py": "motion modules; setting of the network",
     "w2sd_video/loading/attachments.py": "controlnet; no controlnet; ip adapter; no ip adapter",
     "w2sd_video/loading/describe.py": FILES,
@@ -376,7 +354,7 @@ def test_every_place_that_refuses_is_known() -> None:
             ):
                 found.add(str(file.relative_to(ROOT)))
     assert found <= SITES.keys()
-    reasons = (HUB, CALLER, FOREIGN, VALUES, FILES)
+    reasons = (HUB, CALLER, VALUES, FILES)
     for told in SITES.values():
         named = [part for part in told.split("; ") if not part.startswith(reasons) and ": " not in part]
         assert all(part in CASES for part in named), told
