@@ -183,11 +183,11 @@ def test_lora_scales_may_be_a_mapping() -> None:
 
 
 def test_users_of_a_multistep_scheduler_are_sent_to_its_nearest_kin() -> None:
-    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+    from diffusers import DEISMultistepScheduler, DPMSolverMultistepScheduler
 
     from w2sd_video.latents.schedules import check_scheduler
 
-    theirs = UniPCMultistepScheduler()
+    theirs = DEISMultistepScheduler()
     with pytest.raises(UserError, match=r"DPM-Solver\+\+\(2M\)"):
         check_scheduler(theirs)
     check_scheduler(DPMSolverMultistepScheduler.from_config(theirs.config, algorithm_type="dpmsolver++"))

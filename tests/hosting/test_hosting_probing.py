@@ -212,7 +212,8 @@ def test_guidance_that_is_plain_at_first_sight_only_is_an_error_and_no_picture(
     pipe.set_progress_bar_config(disable=True)
     settings = {**tiny.IMAGE_CALL, "num_inference_steps": 4, "guidance_scale": 3.0}
     pipe.vae.decode = lambda *_, **__: pytest.fail("it came to a picture")
-    with pytest.raises(UserError, match=words), reflected(pipe, ModelSpec(guidance=1.0), num_reflections=3) as run:
+    weak = ModelSpec(guidance=1.0)
+    with pytest.raises(UserError, match=words), reflected(pipe, weak, num_reflections=3, host="record") as run:
         pipe(["a cat", "a dog"], generator=tiny.generator(), **settings)
     assert run.num_evaluations == evaluations
 

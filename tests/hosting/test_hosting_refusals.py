@@ -189,22 +189,30 @@ SIDES = [
     Row("true_cfg_scale above 1", ModelSpec(negative_prompt="x"), build=tiny.flux),
     Row("guidance_scale other than 0", arguments={"guidance_scale": 0.0}, build=tiny.flux),
 ]
+RECORD = {"host": "record"}  # otherwise it is replayed
 PIPELINES = [
-    Row("guidance_rescale is 0.7", arguments={"guidance_rescale": 0.7}),
+    Row("host is 'records'; choose one of auto, record, replay", settings={"host": "records"}),
+    Row("guidance_rescale is 0.7", settings=RECORD, arguments={"guidance_rescale": 0.7}),
     Row("eta is 0.5", arguments={"eta": 0.5}),
     Row(
         "does not combine its two predictions by plain guidance",
+        settings=RECORD,
         build=of_class(diffusers.StableDiffusionXLPipeline, guidance_rescale=0.7),
     ),
     Row(
         "changes a prediction before the scheduler has it",
         None,
-        {"num_reflections": 0},
+        {"num_reflections": 0, **RECORD},
         {"guidance_scale": 1.0},
         of_class(diffusers.StableDiffusionXLPipeline, __call__=scaled_step),
     ),
     Row("disable_free_init", build=with_free_init),
-    Row("guess mode", arguments={"image": torch.zeros(1, 3, 16, 16), "guess_mode": True}, build=controlled),
+    Row(
+        "guess mode",
+        settings=RECORD,
+        arguments={"image": torch.zeros(1, 3, 16, 16), "guess_mode": True},
+        build=controlled,
+    ),
     Row("disable_cache", build=with_cache),
     Row(
         "EulerAncestralDiscreteScheduler draws noise",

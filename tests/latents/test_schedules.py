@@ -25,7 +25,15 @@ def data_prediction(kind: str):
         a, s = level.alpha, level.sigma
         eps = s * (x - a * CENTRE) / (a * a * 0.25 + s * s)
         x0 = (x - s * eps) / a if a > 1e-6 else torch.full_like(x, CENTRE)
-        return {"epsilon": eps, "sample": x0, "v_prediction": a * eps - s * x0, "flow": eps - x0}[kind]
+        if kind.startswith("edm"):  # what EDM's preconditioning turns into x0
+            name, data = kind.split(":")
+            total = math.hypot(s / a, float(data))
+            sign = 1 if name == "edm_epsilon" else -1
+            return sign * (x0 - float(data) ** 2 / total**2 * x / a) * total / (s / a * float(data))
+        flow = eps - x0
+        return {"epsilon": eps, "sample": x0, "v_prediction": a * eps - s * x0, "flow": flow, "flow_reversed": -flow}[
+            kind
+        ]
 
     return predict
 
@@ -46,7 +54,7 @@ def run_ours(schedule, x: torch.Tensor) -> torch.Tensor:
     def denoise(x: torch.Tensor, level: Level) -> torch.Tensor:
         return to_native(schedule.prediction, data_prediction(schedule.prediction)(x, level), x, level)
 
-    return sample(x, schedule.levels, denoise, schedule.path)
+    return sample(x, schedule.levels, denoise, schedule.path, solver=schedule.solver)
 
 
 def noise() -> torch.Tensor:
@@ -90,6 +98,50 @@ def test_flow_levels_make_the_schedulers_own_steps(options):
     torch.testing.assert_close(
         run_ours(schedule, noise()), run_stock(scheduler, "flow", noise(), schedule), atol=SAME, rtol=0
     )
+
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.UniPCMultistepScheduler(**BETAS),
+        diffusers.UniPCMultistepScheduler(**BETAS, prediction_type="v_prediction", use_karras_sigmas=True),
+        diffusers.UniPCMultistepScheduler(
+            **BETAS, solver_type="bh1", disable_corrector=[0, 5], final_sigmas_type="sigma_min"
+        ),
+        diffusers.UniPCMultistepScheduler(**BETAS, solver_order=1),
+        diffusers.UniPCMultistepScheduler(**FLOW),  # Wan's own
+        diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        diffusers.EDMEulerScheduler(),
+        diffusers.EDMEulerScheduler(sigma_data=1.0, prediction_type="v_prediction", sigma_schedule="exponential"),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_unipc_edm_and_reversed_flows_make_the_schedulers_own_steps(scheduler, steps):
+    scheduler.set_timesteps(steps)
+    schedule = read_schedule(scheduler)
+    x = noise().reshape(2, 4, 8)
+    stock = run_stock(scheduler, schedule.prediction, x, schedule)
+    torch.testing.assert_close(run_ours(schedule, x), stock.double(), atol=2 * SAME, rtol=0)
+
+
+def test_a_reflected_latent_is_not_undone_by_the_corrector():
+    """A move of the latent before a step comes out of it as from the same step without a history."""
+    scheduler = diffusers.UniPCMultistepScheduler(**FLOW)
+    scheduler.set_timesteps(6)
+    schedule = read_schedule(scheduler)
+    solver, levels, ends = schedule.solver, schedule.levels, []
+    for move in (0.0, 0.25):
+        x, state = noise(), solver.init()
+        for i in range(3):
+            x = x + (move if i == 2 else 0.0)
+            x, state = solver.step(x, torch.ones_like(x), levels[i], levels[i + 1], state)
+        ends.append(x)
+    # With predictions that do not change, x0 moves with x, and so do all later latents.
+    torch.testing.assert_close(ends[1] - ends[0], torch.full_like(ends[0], 0.25), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
@@ -167,10 +219,12 @@ MULTISTEP = {
         **BETAS, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"
     ),
     "deis": lambda: diffusers.DEISMultistepScheduler(**BETAS, solver_order=1),
-    "flow unipc": lambda: diffusers.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    ),
-    "unipc": lambda: diffusers.UniPCMultistepScheduler(**BETAS),
+    "unipc of order 3": lambda: diffusers.UniPCMultistepScheduler(**BETAS, solver_order=3),
+    "unipc on noise": lambda: diffusers.UniPCMultistepScheduler(**BETAS, predict_x0=False),
+    "lms": lambda: diffusers.LMSDiscreteScheduler(**BETAS),
+    "heun": lambda: diffusers.HeunDiscreteScheduler(**BETAS),
+    "kdpm2": lambda: diffusers.KDPM2DiscreteScheduler(**BETAS),
+    "flow heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0),
     "singlestep": lambda: diffusers.DPMSolverSinglestepScheduler(**BETAS),
     "pndm": lambda: diffusers.PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1),
 }
@@ -181,7 +235,9 @@ def test_multistep_grids_need_to_be_asked_for(name):
     scheduler = MULTISTEP[name]()
     with pytest.raises(UserError, match=r"first_order=True") as refusal:
         check_scheduler(scheduler)
-    remedy = type(scheduler).__name__ if "dpm" in name else "DDIMScheduler"  # the dpm's own form that can be reflected
+    remedy = (
+        type(scheduler).__name__ if name[:4] in ("dpm ", "unip") else "DDIMScheduler"
+    )  # the dpm's own form that can be reflected
     assert type(scheduler).__name__ in str(refusal.value) and f"{remedy}.from_config" in str(refusal.value)
     scheduler.set_timesteps(12)
     schedule = read_schedule(scheduler, first_order=True)
@@ -209,11 +265,11 @@ def test_first_order_steps_on_a_multistep_grid_are_its_own_steps_of_order_one(na
         (diffusers.DDPMScheduler(**BETAS), "draws noise"),
         (diffusers.LCMScheduler(**BETAS), "draws noise"),
         (diffusers.DPMSolverMultistepScheduler(**BETAS, algorithm_type="sde-dpmsolver++"), "draws noise"),
-        (diffusers.HeunDiscreteScheduler(**BETAS), "no reflection is known"),
+        (diffusers.IPNDMScheduler(), "no reflection is known"),
+        (diffusers.CogVideoXDPMScheduler(**BETAS), "CogVideoXDDIMScheduler"),
         (diffusers.DDIMScheduler(**BETAS), "clip_sample=True"),
         (diffusers.DDIMScheduler(**BETAS, clip_sample=False, thresholding=True), "thresholding=True"),
         (diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "stochastic_sampling=True"),
-        (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas=True"),
         (diffusers.EulerDiscreteScheduler(**BETAS, prediction_type="flow"), "prediction_type='flow'"),
         (diffusers.PNDMScheduler(**BETAS), "skip_prk_steps=False"),
     ],

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from w2sd_video.core.options import MODES, ReflectionConfig
     from w2sd_video.core.paths import FlowPath, NoisePath, Path, renoised
     from w2sd_video.core.sampling import CustomReflection, Observed, w2sd
-    from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Past, Solver, second_order_step
+    from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Past, Solver, UniPC, second_order_step
     from w2sd_video.core.variations import (
         CachedGap,
         Reward,
@@ -72,6 +72,7 @@ __all__ = [
     "Selector",
     "Solver",
     "Still",
+    "UniPC",
     "autoguidance",
     "bounded",
     "check_chain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final
@@ -73,6 +74,80 @@ class DPMSolverMultistep:
         if before is None or first_order:
             return self.path.step(x, prediction, start, end), (i + 1, now)
         return second_order_step(x, now.clean, start, end, before), (i + 1, now)
+
+
+class Trail(NamedTuple):
+    """What `UniPC` remembers of a step: where it started, what it predicted from there, and the `Past` steps used."""
+
+    started: Tensor
+    predicted: Tensor
+    now: Past
+    before: Past | None
+
+
+@final
+@dataclass(frozen=True)
+class UniPC:
+    """Predictor and corrector of order 1 or 2 from clean estimates: UniPC (Zhao et al. 2023, arXiv 2302.04867).
+
+    Each prediction first corrects the step that led to its latent, then makes the next one (Alg. 1 of that paper,
+    UniPC-p with B(h)). The correction is added to the latent, so that it leaves a reflection's move as it is; where no
+    reflection was made, that is the paper's own step.
+
+    Attributes:
+        path: what the predictions mean.
+        orders: of each step's predictor; its corrector, made at the next step, is of the same.
+        corrected: whether each step begins with a correction.
+        exponential: B(h) = exp(h) - 1 (`bh2`), else h (`bh1`).
+    """
+
+    path: Path
+    orders: Sequence[int]
+    corrected: Sequence[bool]
+    exponential: bool = True
+
+    def init(self) -> tuple[int, Trail | None]:
+        return 0, None
+
+    def step(
+        self, x: Tensor, prediction: Tensor, start: Level, end: Level, state: tuple[int, Trail | None]
+    ) -> tuple[Tensor, tuple[int, Trail | None]]:
+        """Move ``x`` from ``start`` to ``end`` by the native prediction."""
+        i, trail = state
+        now = Past(start, self.path.clean(x, prediction, start))
+        if trail is not None and self.corrected[i]:
+            x = x + (self._corrected(trail, now, self.orders[i - 1]) - trail.predicted)
+        before = None if trail is None or self.orders[i] == 1 else trail.now
+        if end.sigma == 0:
+            predicted = now.clean * end.alpha
+        else:
+            predicted = self._moved(x, now, end, [] if before is None else [(0.5, before)])
+        return predicted, (i + 1, Trail(x, predicted, now, before))
+
+    def _corrected(self, trail: Trail, now: Past, order: int) -> Tensor:
+        """The latent at `now` as the step that led there makes it with the estimate found there."""
+        if trail.before is None or order == 1:
+            return self._moved(trail.started, trail.now, now.level, [(0.5, now)])
+        minus_h = (trail.now.level.log_snr - now.level.log_snr) / 2
+        share = (trail.before.level.log_snr - trail.now.level.log_snr) / (-2 * minus_h)
+        first = math.expm1(minus_h)
+        scale = first if self.exponential else minus_h
+        second = first / minus_h - 1.0
+        third = second / minus_h - 0.5
+        one, two = second / scale, 2.0 * third / scale
+        weight = (one - two) / (1.0 - share)
+        return self._moved(trail.started, trail.now, now.level, [(weight, trail.before), (one - weight, now)])
+
+    def _moved(self, x: Tensor, now: Past, end: Level, others: Sequence[tuple[float, Past]]) -> Tensor:
+        """`x` from `now` to `end`, with the slopes to other estimates so weighed."""
+        start = now.level
+        h = (end.log_snr - start.log_snr) / 2  # of log(alpha / sigma)
+        scale = end.alpha * (math.expm1(-h) if self.exponential else -h)
+        moved = torch.add(x * (end.sigma / start.sigma), now.clean, alpha=-end.alpha * math.expm1(-h))
+        for weight, other in others:
+            slope = (other.level.log_snr - start.log_snr) / (2 * h)
+            moved = torch.add(moved, other.clean - now.clean, alpha=-scale * weight / slope)
+        return moved
 
 
 def second_order_step(x: Tensor, clean: Tensor, start: Level, end: Level, before: Past) -> Tensor:

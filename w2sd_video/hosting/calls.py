@@ -85,9 +85,33 @@ def call_guidance(kind: type, pipe: Any, arguments: Mapping[str, Any]) -> CallGu
     negative = any(arguments.get(n) is not None for n in ("negative_prompt", "negative_prompt_embeds"))
     if scale is None or scale <= 1 or (name == "true_cfg_scale" and not negative):
         scale = None
+    if scale is None and name == "guidance_scale" and value(name) is not None:
+        scale = _guided_anyway(kind, pipe, float(value(name)))
     embedded = value("guidance_scale") if embeds and scale is None and "guidance_scale" in parameters else None
     scales = tuple(float(s) for s in (scale, value("guidance_scale_2")) if s is not None)
     return CallGuidance(name, scale is not None, 1.0 if scale is None else scale, embedded, scales)
+
+
+def _guided_anyway(kind: type, pipe: Any, scale: float) -> float | None:
+    """The scale in force of a call with one of 1 or less, where the pipeline guides by that too, else None.
+
+    Those that do write cond + scale * (cond - uncond).
+    """
+    guides = getattr(kind, "do_classifier_free_guidance", None)
+    if scale <= 0 or not isinstance(guides, property):
+        return None
+    missing = object()
+    before = vars(pipe).get("_guidance_scale", missing)
+    pipe._guidance_scale = scale
+    try:
+        return 1.0 + scale if guides.__get__(pipe) is True else None
+    except AttributeError:
+        return None
+    finally:
+        if before is missing:
+            del pipe._guidance_scale
+        else:
+            pipe._guidance_scale = before
 
 
 def with_both_halves(guidance: CallGuidance, arguments: dict[str, Any]) -> dict[str, Any]:

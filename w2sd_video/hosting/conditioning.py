@@ -20,6 +20,7 @@ from w2sd_video.hosting.recording import (
     TIME_NAMES,
     ControlOutput,
     NetworkCall,
+    NotRecorded,
     RecordedStep,
     probe,
 )
@@ -69,7 +70,7 @@ def measure(combined: Tensor, scales: Sequence[float]) -> Guided:
 
 
 def not_plain(scales: Sequence[float]) -> UserError:
-    return UserError(
+    return NotRecorded(
         "this pipeline does not combine its two predictions by plain guidance, uncond + scale * (cond - uncond) "
         f"(scale one of {[float(s) for s in scales]}), or changes a prediction before the scheduler has it; "
         "turn off guidance_rescale and other changes to guidance"
@@ -98,7 +99,7 @@ def our_combination(step: RecordedStep, guided: Guided) -> Tensor:
 
 def _recognised(ends: tuple[float, ...], scales: Sequence[float]) -> Guided | None:
     """The guidance that makes these weights: the least and the largest of the first half's, and of the second's."""
-    if not all(map(math.isfinite, ends)):
+    if not scales or not all(map(math.isfinite, ends)):
         return None
     near = 1e-2 * max(1.0, *map(abs, ends))
     if ends[1] - ends[0] > near or ends[3] - ends[2] > near or abs(abs(ends[0] + ends[2]) - 1) > near:
@@ -220,7 +221,7 @@ def predict_each(
         if output.shape != latent.shape and output.shape[1] == 2 * latent.shape[1]:
             output = output[:, : latent.shape[1]]  # the other half is a learned variance
         if output.shape != latent.shape:
-            raise UserError(
+            raise NotRecorded(
                 f"{type(net).__name__} predicts shape {tuple(output.shape)} for a latent of {tuple(latent.shape)}; "
                 "a network must predict one value per latent value"
             )
@@ -303,7 +304,7 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
             control=read_control(step, True),
         )
     if rows not in ([2 * batch], [batch, batch]) or any(c.network is not step.calls[0].network for c in step.calls):
-        raise UserError(
+        raise NotRecorded(
             f"this pipeline calls its network with batches of {rows} rows for {batch} latents at a step; reflection "
             "knows one call, one call with the batch doubled, and two calls (turn off perturbed-attention and "
             "skip-layer guidance)"
@@ -342,12 +343,12 @@ def _check_call(call: NetworkCall, sample: Tensor) -> None:
     for argument in LATENT_DEPENDENT:
         value = call.arguments.get(argument)
         if value is not None and not isinstance(value, ControlOutput):
-            raise UserError(
+            raise NotRecorded(
                 f"{name} is given {argument}, which depends on the latent and was not computed by the pipeline's "
                 "ControlNet alone; reflection cannot compute it at another latent: use the pipeline without it"
             )
     if call.latent.shape[1:] != sample.shape[1:]:
-        raise UserError(
+        raise NotRecorded(
             f"{name} is given a latent of shape {tuple(call.latent.shape)} while the scheduler steps one of "
             f"{tuple(sample.shape)}; networks that take more than the latent (inpainting, image to video by "
             "concatenation) are not supported"

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import ControlSetting, nets_of, unwrapped
 from w2sd_video.hosting.arguments import Arguments, equal, for_rows, fresh, halves
-from w2sd_video.hosting.recording import ControlOutput, RecordedStep
+from w2sd_video.hosting.recording import ControlOutput, NotRecorded, RecordedStep
 
 if TYPE_CHECKING:
     from w2sd_video.hosting.run import Counter
@@ -98,7 +97,7 @@ def read_control(step: RecordedStep, conditional_first: bool) -> Control | None:
     """Returns the ControlNet call of a recorded step, None without one.
 
     Raises:
-        UserError: the pipeline does something else than one call on its latent, handed to its network as it comes.
+        NotRecorded: the pipeline does something else than one call on its latent, handed to its network as it comes.
     """
     outputs = [
         {name: value for name, value in call.arguments.items() if isinstance(value, ControlOutput)}
@@ -109,7 +108,7 @@ def read_control(step: RecordedStep, conditional_first: bool) -> Control | None:
     indices = [{name: output.index for name, output in each.items()} for each in outputs]
     strange = any(output.call not in step.controls for each in outputs for output in each.values())
     if len(step.controls) != 1 or not indices[0] or any(each != indices[0] for each in indices) or strange:
-        raise UserError(
+        raise NotRecorded(
             f"this pipeline calls its ControlNet {len(step.controls)} times at a step, or hands its outputs to some "
             "calls of its network only; reflection knows one call whose outputs go to all"
         )
@@ -117,7 +116,7 @@ def read_control(step: RecordedStep, conditional_first: bool) -> Control | None:
     batch, rows = step.sample.shape[0], call.latent.shape[0]
     seen = step.calls[0].latent
     if call.latent.shape != _as_frames(seen, seen.dim() == 5).shape:
-        raise UserError(
+        raise NotRecorded(
             f"{type(call.network).__name__} is given a latent of shape {tuple(call.latent.shape)} while "
             f"{type(step.calls[0].network).__name__} is given {tuple(seen.shape)}; reflection knows ControlNets that "
             "see what the network sees"
@@ -136,23 +135,23 @@ def read_control(step: RecordedStep, conditional_first: bool) -> Control | None:
 
 
 def check_scales(control: Control | None, setting: ControlSetting | None, step: int, num_steps: int) -> None:
-    """Raises `UserError` if the pipeline itself scales its ControlNet otherwise at this step than we would."""
+    """Raises `NotRecorded` if the pipeline itself scales its ControlNet otherwise at this step than we would."""
     if control is None:
         return
     ours = () if setting is None else setting.at(step, num_steps)
     if ours != control.recorded:
-        raise UserError(
+        raise NotRecorded(
             f"this pipeline scales its ControlNet by {list(control.recorded)} at step {step + 1} of {num_steps}, where "
             f"its arguments come to {list(ours)}; leave control_guidance_start and control_guidance_end at 0 and 1"
         )
 
 
 def check_same_latent(step: RecordedStep) -> None:
-    """Raises `UserError` if the ControlNet sees another latent than the network (waits for the device)."""
+    """Raises `NotRecorded` if the ControlNet sees another latent than the network (waits for the device)."""
     for call in step.controls:
         seen = step.calls[0].latent
         if not torch.equal(call.latent.float(), _as_frames(seen, seen.dim() == 5).to(call.latent.dtype).float()):
-            raise UserError(
+            raise NotRecorded(
                 f"this pipeline gives {type(call.network).__name__} another latent than its network, in a way that "
                 "reflection does not know; it cannot be reflected"
             )

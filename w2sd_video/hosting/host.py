@@ -24,10 +24,20 @@ from w2sd_video.gaps.control_settings import check_spec_control, control_of
 from w2sd_video.hosting.calls import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
 from w2sd_video.hosting.cross_latent import CrossLatentSide
 from w2sd_video.hosting.judging import Judge, check_pictures
-from w2sd_video.hosting.recording import Recorder
-from w2sd_video.hosting.refusals import check_call, check_cross_latent, check_network, check_pipelines, check_selection
+from w2sd_video.hosting.listening import Exchange, Listener
+from w2sd_video.hosting.recording import NotRecorded, Recorder
+from w2sd_video.hosting.refusals import (
+    check_call,
+    check_cross_latent,
+    check_network,
+    check_pipelines,
+    check_replay,
+    check_selection,
+)
+from w2sd_video.hosting.replay import Replay, guider_of
 from w2sd_video.hosting.run import EvaluationBar, Run, progress_bar_replaced
-from w2sd_video.hosting.sides import SideMaker, Sides, WeakSide
+from w2sd_video.hosting.sampling import Sampler
+from w2sd_video.hosting.sides import Side, SideMaker, Sides, WeakSide
 from w2sd_video.hosting.stepping import HostedCall
 from w2sd_video.latents.schedules import check_scheduler
 from w2sd_video.pair import ModelSpec, Selection
@@ -37,6 +47,7 @@ Progress = bool | Callable[[int, int], None] | None
 CALLBACKS = ("callback_on_step_end", "callback")
 OWN_CALLBACKS = (PipelineCallback, MultiPipelineCallbacks)  # pipelines ask for these classes
 HOSTED = "_w2sd_hosted"
+HOSTS = ("auto", "record", "replay")
 
 
 @contextmanager
@@ -55,6 +66,7 @@ def reflected(
     weak_inputs: Mapping[str, Any] | None = None,
     first_order: bool = False,
     progress: Progress = None,
+    host: str = "auto",
 ) -> Iterator[Run]:
     """While active, every call of `pipe` is a W2SD call; yields the `Run` that counts what the latest call did.
 
@@ -95,6 +107,9 @@ def reflected(
             own steps of second order, and others (UniPC, PNDM ...) are refused.
         progress: False for no progress bar; a function (done, total) called after each evaluation, instead of the bar;
             None for the pipeline's own bar, counting evaluations.
+        host: "record" repeats each step's recorded arguments at other latents, the fast way, exact where a pipeline
+            passes its network the latent alone and guides plainly; "replay" has the pipeline's own loop make every
+            evaluation; "auto" records where that is exact and replays elsewhere. `run.host` says which it was.
 
     Raises:
         UserError: on entry or in the call, before the first evaluation, for what cannot be reflected.
@@ -102,12 +117,14 @@ def reflected(
     """
     chosen = _config(config, num_reflections, mode, strength, reflector)
     chosen.check_method(method)
+    if host not in HOSTS:
+        raise UserError(f"host is {host!r}; choose one of {', '.join(HOSTS)}")
     if hasattr(pipe, "update_components"):  # a modular pipeline; its module is loaded then, and not otherwise
         from w2sd_video.hosting.modular import reflected_modular
 
-        if method != "w2sd" or selection or weak_inputs or first_order or progress is not None:
+        if method != "w2sd" or selection or weak_inputs or first_order or progress is not None or host != "auto":
             raise UserError(
-                "of a modular pipeline method, selection, weak_inputs, first_order and progress cannot be chosen; "
+                "of a modular pipeline method, selection, weak_inputs, first_order, progress and host cannot be chosen; "
                 "leave them out, or use the classic pipeline of that family"
             )
         with reflected_modular(pipe, weak, chosen, on_reflect) as run:
@@ -137,10 +154,10 @@ def reflected(
         check_pictures(pipe)
     run = Run() if cross_latent is None else cross_latent.run
     kind = type(pipe)
-    host = _Host(
-        pipe, kind, side, cross_latent, spec, method, chosen, first_order, run, selection, on_reflect, progress
+    hosting = _Host(
+        pipe, kind, side, cross_latent, spec, method, chosen, first_order, run, selection, on_reflect, progress, host
     )
-    object.__setattr__(pipe, "__class__", _hosted_class(kind, host.call))
+    object.__setattr__(pipe, "__class__", _hosted_class(kind, hosting.call))
     try:
         yield run
     finally:
@@ -163,6 +180,7 @@ class _Host:
     _selection: Selection | None
     _on_reflect: OnReflect | None
     _progress: Progress
+    _host: str
     _busy: bool = False
 
     def call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
@@ -181,32 +199,87 @@ class _Host:
         self._run.reset()
         arguments = call_arguments(kind, pipe, args, kwargs)
         check_scheduler(pipe.scheduler, first_order=self._first_order)
+        if self._host == "replay":
+            return self._replayed(arguments)
+        as_it_was = _noise_states(arguments.get("generator"))
+        try:
+            return self._recorded(arguments)
+        except NotRecorded as error:
+            if self._host == "record" or self._cross_latent is not None or self._run.num_steps:
+                raise
+            why = error
+        for put_back, state in as_it_was:
+            put_back(state)
+        getattr(pipe, "maybe_free_model_hooks", lambda: None)()
+        self._run.reset()
+        self._run.note(f"replayed: {why}")
+        return self._replayed(arguments)
+
+    def _recorded(self, arguments: dict[str, Any]) -> Any:
+        """The call, its steps' arguments recorded and repeated at other latents."""
+        pipe, kind = self._pipe, self._kind
+        self._run.host = "record"
         check_call(pipe, arguments, self._options, controls=self._cross_latent is None)
         guidance = call_guidance(kind, pipe, arguments)
         maker = SideMaker(pipe, kind, arguments, guidance)
-        reflector = maker.reflector(self._reflector)
-        weak = reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
+        reflector, weak = self._reflector_and_weak(maker)
         if self._cross_latent is not None:
             self._cross_latent.prepare(pipe, kind, arguments)
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
             given = with_both_halves(guidance, arguments)
-        hosted = HostedCall(
-            pipe,
+        sampler = self._sampler(arguments, Sides(maker.strong(), reflector, weak))
+        hosted = HostedCall(pipe, sampler, guidance, forced=given is not arguments)
+        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step, control_of(pipe), name=kind.__name__)
+        return self._made(sampler, hosted, recorder, given, maker, forced=given is not arguments)
+
+    def _replayed(self, arguments: dict[str, Any]) -> Any:
+        """The call, its own loop making every evaluation."""
+        pipe, kind = self._pipe, self._kind
+        self._run.host = "replay"
+        check_call(pipe, arguments, self._options, controls=True, recorded=False)
+        check_replay(pipe, arguments, self._method, cross_latent=self._cross_latent is not None)
+        guidance = call_guidance(kind, pipe, arguments)
+        specs = [self._reflector, *([] if self._weak is None else [self._weak.spec])]
+        own = guidance.embedded is None and any(spec.guidance not in (None, 1.0) for spec in specs)
+        forced = own and not guidance.real and guider_of(pipe) is None
+        given = with_both_halves(guidance, arguments) if forced else arguments
+        both = forced or guidance.real
+        maker = SideMaker(pipe, kind, arguments, guidance, both=both, read=Exchange.of, recorder=Listener)
+        sampler = self._sampler(arguments, Sides(maker.strong(), *self._reflector_and_weak(maker)))
+        replay = Replay(pipe, kind, sampler, guidance, forced=forced)
+        return self._made(sampler, replay, replay, given, maker, forced=forced)
+
+    def _reflector_and_weak(self, maker: SideMaker) -> tuple[Side, Side]:
+        reflector = maker.reflector(self._reflector)
+        return reflector, reflector if self._weak is None else maker.weak(self._weak, self._reflector, reflector)
+
+    def _sampler(self, arguments: dict[str, Any], sides: Sides) -> Sampler:
+        return Sampler(
             self._method,
             self._options,
-            Sides(maker.strong(), reflector, weak),
-            guidance,
+            sides,
             self._run,
+            noise_sampler(arguments.get("generator")),
+            functools.partial(self._selector, arguments),
             cross_latent=self._cross_latent,
-            forced=given is not arguments,
             first_order=self._first_order,
-            noise_sampler=noise_sampler(arguments.get("generator")),
-            selector=functools.partial(self._selector, arguments),
             on_reflect=self._on_reflect,
         )
-        bar = functools.partial(self._bar, hosted)
-        recorder = Recorder(networks_of(pipe), pipe.scheduler, hosted.step, control_of(pipe), name=kind.__name__)
+
+    def _made(
+        self,
+        sampler: Sampler,
+        hosted: HostedCall | Replay,
+        recorder: Recorder | Replay,
+        given: dict[str, Any],
+        maker: SideMaker,
+        *,
+        forced: bool,
+    ) -> Any:
+        """What the pipeline's own call returns, with everything in place around it."""
+        pipe, kind = self._pipe, self._kind
+        bar = functools.partial(self._bar, sampler)
         callbacks = {n: f for n in CALLBACKS if callable(f := given.get(n)) and not isinstance(f, OWN_CALLBACKS)}
         lifted = {name: recorder.lifted(function) for name, function in callbacks.items()}
         count = vars(pipe).pop("_num_timesteps", None)  # to be this call's own
@@ -222,7 +295,7 @@ class _Host:
                 self._weak.pipe.maybe_free_model_hooks()
             if self._cross_latent is not None:
                 self._cross_latent.close()
-            if given is not arguments and hasattr(pipe, "_guidance_scale"):
+            if forced and hasattr(pipe, "_guidance_scale"):
                 pipe._guidance_scale = maker.argument("guidance_scale")
         return result
 
@@ -234,13 +307,23 @@ class _Host:
         self._run._choices = selector.choices
         return selector
 
-    def _bar(self, hosted: HostedCall, iterable: Iterable | None, num_steps: int) -> EvaluationBar:
+    def _bar(self, sampler: Sampler, iterable: Iterable | None, num_steps: int) -> EvaluationBar:
         total = self._options.evaluations(num_steps, self._method)
         own = self._progress is None or self._progress is True
         bar = self._kind.progress_bar(self._pipe, total=total) if own else None  # type: ignore[attr-defined]
         report = self._progress if callable(self._progress) else None
-        hosted.bar = EvaluationBar(bar, iterable, total, report)
-        return hosted.bar
+        sampler.bar[:] = [EvaluationBar(bar, iterable, total, report)]
+        return sampler.bar[0]
+
+
+def _noise_states(generator: Any) -> list[tuple[Callable[[Any], Any], Any]]:
+    """What puts back each state of noise that a call with this generator draws from, and the state it is in."""
+    given = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
+    states: list[tuple[Callable[[Any], Any], Any]] = [(each.set_state, each.get_state()) for each in given]
+    states.append((torch.random.set_rng_state, torch.random.get_rng_state()))
+    if torch.cuda.is_initialized():
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    return states
 
 
 def noise_sampler(generator: torch.Generator | list[torch.Generator] | None) -> NoiseSampler:

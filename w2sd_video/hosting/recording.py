@@ -39,6 +39,10 @@ OnStep = Callable[["RecordedStep"], Tensor]
 PROBE_SIZES = (1.0, 2.0, 0.5)  # of one step after the other; powers of two, by which plain guidance scales exactly
 
 
+class NotRecorded(UserError):
+    """What a pipeline does cannot be recorded and repeated at another latent; its own loop may do it (`replay`)."""
+
+
 class RecordingDone(Exception):
     """Ends a pipeline call whose conditioning is known; private to this package."""
 
@@ -102,8 +106,8 @@ class Recorder:
             both.append((control, self._record_control))
         self._networks = {id(network): network for network, _ in both}
         self._classes = {key: type(network) for key, network in self._networks.items()}
-        self._masks = {id(network): _mask(type(network), record) for network, record in both}
-        self._names = {key: _parameter_names(network) for key, network in self._networks.items()}
+        self._masks = {id(network): mask(type(network), record) for network, record in both}
+        self._names = {key: parameter_names(network) for key, network in self._networks.items()}
         self._scheduler = scheduler
         self._on_step = on_step
         self._name = name
@@ -125,7 +129,7 @@ class Recorder:
             self._schedules += this is scheduler
             return kind.set_timesteps(this, *args, **kwargs)
 
-        scheduler.__class__ = _subclass(kind, {"step": stand_in, "set_timesteps": noted})
+        scheduler.__class__ = subclass(kind, {"step": stand_in, "set_timesteps": noted})
         self._put(self._masks)
         try:
             yield
@@ -175,7 +179,9 @@ class Recorder:
     def _record_control(self, network: Any, args: tuple, kwargs: dict) -> Any:
         call = self._noted(network, args, kwargs)
         if call.arguments.get("return_dict") is not False:
-            raise UserError(f"{type(network).__name__} is called in a way that reflection does not know (return_dict)")
+            raise NotRecorded(
+                f"{type(network).__name__} is called in a way that reflection does not know (return_dict)"
+            )
         self._controls.append(call)
         return ControlOutput(call, 0), ControlOutput(call, 1)
 
@@ -184,7 +190,7 @@ class Recorder:
         arguments.update({name: fresh(value) for name, value in kwargs.items()})
         name = next((name for name in LATENT_NAMES if name in arguments), None)
         if name is None or not isinstance(arguments[name], Tensor) or not any(name in arguments for name in TIME_NAMES):
-            raise UserError(
+            raise NotRecorded(
                 f"{type(network).__name__} is not called with a latent ({' or '.join(LATENT_NAMES)}) and a timestep; "
                 "reflection is for denoising networks of that form"
             )
@@ -197,7 +203,7 @@ class Recorder:
         controls, self._controls = self._controls, []
         self._put(self._classes)
         try:
-            _check_options(type(self._scheduler).__name__, args, options)
+            check_options(type(self._scheduler).__name__, args, options)
             combined = model_output if self._size == 1 else model_output / self._size
             self._made += 1
             latent = self._on_step(RecordedStep(calls, combined, timestep, sample, options, controls, self._schedules))
@@ -206,19 +212,21 @@ class Recorder:
         return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
 
 
-def _mask(kind: type, record: Callable[[Any, tuple, dict], Any]) -> type:
-    """A class like `kind` whose instances, when called, are recorded instead."""
+def mask(kind: type, record: Callable[[Any, tuple, dict], Any], *, cached: bool = True) -> type:
+    """A class like `kind` whose instances, when called, are recorded instead; `cached` is whether it may be cached."""
 
     def call(network: Any, *args: Any, **kwargs: Any) -> Any:
         return record(network, args, kwargs)
 
     body: dict[str, Any] = {"__call__": call}
-    if hasattr(kind, "cache_context"):  # walks all modules of the network to prepare a cache that is not used
+    if cached and hasattr(
+        kind, "cache_context"
+    ):  # walks all modules of the network to prepare a cache that is not used
         body["cache_context"] = lambda *_, **__: nullcontext()
-    return _subclass(kind, body)
+    return subclass(kind, body)
 
 
-def _subclass(kind: type, body: dict[str, Any]) -> type:
+def subclass(kind: type, body: dict[str, Any]) -> type:
     """A class like `kind`, of its name, with these attributes besides."""
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind)(kind.__name__, (kind,), {**names, **body})
@@ -250,20 +258,20 @@ class _Alone(tuple):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int) and index not in (0, -1):
-            raise UserError(self._why)
+            raise NotRecorded(self._why)
         return super().__getitem__(index)
 
     def __iter__(self) -> Iterator[Any]:
         yield super().__getitem__(0)
-        raise UserError(self._why)
+        raise NotRecorded(self._why)
 
 
-def _parameter_names(network: nn.Module) -> list[str]:
+def parameter_names(network: nn.Module) -> list[str]:
     inner = getattr(network, "_orig_mod", network)  # of a compiled module
     return list(inspect.signature(type(inner).forward).parameters)[1:]
 
 
-def _check_options(name: str, args: tuple, options: dict[str, Any]) -> None:
+def check_options(name: str, args: tuple, options: dict[str, Any]) -> None:
     for option in ("eta", "s_churn"):
         if options.get(option):
             raise UserError(

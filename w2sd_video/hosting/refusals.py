@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor, nn
 
 from w2sd_video.core import ReflectionConfig
@@ -14,11 +15,23 @@ from w2sd_video.gaps.control_settings import check_control
 from w2sd_video.hosting.calls import networks_of
 from w2sd_video.hosting.conditioning import Conditioning
 from w2sd_video.hosting.controls import check_same_latent
-from w2sd_video.hosting.recording import RecordedStep
+from w2sd_video.hosting.recording import NotRecorded, RecordedStep
 from w2sd_video.latents.schedules import Schedule
 from w2sd_video.latents.spaces import LatentSpace, check_shared
 from w2sd_video.pair import Selection
 
+DIFFERS_IN_NOTHING = (
+    "the weak side differs in nothing from the strong side as it reflects; say what differs, or ask for that control "
+    'by name: weak="zero-gap"'
+)
+LAG = (
+    "lag puts a prediction of the strong side as it samples into the reflection, and here the strong side reflects "
+    "otherwise; leave reflector out, or lag"
+)
+GAP_EVERY = (
+    "gap_every measures the gap at the evaluation of a sampling step, and here the strong side reflects otherwise than "
+    "it samples, in more than classifier-free guidance; leave reflector out, or gap_every"
+)
 # A network that takes the other's place must agree with it in these (where it has them).
 SHARED_CONFIG = (
     "in_channels",
@@ -34,41 +47,57 @@ SHARED_CONFIG = (
 )
 
 
-def check_call(pipe: Any, arguments: Mapping[str, Any], options: ReflectionConfig, *, controls: bool) -> None:
+def check_call(
+    pipe: Any, arguments: Mapping[str, Any], options: ReflectionConfig, *, controls: bool, recorded: bool = True
+) -> None:
     """Raises `UserError` for a call, or a state of the pipeline, that a reflected call would get wrong.
 
-    `controls`: whether a ControlNet that can be called at any latent is allowed.
+    `controls`: whether a ControlNet that can be called at any latent is allowed; `recorded`: whether the call is
+    recorded, so that guidance must be plain (`NotRecorded`) and ControlNets known.
     """
-    check_state(pipe, arguments, controls=controls)
+    _check_loop(pipe, arguments)
+    if recorded:
+        check_state(pipe, arguments, controls=controls)
     _check_reflections(arguments, options)
 
 
-def check_state(pipe: Any, arguments: Mapping[str, Any], *, controls: bool = False) -> None:
-    """Raises `UserError` for call arguments, or a state of the pipeline, under which a prediction is not plain."""
-    zero = {
-        "guidance_rescale": "it rescales the guided prediction, which is then no longer plain guidance",
-        "eta": "it draws noise at every step, which an inversion cannot take back",
-        "pag_scale": "perturbed-attention guidance evaluates a third branch that reflection does not know",
-    }
-    for name, why in zero.items():
-        if arguments.get(name):
-            raise UserError(f"{name} is {arguments[name]}: {why}; leave it at 0")
+def _check_loop(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    if arguments.get("eta"):
+        raise UserError(
+            f"eta is {arguments['eta']}: it draws noise at every step, which an inversion cannot take back; leave it "
+            "at 0"
+        )
     if getattr(pipe, "free_init_enabled", False):
         raise UserError(
             "FreeInit restarts the sampling loop, which reflection does not follow; call disable_free_init()"
         )
-    if getattr(pipe, "controlnet", None) is not None and not controls:
-        raise UserError(
-            f"{type(pipe).__name__} has a ControlNet, which a pair of two latent spaces cannot have; use the pipeline "
-            "without one"
-        )
-    check_control(pipe, arguments)
     for network in networks_of(pipe):
         if getattr(network, "is_cache_enabled", False):
             raise UserError(
                 f"{type(network).__name__} has a cache enabled, which would mix the evaluations of a reflection; "
                 "call its disable_cache()"
             )
+
+
+def check_state(pipe: Any, arguments: Mapping[str, Any], *, controls: bool = False) -> None:
+    """Raises `NotRecorded` for call arguments, or a state of the pipeline, under which a prediction is not plain."""
+    _check_loop(pipe, arguments)
+    zero = {
+        "guidance_rescale": "it rescales the guided prediction, which is then no longer plain guidance",
+        "pag_scale": "perturbed-attention guidance evaluates a third branch that reflection does not know",
+    }
+    for name, why in zero.items():
+        if arguments.get(name):
+            raise NotRecorded(f"{name} is {arguments[name]}: {why}; leave it at 0")
+    if getattr(pipe, "controlnet", None) is not None and not controls:
+        raise UserError(
+            f"{type(pipe).__name__} has a ControlNet, which a pair of two latent spaces cannot have; use the pipeline "
+            "without one"
+        )
+    try:
+        check_control(pipe, arguments)
+    except UserError as error:
+        raise NotRecorded(str(error)) from error
 
 
 def _check_reflections(arguments: Mapping[str, Any], options: ReflectionConfig) -> None:
@@ -80,6 +109,17 @@ def _check_reflections(arguments: Mapping[str, Any], options: ReflectionConfig) 
             f"num_reflections is {lam}, more than the {steps} steps; it must be from 0 to {steps - 1} "
             f'(or {steps} with mode="fused")'
         )
+
+
+def check_replay(pipe: Any, arguments: Mapping[str, Any], method: str, *, cross_latent: bool) -> None:
+    """Raises `UserError` for what a call whose loop makes every evaluation cannot do."""
+    if cross_latent:
+        raise UserError("a pair of two latent spaces cannot be replayed; leave host out")
+    for name, value in arguments.items():
+        if isinstance(value, PipelineCallback | MultiPipelineCallbacks):
+            raise UserError(
+                f"{name} is a {type(value).__name__}, which would act in the middle of a replayed step; give a function"
+            )
 
 
 def check_selection(method: str, selection: Any) -> None:
@@ -171,7 +211,7 @@ def check_first_step(recorded: RecordedStep, schedule: Schedule) -> None:
     theirs = call.latent[: ours.shape[0]].to(ours.dtype)
     tolerance = 1e-4 if call.latent.dtype == torch.float32 else 2e-2
     if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
-        raise UserError(
+        raise NotRecorded(
             f"this pipeline changes the latent before {type(call.network).__name__} sees it, in a way that reflection "
             "does not know; it cannot be reflected"
         )

@@ -37,6 +37,7 @@ class Run:
         choices: of each selection of method "w2sd-auto", of each sample, whether the second (weak) side was taken as
             the strong one; reading it waits for the device.
         notes: what the user should know about how it was done.
+        host: "record" or "replay", how the pipeline was hosted (see `reflected`); "" before the first call.
     """
 
     num_steps: int = 0
@@ -45,6 +46,7 @@ class Run:
     num_encodes: int = 0
     num_decodes: int = 0
     notes: list[str] = field(default_factory=list)
+    host: str = ""
     _counter: Counter = field(default_factory=Counter, repr=False)
     _gaps: list[Tensor] = field(default_factory=list, repr=False)
     _choices: list[Tensor] = field(default_factory=list, repr=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,7 +34,8 @@ class Side:
 
     Attributes:
         network: evaluated instead of the conditioning's own.
-        conditioning: recorded from another call; its timestep is replaced by the current one.
+        conditioning: recorded from another call; its timestep is replaced by the current one (of replayed calls what
+            differs from the pipeline's own).
         guidance: scale of classifier-free guidance.
         embedded: value of the guidance that is an input of the network, in the units of the call's argument.
         prediction: what the network predicts.
@@ -43,7 +44,7 @@ class Side:
     """
 
     network: nn.Module | None = None
-    conditioning: Conditioning | None = None
+    conditioning: Any = None
     guidance: float | None = None
     embedded: float | None = None
     prediction: str | None = None
@@ -104,12 +105,19 @@ class WeakSide:
 
 @dataclass(frozen=True)
 class SideMaker:
-    """Makes the sides of a call of `kind.__call__(pipe, **arguments)`, which guides as `guidance` says."""
+    """Makes the sides of a call of `kind.__call__(pipe, **arguments)`, which guides as `guidance` says.
+
+    `both` is whether every side's own call is to prepare both halves of guidance, whatever its scale; `read` makes the
+    conditioning of a side of what `record` found, given the scales of its call, and `recorder` makes it find that.
+    """
 
     pipe: Any
     kind: type
     arguments: dict[str, Any]
     guidance: CallGuidance
+    both: bool = False
+    read: Callable[[RecordedStep, Sequence[float]], Any] = read_conditioning
+    recorder: Any = Recorder
 
     def argument(self, name: str) -> Any:
         """The value of a call argument, given or by default."""
@@ -218,16 +226,17 @@ class SideMaker:
             in_force = self.guidance.scale if scale is None else float(scale)
             if in_force == 1 and spec.negative_prompt is not None:
                 raise UserError("negative_prompt differs, but guidance 1 uses none; set another guidance")
-            if in_force != 1:
+            if in_force != 1 or self.both:
                 arguments = with_both_halves(guidance, arguments)
             side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
-        step = record(pipe, kind, arguments, self.pipe.scheduler, self.arguments.get("generator"))
-        return replace(side, conditioning=read_conditioning(step, call_guidance(kind, pipe, arguments).scales))
+        generator = self.arguments.get("generator")
+        step = record(pipe, kind, arguments, self.pipe.scheduler, generator, recorder=self.recorder)
+        return replace(side, conditioning=self.read(step, call_guidance(kind, pipe, arguments).scales))
 
 
 def _lacks_guidance(side: Side) -> bool:
     """Whether a recorded conditioning was made for the guidance of another side, and will not do for this one's."""
-    if side.conditioning is None:
+    if not isinstance(side.conditioning, Conditioning):
         return False
     return side.embedded is not None or (side.conditioning.unconditional is None and side.guidance not in (None, 1.0))
 
@@ -237,7 +246,15 @@ def _with_control(side: Side, spec: ModelSpec) -> Side:
     return side if side.control is None else replace(side, control=side.control.with_scale(spec.control))
 
 
-def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any, generator: Any = None) -> RecordedStep:
+def record(
+    pipe: Any,
+    kind: type,
+    arguments: Mapping[str, Any],
+    scheduler: Any,
+    generator: Any = None,
+    *,
+    recorder: Any = Recorder,
+) -> RecordedStep:
     """Returns the first step of a call of `pipe`, an instance of `kind`, on `scheduler`, stopping the call there.
 
     Its noise is that of `generator` (or a list of them; None for torch's own), which stays where it is: control images
@@ -256,8 +273,8 @@ def record(pipe: Any, kind: type, arguments: Mapping[str, Any], scheduler: Any, 
     forked = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
     vars(pipe)["scheduler"] = scheduler
     try:
-        recorder = Recorder(networks_of(pipe), scheduler, stop, control_of(pipe), name=kind.__name__)
-        with forked, quiet, recorder.installed():
+        installed = recorder(networks_of(pipe), scheduler, stop, control_of(pipe), name=kind.__name__).installed()
+        with forked, quiet, installed:
             kind.__call__(pipe, **arguments)  # type: ignore[operator]
     except RecordingDone:
         pass

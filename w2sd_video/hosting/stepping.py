@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from w2sd_video.core import (
-    W2SD,
-    AutoSelect,
-    CachedDenoiser,
-    CachedGap,
-    CustomReflection,
-    Denoiser,
-    DPMSolverMultistep,
-    Euler,
-    JointDenoiser,
-    Level,
-    NoiseSampler,
-    Observed,
-    OnReflect,
-    Reflection,
-    ReflectionConfig,
-    Resample,
-    Selector,
-    Solver,
-    autoguidance,
-)
+from w2sd_video.core import Denoiser, JointDenoiser, Level
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.switches import SwitchBoard
 from w2sd_video.hosting.calls import BOTH_HALVES, CallGuidance, networks_of
@@ -39,19 +19,19 @@ from w2sd_video.hosting.controls import check_scales
 from w2sd_video.hosting.one_batch import by_sample, check_loras, in_one_batch, side_by_side
 from w2sd_video.hosting.recording import RecordedStep
 from w2sd_video.hosting.refusals import (
+    DIFFERS_IN_NOTHING,
+    GAP_EVERY,
+    LAG,
     check_first_step,
     check_placement,
     check_reflections,
     check_same_space,
     first_index,
 )
-from w2sd_video.hosting.run import EvaluationBar, FiniteWatch, Run, likely_cause
-from w2sd_video.hosting.sides import Resolved, Side, Sides
-from w2sd_video.latents.layouts import mean_over_latent_frames
+from w2sd_video.hosting.run import FiniteWatch, likely_cause
+from w2sd_video.hosting.sampling import Sampler, Sampling
+from w2sd_video.hosting.sides import Resolved, Side
 from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
-
-if TYPE_CHECKING:
-    from w2sd_video.hosting.cross_latent import CrossLatentSide
 
 
 class HostedCall:
@@ -59,43 +39,18 @@ class HostedCall:
 
     Args:
         pipe: the pipeline.
-        method, options: what to do, as for `reflected`.
-        sides: what is evaluated.
+        sampler: what to do.
         guidance: how the user's call guides.
-        run: where to count.
-        cross_latent: a weak side in another latent space, in place of that of `sides`.
         forced: whether the pipeline is given a scale that only makes it prepare both halves of guidance.
-        first_order: whether steps of a multistep scheduler are of first order.
-        noise_sampler: of methods that draw noise.
-        selector: of "w2sd-auto": makes it, once the latents are known.
-        on_reflect: called after each reflection.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        method: str,
-        options: ReflectionConfig,
-        sides: Sides,
-        guidance: CallGuidance,
-        run: Run,
-        *,
-        noise_sampler: NoiseSampler,
-        selector: Callable[[Tensor], Selector],
-        cross_latent: CrossLatentSide | None = None,
-        forced: bool = False,
-        first_order: bool = False,
-        on_reflect: OnReflect | None = None,
-    ) -> None:
-        self.pipe, self.method, self.options, self.run, self.cross_latent = pipe, method, options, run, cross_latent
-        self.bar: EvaluationBar | None = None
-        self._sides, self._guidance = sides, guidance
-        self._noise_sampler, self._selector = noise_sampler, selector
-        self._forced, self._first_order, self._observer = forced, first_order, on_reflect
+    def __init__(self, pipe: Any, sampler: Sampler, guidance: CallGuidance, *, forced: bool = False) -> None:
+        self.pipe, self._sampler, self._guidance, self._forced = pipe, sampler, guidance, forced
+        self._sides, self.run, self.cross_latent = sampler.sides, sampler.run, sampler.cross_latent
         self._networks = networks_of(pipe)
         self._switches = SwitchBoard()
         self._schedule: Schedule | None = None
-        self._visited = self._owed = 0
+        self._visited = 0
         self._guidances: dict[tuple, tuple[Guided, Tensor]] = {}
         self._sent: tuple[Tensor, int] | None = None
         self._latent: Tensor | None = None
@@ -117,7 +72,8 @@ class HostedCall:
             return recorded.sample
         self._current = self._read(recorded)
         check_scales(self._current.control, self._sides.strong.control, *self._place(schedule))
-        x = self._advance(i, self._received(recorded.sample, schedule.scales[i]))
+        self._now = {}
+        x = self._sampling.advance(i, self._received(recorded.sample, schedule.scales[i]))
         self._watch.add(i, "the sampling part", x)
         self.run.num_steps += 1
         sent = _counting((x if schedule.scales[i + 1] == 1 else x * schedule.scales[i + 1]).to(recorded.sample.dtype))
@@ -150,11 +106,11 @@ class HostedCall:
 
     def _begin(self, recorded: RecordedStep) -> Schedule:
         """Reads the schedule, and checks once what holds for all of it."""
-        pipe, method, options = self.pipe, self.method, self.options
+        pipe, method, options = self.pipe, self._sampler.method, self._sampler.options
         self._schedules = recorded.schedule
         start = first_index(pipe.scheduler, recorded.timestep)
         count = getattr(pipe, "_num_timesteps", None)
-        schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=self._first_order)
+        schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=self._sampler.first_order)
         check_reflections(method, options, schedule)
         self._current = self._read(recorded)
         check_first_step(recorded, schedule)
@@ -165,12 +121,21 @@ class HostedCall:
                 check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
         self._schedule = schedule
-        self._costs = options.costs(schedule.num_steps, method)
-        self._choose_method(schedule, recorded.sample)
+        self._sampling = Sampling(
+            self._sampler,
+            schedule,
+            recorded.sample,
+            name=type(pipe).__name__,
+            num_frames=self._current.conditional.get("num_frames"),
+            denoiser=self._denoiser,
+            joint=self._joint,
+            measured=self._measured if self.cross_latent is None else self._measured_across,
+            watch=self._watch,
+        )
         if self.cross_latent is not None:
             cached = options.gap_every is not None
             steps = (options.gap_steps if cached else options.steps)(schedule.num_steps, method)
-            self.cross_latent.begin(schedule, steps, recorded.sample, self._evaluated)
+            self.cross_latent.begin(schedule, steps, recorded.sample, self._sampling.evaluated)
         sides = self._sides
         weak, reflector = self._resolved(sides.weak), self._resolved(sides.reflector)
         for now in (reflector, weak):
@@ -178,90 +143,17 @@ class HostedCall:
             check_loras(now, len(recorded.sample))
         # One side used as both is the control, asked for by name.
         if sides.weak is not sides.reflector and weak.equals(reflector, self._switches):
-            raise UserError(
-                "the weak side differs in nothing from the strong side as it reflects; say what differs, "
-                'or ask for that control by name: weak="zero-gap"'
-            )
+            raise UserError(DIFFERS_IN_NOTHING)
         strong = self._resolved(sides.strong)
         if options.lag and not reflector.equals(strong, self._switches):
-            raise UserError(
-                "lag puts a prediction of the strong side as it samples into the reflection, and here the strong side "
-                "reflects otherwise; leave reflector out, or lag"
-            )
+            raise UserError(LAG)
         if options.gap_every is not None and not all(
             replace(reflector, guidance=scale).equals(replace(strong, guidance=scale), self._switches)
             for scale in (strong.guidance, reflector.guidance)
         ):
-            raise UserError(
-                "gap_every measures the gap at the evaluation of a sampling step, and here the strong side reflects "
-                "otherwise than it samples, in more than classifier-free guidance; leave reflector out, or gap_every"
-            )
+            raise UserError(GAP_EVERY)
         self._switches.hold(self._networks, [(now.network, now.settings) for now in (reflector, weak)])
         return schedule
-
-    def _choose_method(self, schedule: Schedule, sample: Tensor) -> None:
-        """What the method's parts are on this schedule: the denoiser that samples, the reflection and the solver."""
-        method, options, sides = self.method, self.options, self._sides
-        levels, path, draw = schedule.levels, schedule.path, self._noise_sampler
-        own: dict[str, Any] = {"noise_sampler": draw}
-        if options.motion_strength != 1 and not options.plain(method):
-            packed = self._current.conditional.get("num_frames")
-            own["still"] = mean_over_latent_frames(type(self.pipe).__name__, sample.shape, packed)
-        strong, reflector, weak = (self._denoiser(side) for side in (sides.strong, sides.reflector, sides.weak))
-        reflection: Reflection | None = None
-        if options.plain(method):
-            pass
-        elif method == "autoguided":
-            strong = autoguidance(strong, weak, options.strength, joint=self._joint(sides.strong))
-        elif options.gap_every is not None:
-            measured = self._measured if self.cross_latent is None else self._measured_across
-            cached = CachedGap(levels, strong, measured, path, options, **own)
-            reflection, strong = cached, cached.strong
-        elif self.cross_latent is not None:
-            across = partial(self.cross_latent.reflect, strong=reflector)
-            reflection = CustomReflection(levels, across, options, **own)
-        elif method == "w2sd-auto":
-            joint, selector = self._joint(sides.strong), self._selector(sample)
-            auto = AutoSelect(levels, strong, weak, path, selector, options, joint=joint, **own)
-            reflection, strong = auto, auto.strong
-        elif method == "w2sd" and options.lag:
-            strong = lagging = CachedDenoiser(strong)
-            reflection = W2SD(levels, lagging.recall, weak, path, options, **own)
-        elif method == "w2sd":
-            joint = self._joint(sides.reflector)
-            reflection = W2SD(levels, reflector, weak, path, options, joint=joint, **own)
-        else:
-            other, opposed = None if method == "resample" else weak, method == "resample-opposed"
-            reflection = Resample(levels, reflector, path, options, weak=other, opposed=opposed, noise_sampler=draw)
-        self._strong = strong
-        self._reflection = None if reflection is None else Observed(reflection, self._on_reflect)
-        self._solver: Solver = DPMSolverMultistep(path, schedule.orders) if 2 in schedule.orders else Euler(path)
-        self._state = self._solver.init()
-
-    def _advance(self, i: int, x: Tensor) -> Tensor:
-        """Step i of the sampling loop, as `core.sample` makes it, with the sides as they are at the pipeline's step."""
-        assert self._schedule is not None
-        start, end = self._schedule.levels[i : i + 2]
-        self._now, self._owed = {}, self._costs[i]
-        tilde = None if self._reflection is None else self._reflection.reflect(i, x)
-        x = x if tilde is None else tilde
-        x, self._state = self._solver.step(x, self._strong(x, start), start, end, self._state)
-        if self.bar is not None and self._owed:  # evaluations that this step did without
-            self.bar.advance(self._owed)
-        return x
-
-    def _evaluated(self) -> None:
-        self.run._counter.evaluations += 1
-        if self.bar is not None and self._owed:
-            self._owed -= 1
-            self.bar.advance()
-
-    def _on_reflect(self, i: int, x: Tensor, tilde: Tensor) -> None:
-        self.run.num_reflections += 1
-        self.run._gaps.append(torch.linalg.vector_norm(tilde - x))
-        self._watch.add(i, "the reflection", tilde)
-        if self._observer is not None:
-            self._observer(i, x, tilde)
 
     def _received(self, sample: Tensor, scale: float) -> Tensor:
         """Our own float32 latent where the pipeline hands back what it was given, else what it hands (a callback's)."""
@@ -382,7 +274,7 @@ class HostedCall:
         with self._switches.in_force(now.network, by_sample(now, guidances, x)):
             outputs = predict_each(now.conditioning, x, guidances, counter=self.run._counter, network=now.network)
         for _ in range(evaluations):
-            self._evaluated()
+            self._sampling.evaluated()
         return [to_native(now.prediction, output.to(x.dtype), x, level) for output in outputs]
 
 

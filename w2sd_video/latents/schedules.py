@@ -14,21 +14,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2sd_video.core import FlowPath, Level, NoisePath, check_chain
+from w2sd_video.core import (
+    DPMSolverMultistep,
+    Euler,
+    FlowPath,
+    Level,
+    NoisePath,
+    Path,
+    Solver,
+    UniPC,
+    check_chain,
+)
 from w2sd_video.errors import UserError
 
 GRID = ("DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler")
 EULER = ("EulerDiscreteScheduler",)
+EDM = ("EDMEulerScheduler",)
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
 # Usable for their grid alone, with steps of first order, when asked for.
 MULTISTEP_GRID = ("PNDMScheduler",)
-DPM = "DPMSolverMultistepScheduler"  # DPM-Solver++(2M) has steps of its own order
+DPM = "DPMSolverMultistepScheduler"  # DPM-Solver++(2M) has steps of its own order, as UniPC has
+UNIPC = "UniPCMultistepScheduler"
 MULTISTEP_SIGMAS = (
     DPM,
     "DPMSolverSinglestepScheduler",
-    "UniPCMultistepScheduler",
+    UNIPC,
     "DEISMultistepScheduler",
 )
+# The same of grids on the sigmas that Euler has; each timestep but the first comes twice where two evaluations a step
+# are made.
+MULTISTEP_EULER = ("LMSDiscreteScheduler",)
+TWICE = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 STOCHASTIC = (
     "DDPMScheduler",
     "DDPMParallelScheduler",
@@ -51,6 +67,13 @@ SECOND_ORDER = (
     f"use DPM-Solver++(2M), pipe.scheduler = {DPM}.from_config(pipe.scheduler.config, "
     'algorithm_type="dpmsolver++") (of the programs: --scheduler dpm-solver++)'
 )
+BEST_REMEDIES = {
+    "CogVideoXDPMScheduler": "use pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config, "
+    "clip_sample=False) (plain DDIM has other noise levels)",
+    "FlowMatchLCMScheduler": "use pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)",
+    "LTXEulerAncestralRFScheduler": "use pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config("
+    "pipe.scheduler.config)",
+}
 # Where alpha_bar of pure noise is put (by EulerDiscreteScheduler too), as eps alone cannot leave alpha 0.
 SMALLEST_ALPHA_BAR = 2.0**-24
 
@@ -64,6 +87,7 @@ class Schedule:
         path: what the native prediction is held to mean.
         prediction: what the network gives: "epsilon", "v_prediction", "sample" or "flow".
         scales: the pipeline's latent at level i is scales[i] times ours (not 1 only for Euler, whose alpha is 1).
+        solver: makes the steps as the scheduler does.
         steps: for each timestep of the pipeline's loop the index of the step made there, None where none is (a repeated
             timestep, a last step that goes nowhere).
         orders: of each step as it samples: 1, or 2 (DPM-Solver++) where the step before it is of this run too.
@@ -75,6 +99,7 @@ class Schedule:
     scales: tuple[float, ...]
     steps: tuple[int | None, ...]
     orders: tuple[int, ...]
+    solver: Solver
 
     @property
     def num_steps(self) -> int:
@@ -89,20 +114,23 @@ class Schedule:
 def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
     """Raises `UserError` for a scheduler whose steps cannot be reflected, saying which can."""
     name = type(scheduler).__name__
-    multistep = MULTISTEP_GRID + MULTISTEP_SIGMAS
+    multistep = MULTISTEP_GRID + MULTISTEP_SIGMAS + MULTISTEP_EULER + TWICE
     config = scheduler.config
     sde = name in MULTISTEP_SIGMAS and str(config.get("algorithm_type", "")).startswith("sde")  # not a leftover in DDIM
     if name in STOCHASTIC or sde:
         nearest = f"{SECOND_ORDER}; or {REMEDY}" if sde or name == "DPMSolverSDEScheduler" else REMEDY
+        nearest = BEST_REMEDIES.get(name, nearest)
         raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {nearest}")
     if name == DPM and not first_order:
         _check_dpm(config)
+    elif name == UNIPC and not first_order:
+        _check_unipc(scheduler)
     elif name in multistep and not first_order:
         raise UserError(
-            f"{name} keeps a history of predictions, which does not hold for a reflected latent; "
+            f"{name} makes its steps from several predictions, which do not hold for a reflected latent; "
             f"{SECOND_ORDER}; or {REMEDY}; or give first_order=True for steps of first order on its grid"
         )
-    if name not in GRID + EULER + FLOW + multistep:
+    if name not in GRID + EULER + EDM + FLOW + multistep:
         raise UserError(f"no reflection is known for {name}; {REMEDY}")
     if name == "PNDMScheduler" and not config.skip_prk_steps:
         raise UserError(f"PNDMScheduler with skip_prk_steps=False has a grid with half steps; {REMEDY}")
@@ -112,9 +140,11 @@ def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
                 f"{name} has {flag}=True: a clipped step is not invertible; "
                 f"use {name}.from_config(pipe.scheduler.config, {flag}=False)"
             )
-    for flag in ("invert_sigmas", "stochastic_sampling"):
-        if config.get(flag, False):
-            raise UserError(f"{name} has {flag}=True, which cannot be reflected; use it with {flag}=False")
+    if config.get("stochastic_sampling", False):
+        raise UserError(
+            f"{name} has stochastic_sampling=True and draws noise at every step, which an inversion cannot take back; "
+            f"use {name}.from_config(pipe.scheduler.config, stochastic_sampling=False)"
+        )
     prediction_of(scheduler)
 
 
@@ -129,11 +159,40 @@ def _check_dpm(config: Any) -> None:
             )
 
 
-def prediction_of(scheduler: Any) -> str:
-    """Returns what a network made for this scheduler predicts: "epsilon", "v_prediction", "sample" or "flow"."""
+def _check_unipc(scheduler: Any) -> None:
+    """Raises `UserError` for a UniPC other than that of order 1 or 2 on clean estimates, as it is by default."""
     config = scheduler.config
-    if type(scheduler).__name__ in FLOW:
-        return "flow"
+    better: dict[str, Any] = {}
+    if config.solver_order not in (1, 2):
+        better["solver_order"] = 2
+    if not config.predict_x0:
+        better["predict_x0"] = True
+    if scheduler.solver_p is not None:
+        better["solver_p"] = None
+    if better:
+        said = ", ".join(f"{name}={config.get(name)!r}" for name in better)
+        asked = ", ".join(f"{name}={value!r}" for name, value in better.items())
+        raise UserError(
+            f"{UNIPC} has {said}, whose steps are not known; use {UNIPC}.from_config(pipe.scheduler.config, {asked}), "
+            "or give first_order=True for steps of first order on its grid"
+        )
+
+
+def prediction_of(scheduler: Any) -> str:
+    """Returns what a network made for this scheduler predicts.
+
+    "epsilon", "v_prediction", "sample", "flow", "flow_reversed" (its sign turned, as time runs the other way), or
+    "edm_epsilon" and "edm_v_prediction" (the output that EDM's preconditioning is still to be applied to) with the
+    standard deviation of the data behind a colon.
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    if name in FLOW or name == "FlowMatchHeunDiscreteScheduler":
+        return "flow_reversed" if config.get("invert_sigmas", False) else "flow"
+    if name in EDM:
+        if config.prediction_type not in ("epsilon", "v_prediction"):
+            kind = f"prediction_type={config.prediction_type!r}"
+            raise UserError(f"{name} has {kind}; it must be 'epsilon' or 'v_prediction'")
+        return f"edm_{config.prediction_type}:{float(config.sigma_data)}"
     given = config.get("prediction_type", "epsilon")
     flow = bool(config.get("use_flow_sigmas", False))
     if flow and given == "flow_prediction":
@@ -166,14 +225,19 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
     if name in GRID + MULTISTEP_GRID:
         steps, levels = _grid_levels(scheduler, timesteps, start, stop)
         path: NoisePath | FlowPath = NoisePath()
+    elif name in TWICE:
+        steps, levels = _twice_levels(scheduler, timesteps, start, stop)
+        path = FlowPath() if is_flow(scheduler) else NoisePath()
     else:
         flow = is_flow(scheduler)
         path = FlowPath() if flow else NoisePath()
         sigmas = scheduler.sigmas[start : stop + 1].tolist()
+        if scheduler.config.get("invert_sigmas", False):
+            sigmas = [1.0 - sigma for sigma in sigmas]
         told = [*timesteps[start:stop], *timesteps[stop:], 0][: len(sigmas)]
         levels = [_sigma_level(t, sigma, flow) for t, sigma in zip(told, sigmas, strict=True)]
         steps = list(range(stop - start))
-    own_order = name == DPM and not first_order
+    own_order = name in (DPM, UNIPC) and not first_order
     if own_order and len(levels) > 2 and _goes_nowhere(levels):  # Karras sigmas and final_sigmas_type="sigma_min"
         levels, steps[-1] = levels[:-1], None
     stays = name in GRID and scheduler.config.timestep_spacing != "linspace"  # its own steps are the grid's
@@ -191,11 +255,28 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
         path.check(levels)
     except ValueError as error:
         raise UserError(f"{name} has a grid that cannot be reflected: {error}; or {REMEDY}") from error
-    euler = name in EULER
+    euler = name in EULER + EDM + MULTISTEP_EULER or (name in TWICE and isinstance(path, NoisePath))
     scales = tuple(1.0 / level.alpha if euler else 1.0 for level in levels)
     made = len(levels) - 1
-    orders = _dpm_orders(scheduler, start, made) if own_order else (1,) * made
-    return Schedule(tuple(levels), path, prediction, scales, tuple(steps), orders)
+    orders: tuple[int, ...] = (1,) * made
+    solver: Solver = Euler(path)
+    if own_order and name == DPM:
+        orders = _dpm_orders(scheduler, start, made)
+        solver = DPMSolverMultistep(path, orders) if 2 in orders else solver
+    elif own_order:
+        orders, solver = _unipc_steps(scheduler, path, start, made)
+    return Schedule(tuple(levels), path, prediction, scales, tuple(steps), orders, solver)
+
+
+def _unipc_steps(scheduler: Any, path: Path, start: int, count: int) -> tuple[tuple[int, ...], Solver]:
+    """The orders of `count` steps from the scheduler's timestep `start` on, by its own rules, and their solver."""
+    config, total = scheduler.config, len(scheduler.timesteps)
+    orders = []
+    for i in range(count):  # the first step of a loop has no history
+        most = min(config.solver_order, total - start - i) if config.lower_order_final else config.solver_order
+        orders.append(min(most, i + 1))
+    corrected = [i > 0 and start + i - 1 not in scheduler.disable_corrector for i in range(count)]
+    return tuple(orders), UniPC(path, orders, corrected, exponential=config.solver_type == "bh2")
 
 
 def _dpm_orders(scheduler: Any, start: int, count: int) -> tuple[int, ...]:
@@ -235,12 +316,37 @@ def to_native(kind: str, prediction: Tensor, x: Tensor, level: Level) -> Tensor:
         return torch.add(prediction * level.alpha, x, alpha=level.sigma)
     if kind == "sample":
         return torch.sub(x, prediction, alpha=level.alpha) / level.sigma
+    if kind == "flow_reversed":
+        return -prediction
+    if kind.startswith("edm_"):
+        return _from_edm(kind, prediction, x, level)
     return prediction
+
+
+def _from_edm(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
+    """The noise predicted by a network before EDM's preconditioning (Karras et al. 2022, Table 1)."""
+    data = float(kind.partition(":")[2])
+    total = math.hypot(level.kappa, data)
+    skip, out = data * data / (total * total), level.kappa * data / total
+    sign = 1.0 if kind.startswith("edm_epsilon") else -1.0
+    noisy = x / level.alpha
+    clean = torch.add(noisy * skip, output, alpha=sign * out)
+    return (noisy - clean) / level.kappa
 
 
 def is_flow(scheduler: Any) -> bool:
     """Whether the scheduler steps along a flow (alpha = 1 - sigma)."""
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas", False))
+
+
+def _twice_levels(scheduler: Any, timesteps: list, start: int, stop: int) -> tuple[list[int | None], list[Level]]:
+    """Levels of a grid each of whose timesteps but the first comes twice; the second visit of one makes the step."""
+    flow, sigmas = is_flow(scheduler), scheduler.sigmas.tolist()
+    kept = [k for k in range(start, stop) if (k - start) % 2 == 0]
+    steps = [(k - start) // 2 if (k - start) % 2 == 0 else None for k in range(start, stop)]
+    after = min(stop if (stop - start) % 2 == 0 else stop + 1, len(sigmas) - 1)
+    told = [timesteps[k] for k in kept] + [timesteps[after] if after < len(timesteps) else 0]
+    return steps, [_sigma_level(t, sigmas[k], flow) for t, k in zip(told, [*kept, after], strict=True)]
 
 
 def _grid_levels(scheduler: Any, timesteps: list, start: int, stop: int) -> tuple[list[int | None], list[Level]]:

@@ -1,0 +1,136 @@
+"""Algorithm 1 around a stock pipeline that nothing is known of but its scheduler's step: a reference for hosting.
+
+A prediction at any latent is what the pipeline hands its scheduler at that step, of a call of its own whose latent was
+put in the place of the one before. No recording, no probes, no loop of ours; T + 2 lambda calls, each up to its step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from w2sd_video.core import Level, w2sd
+from w2sd_video.latents.schedules import read_schedule, to_native
+
+Call = Callable[[], Any]
+
+
+class _Found(Exception):
+    pass
+
+
+@contextmanager
+def stepped(scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
+    """Inside, `on_step(number, part, output, sample)` may give another result for a step of the scheduler or a copy."""
+    kind, parts, counts = type(scheduler), [], {}
+
+    @functools.wraps(kind.step)
+    def step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        key = id(self)
+        if key not in parts:
+            parts.append(key)
+        number = counts[key] = counts.get(key, -1) + 1
+        made = kind.step(self, model_output, timestep, sample, *args, **kwargs)
+        other = on_step(number, parts.index(key), model_output, sample)
+        if other is None:
+            return made
+        return (other, *made[1:]) if isinstance(made, tuple) else type(made)(prev_sample=other)
+
+    scheduler.__class__ = type(kind.__name__, (kind,), {"step": step, "__module__": kind.__module__})
+    try:
+        yield
+    finally:
+        scheduler.__class__ = kind
+
+
+def algorithm_1(pipe: Any, strong: Call, weak: Call, num_reflections: int, parts: int = 1) -> Any:
+    """What `strong()`, a call of the pipeline, comes to with reflections whose weak side is as `weak()` predicts.
+
+    `parts` is how many latents the pipeline samples at once (a video and its sound), all on one schedule.
+    """
+    start: list[Tensor] = []
+
+    def first(_number: int, _part: int, _output: Tensor, sample: Tensor) -> None:
+        start.append(sample.clone())
+        if len(start) == parts:
+            raise _Found
+
+    _until(pipe, strong, first)
+    schedule = read_schedule(pipe.scheduler, count=getattr(pipe, "_num_timesteps", None))
+    levels, scales = list(schedule.levels), schedule.scales
+    sizes = [part.numel() for part in start]
+
+    def joined(latents: list[Tensor]) -> Tensor:
+        return torch.cat([latent.reshape(-1) for latent in latents])
+
+    def split(x: Tensor, scale: float) -> list[Tensor]:
+        pieces = (x * scale).split(sizes)
+        return [piece.reshape(part.shape).to(part.dtype) for piece, part in zip(pieces, start, strict=True)]
+
+    def denoiser(call: Call) -> Callable[[Tensor, Level], Tensor]:
+        def predict(x: Tensor, level: Level) -> Tensor:
+            i = next(k for k, known in enumerate(levels) if known is level)
+            given, outputs = split(x, scales[i]), []
+
+            def on_step(number: int, part: int, output: Tensor, sample: Tensor) -> Tensor | None:
+                if number == i:
+                    assert torch.equal(sample, given[part])
+                    outputs.append(output)
+                    if len(outputs) == parts:
+                        raise _Found
+                return given[part] if number == i - 1 else None
+
+            with _beginning(pipe, start, given if i == 0 else start):
+                _until(pipe, call, on_step)
+            return to_native(schedule.prediction, joined(outputs).to(x.dtype), x, level)
+
+        return predict
+
+    path: list[Tensor] = []
+
+    def note(_i: int, x: Tensor) -> None:
+        path.append(x)
+
+    x = joined([part / scales[0] for part in start])
+    models = denoiser(strong), denoiser(weak)
+    w2sd(x, levels, *models, schedule.path, num_reflections=num_reflections, callback=note)
+    with stepped(pipe.scheduler, lambda number, part, *_: split(path[number], scales[number + 1])[part]):
+        return strong()
+
+
+def _until(pipe: Any, call: Call, on_step: Callable[..., Any]) -> None:
+    try:
+        with stepped(pipe.scheduler, on_step):
+            call()
+    except _Found:
+        pass
+    finally:
+        pipe.maybe_free_model_hooks()
+
+
+@contextmanager
+def _beginning(pipe: Any, start: list[Tensor], given: list[Tensor]) -> Iterator[None]:
+    """Inside, the latents that the pipeline prepares are `given` where they are `start`."""
+    names = [name for name in ("prepare_latents", "prepare_audio_latents") if hasattr(pipe, name)]
+
+    def other(made: Any) -> Any:
+        if isinstance(made, tuple):
+            return tuple(map(other, made))
+        for old, new in zip(start, given, strict=True):
+            if isinstance(made, Tensor) and made.shape == old.shape and torch.equal(made, old):
+                return new
+        return made
+
+    for name in names:
+        own = getattr(pipe, name)
+        setattr(pipe, name, lambda *args, _own=own, **kwargs: other(_own(*args, **kwargs)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(pipe, name)

@@ -1,0 +1,179 @@
+"""Makes docs/pipelines.md from runs on small random networks: `python -m tests.support.pipelines_page`.
+
+A row of each pipeline: how it is hosted, whether plain sampling through it is the stock call, how far a reflected call
+is from Algorithm 1 around a black box, what the control does, and whether the pipeline is as it was afterwards.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from tests.support import black_box, tiny, tiny_families, tiny_loops
+from w2sd_video import UserError, reflected
+from w2sd_video.latents.schedules import check_scheduler, read_schedule
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
+STEPS, LAMBDA = 3, 2
+PARTS = {"ltx2": 2}
+OTHERS = ("Flax", "Karras", "ScoreSde")  # schedulers that no pipeline of today has
+Made = tuple[Any, dict[str, Any]]
+PLAIN: dict[str, Callable[[], Made]] = {
+    name: lambda build=build, call=call: (build(), {"prompt": "a cat", "guidance_scale": 3.0, **call})
+    for name, build, call in (
+        ("sd15", tiny.sd15, tiny.IMAGE_CALL),
+        ("sdxl", tiny.sdxl, tiny.IMAGE_CALL),
+        ("sd3", tiny_families.sd3, tiny_families.SD3_CALL),
+        ("animatediff_sd15", tiny_families.animatediff_sd15, tiny.ANIMATEDIFF_CALL),
+        ("animatediff_sdxl", tiny.animatediff_sdxl, tiny.ANIMATEDIFF_CALL),
+        ("flux", tiny.flux, tiny.FLUX_CALL),
+        ("wan", tiny.wan, tiny.WAN_CALL),
+    )
+}
+PIPELINES: dict[str, Callable[[], Made]] = {**PLAIN, **tiny_loops.LOOPS}
+
+
+def network_of(pipe: Any) -> Any:
+    return getattr(pipe, "transformer", None) or pipe.unet
+
+
+def latents(output: Any) -> Tensor:
+    """All that a call sampled, sound too."""
+    every = [output[0], output[1]] if hasattr(output, "audio") else [output[0]]
+    return torch.cat([torch.as_tensor(each).reshape(-1) for each in every])
+
+
+def with_network(pipe: Any, network: Any, call: Callable[[], Any]) -> Any:
+    """What the call comes to with this network in the place of the pipeline's own."""
+    own = network_of(pipe)
+    name = "transformer" if getattr(pipe, "transformer", None) is own else "unet"
+    pipe.register_modules(**{name: network})
+    try:
+        return call()
+    finally:
+        pipe.register_modules(**{name: own})
+
+
+@torch.no_grad()
+def measured(name: str) -> dict[str, Any]:
+    """The row of a pipeline; differences are shares of the largest value of the stock call's latents."""
+    pipe, settings = PIPELINES[name]()
+    weak = tiny_loops.another(network_of(pipe))
+
+    def call() -> Any:
+        return pipe(generator=tiny.generator(), **{"num_inference_steps": STEPS, "output_type": "latent", **settings})
+
+    stock = latents(call())
+    row: dict[str, Any] = {"pipeline": type(pipe).__name__}
+
+    def share(made: Tensor) -> float:
+        return float((made - stock).abs().max() / stock.abs().max())
+
+    try:
+        with reflected(pipe, num_reflections=0) as run:
+            row["lambda 0"] = share(latents(call()))
+        row |= {"host": run.host, "why": "".join(run.notes[:1])}
+        with reflected(pipe, weak, num_reflections=LAMBDA) as run:
+            moved = latents(call())
+        row |= {"evaluations": run.num_evaluations, "rows": run.num_rows, "move": share(moved)}
+        expected = latents(
+            black_box.algorithm_1(pipe, call, lambda: with_network(pipe, weak, call), LAMBDA, PARTS.get(name, 1))
+        )
+        row["reference"] = float((moved - expected).abs().max() / stock.abs().max())
+        with reflected(pipe, "zero-gap", num_reflections=LAMBDA, mode="fused"):
+            row["zero gap"] = share(latents(call()))
+    except UserError as error:
+        row |= {"host": "refused", "why": str(error)}
+    row["afterwards"] = bool(torch.equal(latents(call()), stock))
+    return row
+
+
+def schedulers() -> list[dict[str, Any]]:
+    """A row of each of diffusers' schedulers at its defaults (clip_sample off): how its steps are made."""
+    rows = []
+    for name in sorted(dir(diffusers)):
+        kind = getattr(diffusers, name)
+        if not name.endswith("Scheduler") or name.startswith(OTHERS) or not inspect.isclass(kind):
+            continue
+        known = inspect.signature(kind.__init__).parameters
+        options = {key: value for key, value in (("clip_sample", False), ("skip_prk_steps", True)) if key in known}
+        row = {"scheduler": name, "steps": "exact", "why": ""}
+        try:
+            scheduler = kind(**options)
+            for first_order in (False, True):
+                try:
+                    check_scheduler(scheduler, first_order=first_order)
+                    scheduler.set_timesteps(6)
+                    read_schedule(scheduler, first_order=first_order)
+                except UserError as error:
+                    row |= {"steps": "first order, if asked for" if not first_order else "refused", "why": str(error)}
+                else:
+                    break
+        except Exception as error:  # cannot be made, or not of this kind
+            row |= {"steps": "not tried", "why": f"{type(error).__name__}: {error}"}
+        rows.append(row)
+    return rows
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    lines = [HEAD.strip(), "", "| pipeline | hosted | lambda 0 | against the reference | zero gap | afterwards |"]
+    lines.append("|---|---|---|---|---|---|")
+    rows = [measured(name) for name in PIPELINES]
+    for row in rows:
+        host = {"record": "recorded", "replay": "replayed"}.get(row["host"], "refused")
+        numbers = [_number(row.get(key)) for key in ("lambda 0", "reference", "zero gap")]
+        after = "same" if row["afterwards"] else "CHANGED"
+        lines.append(f"| {' | '.join([row['pipeline'], host, *numbers, after])} |")
+    lines += ["", "Why a pipeline is replayed or refused:", ""]
+    lines += [f"- {row['pipeline']}: {_short(row['why'].removeprefix('replayed: '))}" for row in rows if row.get("why")]
+    lines += ["", SCHEDULERS.strip(), "", "| scheduler | steps | why not exact |", "|---|---|---|"]
+    for row in schedulers():
+        why = "" if row["steps"] == "exact" else _short(row["why"]).replace("|", "/")
+        lines.append(f"| {row['scheduler']} | {row['steps']} | {why} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else "0" if value == 0 else f"{value:.0e}"
+
+
+def _short(text: str) -> str:
+    return text.split("; ", 1)[0]
+
+
+HEAD = """
+# Which pipelines and schedulers can be reflected
+
+Made by `make pipelines` from runs on small random networks; not written by hand. Each pipeline is called with 3 steps,
+of which 2 are reflected with another network as the weak side.
+
+- **hosted**: "recorded" repeats the arguments of each step at other latents (the fast way); "replayed" has the
+  pipeline's own loop make every evaluation. `reflected(..., host="auto")` chooses, and `run.host` says which it was.
+- **lambda 0**: how far plain sampling through W2SD is from the stock call, as a share of the largest latent value.
+- **against the reference**: how far the reflected call is from Algorithm 1 around a black box, which knows nothing of
+  the pipeline but its scheduler's step.
+- **zero gap**: how far the control of mode "fused" (the weak side is the strong one) is from the stock call.
+- **afterwards**: whether the stock call is bit for bit what it was before.
+
+The guidance of a side is always `uncond + guidance * (cond - uncond)`, so 1 is none. Pipelines that write
+`cond + scale * (cond - uncond)` (Krea 2, Z-Image, Kandinsky 3) have the guidance `1 + guidance_scale`; where a pipeline
+rescales its guided prediction, that is done at the side's guidance too. What a pipeline blends into the latent between
+its steps (inpainting, fixed first frames) is blended into every latent that is evaluated, so that reflections move the
+free part alone.
+"""
+SCHEDULERS = """
+## Schedulers
+
+"exact": the scheduler's own steps, on its own levels. "first order, if asked for": its grid with steps of first order,
+by `reflected(..., first_order=True)`. Everything else is refused before a model is evaluated.
+"""
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

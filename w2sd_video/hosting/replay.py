@@ -1,0 +1,529 @@
+"""The second way of hosting: the pipeline's own loop makes every evaluation, by visiting its timesteps repeatedly.
+
+Recording (`recording`, `stepping`) repeats the arguments of a step at other latents; where a pipeline does more than
+that with its latent (concatenates, lists, masks, normalises guidance, makes sound beside a video), that is not exact.
+Here nothing is repeated but the loop: a visit hands the pipeline the latent that is to be evaluated, and what it comes
+to hand its scheduler is the prediction. The algorithm runs in a thread of its own (`turns`) and asks for predictions.
+
+A visit either evaluates the networks, as the side that is asked for has them, or feeds the pipeline their outputs from
+before: to hand over the next latent, and to have the outputs combined at another guidance. For that the unconditional
+half is moved along the line through both, so that the pipeline's own rule, whatever it is, applies at that scale.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor
+
+from w2sd_video.core import Denoiser, JointDenoiser, Level, NoiseSampler
+from w2sd_video.errors import UserError
+from w2sd_video.hosting.calls import CallGuidance
+from w2sd_video.hosting.evaluations import Evaluations
+from w2sd_video.hosting.listening import bound, wrapped
+from w2sd_video.hosting.outputs import as_halves, moved, weights_of
+from w2sd_video.hosting.recording import check_options, subclass
+from w2sd_video.hosting.refusals import DIFFERS_IN_NOTHING, check_reflections, first_index
+from w2sd_video.hosting.run import FiniteWatch, likely_cause
+from w2sd_video.hosting.sampling import Sampler, Sampling
+from w2sd_video.hosting.sides import Side
+from w2sd_video.hosting.turns import Done, Turns
+from w2sd_video.hosting.visits import Timesteps, numbers_of_timesteps
+from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A prediction that the algorithm asks for."""
+
+    side: Side
+    x: Tensor
+    level: Level
+    counted: bool = True  # False for what a sampling step's own evaluation gives besides
+
+    @property
+    def model(self) -> Side:
+        """What has to be evaluated for it; guidance only combines."""
+        return replace(self.side, guidance=None, prediction=None)
+
+
+class Draws:
+    """A noise sampler that draws the same again for a step that is begun again."""
+
+    def __init__(self, sampler: NoiseSampler) -> None:
+        self._sampler, self._drawn, self._next = sampler, list[Tensor](), 0
+
+    def begin(self, *, again: bool) -> None:
+        self._drawn, self._next = self._drawn if again else [], 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._next == len(self._drawn):
+            self._drawn.append(self._sampler(x))
+        self._next += 1
+        return self._drawn[self._next - 1]
+
+
+@dataclass
+class Part:
+    """One latent of a pipeline (a video, its sound ...), with the scheduler that steps it."""
+
+    scheduler: Any
+    sample: Tensor
+    output: Tensor
+    native: Tensor  # the output of the latest visit that evaluated
+    schedule: Schedule | None = None
+    sampling: Sampling | None = None
+    turns: Turns[Wish, Tensor] | None = None
+    noise: Draws | None = None
+    latent: Tensor | None = None  # ours, of the present step
+    sent: Tensor | None = None  # as the pipeline was given it
+    handed: Tensor | None = None  # what its scheduler's step returns, None for the sample
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a visit is for: `fed` are network outputs (None evaluates `side`), `last` is the last one of a timestep."""
+
+    side: Side
+    fed: list[Any] | None = None
+    last: bool = False
+
+
+class Replay:
+    """The state of one pipeline call whose loop makes every evaluation.
+
+    Args:
+        pipe: the pipeline, an instance of `kind`.
+        sampler: what to do.
+        guidance: how the user's call guides.
+        forced: whether the pipeline is given a scale that only makes it prepare both halves of guidance.
+    """
+
+    def __init__(
+        self, pipe: Any, kind: type, sampler: Sampler, guidance: CallGuidance, *, forced: bool = False
+    ) -> None:
+        self._pipe, self._kind, self._sampler, self._guidance, self._forced = pipe, kind, sampler, guidance, forced
+        self._evaluations = Evaluations(pipe, kind, sampler, guidance)
+        self._parts: dict[int, Part] = {}
+        self._visited = 0
+        self._plan: Generator[Visit, None, None] | None = None
+        self._visit: Visit | None = None
+        self._stepped: set[int] = set()
+        self._scales: dict[tuple[int, ...], tuple[bool, float]] = {}
+        self._evaluated: Side | None = None
+        self._guider_state: Any = None
+        self._watch: FiniteWatch | None = None
+
+    # -- around the call ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def installed(self) -> Generator[None, None, None]:
+        """Inside, the pipeline's loop is ours; everything is as it was afterwards."""
+        scheduler = self._pipe.scheduler
+        kind, own = type(scheduler), vars(scheduler).pop("step", None)
+        body = {"step": self._stand_in(kind), "set_timesteps": self._set_timesteps(kind)}
+        taken_over = subclass(kind, body)
+        scheduler.__class__ = taken_over
+        try:
+            with numbers_of_timesteps(self._kind), self._evaluations.installed():
+                yield
+        finally:
+            scheduler.__class__ = kind
+            timesteps = getattr(scheduler, "timesteps", None)
+            if isinstance(timesteps, Timesteps):
+                scheduler.timesteps = timesteps.as_subclass(Tensor)
+            if own is not None:
+                scheduler.step = own
+
+    def lifted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, a callback of the user's: called once a step, with the networks as they are while it runs."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if self._visit is not None and not self._visit.last:
+                return {}
+            with self._evaluations.plain():
+                return function(*args, **kwargs)
+
+        return called
+
+    def finish(self) -> None:
+        """Raises if some latent was not finite, or nothing was sampled; to be called after the pipeline's loop."""
+        if self._watch is None:
+            raise UserError(f"{self._kind.__name__} made no step that reflection could follow")
+        self._watch.finish()
+
+    def close(self) -> None:
+        """Ends what still waits, and leaves the networks as they were; to be called whatever became of the call."""
+        self._end_step()
+        self._evaluations.close()
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def arrive(self, timestep: Any) -> None:
+        if self._plan is None:
+            self._plan = self._planned(timestep)
+            self._visit = next(self._plan)
+            self._guider_state = _state(guider_of(self._pipe))
+        self._stepped.clear()
+        _restore(guider_of(self._pipe), self._guider_state)
+        assert self._visit is not None
+        schedule = next((part.schedule for part in self._parts.values()), None)
+        place = (0, 1) if schedule is None else (self._visited, len(schedule.steps))
+        self._evaluations.visit(self._visit.side, self._visit.fed, place)
+
+    def leave(self) -> bool:
+        visit, plan = self._visit, self._plan
+        assert visit is not None and plan is not None
+        if not self._stepped or visit.last:  # interrupted, or done
+            self._end_step()
+            return False
+        if visit.fed is None:
+            self._evaluated = visit.side
+        self._visit = next(plan)
+        return True
+
+    def _end_step(self) -> None:
+        for part in self._parts.values():
+            if part.turns is not None:
+                part.turns.close()
+            part.turns = part.handed = None
+        if self._plan is not None:
+            self._plan.close()
+        self._plan = self._visit = self._evaluated = None
+        self._evaluations.visit(None)
+
+    def _planned(self, timestep: Any) -> Generator[Visit, None, None]:
+        """The visits of one timestep: evaluations as the algorithm asks for them, and the latents handed over."""
+        strong = self._sampler.sides.strong
+        if not self._parts:
+            self._read(self._pipe.scheduler, timestep)  # refused before the first evaluation
+            yield Visit(self._model(strong))
+            self._begin(timestep)
+            if self._evaluations.alike_at_own_scale:
+                pair = self._sampler.sides.reflector, self._sampler.sides.weak
+                guided = next(side for side in pair if side.guidance is not None)
+                if (yield from self._at_guidance(guided)) is None:
+                    raise UserError(DIFFERS_IN_NOTHING)
+            wishes = self._start(first=True)
+        elif self._number is None:  # a timestep visited twice, a last step that goes nowhere
+            self._visited += 1
+            yield Visit(strong, self._evaluations.outputs, last=True)
+            return
+        else:
+            wishes = self._start()
+            here = all(wish.x is part.latent for wish, part in zip(wishes, self._parts.values(), strict=True))
+            yield Visit(self._model(wishes[0]), None if here else self._evaluations.outputs)
+            self._adopt()
+            wishes = self._start()
+        parts = list(self._parts.values())
+        at = [part.latent for part in parts]
+        while True:
+            moved_on = any(wish.x is not latent for wish, latent in zip(wishes, at, strict=True))
+            if moved_on:
+                self._hand([wish.x for wish in wishes])
+                yield Visit(wishes[0].side, self._evaluations.outputs)
+                self._hand(None)
+            if moved_on or wishes[0].model != self._evaluated:
+                yield Visit(self._model(wishes[0]))
+            at = [wish.x for wish in wishes]
+            fed = yield from self._at_guidance(wishes[0].side)
+            if fed is not None:
+                yield Visit(wishes[0].side, fed)
+            answers = []
+            for part, wish in zip(parts, wishes, strict=True):
+                assert part.sampling is not None and part.schedule is not None and part.turns is not None
+                kind = wish.side.prediction or part.schedule.prediction
+                output = _like(part.native if fed is None else part.output, wish.x)
+                answers.append(part.turns.answer(to_native(kind, output, wish.x, wish.level)))
+            if wishes[0].counted:
+                parts[0].sampling.evaluated()  # type: ignore[union-attr]
+            done = [answer for answer in answers if isinstance(answer, Done)]
+            if done:
+                break
+            wishes = [wish for wish in answers if isinstance(wish, Wish)]
+        assert len(done) == len(parts), "all parts of a pipeline are asked for the same"
+        self._finish([each.value for each in done])
+        yield Visit(strong, self._evaluations.outputs, last=True)
+
+    @staticmethod
+    def _model(wish: Wish | Side) -> Side:
+        return wish.model if isinstance(wish, Wish) else replace(wish, guidance=None, prediction=None)
+
+    @property
+    def _number(self) -> int | None:
+        """Of the step that the present timestep makes, None for none."""
+        schedule = next(iter(self._parts.values())).schedule
+        assert schedule is not None
+        if self._visited == len(schedule.steps):
+            raise UserError(
+                f"{self._kind.__name__} goes on after its {len(schedule.steps)} timesteps are done, which "
+                "reflection does not follow"
+            )
+        return schedule.steps[self._visited]
+
+    def _begin(self, timestep: Any) -> None:
+        """Reads the schedule of each part, and checks once what holds for all of it."""
+        sampler = self._sampler
+        parts = list(self._parts.values())
+        for part in parts:
+            part.schedule = self._read(part.scheduler, timestep)
+        steps = {part.schedule.steps for part in parts if part.schedule is not None}
+        if len(steps) > 1 or (len(parts) > 1 and sampler.method == "w2sd-auto"):
+            raise UserError(
+                f"{self._kind.__name__} samples {len(parts)} latents at once, "
+                + ("on different steps" if len(steps) > 1 else 'of which method "w2sd-auto" can reward one')
+                + ", which reflection does not follow"
+            )
+        self._evaluations.compare()
+        first = parts[0]
+        assert first.schedule is not None
+        watch = self._watch = FiniteWatch(first.schedule.num_steps, likely_cause(first.sample.dtype))
+        for part in parts:
+            assert part.schedule is not None
+            part.noise = Draws(sampler.noise_sampler)
+            own = replace(sampler, noise_sampler=part.noise)
+            if part is not first:
+                own = replace(own, run=type(sampler.run)(), bar=[], on_reflect=None)
+            part.sampling = Sampling(
+                own,
+                part.schedule,
+                part.sample,
+                name=self._kind.__name__,
+                num_frames=self._evaluations.num_frames,
+                denoiser=partial(self._denoiser, part),
+                joint=partial(self._joint, part),
+                measured=partial(self._measured, part),
+                watch=watch,
+            )
+
+    def _read(self, scheduler: Any, timestep: Any) -> Schedule:
+        """The levels from here on, allowed for what is to be done."""
+        sampler, count = self._sampler, getattr(self._pipe, "_num_timesteps", None)
+        start = first_index(scheduler, timestep)
+        schedule = read_schedule(scheduler, start=start, count=count, first_order=sampler.first_order)
+        check_reflections(sampler.method, sampler.options, schedule)
+        return schedule
+
+    def _start(self, *, first: bool = False) -> list[Wish]:
+        """Begins the step of each part; returns what they ask for first."""
+        i = self._number
+        assert i is not None
+        wishes = []
+        for part in self._parts.values():
+            assert part.schedule is not None and part.sampling is not None
+            if part.turns is not None:
+                part.turns.close()
+            if part.noise is not None:
+                part.noise.begin(again=part.turns is not None)
+            if first:
+                part.latent = _ours(part.sample, part.schedule.scales[i])
+            assert part.latent is not None
+            part.turns = Turns(partial(part.sampling.advance, i, part.latent))
+            wish = part.turns.start()
+            assert isinstance(wish, Wish), "a step asks for a prediction"
+            wishes.append(wish)
+        return wishes
+
+    def _adopt(self) -> None:
+        """Our latent (float32) is made the pipeline's where it hands back another than it was given."""
+        i = self._number
+        assert i is not None
+        for part in self._parts.values():
+            assert part.schedule is not None and part.latent is not None and part.sent is not None
+            theirs = _ours(part.sample, part.schedule.scales[i])
+            if part.sample.shape != part.sent.shape:
+                raise UserError(
+                    f"{self._kind.__name__} goes over from latents of shape {tuple(part.sent.shape)} to "
+                    f"{tuple(part.sample.shape)} on its way, which reflection does not follow"
+                )
+            part.latent = torch.where(part.sample == part.sent, part.latent, theirs)
+
+    def _hand(self, latents: Sequence[Tensor] | None) -> None:
+        """What the schedulers return in the next visit: these latents at the present level; None for what they get."""
+        i = self._number
+        assert i is not None
+        for k, part in enumerate(self._parts.values()):
+            assert part.schedule is not None
+            scale = part.schedule.scales[i]
+            part.handed = None if latents is None else _theirs(latents[k], scale, part.sample.dtype)
+
+    def _finish(self, latents: Sequence[Tensor]) -> None:
+        """Takes the step's results, and hands them over in the next visit."""
+        i = self._number
+        assert i is not None and self._watch is not None
+        for part, latent in zip(self._parts.values(), latents, strict=True):
+            assert part.schedule is not None
+            self._watch.add(i, "the sampling part", latent)
+            part.latent = latent
+            part.handed = _theirs(latent, part.schedule.scales[i + 1], part.sample.dtype)
+            part.sent = part.handed.clone()  # as pipelines write into what they are given
+        self._sampler.run.num_steps += 1
+        self._visited += 1
+
+    # -- what the algorithm asks for --------------------------------------------------------------------------------
+
+    def _denoiser(self, part: Part, side: Side) -> Denoiser:
+        def predict(x: Tensor, level: Level) -> Tensor:
+            assert part.turns is not None
+            return part.turns.ask(Wish(side, x, level))
+
+        return predict
+
+    def _joint(self, part: Part, strong: Side) -> JointDenoiser:
+        good, bad = self._denoiser(part, strong), self._denoiser(part, self._sampler.sides.weak)
+        return lambda x, level: (good(x, level), bad(x, level))
+
+    def _measured(self, part: Part, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """The strong side as it samples, and the gap of the two sides inside a reflection, at one latent."""
+        assert part.turns is not None
+        sides = self._sampler.sides
+        sampling, weak = part.turns.ask(Wish(sides.strong, x, level)), part.turns.ask(Wish(sides.weak, x, level))
+        return sampling, weak - part.turns.ask(Wish(sides.reflector, x, level, counted=False))
+
+    # -- guidance ---------------------------------------------------------------------------------------------------
+
+    def _at_guidance(self, side: Side) -> Generator[Visit, None, list[Any] | None]:
+        """The outputs to feed for the side's guidance, None where the pipeline's own is that."""
+        scale = self._guidance.scale if self._forced and side.guidance is None else side.guidance
+        outputs, rows = self._evaluations.outputs, self._evaluations.rows
+        if scale is None or (scale == 1 and rows == [self._batch]):
+            return None
+        halves = as_halves(outputs, rows, self._batch)
+        if halves is None:
+            raise UserError(
+                f"guidance {scale:g} of a side needs two halves of guidance, and {self._kind.__name__} evaluates "
+                f"{rows} rows for {self._batch} latents at step {self._visited + 1}; turn its other guidance off, or "
+                "leave the guidance of the sides alone"
+            )
+        key = tuple(rows)
+        if key not in self._scales or scale != 1:  # a scale may change on the way
+            part = next(iter(self._parts.values()))
+            own, seen = part.native, []
+            for half in (halves.first, halves.second):
+                yield Visit(side, halves.joined(half, half))
+                seen.append(part.output)
+            weights = weights_of(own, *seen)
+            if weights is None and scale != 1:
+                raise UserError(
+                    f"{self._kind.__name__} combines its two predictions in a way that reflection does not know, "
+                    "so that no side can have a guidance of its own but 1; give the sides the call's guidance or 1"
+                )
+            known = weights if weights is not None else _nearer(own, *seen)
+            self._scales[key] = known[0] >= known[1], max(known)
+        first, measured = self._scales[key]
+        factor = 0.0 if scale == 1 else (scale - 1) / (measured - 1)
+        if factor == 1 or abs(factor - 1) < 1e-6:
+            return None
+        conditional, unconditional = (halves.first, halves.second) if first else (halves.second, halves.first)
+        other = moved(conditional, unconditional, factor)
+        return halves.joined(conditional, other) if first else halves.joined(other, conditional)
+
+    @property
+    def _batch(self) -> int:
+        return len(next(iter(self._parts.values())).sample)
+
+    # -- calls of the networks and steps of the schedulers ------------------------------------------------------------
+
+    def _set_timesteps(self, kind: type) -> Any:
+        def set_timesteps(this: Any, *args: Any, **kwargs: Any) -> Any:
+            made = kind.set_timesteps(this, *args, **kwargs)  # type: ignore[attr-defined]
+            this.timesteps = Timesteps.of(this.timesteps, self)
+            if this is self._pipe.scheduler:
+                self._restart()
+            return made
+
+        return wrapped(kind.set_timesteps, set_timesteps)  # type: ignore[attr-defined]
+
+    def _restart(self) -> None:
+        """Ends a schedule after which the pipeline sets its timesteps anew (videos made section by section)."""
+        if self._watch is not None:
+            self._watch.finish()
+        self._end_step()
+        self._parts, self._visited = {}, 0
+
+    def _stand_in(self, kind: type) -> Any:
+        def step(this: Any, *args: Any, **kwargs: Any) -> Any:
+            given = bound(kind.step, this, args, kwargs)  # type: ignore[attr-defined]
+            return self._step(this, **given)
+
+        return wrapped(kind.step, step)  # type: ignore[attr-defined]
+
+    def _step(
+        self,
+        scheduler: Any,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        *,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> Any:
+        name, key = type(scheduler).__name__, id(scheduler)
+        check_options(name, (), {n: v for n, v in options.items() if v is not None and v != 0.0})
+        visit = self._visit
+        if visit is None or key in self._stepped or (self._scheduled and key not in self._parts):
+            raise UserError(
+                f"{self._kind.__name__} steps its {name} outside of a loop over its timesteps, or more than once "
+                "at one, which reflection does not follow"
+            )
+        self._stepped.add(key)
+        part = self._parts.setdefault(key, Part(scheduler, sample, model_output, model_output))
+        part.sample, part.output = sample, model_output
+        part.native = model_output if visit.fed is None else part.native
+        if visit.last and getattr(scheduler, "_step_index", 0) is None and hasattr(scheduler, "_init_step_index"):
+            scheduler._init_step_index(timestep)
+        if visit.last and getattr(scheduler, "_step_index", None) is not None:
+            scheduler._step_index += 1
+        latent = sample if part.handed is None else part.handed
+        return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
+
+    @property
+    def _scheduled(self) -> bool:
+        return any(part.schedule is not None for part in self._parts.values())
+
+
+def _ours(sample: Tensor, scale: float) -> Tensor:
+    x = sample.to(torch.promote_types(sample.dtype, torch.float32), copy=True)  # as pipelines write into their own
+    return x if scale == 1 else x / scale
+
+
+def _theirs(latent: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    return (latent if scale == 1 else latent * scale).to(dtype, copy=True)
+
+
+def _like(output: Tensor, x: Tensor) -> Tensor:
+    """The prediction for `x` of what a scheduler is handed, without a learned variance."""
+    if output.shape != x.shape and output.dim() > 1 and output.shape[1] == 2 * x.shape[1]:
+        output = output[:, : x.shape[1]]
+    if output.shape != x.shape:
+        raise UserError(
+            f"the scheduler is handed a prediction of shape {tuple(output.shape)} for a latent of {tuple(x.shape)}"
+        )
+    return output.to(x.dtype)
+
+
+def _nearer(own: Tensor, first: Tensor, second: Tensor) -> tuple[float, float]:
+    """Which half a guided prediction leans to, where its rule is not known: 1 for that one."""
+    away = [(own - each).double().square().sum() for each in (first, second)]
+    return (1.0, 0.0) if bool(away[0] <= away[1]) else (0.0, 1.0)
+
+
+def guider_of(pipe: Any) -> Any:
+    """The object that guides, where a pipeline has one."""
+    return getattr(pipe, "guider", None)
+
+
+def _state(guider: Any) -> Any:
+    return None if guider is None else copy.deepcopy(getattr(guider, "momentum_buffer", None))
+
+
+def _restore(guider: Any, state: Any) -> None:
+    if guider is not None and hasattr(guider, "momentum_buffer"):
+        guider.momentum_buffer = copy.deepcopy(state)
