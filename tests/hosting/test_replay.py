@@ -105,6 +105,11 @@ CASES = {
     "prompts": (ModelSpec(prompt="a dog"), {"num_reflections": 2, "reflector": ModelSpec(guidance=1.5)}),
     "fused": (ModelSpec(guidance=0.0), {"num_reflections": 3, "mode": "fused"}),
     "lag": (ModelSpec(guidance=0.0), {"config": ReflectionConfig(num_reflections=2, lag=True)}),
+    "cached gaps": (
+        ModelSpec(guidance=0.0),
+        {"config": ReflectionConfig(num_reflections=3, mode="fused", gap_every=2)},
+    ),
+    "noise": (ModelSpec(guidance=0.0), {"config": ReflectionConfig(num_reflections=3, mode="fused", noise=0.1)}),
     "fixed points": (ModelSpec(guidance=0.0), {"config": ReflectionConfig(num_reflections=2, fixed_point=1)}),
     "resampled": (ModelSpec(guidance=0.0), {"method": "resample-aligned", "num_reflections": 2}),
     "autoguided": (ModelSpec(guidance=-1.0), {"method": "autoguided", "strength": 2.0}),

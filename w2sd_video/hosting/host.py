@@ -34,11 +34,12 @@ from w2sd_video.hosting.refusals import (
     check_replay,
     check_selection,
 )
-from w2sd_video.hosting.replay import Replay, guider_of
+from w2sd_video.hosting.replay import Replay
 from w2sd_video.hosting.run import EvaluationBar, Run, progress_bar_replaced
 from w2sd_video.hosting.sampling import Sampler
 from w2sd_video.hosting.sides import Side, SideMaker, Sides, WeakSide
 from w2sd_video.hosting.stepping import HostedCall
+from w2sd_video.hosting.wishes import guider_of
 from w2sd_video.latents.schedules import check_scheduler
 from w2sd_video.pair import ModelSpec, Selection
 

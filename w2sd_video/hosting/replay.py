@@ -12,10 +12,9 @@ half is moved along the line through both, so that the pipeline's own rule, what
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from w2sd_video.core import Denoiser, JointDenoiser, Level, NoiseSampler
+from w2sd_video.core import Denoiser, JointDenoiser, Level
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import CallGuidance
 from w2sd_video.hosting.evaluations import Evaluations
@@ -36,64 +35,20 @@ from w2sd_video.hosting.sampling import Sampler, Sampling
 from w2sd_video.hosting.sides import Side
 from w2sd_video.hosting.turns import Done, Turns
 from w2sd_video.hosting.visits import Timesteps, numbers_of_timesteps
+from w2sd_video.hosting.wishes import (
+    Draws,
+    Part,
+    Visit,
+    Wish,
+    guider_of,
+    guider_state,
+    nearer,
+    ours,
+    prediction_for,
+    restore_guider,
+    theirs,
+)
 from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
-
-
-@dataclass(frozen=True)
-class Wish:
-    """A prediction that the algorithm asks for."""
-
-    side: Side
-    x: Tensor
-    level: Level
-    counted: bool = True  # False for what a sampling step's own evaluation gives besides
-
-    @property
-    def model(self) -> Side:
-        """What has to be evaluated for it; guidance only combines."""
-        return replace(self.side, guidance=None, prediction=None)
-
-
-class Draws:
-    """A noise sampler that draws the same again for a step that is begun again."""
-
-    def __init__(self, sampler: NoiseSampler) -> None:
-        self._sampler, self._drawn, self._next = sampler, list[Tensor](), 0
-
-    def begin(self, *, again: bool) -> None:
-        self._drawn, self._next = self._drawn if again else [], 0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._next == len(self._drawn):
-            self._drawn.append(self._sampler(x))
-        self._next += 1
-        return self._drawn[self._next - 1]
-
-
-@dataclass
-class Part:
-    """One latent of a pipeline (a video, its sound ...), with the scheduler that steps it."""
-
-    scheduler: Any
-    sample: Tensor
-    output: Tensor
-    native: Tensor  # the output of the latest visit that evaluated
-    schedule: Schedule | None = None
-    sampling: Sampling | None = None
-    turns: Turns[Wish, Tensor] | None = None
-    noise: Draws | None = None
-    latent: Tensor | None = None  # ours, of the present step
-    sent: Tensor | None = None  # as the pipeline was given it
-    handed: Tensor | None = None  # what its scheduler's step returns, None for the sample
-
-
-@dataclass(frozen=True)
-class Visit:
-    """What a visit is for: `fed` are network outputs (None evaluates `side`), `last` is the last one of a timestep."""
-
-    side: Side
-    fed: list[Any] | None = None
-    last: bool = False
 
 
 class Replay:
@@ -170,9 +125,9 @@ class Replay:
         if self._plan is None:
             self._plan = self._planned(timestep)
             self._visit = next(self._plan)
-            self._guider_state = _state(guider_of(self._pipe))
+            self._guider_state = guider_state(guider_of(self._pipe))
         self._stepped.clear()
-        _restore(guider_of(self._pipe), self._guider_state)
+        restore_guider(guider_of(self._pipe), self._guider_state)
         assert self._visit is not None
         schedule = next((part.schedule for part in self._parts.values()), None)
         place = (0, 1) if schedule is None else (self._visited, len(schedule.steps))
@@ -240,7 +195,7 @@ class Replay:
             for part, wish in zip(parts, wishes, strict=True):
                 assert part.sampling is not None and part.schedule is not None and part.turns is not None
                 kind = wish.side.prediction or part.schedule.prediction
-                output = _like(part.native if fed is None else part.output, wish.x)
+                output = prediction_for(part.native if fed is None else part.output, wish.x)
                 answers.append(part.turns.answer(to_native(kind, output, wish.x, wish.level)))
             if wishes[0].counted:
                 parts[0].sampling.evaluated()  # type: ignore[union-attr]
@@ -323,7 +278,7 @@ class Replay:
             if part.noise is not None:
                 part.noise.begin(again=part.turns is not None)
             if first:
-                part.latent = _ours(part.sample, part.schedule.scales[i])
+                part.latent = ours(part.sample, part.schedule.scales[i])
             assert part.latent is not None
             part.turns = Turns(partial(part.sampling.advance, i, part.latent))
             wish = part.turns.start()
@@ -337,7 +292,7 @@ class Replay:
         assert i is not None
         for part in self._parts.values():
             assert part.schedule is not None and part.latent is not None and part.sent is not None
-            theirs = _ours(part.sample, part.schedule.scales[i])
+            theirs = ours(part.sample, part.schedule.scales[i])
             if part.sample.shape != part.sent.shape:
                 raise UserError(
                     f"{self._kind.__name__} goes over from latents of shape {tuple(part.sent.shape)} to "
@@ -352,7 +307,7 @@ class Replay:
         for k, part in enumerate(self._parts.values()):
             assert part.schedule is not None
             scale = part.schedule.scales[i]
-            part.handed = None if latents is None else _theirs(latents[k], scale, part.sample.dtype)
+            part.handed = None if latents is None else theirs(latents[k], scale, part.sample.dtype)
 
     def _finish(self, latents: Sequence[Tensor]) -> None:
         """Takes the step's results, and hands them over in the next visit."""
@@ -362,7 +317,7 @@ class Replay:
             assert part.schedule is not None
             self._watch.add(i, "the sampling part", latent)
             part.latent = latent
-            part.handed = _theirs(latent, part.schedule.scales[i + 1], part.sample.dtype)
+            part.handed = theirs(latent, part.schedule.scales[i + 1], part.sample.dtype)
             part.sent = part.handed.clone()  # as pipelines write into what they are given
         self._sampler.run.num_steps += 1
         self._visited += 1
@@ -384,8 +339,9 @@ class Replay:
         """The strong side as it samples, and the gap of the two sides inside a reflection, at one latent."""
         assert part.turns is not None
         sides = self._sampler.sides
-        sampling, weak = part.turns.ask(Wish(sides.strong, x, level)), part.turns.ask(Wish(sides.weak, x, level))
-        return sampling, weak - part.turns.ask(Wish(sides.reflector, x, level, counted=False))
+        sampling = part.turns.ask(Wish(sides.strong, x, level))
+        strong = part.turns.ask(Wish(sides.reflector, x, level, counted=False))  # at another guidance at most
+        return sampling, part.turns.ask(Wish(sides.weak, x, level)) - strong
 
     # -- guidance ---------------------------------------------------------------------------------------------------
 
@@ -415,7 +371,7 @@ class Replay:
                     f"{self._kind.__name__} combines its two predictions in a way that reflection does not know, "
                     "so that no side can have a guidance of its own but 1; give the sides the call's guidance or 1"
                 )
-            known = weights if weights is not None else _nearer(own, *seen)
+            known = weights if weights is not None else nearer(own, *seen)
             self._scales[key] = known[0] >= known[1], max(known)
         first, measured = self._scales[key]
         factor = 0.0 if scale == 1 else (scale - 1) / (measured - 1)
@@ -487,43 +443,3 @@ class Replay:
     @property
     def _scheduled(self) -> bool:
         return any(part.schedule is not None for part in self._parts.values())
-
-
-def _ours(sample: Tensor, scale: float) -> Tensor:
-    x = sample.to(torch.promote_types(sample.dtype, torch.float32), copy=True)  # as pipelines write into their own
-    return x if scale == 1 else x / scale
-
-
-def _theirs(latent: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    return (latent if scale == 1 else latent * scale).to(dtype, copy=True)
-
-
-def _like(output: Tensor, x: Tensor) -> Tensor:
-    """The prediction for `x` of what a scheduler is handed, without a learned variance."""
-    if output.shape != x.shape and output.dim() > 1 and output.shape[1] == 2 * x.shape[1]:
-        output = output[:, : x.shape[1]]
-    if output.shape != x.shape:
-        raise UserError(
-            f"the scheduler is handed a prediction of shape {tuple(output.shape)} for a latent of {tuple(x.shape)}"
-        )
-    return output.to(x.dtype)
-
-
-def _nearer(own: Tensor, first: Tensor, second: Tensor) -> tuple[float, float]:
-    """Which half a guided prediction leans to, where its rule is not known: 1 for that one."""
-    away = [(own - each).double().square().sum() for each in (first, second)]
-    return (1.0, 0.0) if bool(away[0] <= away[1]) else (0.0, 1.0)
-
-
-def guider_of(pipe: Any) -> Any:
-    """The object that guides, where a pipeline has one."""
-    return getattr(pipe, "guider", None)
-
-
-def _state(guider: Any) -> Any:
-    return None if guider is None else copy.deepcopy(getattr(guider, "momentum_buffer", None))
-
-
-def _restore(guider: Any, state: Any) -> None:
-    if guider is not None and hasattr(guider, "momentum_buffer"):
-        guider.momentum_buffer = copy.deepcopy(state)
