@@ -256,6 +256,7 @@ class Replay:
                 joint=partial(self._joint, part),
                 measured=partial(self._measured, part),
                 watch=watch,
+                begun_again=True,
             )
 
     def _read(self, scheduler: Any, timestep: Any) -> Schedule:
@@ -292,13 +293,13 @@ class Replay:
         assert i is not None
         for part in self._parts.values():
             assert part.schedule is not None and part.latent is not None and part.sent is not None
-            theirs = ours(part.sample, part.schedule.scales[i])
+            handed_back = ours(part.sample, part.schedule.scales[i])
             if part.sample.shape != part.sent.shape:
                 raise UserError(
                     f"{self._kind.__name__} goes over from latents of shape {tuple(part.sent.shape)} to "
                     f"{tuple(part.sample.shape)} on its way, which reflection does not follow"
                 )
-            part.latent = torch.where(part.sample == part.sent, part.latent, theirs)
+            part.latent = torch.where(part.sample == part.sent, part.latent, handed_back)
 
     def _hand(self, latents: Sequence[Tensor] | None) -> None:
         """What the schedulers return in the next visit: these latents at the present level; None for what they get."""

@@ -77,6 +77,7 @@ class Sampling:
         joint: the same of a side and the weak one together.
         measured: the strong side as it samples and the gap of both sides, at one latent.
         watch: told of each latent.
+        begun_again: whether a step may be left and begun again, so that its reflection counts at its end only.
     """
 
     def __init__(
@@ -91,7 +92,10 @@ class Sampling:
         joint: Callable[[Side], JointDenoiser],
         measured: GapDenoiser,
         watch: FiniteWatch,
+        begun_again: bool = False,
     ) -> None:
+        self._begun_again = begun_again
+        self._reflected: list[tuple[int, Tensor, Tensor]] = []
         self._sampler, self._schedule, self._watch = sampler, schedule, watch
         self._costs, self._owed = sampler.options.costs(schedule.num_steps, sampler.method), 0
         method, options, sides = sampler.method, sampler.options, sampler.sides
@@ -132,12 +136,14 @@ class Sampling:
     def advance(self, i: int, x: Tensor) -> Tensor:
         """Step i of the sampling loop, as `core.sample` makes it, with the sides as they are at the pipeline's step."""
         start, end = self._schedule.levels[i : i + 2]
-        self._owed = self._costs[i]
+        self._owed, self._reflected = self._costs[i], []
         tilde = None if self._reflection is None else self._reflection.reflect(i, x)
         x = x if tilde is None else tilde
         x, self._state = self._solver.step(x, self._strong(x, start), start, end, self._state)
         for bar in self._sampler.bar if self._owed else ():  # evaluations that this step did without
             bar.advance(self._owed)
+        for made in self._reflected:
+            self._count(*made)
         return x
 
     def evaluated(self) -> None:
@@ -148,6 +154,12 @@ class Sampling:
             bar.advance()
 
     def _on_reflect(self, i: int, x: Tensor, tilde: Tensor) -> None:
+        if self._begun_again:
+            self._reflected.append((i, x, tilde))
+        else:
+            self._count(i, x, tilde)
+
+    def _count(self, i: int, x: Tensor, tilde: Tensor) -> None:
         run = self._sampler.run
         run.num_reflections += 1
         run._gaps.append(torch.linalg.vector_norm(tilde - x))
