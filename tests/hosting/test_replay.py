@@ -13,9 +13,9 @@ from diffusers import DDIMScheduler
 from diffusers.callbacks import SDXLCFGCutoffCallback
 from torch import Tensor
 
-from tests.support import black_box, tiny, tiny_loops
+from tests.support import black_box, tiny, tiny_controls, tiny_loops
 from tests.support.pipelines_page import LAMBDA, PARTS, STEPS, latents, network_of, with_network
-from w2sd_video import ModelSpec, ReflectionConfig, UserError, reflected
+from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
 from w2sd_video.hosting.outputs import as_halves, moved, weights_of
 from w2sd_video.hosting.turns import Done, Turns
 
@@ -112,6 +112,10 @@ CASES = {
     "noise": (ModelSpec(guidance=0.0), {"config": ReflectionConfig(num_reflections=3, mode="fused", noise=0.1)}),
     "fixed points": (ModelSpec(guidance=0.0), {"config": ReflectionConfig(num_reflections=2, fixed_point=1)}),
     "resampled": (ModelSpec(guidance=0.0), {"method": "resample-aligned", "num_reflections": 2}),
+    "selected": (
+        ModelSpec(guidance=0.0),
+        {"method": "w2sd-auto", "num_reflections": 2, "selection": Selection(lambda frames, _: float(frames.mean()))},
+    ),
     "autoguided": (ModelSpec(guidance=-1.0), {"method": "autoguided", "strength": 2.0}),
 }
 
@@ -143,6 +147,18 @@ def test_a_call_without_guidance_prepares_both_halves_for_sides_that_need_them()
             outcomes.append(pipe("a cat", generator=tiny.generator(), **settings)[0])
         assert pipe.guidance_scale == 1.0
     torch.testing.assert_close(*outcomes, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("end", [1.0, 0.5])
+def test_the_scale_of_a_controlnet_differs_from_side_to_side(end: float) -> None:
+    pipe, outcomes, calls = tiny_controls.sd15(), [], []
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "control_guidance_end": end, **LATENT}
+    for host in ("record", "replay"):
+        with reflected(pipe, ModelSpec(control={"scale": 0.3}), num_reflections=3, host=host) as run:
+            outcomes.append(pipe("a cat", image=tiny_controls.picture(), generator=tiny.generator(), **settings)[0])
+        calls.append(run.num_control_calls)
+    torch.testing.assert_close(*outcomes, rtol=0, atol=5e-5)
+    assert calls[1] == 4 + 2 * 3 >= calls[0]
 
 
 def test_callbacks_see_each_step_once_and_what_they_change_is_gone_on_from() -> None:

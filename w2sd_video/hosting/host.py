@@ -125,7 +125,7 @@ def reflected(
 
         if method != "w2sd" or selection or weak_inputs or first_order or progress is not None or host != "auto":
             raise UserError(
-                "of a modular pipeline method, selection, weak_inputs, first_order, progress and host cannot be chosen; "
+                "of a modular pipeline method, selection, weak_inputs, first_order, progress and host cannot be set; "
                 "leave them out, or use the classic pipeline of that family"
             )
         with reflected_modular(pipe, weak, chosen, on_reflect) as run:
