@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers import DEISMultistepScheduler, WanPipeline
 
 from tests.support import tiny
 from tests.support.family_programs import video as main
@@ -42,8 +42,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny.wan(seed).save_pretrained(root / f"wan-{seed}")
     tiny.motion_adapter().save_pretrained(root / "motion")
     tiny.wan22(1).save_pretrained(root / "wan22")
-    flow = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0)
-    WanPipeline(**{**tiny.wan(1).components, "scheduler": flow}).save_pretrained(root / "wan-unipc")
+    flow = DEISMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0)
+    WanPipeline(**{**tiny.wan(1).components, "scheduler": flow}).save_pretrained(root / "wan-deis")
     return root
 
 
@@ -82,9 +82,9 @@ def test_videos_of_a_family_are_made_by_every_method(
 def test_a_flow_scheduler_that_cannot_be_reflected_hands_on_its_shift(disk: Path) -> None:
     notes: list[str] = []
     pipe = load_reflectable(
-        str(disk / "wan-unipc"), role="strong", dtype=torch.float32, note=notes.append, video=True, quiet=True
+        str(disk / "wan-deis"), role="strong", dtype=torch.float32, note=notes.append, video=True, quiet=True
     )
-    assert pipe.scheduler.config.shift == 5.0 and "UniPCMultistepScheduler cannot be reflected" in notes[0]
+    assert pipe.scheduler.config.shift == 5.0 and "DEISMultistepScheduler cannot be reflected" in notes[0]
     shifted, plain = pipe.scheduler, tiny.wan(1).scheduler
     for scheduler in (shifted, plain):
         scheduler.set_timesteps(4)

@@ -120,8 +120,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", list(CASES))
-@pytest.mark.parametrize(("build", "arguments"), [(tiny.sdxl, tiny.IMAGE_CALL), (tiny.wan, tiny.WAN_CALL)])
+@pytest.mark.parametrize(
+    ("case", "build", "arguments"),
+    [
+        *((case, tiny.sdxl, tiny.IMAGE_CALL) for case in CASES),
+        *((case, tiny.wan, tiny.WAN_CALL) for case in ("guidance 1", "guidance 2", "prompts", "fused", "cached gaps")),
+    ],
+)
 def test_replaying_equals_recording(build: Any, arguments: dict[str, Any], case: str) -> None:
     pipe, (weak, settings) = build(), CASES[case]
     outcomes = []

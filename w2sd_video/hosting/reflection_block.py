@@ -21,7 +21,7 @@ from w2sd_video.core.denoisers import Denoiser
 from w2sd_video.core.levels import Level
 from w2sd_video.core.options import ReflectionConfig
 from w2sd_video.errors import UserError
-from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
+from w2sd_video.latents.schedules import REMEDY, SECOND_ORDER, UNIPC, Schedule, read_schedule, to_native
 
 AFTER = "after_denoiser"
 SETTINGS: Mapping[str, tuple[Any, str]] = {
@@ -127,6 +127,10 @@ class ReflectionBlock(ModularPipelineBlocks):
     def _begin(self, components: Any, state: Any) -> None:
         """Reads the grid and the settings of this call, and refuses what cannot be reflected."""
         scheduler = components.scheduler
+        if type(scheduler).__name__ == UNIPC:  # its own steps follow, whose corrector would take a reflection back
+            raise UserError(
+                f"{UNIPC} keeps a history that does not hold for a reflected latent; {SECOND_ORDER}; or {REMEDY}"
+            )
         first = torch.as_tensor(state.timesteps)[0].to(scheduler.timesteps)
         start = int((scheduler.timesteps == first).nonzero()[0, 0])
         self._schedule = read_schedule(scheduler, start=start, count=len(state.timesteps))
