@@ -98,6 +98,35 @@ def lumina2() -> Made:
     return _made(diffusers.Lumina2Pipeline, network, vae=vae), {**settings, **tiny.IMAGE_CALL}
 
 
+def lumina_next() -> Made:
+    """A variance that is learned and left out, three of four channels guided, the prediction's sign turned."""
+    network = tiny.seeded(
+        1,
+        lambda: diffusers.LuminaNextDiT2DModel(
+            sample_size=4,
+            patch_size=2,
+            in_channels=4,
+            hidden_size=16,
+            num_layers=1,
+            num_attention_heads=2,
+            num_kv_heads=1,
+            multiple_of=16,
+            learn_sigma=True,
+            qk_norm=True,
+            cross_attention_dim=8,
+        ),
+    )
+    mask = torch.ones(1, 5, dtype=torch.long)
+    settings = {
+        "prompt_embeds": _text(1, 5, 8),
+        "negative_prompt_embeds": _text(1, 5, 8, seed=4),
+        "prompt_attention_mask": mask,
+        "negative_prompt_attention_mask": mask,
+        "guidance_scale": 4.0,
+    }
+    return _made(diffusers.LuminaPipeline, network, vae=tiny.vae()), {**settings, **tiny.IMAGE_CALL}
+
+
 def nucleus_moe() -> Made:
     """Guidance brought to the conditional half's norm, the prediction's sign turned."""
     network = tiny.seeded(
@@ -474,7 +503,7 @@ def wan_i2v() -> Made:
 LOOPS: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
-        *(lumina2, nucleus_moe, krea2, t2i_adapter, ltx2, flux2_klein_kv),
+        *(lumina2, lumina_next, nucleus_moe, krea2, t2i_adapter, ltx2, flux2_klein_kv),
         *(z_image, qwen_image, svd, wan_i2v),
     )
 }

@@ -332,6 +332,11 @@ def read_conditioning(step: RecordedStep, scales: Sequence[float], known: Guided
 
 def _measured(step: RecordedStep, scales: Sequence[float]) -> Guided:
     """How the pipeline guides, checked against our own combination of all its probes."""
+    if step.combined.shape != step.sample.shape:
+        raise NotRecorded(
+            f"this pipeline makes a prediction of shape {tuple(step.combined.shape)} of what its network returns for "
+            f"latents of {tuple(step.sample.shape)}, in a way that reflection does not know"
+        )
     guided = measure(step.combined, scales)
     if not bool(combined_alike(step, our_combination(step, guided), guided)):
         raise not_plain(scales)
