@@ -279,4 +279,4 @@ def check_options(name: str, args: tuple, options: dict[str, Any]) -> None:
                 f"back; leave {option} at 0"
             )
     if args or options.get("per_token_timesteps") is not None or options.get("variance_noise") is not None:
-        raise UserError(f"this pipeline gives {name}.step arguments that reflection does not know: {sorted(options)}")
+        raise NotRecorded(f"this pipeline gives {name}.step arguments that reflection does not know: {sorted(options)}")

@@ -423,7 +423,9 @@ class Replay:
         **options: Any,
     ) -> Any:
         name, key = type(scheduler).__name__, id(scheduler)
-        check_options(name, (), {n: v for n, v in options.items() if v is not None and v != 0.0})
+        if options.pop("per_token_timesteps", None) is not None:  # there the scheduler counts time the other way
+            model_output = -model_output
+        check_options(name, (), options)
         visit = self._visit
         if visit is None or key in self._stepped or (self._scheduled and key not in self._parts):
             raise UserError(
