@@ -4,32 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from experiments.faster.motion import gaussian_video, parts
 from experiments.theory.mixtures import PATHS, schedule
 from torch import Tensor
 
 from tests.support.sampled import by_selection, by_w2sd
-from w2sd_video.core import MODES, Denoiser, Level, NoisePath, Path, Selector, sample
+from w2sd_video.core import MODES, Selector, sample
 
 FRAMES = 4
-
-
-def gaussian_video(path: Path, mean: float, still: float, motion: float) -> Denoiser:
-    """Videos [B, C, F, H, W] whose every pixel has Gaussian frames: the mean over frames of variance `still` / F about
-    `mean`, and deviations from it of variance `motion` each, which are apart from one another."""
-
-    def clean(x: Tensor, level: Level) -> Tensor:
-        alike = x.mean(2, keepdim=True)
-        shrink = [level.alpha * v / (level.alpha**2 * v + level.sigma**2) for v in (still, motion)]
-        return mean + shrink[0] * (alike - level.alpha * mean) + shrink[1] * (x - alike)
-
-    noise = isinstance(path, NoisePath)
-    return lambda x, level: (x - (level.alpha if noise else 1.0) * clean(x, level)) / level.sigma
-
-
-def parts(video: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over frames, and the deviations from it."""
-    alike = video.mean(2, keepdim=True)
-    return alike, video - alike
 
 
 RUNS: dict[str, dict[str, Any]] = {
