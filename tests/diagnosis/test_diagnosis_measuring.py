@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -190,6 +191,11 @@ def test_the_recommendation_follows_its_rules() -> None:
     assert level.reflections == 18  # all levels measured, 9 of 10 steps
     assert judging.recommend(made([0.9] * 9, 1.0, 0.1), ("conflict",), steps=20).strength < 1
     assert judging.recommend(made([0.0] * 9, 0.0, 0.1), ("over-similarity",), steps=20).strength == 2
+    assert "--gap-every 5 makes 54 evaluations in place of 90: successive gaps have a cosine of 1.00" in advice.why[-1]
+    turning = dataclasses.replace(made(clean, 1.0, 0.1), cosine=np.full((4, 9), 0.8))
+    # Of 10 steps 0.8 each, so of 20 the root of it, 0.89, and of 50 the fifth root, 0.956: two of those make 0.915.
+    assert "cheaper" not in judging.recommend(turning, (), steps=20).why[-1]
+    assert "--gap-every 2 " in judging.recommend(turning, (), steps=50).why[-1]
     assert advice.flags[:4] == ("--steps", "50", "--reflections", "20")
 
 

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from w2sd_video.core.options import ReflectionConfig
 from w2sd_video.diagnosis.measuring import Measured
+from w2sd_video.report.page import counted
 
 CALIBRATION = Path(__file__).with_name("calibration.json")  # measured by scripts/calibrate_diagnosis.py
 LEAST = 0.25  # of the largest gap: levels with less are not worth two evaluations
 SIZEABLE = 0.25  # of the moves: more error of the inversion than this, and the fused mode is the better
 MOST_STRENGTH, LEAST_STRENGTH = 2.0, 0.25
+GAP_EVERY, ALIGNED = (1, 2, 3, 5), 0.9  # steps between two cached gaps; the least cosine of the oldest with a new one
 
 
 @cache
@@ -109,4 +113,22 @@ def recommend(measured: Measured, failing: Sequence[str], *, steps: int) -> Reco
     if strength == MOST_STRENGTH:
         told += f" (at most {MOST_STRENGTH:g})"
     why.append(told + ("; in conflict less is safer, and another pair is better" if conflict else ""))
+    why += _cheaper(measured.cosine[:, 1:levels], reflections, steps, count)
     return Recommendation(steps, reflections, "fused" if fused else "paper", strength, tuple(why))
+
+
+def _cheaper(cosine: NDArray[np.floating], reflections: int, steps: int, measured_steps: int) -> list[str]:
+    """What a cached gap would cost, at the least often that still has it point as a fresh one would.
+
+    `cosine` is of successive gaps of `measured_steps` steps; those of a run of other `steps` are longer or shorter.
+    """
+    mean = float(cosine.mean()) if cosine.size else float("nan")
+    turned = mean ** (measured_steps / steps) if mean > 0 else 0.0
+    every = max((k for k in GAP_EVERY if turned**k >= ALIGNED), default=None)
+    if every is None or reflections < 2:
+        return []
+    costs = [ReflectionConfig(reflections, "fused", gap_every=k).evaluations(steps) for k in (every, None)]
+    return [
+        f"cheaper: --mode fused --gap-every {every} makes {costs[0]} evaluations in place of {costs[1]}: successive "
+        f"gaps have a cosine of {mean:.2f}, so that one {counted(every, 'step')} old points as a new one does"
+    ]
