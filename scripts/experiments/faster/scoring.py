@@ -25,6 +25,7 @@ from experiments.engine import (
     set_threads,
 )
 from experiments.faster.motion import motion_table
+from experiments.faster.scaling import scaling_table
 from vbench_eval.statistics import percentile_interval
 from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, WEIGHTS
 from w2sd_video.errors import UserError
@@ -271,7 +272,7 @@ def run(options: argparse.Namespace) -> int:
         strong, zero = next(iter(done[name].values()))[1], done[name]["zero-gap, cached"][1]
         same = bool((strong.correct == zero.correct).all())
         print(f"the cached zero-gap reads as strong does in {'every sample' if same else 'NOT every sample'}")
-    print(f"Gaussian videos, exact\n\n{motion_table()}\n")
+    print(f"two modes, exact\n\n{scaling_table()}\n\nGaussian videos, exact\n\n{motion_table()}\n")
     draw(done, titles, options.output / "faster.png")
     print(f"drawn: {options.output / 'faster.png'}")
     return 0
