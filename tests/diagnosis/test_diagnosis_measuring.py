@@ -14,9 +14,10 @@ import pytest
 import torch
 from experiments.diagnosis import calibrating
 from experiments.diagnosis.analytic import FAMILIES, AnalyticPair, pair_of
+from experiments.faster.motion import gaussian_video
 from torch import Tensor
 
-from w2sd_video.core import Level, NoisePath
+from w2sd_video.core import FlowPath, Level, NoisePath, sample, w2sd
 from w2sd_video.diagnosis import judging
 from w2sd_video.diagnosis.judging import CALIBRATION, calibration
 from w2sd_video.diagnosis.measuring import Grid, Measured, baseline, evaluations, measure, together
@@ -90,6 +91,27 @@ def test_a_known_baseline_changes_nothing_and_samples_are_joined() -> None:
     both = together([apart, measure(pair)])
     assert both.move.shape == (8, 5) and np.array_equal(both.move[:4], both.move[4:])
     assert np.array_equal(both.taken([1, 2]).growth, apart.growth[1:3])
+
+
+def test_motion_is_what_videos_have_beside_their_mean_over_frames() -> None:
+    path, levels = FlowPath(), [Level(1 - i / 8, i / 8, 1 - i / 8) for i in range(9)]
+    x = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    strong, weak = gaussian_video(path, 0.4, 1.0, 0.3), gaussian_video(path, 0.1, 1.0, 0.9)
+
+    class Videos:
+        def sample(self, partner: str | None, mode: str, num_reflections: int | None, watch: Any) -> Tensor:
+            other = weak if partner == "weak" else strong
+            return w2sd(x, levels, strong, other, path, num_reflections=num_reflections, mode=mode, on_reflect=watch)
+
+        def grid(self) -> Grid:
+            return Grid(levels, path)
+
+    # Motion is linear of its own: what a reflection makes of it is a number, whatever the video.
+    motion = lambda video: video - video.mean(2, keepdim=True)  # noqa: E731
+    share = (motion(Videos().sample("weak", "fused", 8, None)) / motion(sample(x, levels, strong, path))).flatten()[0]
+    found = measure(Videos())
+    assert np.allclose(found.motion, share.item(), rtol=1e-5) and share < 0.9
+    assert np.isnan(measure(pair_of("ratio", 0, "flow", 6)).motion).all()
 
 
 def test_fewer_than_3_steps_are_refused() -> None:
@@ -177,6 +199,7 @@ def made(clean: list[float], move: float, error: float, samples: int = 4) -> Mea
         displacement=np.ones(samples),
         drift=np.ones(samples),
         growth=np.ones(samples),
+        motion=np.full(samples, np.nan),
     )
 
 
@@ -192,6 +215,9 @@ def test_the_recommendation_follows_its_rules() -> None:
     assert judging.recommend(made([0.9] * 9, 1.0, 0.1), ("conflict",), steps=20).strength < 1
     assert judging.recommend(made([0.0] * 9, 0.0, 0.1), ("over-similarity",), steps=20).strength == 2
     assert "--gap-every 5 makes 54 evaluations in place of 90: successive gaps have a cosine of 1.00" in advice.why[-1]
+    still = dataclasses.replace(made(clean, 1.0, 0.1), motion=np.full(4, 0.8))
+    assert "reflected videos keep 80% of what" in " ".join(judging.recommend(still, (), steps=50).why)
+    assert "motion" not in " ".join(advice.why)
     turning = dataclasses.replace(made(clean, 1.0, 0.1), cosine=np.full((4, 9), 0.8))
     # Of 10 steps 0.8 each, so of 20 the root of it, 0.89, and of 50 the fifth root, 0.956: two of those make 0.915.
     assert "cheaper" not in judging.recommend(turning, (), steps=20).why[-1]

@@ -20,6 +20,7 @@ CALIBRATION = Path(__file__).with_name("calibration.json")  # measured by script
 LEAST = 0.25  # of the largest gap: levels with less are not worth two evaluations
 SIZEABLE = 0.25  # of the moves: more error of the inversion than this, and the fused mode is the better
 MOST_STRENGTH, LEAST_STRENGTH = 2.0, 0.25
+LEAST_MOTION = 0.95  # of the strong side's
 GAP_EVERY, ALIGNED = (1, 2, 3, 5), 0.9  # steps between two cached gaps; the least cosine of the oldest with a new one
 
 
@@ -113,6 +114,12 @@ def recommend(measured: Measured, failing: Sequence[str], *, steps: int) -> Reco
     if strength == MOST_STRENGTH:
         told += f" (at most {MOST_STRENGTH:g})"
     why.append(told + ("; in conflict less is safer, and another pair is better" if conflict else ""))
+    motion = float(measured.motion.mean())
+    if motion < LEAST_MOTION:
+        why.append(
+            f"motion: reflected videos keep {motion:.0%} of what the strong side's differ by from frame to frame: the gap "
+            "points against motion; --motion-strength 0 leaves motion to the strong side"
+        )
     why += _cheaper(measured.cosine[:, 1:levels], reflections, steps, count)
     return Recommendation(steps, reflections, "fused" if fused else "paper", strength, tuple(why))
 

@@ -62,6 +62,8 @@ class Measured:
         displacement, drift: [S] rms(reflected - strong) / rms(strong) of the final latents, with the weak side and
             with zero gap.
         growth: [S] rms(reflected) / rms(strong) of the final latents.
+        motion: [S] of videos, the same of what the latents [B, C, F, h, w] have beside their mean over the frames; NaN
+            of pictures.
     """
 
     levels: tuple[Level, ...]
@@ -73,6 +75,7 @@ class Measured:
     displacement: Array
     drift: Array
     growth: Array
+    motion: Array
 
     def taken(self, chosen: Sequence[int]) -> Measured:
         """The same of some samples."""
@@ -80,7 +83,7 @@ class Measured:
         return Measured(self.levels, *(getattr(self, name)[rows] for name in FIELDS))
 
 
-FIELDS = ("move", "error", "gap", "clean_gap", "cosine", "displacement", "drift", "growth")
+FIELDS = ("move", "error", "gap", "clean_gap", "cosine", "displacement", "drift", "growth", "motion")
 
 
 def together(parts: Sequence[Measured]) -> Measured:
@@ -148,6 +151,7 @@ def measure(pair: Pair, known: Baseline | None = None) -> Measured:
         displacement=_rms(reflected - strong) / size,
         drift=known.drift,
         growth=_rms(reflected) / size,
+        motion=_rms(_motion(reflected)) / _rms(_motion(strong)) if _is_video(strong) else np.full_like(size, np.nan),
     )
 
 
@@ -191,6 +195,15 @@ class _Watched:
 
 def _steps(grid: Grid) -> list[tuple[Level, Level]]:
     return list(zip(grid.levels[:-1], grid.levels[1:], strict=True))
+
+
+def _is_video(x: Tensor) -> bool:
+    return x.dim() == 5 and x.shape[2] > 1
+
+
+def _motion(video: Tensor) -> Tensor:
+    """What latents [B, C, F, h, w] have beside their mean over the frames."""
+    return video - video.mean(2, keepdim=True)
 
 
 def _rms(x: Tensor) -> Array:
