@@ -117,8 +117,8 @@ def recommend(measured: Measured, failing: Sequence[str], *, steps: int) -> Reco
     motion = float(measured.motion.mean())
     if motion < LEAST_MOTION:
         why.append(
-            f"motion: reflected videos keep {motion:.0%} of what the strong side's differ by from frame to frame: the gap "
-            "points against motion; --motion-strength 0 leaves motion to the strong side"
+            f"motion: reflected videos keep {motion:.0%} of what the strong side's differ by from frame to frame: the "
+            "gap points against motion; --motion-strength 0 leaves motion to the strong side"
         )
     why += _cheaper(measured.cosine[:, 1:levels], reflections, steps, count)
     return Recommendation(steps, reflections, "fused" if fused else "paper", strength, tuple(why))
