@@ -175,6 +175,8 @@ class W2SDSamplerNode(io.ComfyNode):
                 io.Int.Input("gap_every", default=-1, min=-1, max=1000, **whole,
                              tooltip="Cached gap, in mode fused: measured at every k-th step (0: once), an "
                              "evaluation there and none in reflections; -1: measured in each reflection."),
+                io.Float.Input("motion_strength", default=usual.motion_strength, min=-10.0, max=10.0, step=0.05,
+                               round=False, tooltip="Of videos: multiplies what a move has beside its frames' mean."),
             ],
             outputs=[io.Sampler.Output()],
         )  # fmt: skip
@@ -191,6 +193,7 @@ class W2SDSamplerNode(io.ComfyNode):
         cap: float,
         fixed_point: int,
         gap_every: int,
+        motion_strength: float,
     ) -> Any:
         config = ReflectionConfig(
             None if reflections == -1 else reflections,
@@ -201,6 +204,7 @@ class W2SDSamplerNode(io.ComfyNode):
             cap=cap or None,
             fixed_point=fixed_point,
             gap_every=None if gap_every == -1 else gap_every,
+            motion_strength=motion_strength,
         )
         return io.NodeOutput(W2SDSampler(config))
 

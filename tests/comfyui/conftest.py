@@ -32,7 +32,7 @@ def host() -> Iterator[Any]:
                 real=False,
                 nodes=nodes,
                 tiny=fake_comfy.tiny,
-                shape=lambda kind: (2, 4, 8, 8),
+                shape=lambda kind: (2, 4, 8, 8) if kind == "eps" else (2, 4, 3, 4, 8),
                 context=lambda kind: 8,
                 network=lambda patcher, x, sigma, context: patcher.model.diffusion_model(x, sigma, context=context),
                 manager=fake_comfy.MANAGER,

@@ -106,12 +106,17 @@ SETTINGS: list[dict[str, Any]] = [
     {"cap": 0.01},
     {"fixed_point": 1},
     {"mode": "fused", "gap_every": 2},
+    {"motion_strength": 0.5},
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(settings) or "paper")
 @torch.no_grad()
 def test_reflections_are_those_of_core(bench: Bench, settings: dict[str, Any]) -> None:
+    if "motion_strength" in settings and bench.noise.ndim != 5:
+        with pytest.raises(ValueError, match="for videos"):
+            bench.run(bench.guider(), bench.sampler(**settings))
+        return
     told = {"num_reflections": 3, **settings}
     asked = told.pop("reflections", 3)
     told["num_reflections"] = None if asked == -1 else asked
@@ -259,11 +264,11 @@ def test_guidance_one_needs_no_negative_conditioning(bench: Bench) -> None:
 def test_the_sampler_has_every_setting_of_a_reflection_at_its_default(host: Any) -> None:
     inputs = {each.id: each.default for each in host.nodes.W2SDSamplerNode.GET_SCHEMA().inputs}
     config, usual = ReflectionConfig(), {}
-    usual |= {name: getattr(config, name) for name in ("mode", "strength", "every", "fixed_point")}
+    usual |= {name: getattr(config, name) for name in ("mode", "strength", "every", "fixed_point", "motion_strength")}
     usual |= {"window_start": config.window[0], "window_end": config.window[1], "cap": 0.0, "gap_every": -1}
     assert {name: inputs[name] for name in usual} == usual
     named = {"num_reflections": "reflections", "reflector": "reflect_cfg (of the guider)", "window": "window_start"}
-    without = {"noise", "lag", "motion_strength"}  # noise would need a seed of its own; lag is coarser than gap_every
+    without = {"noise", "lag"}  # noise would need a seed of its own; lag is coarser than gap_every
     from w2sd_video.core.options import SETTINGS as BY_METHOD
 
     offered = set(inputs) | {"reflect_cfg (of the guider)"}

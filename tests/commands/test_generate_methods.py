@@ -277,8 +277,12 @@ def test_a_reward_that_fails_fails_that_picture_and_the_others_go_on(
 def test_a_dry_run_says_what_every_method_costs(program: Any, capsys: pytest.CaptureFixture[str]) -> None:
     methods = [method for method in METHODS if method not in ("weak", "swapped")]
     asking = ["--methods", ",".join(methods), "--every", "2", "--window", "0:0.4", "--dry-run"]
-    assert program([*asking, "--format", "json"]) == 0
+    rate = ["--rows-per-second", "0.1", "--price", "3"]
+    assert program([*asking, *rate, "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)
+    assert report["hours"] == round(report["rows"] / 360, 2) > 0 and report["price"] == round(report["rows"] / 120, 2)
+    assert [program([*asking, "--price", "3"]), program(rate)] == [2, 2]
+    assert "--price needs --rows-per-second" in (said := capsys.readouterr().err) and "add --dry-run" in said
     counts = {method: cost["evaluations"] for method, cost in report["methods"].items()}
     # T 20; of lambda 10 the steps 0, 2, 4 and 6 are reflected.
     assert counts == {

@@ -20,6 +20,7 @@ from typing import Any
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
 from w2sd_video.commands.families.base import Family, Loading, Maker
 from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, reflected_steps
+from w2sd_video.commands.options import options_of
 from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
@@ -88,7 +89,11 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
         for message in plan.notes:  # a run tells them, too, and keeps them
             progress.note(message)
         report = describe(family, plan)
+        report |= _hours(report, **{name: _of_run(family, arguments, name) for name in ("rows_per_second", "price")})
         return EXIT_DONE, report if as_json else {"text": plan_text(report)}
+    for name in ("rows_per_second", "price"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is for a plan; add --dry-run, or leave it out")
     summary, written = make(family, plan, progress=progress, command=command, shared=bool(arguments.shared))
     code = EXIT_DONE if summary.complete else EXIT_FAILED
     if as_json:
@@ -280,6 +285,22 @@ def describe(family: Family, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _of_run(family: Family, arguments: argparse.Namespace, name: str) -> Any:
+    """A flag of how to run, checked against its row of the table."""
+    (row,) = (option for option in options_of(family.name) if option.field == name)
+    return row.checked(getattr(arguments, name))
+
+
+def _hours(report: Mapping[str, Any], rows_per_second: float | None, price: float | None) -> dict[str, float]:
+    """How long a plan's rows take on one accelerator, and what they cost; decoding and loading come on top."""
+    if rows_per_second is None:
+        if price is not None:
+            raise UserError("--price needs --rows-per-second: give the rate too, or leave it out")
+        return {}
+    hours = report["rows"] / rows_per_second / 3600
+    return {"hours": round(hours, 2), **({} if price is None else {"price": round(hours * price, 2)})}
+
+
 def _memory(plan: Plan) -> dict[str, dict[str, int]]:
     """What sampling takes, where headers tell: of pairs that make videos of SDXL."""
     if plan.files is None or not plan.files.put_together:
@@ -320,6 +341,14 @@ def plan_text(report: Mapping[str, Any]) -> str:
         *_refinement_lines(report),
         "",
         *_cost_lines(report, noun[:-1]),
+        *(
+            [
+                f"{report['rows']} rows take {report['hours']:g} hours of one accelerator, without decoding"
+                + (f", and cost {report['price']:g}" if "price" in report else "")
+            ]
+            if "hours" in report
+            else []
+        ),
         "",
         *(["the paper:", *report["paper"], ""] if "paper" in report else []),
     ]

@@ -411,6 +411,10 @@ OPTIONS: tuple[Option, ...] = (
         ("quiet", bool, "no progress, only failures", {"of_run": True, "everyday": True, "default": False}),
         ("dry_run", bool, "print what would be done, what it costs and what is written; load no model",
          {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep", *FIT)}),
+        ("rows_per_second", float, "of your accelerator (num_rows / seconds in a run's results.jsonl): --dry-run says "
+         "how many hours all takes", {"of_run": True, "metavar": "R", "low": 1e-9, "families": ALL}),
+        ("price", float, "of an hour of your accelerator: --dry-run with --rows-per-second says what all costs",
+         {"of_run": True, "metavar": "P", "low": 0.0, "families": ALL}),
         ("shared", bool, "let other processes make the same run at the same time: start the same command again",
          {"of_run": True, "default": False, "families": ALL}),
         families=(*ALL, "diagnose", "sweep", *FIT),

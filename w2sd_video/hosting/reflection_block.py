@@ -30,6 +30,7 @@ SETTINGS: Mapping[str, tuple[Any, str]] = {
     "reflection_strength": (1.0, "Multiplies the move of each reflection."),
     "reflect_every": (1, "Reflect each k-th of these steps."),
     "reflection_cap": (None, "The most a reflection may move a sample, root mean square in latent units."),
+    "motion_strength": (1.0, "Of videos: multiplies what a move has beside its mean over the frames."),
     "weak_guidance_scale": (None, "Guidance of the weak side; None: as the strong side reflects."),
     "reflect_guidance_scale": (None, "Guidance of the strong side inside reflections; None: as it samples."),
     "weak_inputs": (None, "Values of the loop's state in place of its own for the weak side, as prompt_embeds."),
@@ -141,6 +142,7 @@ class ReflectionBlock(ModularPipelineBlocks):
             told["reflection_strength"],
             every=told["reflect_every"],
             cap=told["reflection_cap"],
+            motion_strength=told["motion_strength"],
         )
         if config.lag or config.gap_every is not None:
             raise UserError("a reflection block makes no cached predictions; leave lag and gap_every out")
