@@ -167,9 +167,3 @@ def tokens_of(folder: Path) -> str:
                 content = content.get(key, {})
             return repr(sorted(map(str, content))) if isinstance(content, dict) else repr(content)
     return ""
-
-
-__all__ = [
-    *("FAMILY_IDS", "NETWORKS", "TEXT_PARTS", "VIDEO_KINDS", "Side", "UserError"),
-    *("borrowing", "read_side", "tokens_of"),
-]
