@@ -123,22 +123,37 @@ def chosen_preset(request: Request, own_pair: str) -> tuple[Preset, bool]:
     return get_preset(own_pair), True
 
 
-def describe_pipelines(request: Request, preset: Preset, own: bool, **more: Any) -> Described:
-    """Returns what the files of whole pipelines tell; raises `UserError` for a side that cannot be used."""
+def describe_pipelines(
+    request: Request, preset: Preset, own: bool, *, sdxl_video: bool = False, lending: bool = False
+) -> Described:
+    """Returns what the files of the two sides tell; raises `UserError` for a side that cannot be used.
+
+    `lending`: each lends the other what it lacks, as the sides of AnimateDiff on SDXL do.
+    """
     strong = request.strong or preset.pair.strong.checkpoint
     weak = request.weak or (None if own else preset.pair.weak.checkpoint)
     assert strong is not None
-    reading: dict[str, Any] = {"allow_pickle": request.allow_pickle, "video": request.family == "video"}
+    adapter = request.get("motion_adapter")
+    # Local checkpoints without a preset bring their own motion modules or are refused: nothing is fetched unless a hub
+    # id is given.
+    local = all(Path(side).expanduser().exists() for side in (strong, weak) if side is not None)
+    if adapter is None and (not own or (sdxl_video and not local)):
+        adapter = preset.motion_adapter
+    pickles, other, weak_config = request.allow_pickle, None, weak_config_of(request, weak)
+    if lending:
+        assert weak is not None
+        frames = request.num_frames or preset.num_frames
+        sides = describe_pair(strong, weak, adapter, config=request.config, allow_pickle=pickles, num_frames=frames)
+        return Described(preset, own, strong, weak, sides, adapter, sdxl_video)
+    reading: dict[str, Any] = {"allow_pickle": pickles, "video": request.family == "video"}
     files = describe(strong, "strong", config=request.config, **reading)
-    other, weak_config = None, weak_config_of(request, weak)
     if weak is not None:
         other = describe(weak, "weak", config=weak_config, lent=True, **reading)
     elif weak_config is not None:
         raise UserError("--weak-config is for a --weak that is a single file; leave it out")
-    adapter = more.pop("motion_adapter", request.get("motion_adapter") or (None if own else preset.motion_adapter))
-    motion = None if adapter is None else describe_motion_adapter(adapter, allow_pickle=request.allow_pickle)
-    sides = PairDescription(files, other, motion, request.allow_pickle)
-    return Described(preset, own, strong, weak, sides, adapter, **more)
+    motion = None if adapter is None else describe_motion_adapter(adapter, allow_pickle=pickles)
+    sides = PairDescription(files, other, motion, pickles)
+    return Described(preset, own, strong, weak, sides, adapter, sdxl_video)
 
 
 def weak_config_of(request: Request, weak: str | None) -> str | None:
@@ -146,28 +161,6 @@ def weak_config_of(request: Request, weak: str | None) -> str | None:
     if request.has("weak_config"):
         return request.weak_config
     return request.config if weak is not None and Path(weak).expanduser().is_file() else None
-
-
-def describe_parts(request: Request, preset: Preset, own: bool) -> Described:
-    """Returns what the files of a pair of AnimateDiff on SDXL tell, whose sides lend each other what one lacks.
-
-    Raises:
-        UserError: a side that is missing or cannot be used, or sides that do not fit.
-    """
-    if own and request.weak is None:
-        raise UserError("--strong is given without --weak; give both, or a --preset whose weak side is to be used")
-    strong, weak = request.strong or preset.pair.strong.checkpoint, request.weak or preset.pair.weak.checkpoint
-    assert strong is not None and weak is not None
-    adapter = request.motion_adapter
-    # Two local checkpoints without a preset bring their own motion modules or are refused: nothing is fetched unless a
-    # hub id is given.
-    if adapter is None and (request.preset or not (Path(strong).exists() and Path(weak).exists())):
-        adapter = preset.motion_adapter
-    frames = request.num_frames or preset.num_frames
-    sides = describe_pair(
-        strong, weak, adapter, config=request.config, allow_pickle=request.allow_pickle, num_frames=frames
-    )
-    return Described(preset, own, strong, weak, sides, adapter, sdxl_video=True)
 
 
 def complete_pair(request: Request, described: Described, bundled: Sequence[str]) -> Plan:

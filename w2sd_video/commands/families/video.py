@@ -5,16 +5,9 @@ torch until it loads).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from w2sd_video.commands.checks import ON_SDXL, check_parts, check_steerable
-from w2sd_video.commands.families.pairs import (
-    Described,
-    PairFamily,
-    chosen_preset,
-    describe_parts,
-    describe_pipelines,
-)
+from w2sd_video.commands.families.pairs import Described, PairFamily, chosen_preset, describe_pipelines
 from w2sd_video.commands.request import Request
 from w2sd_video.demo import DEMO_PROMPTS
 from w2sd_video.errors import UserError
@@ -36,22 +29,19 @@ def describe(request: Request) -> Described:
     """Returns what the files of the two sides tell; see `base`."""
     found = _class_name(request)
     check_steerable(request.controlnet, request.ip_adapter, found)
-    if not _whole(request, found):
-        return describe_parts(request, *chosen_preset(request, PAPER))
-    check_parts(request, {name: request.get(name) for name in STEERED}, video=True)
-    large = (found or "").startswith(ON_SDXL)
+    lending = not _whole(request, found)
+    if not lending:
+        check_parts(request, {name: request.get(name) for name in STEERED}, video=True)
+    large = lending or (found or "").startswith(ON_SDXL)
     preset, own = chosen_preset(request, PAPER if large else OTHERS)
-    if request.preset is None and not own:
+    if not lending and request.preset is None and not own:
         raise UserError(
             "the bundled pair of videos goes with no IP-Adapter; give --strong with its --motion-adapter, or "
             "--preset animatediff-sd15"
         )
-    more: dict[str, Any] = {"sdxl_video": large and own}
-    if large and own and request.motion_adapter is None:
-        sides = [side for side in (request.strong, request.weak) if side is not None]
-        local = all(Path(side).expanduser().exists() for side in sides)
-        more["motion_adapter"] = None if local else preset.motion_adapter
-    return describe_pipelines(request, preset, own, **more)
+    if lending and own and request.weak is None:
+        raise UserError("--strong is given without --weak; give both, or a --preset whose weak side is to be used")
+    return describe_pipelines(request, preset, own, sdxl_video=lending or (large and own), lending=lending)
 
 
 FAMILY = PairFamily(

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from vbench_eval.errors import MALFORMED
 from vbench_eval.proxies import PROXIES
-from w2sd_video.commands.rewards import oracle_share
-from w2sd_video.commands.user_functions import (
+from w2sd_video.commands.rewards import (
     FunctionFailedError,
     answer,
     described,
     find_function,
     is_named,
+    oracle_share,
     source_of,
 )
 from w2sd_video.errors import UserError
