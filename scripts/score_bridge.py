@@ -25,6 +25,7 @@ def main(words: list[str] | None = None) -> int:
         weights="a pair made by train_bridge_demo.py (default: the bundled one)",
     )
     parser.add_argument("--methods", help="comma-separated subset (default: all); the table shows all finished ones")
+    parser.add_argument("--first-seed", type=int, default=200_000, help="of the first picture's noise (200000)")
     parser.add_argument("--control", type=Path, help="the control pipeline made by train_bridge_demo.py --control")
     return program(parser, words, run)
 

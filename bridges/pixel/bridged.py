@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from bridges.pixel.noise_maps import NoiseMap
+from bridges.pixel.noise_maps import NoiseMap, Paired
+from bridges.pixel.settings import DRAWS
 from bridges.pixel.side import PixelSide
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run, reflected
@@ -28,7 +29,9 @@ def bridged(
     strength: float = 1.0,
     reflector: ModelSpec | None = None,
     config: ReflectionConfig | None = None,
+    noise: str | None = None,
     noise_map: NoiseMap | str | None = None,
+    draws: int | None = None,
     weak_inputs: Mapping[str, Any] | None = None,
     vae: Any = None,
     weak_vae: Any = None,
@@ -58,21 +61,24 @@ def bridged(
         reflector: how the strong side differs inside the reflection.
         config: these three in one, and every, window, noise and cap besides; give either it or them. A mode is not
             asked for: both models are at the latent itself.
-        noise_map: a map fitted for the two autoencoders (`Mapped`); "identity", for one latent space; "fresh" or
-            "fixed", which shift samples even without a gap. None: identity where both share one latent space, else
-            "fresh", for at most T/2 reflections, with a `BridgeWarning`.
+        noise: "mapped", the strong model's own noise through `noise_map`; or "paired", which needs no map: both models
+            estimate the same picture under noise of their own. None: "mapped" where a map is given or both share one
+            latent space, else "paired".
+        noise_map: a map fitted for the two autoencoders (`Mapped`), of which "paired" takes the scale alone;
+            "identity", for one latent space; "fresh" or "fixed", which shift samples even without a gap.
+        draws: K, of "paired": noises of each model in a reflection, which makes 1 + 2 K evaluations; an even number is
+            best, as every second noise is the one before turned round. None is 2.
         weak_inputs: call arguments of the weak pipeline in place of the strong call's: height and width of its own,
             prompt_embeds computed before.
         vae, weak_vae: autoencoders in place of the pipelines' own inside the reflection (AutoencoderTiny).
         chunk: pictures that go through an autoencoder or the weak network at once; None is 4 megapixels' worth.
         tiled: have the autoencoders work in tiles.
         force: bridge a pair that shares its latent space too.
-        seed: of the "fresh" and "fixed" noise.
+        seed: of noise that is drawn; paired noise is, for each picture of a call, of this seed + its number.
         first_order, progress: as for `reflected`.
 
     Warns:
-        BridgeWarning: fresh noise is taken as no map was given, or the weak model knows no level of some steps' noise,
-            which are then not reflected.
+        BridgeWarning: the weak model knows no level of some steps' noise, which are then not reflected.
 
     Raises:
         UserError: on entry, or in the call before its first evaluation, for what cannot be bridged.
@@ -81,9 +87,19 @@ def bridged(
     zero_gap = isinstance(model, str) and model == "zero-gap"
     _check_weak(pipe, model, spec, zero_gap)
     chosen = _chosen(config, num_reflections, strength, reflector)
-    settings: dict[str, Any] = {"config": chosen, "first_order": first_order, "progress": progress}
+    _check_noise(noise, noise_map, draws)
     resized = {"height", "width"} & set(weak_inputs or {})
-    if not (zero_gap or force or resized) and vae is weak_vae is None and needs_no_bridge(pipe, model):
+    one_space = not (zero_gap or resized) and vae is weak_vae is None and _share_latents(pipe, model)
+    count = chosen.draws if draws is None else draws
+    pairs = noise == "paired" or (noise is None and noise_map is None and (count > 0 or not one_space))
+    if count and not pairs:
+        raise UserError(f"draws is {count}, of paired noise, and a noise map is given; leave one of the two out")
+    direct = one_space and not force and needs_no_bridge(pipe, model)
+    if pairs and not direct:
+        chosen = replace(chosen, draws=count or DRAWS)
+    settings: dict[str, Any] = {"config": replace(chosen, draws=0) if direct else chosen}
+    settings |= {"first_order": first_order, "progress": progress}
+    if direct:
         with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
             run.note("strong and weak share one latent space: reflected directly, no bridge is needed")
             yield run
@@ -92,7 +108,7 @@ def bridged(
         weak=None if zero_gap else model,
         spec=spec,
         inputs=dict(weak_inputs or {}),
-        noise_map=noise_map,
+        noise=Paired(chosen.draws, seed, getattr(noise_map, "scale", None)) if pairs else noise_map or "identity",
         vae=vae,
         weak_vae=weak_vae,
         chunk=chunk,
@@ -102,6 +118,17 @@ def bridged(
     )
     with reflected(pipe, weak=side, **settings) as run:
         yield run
+
+
+def _check_noise(noise: str | None, noise_map: NoiseMap | str | None, draws: int | None) -> None:
+    if noise not in (None, "mapped", "paired"):
+        raise UserError(f'noise is {noise!r}; choose "mapped", with a noise_map, or "paired", without one')
+    if noise == "mapped" and noise_map is None:
+        raise UserError('noise is "mapped" and no noise_map is given; give one, or noise="paired"')
+    if noise == "paired" and isinstance(noise_map, str):
+        raise UserError(f'noise is "paired" and noise_map {noise_map!r}; leave one of the two out')
+    if draws is not None and not draws:
+        raise UserError(f"draws is {draws!r}; it must be a whole number of 1 or more")
 
 
 def _chosen(
@@ -148,5 +175,10 @@ def needs_no_bridge(pipe: Any, weak: Any) -> bool:
         check_pipelines(pipe, weak)
     except UserError:
         return False
+    return _share_latents(pipe, weak)
+
+
+def _share_latents(pipe: Any, weak: Any) -> bool:
+    """Whether the two VAEs make the same latents of a picture."""
     ours, theirs = (Codec(p.vae, Layout("image", p.vae.config.latent_channels, 1, 1)) for p in (pipe, weak))
     return same_space(ours, theirs)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridges.pixel.presets import BRIDGE_PRESETS, BridgePreset
-from bridges.pixel.settings import TINY_VAES, BridgeSettings
+from bridges.pixel.settings import DRAWS, TINY_VAES, UNEXPLAINED, BridgeSettings
 from w2sd_video.commands import checks
 from w2sd_video.commands.command_line import EXIT_DONE, build_parser, request_of, run_command, said
 from w2sd_video.commands.families.base import Loading, Maker
@@ -20,6 +20,7 @@ from w2sd_video.commands.method_settings import (
     check_reflection,
     check_used,
     crossing_steps,
+    num_evaluations,
     plan_reflection,
     settled_steps,
 )
@@ -32,7 +33,7 @@ from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import compare_spaces
 from w2sd_video.loading.describe import Description, describe, describe_motion_adapter
 from w2sd_video.loading.files import check_vae_folder, read_safetensors_header
-from w2sd_video.pair import ModelPair, ModelSpec
+from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.runs.file_names import video_stems
 from w2sd_video.runs.journal import held
 from w2sd_video.runs.progress import Progress, TerminalProgress, calm_libraries
@@ -43,8 +44,8 @@ from w2sd_video.runs.video_io import check_format
 if TYPE_CHECKING:
     from bridges.pixel.making import Fit
 
-NOISE_MAPS = ("auto", "identity", "fresh", "fixed")
-VAE_CALLS = 6  # of a reflection: D_A, E_B, 2 D_B, 2 E_A
+NOISE_MAPS = ("auto", "paired", "identity", "fresh", "fixed")
+VAE_CALLS, PAIRED_VAE_CALLS = 6, 8  # of a reflection: D_A, E_B, 2 D_B, 2 E_A; paired: 2 of each
 ROOM = (
     "Try --memory weak-offload, --tiled, --codec tiny, a smaller --height and --width, or --memory sequential (slow)."
 )
@@ -79,10 +80,12 @@ class BridgeFamily:
       --weak-width 512 --prompt "a corgi runs on the beach"
   {program} fit --strong ./flux --weak ./sdxl --pictures ./photographs --output flux-to-sdxl.safetensors
 """
-    details = """\
+    details = f"""\
 noise map (how the strong model's noise becomes the weak one's):
   auto          identity where both sides share one latent space; else the preset's, if it was fitted for these VAEs;
-                else fitted to pictures that the strong model makes of the first prompts (saved in the output folder)
+                else fitted to pictures that the strong model makes of the first prompts (saved in the output folder);
+                paired where the best map leaves more than {UNEXPLAINED:.0%} of the weak side's variance unexplained
+  paired        no map: both models estimate the same picture under --draws noises of their own
   FILE          what the subcommand fit saved
   fresh, fixed  seeded noise; shifts samples even without a gap, so for at most half of the steps
   identity      for one latent space
@@ -149,7 +152,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
                 if found.as_in_preset
                 else f"{Path(found.strong).stem}-over-{Path(found.weak).stem}",
             ),
-            reflection=plan_reflection(request, preset.reflection, num_reflections=counts.reflections, mode="fused"),
+            reflection=_reflection(request, preset, counts.reflections, own),
             prompts=prompts,
             raw_prompts=raw,
             stems=video_stems(prompts),
@@ -187,13 +190,14 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
 
     def cost(self, plan: Plan) -> Mapping[str, Cost]:
         lam = len(crossing_steps(plan.reflection, plan.steps))
-        sides = 2 if plan.reflection.gap_every is None else 1  # a sampling step has asked the strong side
+        calls = PAIRED_VAE_CALLS if plan.reflection.draws else VAE_CALLS
         return {
             method: Cost(
-                plan.steps_of(method) + (sides * lam if self.methods[method].reflects else 0),
-                # Levels that the weak side does not know are skipped, and one latent space needs no VAE.
+                num_evaluations(method, plan.reflection, plan.steps_of(method)),
+                # Levels that the weak side does not know are skipped, one latent space needs no VAE, and a map that
+                # serves needs no draws.
                 at_most=self.methods[method].reflects and lam > 0,
-                counts={"vae_calls": VAE_CALLS * lam * self.methods[method].reflects},
+                counts={"vae_calls": calls * lam * self.methods[method].reflects},
             )
             for method in plan.methods
         }
@@ -252,6 +256,24 @@ def _settings(request: Request, found: Described, height: int, width: int) -> Br
             for name in ("codec", "strong_tiny_vae", "weak_tiny_vae", "tiled", "force_bridge", "true_cfg")
         },
     )
+
+
+def _reflection(request: Request, preset: BridgePreset, num_reflections: int, own: BridgeSettings) -> ReflectionConfig:
+    """How the plan reflects; with the draws of paired noise where that is asked for or may come of "auto"."""
+    reflection = plan_reflection(request, preset.reflection, num_reflections=num_reflections, mode="fused")
+    mapped = own.noise_map not in ("auto", "paired") or (own.noise_map == "auto" and _comes_with_a_map(own))
+    if mapped and reflection.draws:
+        raise UserError(
+            f"--draws is {reflection.draws}, of paired noise, and the noise map is {own.noise_map}"
+            f"{' (the one that the preset has)' if own.noise_map == 'auto' else ''}; give --noise-map paired, or leave "
+            "--draws out"
+        )
+    return replace(reflection, draws=0 if mapped else reflection.draws or DRAWS)
+
+
+def _comes_with_a_map(own: BridgeSettings) -> bool:
+    """Whether the preset's own map will be taken: that of full VAEs, at any size that it is not refused for."""
+    return own.preset_map is not None and own.preset_map.is_file() and own.codec == "full"
 
 
 def _noise_map(given: str) -> str:
@@ -349,7 +371,7 @@ def _check_tiny(own: BridgeSettings, ours: Description, theirs: Description) -> 
 
 def _check_spaces(done: Plan, own: BridgeSettings, ours: Description, theirs: Description) -> None:
     """What two configs alone say against the noise map: equal ones may still be of different weights."""
-    if ours.cell is None or theirs.cell is None or own.noise_map in ("fresh", "fixed"):
+    if ours.cell is None or theirs.cell is None or own.noise_map in ("auto", "paired", "fresh", "fixed"):
         return
     cells = (done.height // ours.cell, done.width // ours.cell)
     weak_cells = (own.weak_height // theirs.cell, own.weak_width // theirs.cell)
@@ -366,7 +388,7 @@ def _check_spaces(done: Plan, own: BridgeSettings, ours: Description, theirs: De
     ):
         raise UserError(
             f"there are {grids}; a noise map needs one to be a whole multiple of the other, alike in height and width: "
-            "choose such sizes, or --noise-map fresh"
+            "choose such sizes, or --noise-map paired"
         )
 
 

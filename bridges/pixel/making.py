@@ -19,7 +19,7 @@ from bridges.pixel.mapped import Mapped, cell_ratio
 from bridges.pixel.noise_maps import FRESH_HARMS, NoiseMap, noise_map_of
 from bridges.pixel.pictures import load_pictures
 from bridges.pixel.presets import NOISE_MAP
-from bridges.pixel.settings import TINY_VAES, BridgeSettings
+from bridges.pixel.settings import TINY_VAES, UNEXPLAINED, BridgeSettings
 from bridges.pixel.side import BridgeWarning
 from w2sd_video.commands.checks import note_cut_texts
 from w2sd_video.commands.engine import on_device
@@ -48,7 +48,7 @@ from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, Task
 
 CELLS, LEAST_PICTURES = 4096, 4  # what a map is fitted to, at least
-NEEDING_A_MAP = {"w2sd", "swapped"}
+CROSSING = {"w2sd", "swapped"}
 
 
 # -- the noise map ---------------------------------------------------------------------------------------------------
@@ -100,17 +100,18 @@ def spaces_of(plan: Plan, strong_vae: Any, weak_vae: Any) -> Spaces:
 
 @dataclass(frozen=True)
 class Fit:
-    """A noise map and where it comes from, in words."""
+    """A noise map and where it comes from, in words; `paired` where it gives no noise, and at most the scale w."""
 
-    noise_map: NoiseMap
+    noise_map: NoiseMap | None
     origin: str
+    paired: bool = False
 
     def description(self) -> dict[str, Any]:
         """What run.json says of it."""
         names = ("scale", "residual", "ratio", "fingerprints", "num_pictures", "num_cells")
         known = {name: getattr(self.noise_map, name, None) for name in names}
         return {
-            "name": self.noise_map.name,
+            "name": "paired" if self.paired or self.noise_map is None else self.noise_map.name,
             "origin": self.origin,
             **{name: value for name, value in known.items() if value is not None},
         }
@@ -119,29 +120,46 @@ class Fit:
         """What the terminal and the page say of it."""
         residual = getattr(self.noise_map, "residual", None)
         unexplained = "" if residual is None else f"; it leaves {residual:.1%} of the weak side's variance unexplained"
-        return f"noise map: {self.origin}{unexplained}"
+        if not self.paired:
+            return f"noise map: {self.origin}{unexplained}"
+        above = f", more than {UNEXPLAINED:.0%}, so noise is paired" if unexplained else ""
+        return f"noise: {self.origin}{unexplained}{above}"
+
+    def chosen(self, draws: int) -> Fit:
+        """The same for "auto": paired, where the plan has draws for it, if the spaces are too far from linearly related
+        for the map to carry noise.
+        """
+        residual = getattr(self.noise_map, "residual", None)
+        return replace(self, paired=draws > 0 and residual is not None and residual > UNEXPLAINED)
 
 
 def known_map(plan: Plan, spaces: Spaces) -> Fit | None:
     """Returns the map that the plan names, or for "auto" the one that is there already: identity in one space, else the
-    preset's, else the one that an earlier run fitted in this folder; None where it has to be fitted.
+    preset's, else the one that an earlier run fitted in this folder; None where it has to be fitted. Where no map can
+    be, as of such sizes, noise is paired.
 
     Raises:
         UserError: the map named does not serve these two spaces.
     """
     name = plan.own.noise_map
+    if name == "paired":
+        return Fit(None, "paired, of both models' own", paired=True)
     if name != "auto":
         chosen = noise_map_of(name, plan.seed)
         chosen.check(spaces.strong, spaces.weak)
         return Fit(chosen, f"of {name}" if isinstance(chosen, Mapped) else name)
     if spaces.one:
         return Fit(noise_map_of("identity"), "identity (both sides share one latent space)")
+    try:
+        cell_ratio(*spaces.grids)
+    except UserError:
+        return Fit(None, "paired, as no map takes grids of such sizes to each other", paired=True)
     for path, origin in (
         (plan.own.preset_map, "the preset's"),
         (plan.output / NOISE_MAP, "fitted before, in this folder"),
     ):
         if path is not None and path.is_file() and (found := _serving(path, spaces, plan.seed)) is not None:
-            return Fit(found, origin)
+            return Fit(found, origin).chosen(plan.reflection.draws)
     return None
 
 
@@ -202,7 +220,9 @@ def load_bridge(plan: Plan, run: Loading) -> LoadedBridge:
     """
     own, methods, wanted = plan.own, run.methods, run.prompts
     _note_what_is_odd(plan, run.note)
-    crossing = bool(methods & NEEDING_A_MAP) and bool(plan.num_reflections)
+    # The control is that of the pair's noise: with "auto" that has to be known for it, too.
+    needing = CROSSING | ({"zero-gap"} if plan.reflection.draws else set())
+    crossing = bool(methods & needing) and bool(plan.num_reflections)
     if own.noise_map.endswith(".safetensors") and crossing:
         known_map(plan, load_spaces(plan))
     strong: Any = None if methods == {"weak"} else _pipeline(plan, "strong", run)
@@ -222,7 +242,8 @@ def load_bridge(plan: Plan, run: Loading) -> LoadedBridge:
     if missing:
         run.say(_making(plan, missing))
         origin = "fitted to {count} pictures that the strong model made for it"
-        bridge.chosen = fitted_map(spaces, bridge.pictures(missing), run.folder / NOISE_MAP, origin)
+        found = fitted_map(spaces, bridge.pictures(missing), run.folder / NOISE_MAP, origin)
+        bridge.chosen = found.chosen(plan.reflection.draws)
     if bridge.chosen is not None and "noise_map" not in run.record:
         run.note(bridge.chosen.sentence())
         spaces = spaces_of(plan, bridge.tiny[0] or bridge.strong.vae, bridge.tiny[1] or bridge.weak.vae)
@@ -387,7 +408,7 @@ class LoadedBridge:
         vaes = dict(zip(("strong", "weak"), self.tiny, strict=True))
         settings: dict[str, Any] = {
             "config": config,
-            "noise_map": self._noise_map(task.seed, swapped),
+            **self._noise(task.seed, swapped),
             "vae": vaes[sampled],
             "tiled": own.tiled,
             "seed": task.seed,
@@ -409,7 +430,13 @@ class LoadedBridge:
 
     def _config(self, swapped: bool) -> ReflectionConfig:
         inside = None if swapped else self.plan.own.reflector
-        return replace(self.plan.reflection, reflector=None if inside is None else ModelSpec(guidance=inside))
+        draws = self.plan.reflection.draws if self._paired else 0
+        reflector = None if inside is None else ModelSpec(guidance=inside)
+        return replace(self.plan.reflection, reflector=reflector, draws=draws)
+
+    @property
+    def _paired(self) -> bool:
+        return self.chosen is not None and self.chosen.paired
 
     def pictures(self, count: int) -> Iterator[Tensor]:
         """Returns batches of at least `count` pictures [N, 3, H, W] in [-1, 1] of the strong model in all, of the run's
@@ -487,12 +514,14 @@ class LoadedBridge:
         asked_for = self.plan.own.force_bridge or self.tiny != (None, None) or self._own_size("weak")
         return not asked_for and needs_no_bridge(self.strong, self.weak)
 
-    def _noise_map(self, seed: int, swapped: bool) -> Any:
-        """The map, or the name of one; what is drawn is of the picture's seed, whichever run the picture is made in."""
+    def _noise(self, seed: int, swapped: bool) -> dict[str, Any]:
+        """Where the noise comes from, for `bridged`; what is drawn is of the picture's seed, whichever run the picture
+        is made in.
+        """
         own: BridgeSettings = self.plan.own
         if own.noise_map in ("fresh", "fixed"):
-            return own.noise_map
+            return {"noise_map": own.noise_map}
         found = None if self.chosen is None else self.chosen.noise_map
         if isinstance(found, Mapped):
             found = replace(found.reversed() if swapped else found, seed=seed)
-        return found
+        return {"noise": "paired" if self._paired else None, "noise_map": found}

@@ -192,11 +192,11 @@ def cell_ratio(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
         return 1, hb // ha
     raise UserError(
         f"the grids are {ha} x {wa} and {hb} x {wb}; a noise map needs one to be a whole multiple of the other, alike "
-        "in height and width: choose such sizes, or the noise map 'fresh'"
+        "in height and width: choose such sizes, or paired noise, which needs no map"
     )
 
 
-def seeded_noise(seed: int, call: int, shape: Sequence[int]) -> Tensor:
+def seeded_noise(seed: int, call: int | str, shape: Sequence[int]) -> Tensor:
     """Returns unit noise of `shape` on the CPU in float32; a row is the same in a batch of any size.
 
     The seed is hashed: a pipeline whose generator has the same one starts from other noise.

@@ -3,11 +3,15 @@
 "mapped" is a semi-orthogonal map fitted to latents of the same pictures in both spaces, "identity" serves two sides of
 one space. "fresh" and "fixed" noise has nothing to do with the strong model's: the weak model's answer then carries the
 error of estimating x0 from a noise that x_t does not have, which moves samples even where the models are equal.
+
+`Paired` is no map: with it both models answer under noise of their own, so that what such noise does is in both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 from bridges.pixel.fitting import fit, fit_from_pictures
 from bridges.pixel.mapped import Mapped, seeded_noise
 from bridges.pixel.pictures import load_pictures
+from bridges.pixel.settings import DRAWS
 from w2sd_video.errors import UserError
 from w2sd_video.latents.codecs import Codec, same_space
 
@@ -25,6 +30,7 @@ __all__ = [
     "Identity",
     "Mapped",
     "NoiseMap",
+    "Paired",
     "fit",
     "fit_from_pictures",
     "load_pictures",
@@ -125,6 +131,52 @@ class Fixed:
 
     def check(self, a: Codec, b: Codec) -> None:
         """Serves any two sides."""
+
+
+@dataclass
+class Paired:
+    """Unit noise of both sides' own, for `reflect_in_pairs`: `count` draws a reflection, every second one turned round.
+
+    What noise adds to an estimate is nearly linear in it where noise is high, and cancels in a pair of n and -n: on a
+    mixture of two modes a pair is off by .004 (sigma .96 of a flow) to .53 (.64), two draws apart by .11 to 1.3.
+
+    The noise of a picture is of its seed, `seed` + its number in the batch, and of the reflection's number alone: the
+    same in batches of any size. `scale` is w (`step.Draws`); None takes it from the sizes of the grids, for latents of
+    one scale: noise of a cell that covers r x r others is that of their mean, w = 1 / r. `shared` gives both sides the
+    same noise, for one latent space; the `frames` of a video have the noise of the video.
+    """
+
+    count: int = DRAWS
+    seed: int = 0
+    scale: float | None = None
+    shared: bool = False
+    frames: int = 1
+    _calls: int = field(default=0, init=False, repr=False)
+    name = "paired"
+
+    def between(self, ours: Codec, theirs: Codec, *, shared: bool, frames: int) -> Paired:
+        """These draws between two spaces, at the beginning of a run."""
+        cells = [codec.layout.height * codec.layout.width for codec in (ours, theirs)]
+        scale = math.sqrt(cells[1] / cells[0]) if self.scale is None else self.scale
+        return replace(self, scale=scale, shared=shared, frames=frames)
+
+    def begin(self, ours: Tensor, theirs: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The noise of one reflection, for grids [N, C, h, w] of either side."""
+        call, self._calls = self._calls, self._calls + 1
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for draw in range(self.count):
+            if draw % 2:
+                one, other = pairs[-1]
+                pairs.append((-one, -other))
+            else:
+                one = self._noise(f"{call} {draw}", ours)
+                pairs.append((one, one if self.shared else self._noise(f"{call} {draw} weak", theirs)))
+        return pairs
+
+    def _noise(self, name: str, grid: Tensor) -> Tensor:
+        count = len(grid) // self.frames
+        rows = [seeded_noise(self.seed + i, f"pair {name}", (1, *grid.shape[1:])) for i in range(count)]
+        return torch.cat(rows).repeat_interleave(self.frames, 0).to(grid)
 
 
 def noise_map_of(name: str, seed: int = 0) -> NoiseMap:

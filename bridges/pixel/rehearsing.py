@@ -51,7 +51,7 @@ def _levels(plan: Plan, found: dict[str, Description], own: str, other: str) -> 
         return []
     table = LevelTable(training_levels(theirs)[0], int(theirs.config.num_train_timesteps))
     window = [schedule.levels[i] for i in crossing_steps(plan.reflection, schedule.num_steps)]
-    known = _scale(plan, swapped=own == "weak")
+    known = _scale(plan, found, swapped=own == "weak")
     exact = known is not None and not ours.config.get("use_dynamic_shifting", False)
     if not exact and not all(math.isinf(level.kappa) for level in window):
         return []  # known when the map is fitted, or the pipeline has chosen its shift
@@ -70,11 +70,17 @@ def _one_space(plan: Plan, found: dict[str, Description]) -> bool:
     return not plan.own.force_bridge and relation in ("share", "undecided")
 
 
-def _scale(plan: Plan, *, swapped: bool) -> float | None:
+def _scale(plan: Plan, found: dict[str, Description], *, swapped: bool) -> float | None:
     """How a noise map scales levels, 1 for one that measures it; None where it is not known before it is fitted."""
-    named, preset = plan.own.noise_map, plan.own.preset_map
+    named, preset, own = plan.own.noise_map, plan.own.preset_map, plan.own
     if named in ("identity", "fresh", "fixed"):
         return 1.0
+    if named == "paired":
+        cells = found["strong"].cell, found["weak"].cell
+        if cells[0] is None or cells[1] is None:
+            return None
+        scale = cells[0] / cells[1] * math.sqrt(own.weak_height * own.weak_width / (plan.height * plan.width))
+        return 1 / scale if swapped else scale
     path = preset if named == "auto" else Path(named)
     if path is None or not path.is_file():
         return None

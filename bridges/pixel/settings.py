@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+DRAWS = 2  # of paired noise: the second is the first turned round
+UNEXPLAINED = 0.2  # by the best linear map, of the weak side's variance; above it noise is paired and not mapped
+
 # The tiny VAE of a family, by the beginning of the pipeline's class; taken unasked only for sides that are hub ids.
 TINY_VAES = {
     "Flux": "madebyollin/taef1",
@@ -20,7 +23,7 @@ class BridgeSettings:
     """What a plan for a bridge has beside those of other families.
 
     Attributes:
-        noise_map: one of NOISE_MAPS, or a file.
+        noise_map: one of NOISE_MAPS, or a file; where "paired" can come of it, the reflection has `draws`.
         preset_map: the preset's fitted map, for "auto".
         reflector: the guidance of the strong side inside the reflection; None is as it samples.
         true_cfg: classifier-free guidance of a strong Flux; None has it off.

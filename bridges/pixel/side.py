@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bridges.pixel.noise_maps import FRESH_HARMS, Fresh, Identity, Mapped, NoiseMap, noise_map_of
-from bridges.pixel.step import Bridge, Crossing, gap_through_pixels, reflect_through_pixels
+from bridges.pixel.noise_maps import Identity, Mapped, NoiseMap, Paired, noise_map_of
+from bridges.pixel.step import (
+    Bridge,
+    Crossing,
+    gap_in_pairs,
+    gap_through_pixels,
+    reflect_in_pairs,
+    reflect_through_pixels,
+)
 from w2sd_video.core import Denoiser, Level
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run
@@ -39,7 +47,7 @@ class PixelSide:
     weak: Any
     spec: ModelSpec
     inputs: dict[str, Any]
-    noise_map: NoiseMap | str | None
+    noise: NoiseMap | Paired | str
     vae: Any
     weak_vae: Any
     chunk: int | None
@@ -103,17 +111,21 @@ class PixelSide:
                 )
             self._rows = [i * prompts // pictures for i in range(pictures)]
         self._ours, self._theirs = ours, theirs
-        noise_map = self._chosen_map(schedule)
-        self._bridge = Bridge(ours, theirs, noise_map, _resizer(theirs), _resizer(ours))
-        self._check_levels(schedule, noise_map)
+        noise, resizers = self._chosen_noise(), (_resizer(theirs), _resizer(ours))
+        paired = isinstance(noise, Paired)
+        bridge = Bridge[Any](ours, theirs, noise, *resizers, one_space=getattr(noise, "shared", False))
+        reflection, gap = (reflect_in_pairs, gap_in_pairs) if paired else (reflect_through_pixels, gap_through_pixels)
+        self._reflection: Callable[..., Crossing | None] = functools.partial(reflection, bridge=bridge)
+        self._gap: Callable[..., Crossing | None] = functools.partial(gap, bridge=bridge)
+        self._check_levels(schedule, noise.scale)
 
     def reflect(self, x: Tensor, start: Level, end: Level, strong: Denoiser) -> Tensor | None:
         sides = strong, self._weak_at(start, strong), self._path
-        return self._crossed(reflect_through_pixels(x, start, end, *sides, bridge=self._bridge, strength=self.strength))
+        return self._crossed(self._reflection(x, start, end, *sides, strength=self.strength))
 
     def gap(self, x: Tensor, level: Level, prediction: Tensor, strong: Denoiser) -> Tensor | None:
-        sides = lambda *_: prediction, self._weak_at(level, strong), self._path
-        return self._crossed(gap_through_pixels(x, level, *sides, bridge=self._bridge))
+        sides = strong, self._weak_at(level, strong), self._path
+        return self._crossed(self._gap(x, level, *sides, prediction=prediction))
 
     def _weak_at(self, level: Level, strong: Denoiser) -> _Itself | _Other:
         return _Itself(strong, level, self) if self._model is None else _Other(self._model, self)
@@ -143,26 +155,15 @@ class PixelSide:
         height, width = size
         return codec_of(pipe, shape, height, width, frames, vae=vae, chunk=self._chunk, tiled=self.tiled)
 
-    def _chosen_map(self, schedule: Schedule) -> NoiseMap:
-        """The noise map asked for, or the default, checked against the two autoencoders and begun anew."""
-        chosen = self.noise_map
-        if isinstance(chosen, str):
-            chosen = noise_map_of(chosen, self.seed)
-        elif (
-            chosen is None
-            and same_space(self._ours, self._theirs)
-            and (self._ours.height, self._ours.width) == (self._theirs.height, self._theirs.width)
-        ):
-            chosen = Identity()
-        elif chosen is None:
-            if len(self._steps) > schedule.num_steps // 2:
-                raise UserError(
-                    "no noise map is given, and the fresh noise taken instead shifts samples even without a gap, so "
-                    f"that it is for at most half of the steps, {schedule.num_steps // 2}: got {len(self._steps)} "
-                    'reflections; fit a map, lower them, or ask for noise_map="fresh" by name'
-                )
-            self._warn(f"no noise map is given, so fresh noise is taken: {FRESH_HARMS}")
-            chosen = Fresh(self.seed)
+    def _chosen_noise(self) -> NoiseMap | Paired:
+        """The noise asked for, checked against the two autoencoders and begun anew."""
+        chosen = noise_map_of(self.noise, self.seed) if isinstance(self.noise, str) else self.noise
+        if isinstance(chosen, Paired):
+            sizes = [(codec.height, codec.width) for codec in (self._ours, self._theirs)]
+            # The control's two spaces are one, and its noise is independent as that of the pair it stands for.
+            shared = self._model is not None and sizes[0] == sizes[1] and same_space(self._ours, self._theirs)
+            chosen = chosen if self._model is not None else replace(chosen, scale=None)
+            return chosen.between(self._ours, self._theirs, shared=shared, frames=self._ours.layout.num_frames or 1)
         if self._model is None and isinstance(chosen, Mapped):
             chosen = Identity()  # the control has the strong model's own space on both sides
         chosen.check(self._ours, self._theirs)
@@ -171,14 +172,14 @@ class PixelSide:
         chosen.reset()
         return chosen
 
-    def _check_levels(self, schedule: Schedule, noise_map: NoiseMap) -> None:
+    def _check_levels(self, schedule: Schedule, known: float | None) -> None:
         """Refuses a window in which the weak model could not be asked at a single step."""
         window = [schedule.levels[i] for i in self._steps]
         if self._model is None or not window:
             return
-        table, scale = self._model.table, noise_map.scale
-        unknown = count_unknown(window, table, scale or 1.0)
-        if unknown and scale is not None:  # else it is measured, step by step
+        table = self._model.table
+        unknown = count_unknown(window, table, known or 1.0)
+        if unknown and known is not None:  # else it is measured, step by step
             self._warn(skipped(unknown, len(window), table))
 
     def _skipped(self, count: int) -> str:

@@ -82,13 +82,13 @@ def in_one_space(a: Space, left: float, skipped: list[int], path: Path = FLOW, l
 def naive(x, start, end, strong, weak, path, *, bridge):
     """The counter-example: moving by E_A(D_B(x0_w)) - x0_s, where what the autoencoders lose is taken for a gap."""
     ours, theirs = bridge.ours, bridge.theirs
-    level = weak.nearest(start.kappa * bridge.noise_map.scale)
+    level = weak.nearest(start.kappa * bridge.noise.scale)
     if level is None:
         return None
     prediction = strong(x, start)
     estimate, noise = path.clean(x, prediction, start), ours.layout.grid(path.noise(x, prediction, start))
     b = theirs.encode(ours.decode(ours.layout.grid(estimate)))
-    answer = weak.clean(b * level.alpha + bridge.noise_map(noise, b.shape) * level.sigma, level)
+    answer = weak.clean(b * level.alpha + bridge.noise(noise, b.shape) * level.sigma, level)
     gap = ours.layout.latents(ours.encode(theirs.decode(answer))) - estimate
     return SimpleNamespace(latent=x + path.clean_coefficient(start, end) * gap)
 

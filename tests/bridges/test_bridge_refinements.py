@@ -128,7 +128,7 @@ def test_other_methods_of_a_pair_of_two_latent_spaces_are_refused_by_name(method
         weak=pipeline("sd15", 2),
         spec=UNGUIDED,
         inputs={},
-        noise_map=mapped(),
+        noise=mapped(),
         vae=None,
         weak_vae=None,
         chunk=None,

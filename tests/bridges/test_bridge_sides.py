@@ -177,15 +177,6 @@ def test_seeded_noise_gives_one_picture_for_each_seed(name):
     assert not torch.equal(found[0], found[2])
 
 
-def test_without_a_noise_map_it_is_fresh_noise_for_half_of_the_steps_and_said():
-    strong, weak, found = pipeline("sdxl"), pipeline("sd15", 2), []
-    for noise_map in (None, "fresh"):
-        with bridged(strong, (weak, UNGUIDED), num_reflections=2, noise_map=noise_map) as run:
-            found.append(call(strong, "sdxl", num_inference_steps=4))
-        assert any("fresh noise" in note for note in run.notes) == (noise_map is None)
-    assert torch.equal(*found)
-
-
 def test_one_pipeline_may_be_both_sides():
     pipe = pipeline("sdxl")
     with bridged(pipe, (pipe, UNGUIDED), num_reflections=3, force=True) as run:

@@ -229,6 +229,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cap": 0.0}, r"cap is 0\.0; .* above 0, or None"),
     ({"cap": -1.0}, r"cap is -1\.0;"),
     ({"cap": math.nan}, r"cap is nan;"),
+    ({"draws": 65}, r"draws is 65; it must be a whole number from 1 to 64"),
     ({"lag": 1}, r"lag is 1; it must be True or False"),
     ({"motion_strength": 10.5}, r"motion_strength is 10\.5; it must be a number from -10 to 10"),
     ({"motion_strength": math.nan}, r"motion_strength is nan;"),
@@ -258,6 +259,7 @@ OTHERS: dict[str, Any] = {
     "lag": True,
     "gap_every": 2,
     "motion_strength": 0.5,
+    "draws": 2,
 }  # none at its default
 
 

@@ -15,7 +15,7 @@ from w2sd_video.runs.tasks import ALONE, METHODS, SELECTING
 REFLECTING = tuple(name for name, method in METHODS.items() if method.reflects)
 GAPPED = ("w2sd", "swapped", "resample-aligned", "resample-opposed")  # of no use without a gap inside the reflection
 AS_THEY_SAMPLE = (SELECTING, "autoguided")  # both sides are asked as they sample by themselves
-REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag", "gap_every", "motion_strength")
+REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag", "gap_every", "motion_strength", "draws")
 LEAST = 4  # evaluations; below, not even one step would be reflected
 REWARD = ("reward", "reward_weights", "reward_threshold", "reward_frames")
 

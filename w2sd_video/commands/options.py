@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from w2sd_video.commands.lora_flags import parse_lora
 from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
+from w2sd_video.core.options import MAX_DRAWS
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import ALIASES, MEMORY_PLANS
 from w2sd_video.pair import MODES
@@ -341,8 +342,11 @@ OPTIONS: tuple[Option, ...] = (
          {"metavar": "PX", "low": 8, "high": MAX_SIZE, "families": ("bridge", *FIT)}),
         ("weak_width", int, "width, likewise",
          {"metavar": "PX", "low": 8, "high": MAX_SIZE, "families": ("bridge", *FIT)}),
-        ("noise_map", str, "auto, identity, fresh, fixed or FILE.safetensors (default: auto)",
+        ("noise_map", str, "auto, paired, identity, fresh, fixed or FILE.safetensors (default: auto)",
          {"metavar": "MAP", "default": "auto"}),
+        ("draws", int, "of paired noise: how often each model estimates the picture in a reflection (default: 2)",
+         {"metavar": "K", "low": 1, "high": MAX_DRAWS, "sweeps": "users",
+          "about": "draws of paired noise in a reflection"}),
         ("codec", str, "full or tiny VAEs in the bridge (default: full)",
          {"metavar": "CODEC", "choices": ("full", "tiny"), "default": "full", "families": ("bridge", *FIT)}),
         ("strong_tiny_vae", str, "for --codec tiny: a folder or a hub id",

@@ -39,6 +39,7 @@ from w2sd_video.core.variations import (
     reflect_release,
     reflected_steps,
 )
+from w2sd_video.errors import UserError
 
 
 def sample(
@@ -117,6 +118,8 @@ class W2SD:
     still: Still = mean_over_frames
 
     def __post_init__(self) -> None:
+        if self.options.draws:
+            raise UserError("draws are of a bridge between latent spaces, not of one: leave draws out")
         self.steps = reflected_steps(self.levels, self.options, "w2sd")
 
     def reflect(self, i: int, x: Tensor) -> Tensor | None:

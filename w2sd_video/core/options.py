@@ -17,7 +17,7 @@ from w2sd_video.errors import UserError
 MODES = ("paper", "fused", "release")
 _MOVE = ("every", "window", "fixed_point", "noise", "cap", "motion_strength")
 SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "w2sd": ("num_reflections", "mode", "strength", "reflector", *_MOVE, "lag", "gap_every"),  # Alg. 1
+    "w2sd": ("num_reflections", "mode", "strength", "reflector", *_MOVE, "lag", "gap_every", "draws"),  # Alg. 1
     "w2sd-auto": ("num_reflections", "mode", "strength", *_MOVE),  # Alg. 2
     "resample": ("num_reflections", "reflector", "every", "window"),  # Alg. 3
     "resample-aligned": ("num_reflections", "mode", "reflector", "every", "window"),  # Alg. 4
@@ -27,6 +27,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 """Of each method, the fields of `ReflectionConfig` that it takes."""
 
 METHODS = tuple(SETTINGS)
+MAX_DRAWS = 64
 
 MOST_MOTION = 10.0  # of `ReflectionConfig.motion_strength`, either way
 
@@ -60,6 +61,8 @@ class ReflectionConfig:
             classifier-free guidance than it samples at, and else as it samples.
         motion_strength: of videos: multiplies what a move has beside its mean over the frames, -10 to 10. At 1 as
             printed; at 0 each reflection moves all frames alike and leaves their differences to the strong model.
+        draws: K, of a bridge between latent spaces only: both models estimate the same picture anew under K draws of
+            noise of their own, 1 + 2 K evaluations a reflection. 0, the default, is one evaluation of each model.
 
     Raises:
         UserError: a value outside these ranges, or fixed points in a mode whose inversion has none.
@@ -77,6 +80,7 @@ class ReflectionConfig:
     lag: bool = False
     gap_every: int | None = None
     motion_strength: float = 1.0
+    draws: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -100,6 +104,10 @@ class ReflectionConfig:
             raise UserError(
                 f"motion_strength is {self.motion_strength!r}; it must be a number from {-MOST_MOTION:g} to "
                 f"{MOST_MOTION:g}: 1 moves a video as printed, 0 moves all of its frames alike"
+            )
+        if not (is_whole(self.draws) and 0 <= self.draws <= MAX_DRAWS):
+            raise UserError(
+                f"draws is {self.draws!r}; it must be a whole number from 1 to {MAX_DRAWS}, or 0 where noise is mapped"
             )
         self._check_window()
         self._check_fixed_point()
@@ -211,7 +219,7 @@ class ReflectionConfig:
         """
         reflected, measured = self.steps(num_steps, method), self.gap_steps(num_steps, method)
         if self.gap_every is not None:
-            return [1 + (i in measured) for i in range(num_steps)]
+            return [1 + (2 * self.draws or 1) * (i in measured) for i in range(num_steps)]
         plain = 2 if method == "autoguided" else 1
         return [plain + (self._reflection_cost(i, method) if i in reflected else 0) for i in range(num_steps)]
 
@@ -224,6 +232,8 @@ class ReflectionConfig:
             return 1
         if method == "w2sd-auto":
             return 3 + self.fixed_point if self.mode == "paper" else 2
+        if self.draws:
+            return 1 + 2 * self.draws
         return 2 + self.fixed_point - (self.lag and step > 0)
 
 

@@ -142,6 +142,10 @@ def reflected(
     cross_latent = weak if isinstance(weak, CrossLatentSide) else None
     if cross_latent is not None:
         check_cross_latent(method, chosen)
+    elif chosen.draws:
+        raise UserError(
+            f"draws is {chosen.draws}; noise of both models' own is for a bridge between latent spaces: leave draws out"
+        )
     side = (
         None
         if cross_latent

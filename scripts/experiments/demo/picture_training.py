@@ -85,13 +85,18 @@ def blends(batch: int, generator: torch.Generator) -> Tensor:
     return (sharpness * torch.randn(batch, batch, generator=generator)).softmax(dim=1)
 
 
-def vae_loss(vae: AutoencoderKL, batch: int, centre: float) -> Callable[[torch.Generator], Tensor]:
+def vae_loss(
+    vae: AutoencoderKL, batch: int, centre: float, related: bool = True
+) -> Callable[[torch.Generator], Tensor]:
     """The loss of a VAE that treats pictures as those of full size do, which were trained on pictures of all kinds.
 
     Trained on 24 shapes alone, so small a VAE makes a shape of whatever it is given; but a denoiser's x0 estimates are
     blends of many shapes, and they must cross from one space to the other as what they are. So half of the pictures
     are blends, whose latents should be the blend of latents; and three channels hold a small picture, about as the
     latents of full size do, the others what it lacks, in small numbers. `centre` is the mean of the latents.
+
+    Without `related` the latents are left as they come, small numbers about `centre`: pictures and blends survive the
+    round trip, and nothing makes one VAE's latents a linear function of another's.
     """
     frames = world.random_frames(2000, torch.Generator().manual_seed(0)).frames[:, 0] * 2 - 1
     typical = small_pictures(frames)
@@ -103,13 +108,15 @@ def vae_loss(vae: AutoencoderKL, batch: int, centre: float) -> Callable[[torch.G
         pixels = torch.cat([pure, torch.einsum("ba,achw->bchw", shares, pure)])
         posterior = vae.encode(pixels).latent_dist
         latents = posterior.mean
-        own, others = latents.chunk(2)
-        blended = torch.einsum("ba,achw->bchw", shares, own)
-        small = functional.mse_loss(latents[:, :3], (small_pictures(pixels) - mean) / std + centre)
-        rest = latents[:, 3:]
-        order = small + functional.mse_loss(others, blended) + (rest.mean(dim=(0, 2, 3)) - centre).square().mean()
+        order, rest, decoded = torch.zeros(()), latents, latents
+        if related:
+            own, others = latents.chunk(2)
+            blended = torch.einsum("ba,achw->bchw", shares, own)
+            small = functional.mse_loss(latents[:, :3], (small_pictures(pixels) - mean) / std + centre)
+            rest, decoded = latents[:, 3:], torch.cat([own, blended])
+            order = small + functional.mse_loss(others, blended) + (rest.mean(dim=(0, 2, 3)) - centre).square().mean()
         noise = 0.1 * torch.randn(latents.shape, generator=generator)  # a decoder that forgives small errors
-        error = vae.decode(torch.cat([own, blended]) + noise).sample - pixels
+        error = vae.decode(decoded + noise).sample - pixels
         size = (rest - centre).square().mean()
         return (
             error.square().mean() + 0.2 * error.abs().mean() + 1e-6 * posterior.kl().mean() + 0.1 * order + 0.003 * size
@@ -118,10 +125,12 @@ def vae_loss(vae: AutoencoderKL, batch: int, centre: float) -> Callable[[torch.G
     return loss
 
 
-def train_vae(name: str, vae: AutoencoderKL, folder: Path, seed: int, phase: Phase, quiet: bool) -> None:
+def train_vae(
+    name: str, vae: AutoencoderKL, folder: Path, seed: int, phase: Phase, quiet: bool, related: bool = True
+) -> None:
     """Train one side's VAE, in place; with its scale, and a flow side's shift, its latents have variance 1 overall."""
     flow = not vae.config.use_quant_conv
-    train(name, phase, vae, vae_loss(vae, phase.batch, 0.1 if flow else 0.0), folder, seed, quiet)
+    train(name, phase, vae, vae_loss(vae, phase.batch, 0.1 if flow else 0.0, related), folder, seed, quiet)
     round_to_half(vae)
     mean, std = latent_statistics(vae, generator_for(seed, phase, phase.steps))
     shift = mean.mean() if flow else torch.zeros(())
@@ -272,7 +281,10 @@ PICTURES = 16_384  # encoded once and drawn from
 
 
 class Recipe:
-    """The phases over one folder of checkpoints; finished ones are read from it, an unfinished one is continued."""
+    """The phases over one folder of checkpoints; finished ones are read from it, an unfinished one is continued.
+
+    Without `related` each side's VAE is trained for itself, so that no linear map takes one space to the other.
+    """
 
     def __init__(
         self,
@@ -282,8 +294,9 @@ class Recipe:
         phases: Mapping[str, Phase] = PHASES,
         pictures: int = PICTURES,
         quiet: bool = False,
+        related: bool = True,
     ) -> None:
-        self.work, self.seed, self.quiet = work, seed, quiet
+        self.work, self.seed, self.quiet, self.related = work, seed, quiet, related
         self.phases, self.pictures = phases, pictures
 
     def strong(self) -> FluxPipeline:
@@ -294,7 +307,7 @@ class Recipe:
         train_text("flow-text", encoders, *arguments, self.phases["flow-text"], self.quiet)
         torch.manual_seed(self.seed + 1)
         vae = picture_components.build_flow_vae()
-        train_vae("flow-vae", vae, *arguments, self.phases["flow-vae"], self.quiet)
+        train_vae("flow-vae", vae, *arguments, self.phases["flow-vae"], self.quiet, self.related)
         bank = make_picture_bank(encoders, vae, self.seed, self.pictures)
         return FluxPipeline(
             vae=vae,
@@ -314,7 +327,7 @@ class Recipe:
         train_text("noise-text", encoders, *arguments, self.phases["noise-text"], self.quiet)
         torch.manual_seed(self.seed + 1)
         vae = components.build_vae()
-        train_vae("noise-vae", vae, *arguments, self.phases["noise-vae"], self.quiet)
+        train_vae("noise-vae", vae, *arguments, self.phases["noise-vae"], self.quiet, self.related)
         bank = make_picture_bank(encoders, vae, self.seed, self.pictures)
         unet = train_unet(bank, *arguments, self.phases["noise"], self.quiet)
         if control:
