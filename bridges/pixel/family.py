@@ -42,7 +42,7 @@ from w2sd_video.runs.tasks import METHODS, Method
 from w2sd_video.runs.video_io import check_format
 
 if TYPE_CHECKING:
-    from bridges.pixel.making import Fit
+    from bridges.pixel.choosing import Fit
 
 NOISE_MAPS = ("auto", "paired", "identity", "fresh", "fixed")
 VAE_CALLS, PAIRED_VAE_CALLS = 6, 8  # of a reflection: D_A, E_B, 2 D_B, 2 E_A; paired: 2 of each

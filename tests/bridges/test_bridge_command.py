@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderTiny, PNDMScheduler
 from PIL import Image
 
-from bridges.pixel import making
+from bridges.pixel import choosing, making
 from bridges.pixel.family import FAMILY
 from bridges.pixel.mapped import Mapped
 from bridges.pixel.presets import BRIDGE_PRESETS, NOISE_MAP
@@ -311,8 +311,8 @@ def test_with_no_model_named_the_bundled_pair_is_run_with_the_map_that_comes_wit
 def test_auto_fits_a_map_once_to_pictures_of_the_strong_model(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(making, "CELLS", 5 * 64)
-    monkeypatch.setattr(making, "UNEXPLAINED", 1.0)  # the tiny VAEs are random: no map explains anything
+    monkeypatch.setattr(choosing, "CELLS", 5 * 64)
+    monkeypatch.setattr(choosing, "UNEXPLAINED", 1.0)  # the tiny VAEs are random: no map explains anything
     out = tmp_path / "out"
     first = run(disk, out, "--methods", "w2sd", "--noise-map", "auto")
     assert "making 5 pictures of the strong model to fit the noise map (20 evaluations)" in capsys.readouterr().err
@@ -333,7 +333,7 @@ def test_auto_fits_a_map_once_to_pictures_of_the_strong_model(
 def test_auto_takes_pairs_where_the_best_map_explains_too_little_and_says_why(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(making, "CELLS", 5 * 64)
+    monkeypatch.setattr(choosing, "CELLS", 5 * 64)
     records = run(disk, tmp_path, "--methods", "w2sd,zero-gap", "--noise-map", "auto", "--draws", "1")
     said = records[""]["noise_map"]
     assert said["name"] == "paired" and said["residual"] > 0.2
@@ -371,7 +371,7 @@ def test_a_presets_map_is_taken_where_it_fits_and_passed_over_where_not(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = planned(disk)
-    monkeypatch.setattr(making, "CELLS", 64)
+    monkeypatch.setattr(choosing, "CELLS", 64)
     for weak, wanted in (("sdxl", "the preset's"), ("sd15", None)):
         spaces = making.load_spaces(planned(disk, weak=str(disk / weak)))
         known = making.known_map(with_preset_map(plan, disk / "map.safetensors"), spaces)
