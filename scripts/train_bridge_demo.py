@@ -2,8 +2,8 @@
 
 The strong side is a small FluxPipeline, the weak side a small StableDiffusionXLPipeline, each with a VAE of its own,
 trained side by side with one thread each; every phase is resumable at any moment (the same command continues). The
-bundled weights took 46 minutes on two CPU cores that did other work as well; --control takes 6 more. The recipe is
-scripts/experiments/demo/picture_training.py.
+bundled weights took 46 minutes on two CPU cores that did other work as well; --control takes 6 more, and --unrelated
+half an hour of one core. The recipe is scripts/experiments/demo/picture_training.py.
 """
 
 import argparse
@@ -19,6 +19,11 @@ def main(words: list[str] | None = None) -> int:
     parser = train_parser(__doc__, name="bridge", threads=None)
     parser.add_argument("--side", choices=("strong", "weak", "control"), help="train this side only, and write no pair")
     parser.add_argument("--control", action="store_true", help="also a weak side with the strong's bias (not bundled)")
+    parser.add_argument(
+        "--unrelated",
+        action="store_true",
+        help="another weak side for the bundled strong one, whose VAE no linear map relates to the strong one's",
+    )
     return program(parser, words, run)
 
 

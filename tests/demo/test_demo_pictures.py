@@ -193,6 +193,30 @@ def test_the_recipe_writes_two_stock_pipelines_that_draw_pictures(short_pair):
     assert weak.vae.config.latent_channels == 4
 
 
+@pytest.mark.slow  # trains a short side
+def test_the_unrelated_weak_side_goes_on_from_the_bundled_one_with_a_vae_of_its_own(tmp_path):
+    recipe = Recipe(tmp_path, 0, phases=SHORT, pictures=64, quiet=True)
+    write_pipelines(tmp_path / "pair", recipe, ("unrelated", "unrelated-control"))
+    weak, control, bundled = (
+        StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        for folder in (tmp_path / "pair" / "weak", tmp_path / "pair" / "control", PICTURE_WEIGHTS / "weak")
+    )
+
+    def apart(one, other):
+        pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        return max((a.float() - b.float()).abs().max().item() for a, b in pairs)
+
+    assert apart(weak.text_encoder, bundled.text_encoder) == 0 and apart(weak.vae, bundled.vae) > 0.1
+    assert 0 < apart(weak.unet, bundled.unet) < 0.1 and 0 < apart(weak.unet, control.unet) < 0.1
+
+
+def test_latents_that_are_no_small_picture_cost_an_unrelated_vae_nothing():
+    """The loss of one is what is lost on the way, whatever its latents; the bundled ones pay for their order, too."""
+    vae = picture_training.components.build_vae()
+    losses = [picture_training.vae_loss(vae, 16, 0.0, related)(generator()).item() for related in (True, False)]
+    assert losses[0] > losses[1] + 0.05
+
+
 @pytest.mark.slow  # trains a short pair
 @pytest.mark.parametrize("side", ["strong", "weak"])
 def test_scaled_latents_have_variance_one(side, short_pair):

@@ -5,6 +5,7 @@ of the paper asks, the weak side's captions are wrong about twice as often (0.30
 """
 
 import argparse
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from experiments.demo.training import (
 )
 from experiments.engine import make_folders, set_threads
 from experiments.training import Phase, generator_for, round_to_half, train, train_side_by_side
-from w2sd_video.demo import world
+from w2sd_video.demo import PICTURE_WEIGHTS, world
 from w2sd_video.demo.captions import COLOURS, SHAPES
 from w2sd_video.demo.pictures import PICTURE_CAPTIONS, PICTURE_TOKENS, picture_attributes
 
@@ -276,15 +277,15 @@ PHASES: Mapping[str, Phase] = {
     "noise-vae": Phase(17, steps=1200, batch=64, learning_rate=3e-3, ema=0.99),
     "noise": Phase(15, steps=2000, batch=128, learning_rate=1.5e-3, ema=0.997),
     "control": Phase(16, steps=400, batch=128, learning_rate=6e-4, ema=0.995),
+    "unrelated-vae": Phase(17, steps=1018, batch=64, learning_rate=3e-3, ema=0.99, horizon=1200),
+    "unrelated": Phase(18, steps=600, batch=64, learning_rate=1.5e-3, ema=0.99),
+    "unrelated-control": Phase(19, steps=200, batch=64, learning_rate=6e-4, ema=0.99),
 }
 PICTURES = 16_384  # encoded once and drawn from
 
 
 class Recipe:
-    """The phases over one folder of checkpoints; finished ones are read from it, an unfinished one is continued.
-
-    Without `related` each side's VAE is trained for itself, so that no linear map takes one space to the other.
-    """
+    """The phases over one folder of checkpoints; finished ones are read from it, an unfinished one is continued."""
 
     def __init__(
         self,
@@ -294,9 +295,8 @@ class Recipe:
         phases: Mapping[str, Phase] = PHASES,
         pictures: int = PICTURES,
         quiet: bool = False,
-        related: bool = True,
     ) -> None:
-        self.work, self.seed, self.quiet, self.related = work, seed, quiet, related
+        self.work, self.seed, self.quiet = work, seed, quiet
         self.phases, self.pictures = phases, pictures
 
     def strong(self) -> FluxPipeline:
@@ -307,7 +307,7 @@ class Recipe:
         train_text("flow-text", encoders, *arguments, self.phases["flow-text"], self.quiet)
         torch.manual_seed(self.seed + 1)
         vae = picture_components.build_flow_vae()
-        train_vae("flow-vae", vae, *arguments, self.phases["flow-vae"], self.quiet, self.related)
+        train_vae("flow-vae", vae, *arguments, self.phases["flow-vae"], self.quiet)
         bank = make_picture_bank(encoders, vae, self.seed, self.pictures)
         return FluxPipeline(
             vae=vae,
@@ -327,7 +327,7 @@ class Recipe:
         train_text("noise-text", encoders, *arguments, self.phases["noise-text"], self.quiet)
         torch.manual_seed(self.seed + 1)
         vae = components.build_vae()
-        train_vae("noise-vae", vae, *arguments, self.phases["noise-vae"], self.quiet, self.related)
+        train_vae("noise-vae", vae, *arguments, self.phases["noise-vae"], self.quiet)
         bank = make_picture_bank(encoders, vae, self.seed, self.pictures)
         unet = train_unet(bank, *arguments, self.phases["noise"], self.quiet)
         if control:
@@ -343,15 +343,39 @@ class Recipe:
             add_watermarker=False,
         )
 
+    def unrelated(self, *, control: bool = False) -> StableDiffusionXLPipeline:
+        """Another weak side for the bundled strong one, with a VAE trained for itself: no linear map takes one space to
+        the other. Its network goes on from the bundled weak side's; `control`: taught on with the strong captions.
+        """
+        pipe = StableDiffusionXLPipeline.from_pretrained(
+            PICTURE_WEIGHTS / "weak", torch_dtype=torch.float32, local_files_only=True, add_watermarker=False
+        )
+        encoders = TextEncoders()
+        encoders.one, encoders.two = pipe.text_encoder, pipe.text_encoder_2
+        arguments = (self.work, self.seed)
+        torch.manual_seed(self.seed + 1)
+        vae = components.build_vae()
+        train_vae("unrelated-vae", vae, *arguments, self.phases["unrelated-vae"], self.quiet, related=False)
+        bank = make_picture_bank(encoders, vae, self.seed, self.pictures)
+        pipe.register_modules(vae=vae)
+        for name, side in (("unrelated", "weak"), ("unrelated-control", "strong"))[: 2 if control else 1]:
+            phase = self.phases[name]
+            loss = noise_loss(pipe.unet, bank, phase.batch, CORRUPTION[side])
+            train(name, phase, pipe.unet.requires_grad_(True), loss, *arguments, self.quiet)
+        return pipe
+
     def train(self, side: str) -> DiffusionPipeline:
-        """The "strong", the "weak" or the "control" pipeline."""
+        """The "strong", the "weak" or the "control" pipeline; or the "unrelated" weak one and its control."""
+        if side.startswith("unrelated"):
+            return self.unrelated(control=side == "unrelated-control")
         return self.strong() if side == "strong" else self.weak(control=side == "control")
 
 
 def write_pipelines(output: Path, recipe: Recipe, sides: tuple[str, ...]) -> None:
-    """Write each side as `output/<side>`, in float16, trained as far as it is not."""
+    """Write each side into a folder of its role, in float16, trained as far as it is not."""
+    folders = {"unrelated": "weak", "unrelated-control": "control"}
     for side in sides:
-        recipe.train(side).to(torch.float16).save_pretrained(output / side)
+        recipe.train(side).to(torch.float16).save_pretrained(output / folders.get(side, side))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -364,11 +388,17 @@ def run(options: argparse.Namespace) -> int:
     if options.side:
         Recipe(options.work, options.seed, quiet=options.quiet).train(options.side)
         return 0
-    last = "control" if options.control else "weak"  # the control goes on from the weak side
-    if not train_side_by_side("train_bridge_demo.py", options, ("strong", last)):
-        return 1
-    finished = Recipe(options.work, options.seed, quiet=True)  # what follows only reads it
-    write_pipelines(options.output, finished, ("strong", "weak", "control") if options.control else ("strong", "weak"))
+    if options.unrelated:
+        recipe = Recipe(options.work, options.seed, quiet=options.quiet)
+        write_pipelines(options.output, recipe, ("unrelated", "unrelated-control")[: 2 if options.control else 1])
+        shutil.copytree(PICTURE_WEIGHTS / "strong", options.output / "strong", dirs_exist_ok=True)
+    else:
+        last = "control" if options.control else "weak"  # the control goes on from the weak side
+        if not train_side_by_side("train_bridge_demo.py", options, ("strong", last)):
+            return 1
+        finished = Recipe(options.work, options.seed, quiet=True)  # what follows only reads it
+        sides = ("strong", "weak", "control") if options.control else ("strong", "weak")
+        write_pipelines(options.output, finished, sides)
     pair = scores.load(options.output)
     scores.fit_noise_map(pair["strong"], pair["weak"]).save(options.output / NOISE_MAP)
     print(f"wrote the pair and its noise map to {options.output}")
