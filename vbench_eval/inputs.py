@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vbench_eval.backbones.weights import CATEGORIES
 from vbench_eval.errors import UserError
 from vbench_eval.folders import Completeness, FolderVideo, check_completeness, read_folder
 from vbench_eval.journal import VideoKey, key_of
 from vbench_eval.manifest import SAMPLES, Manifest, read_manifest, sample
 from vbench_eval.naming import nfc
 from vbench_eval.results import MODES, check_name, default_name
-from vbench_eval.suite import ALL_DIMENSIONS, added_words, read_suite
+from vbench_eval.suite import ALL_DIMENSIONS, added_words, read_category, read_suite
 from vbench_eval.video_info import About
 
 
@@ -41,7 +42,8 @@ class Inputs:
 
     Attributes:
         folder: their paths are relative to it.
-        mode: "custom_input" (every dimension on every video) or "vbench_standard" (each on its own prompts).
+        mode: "custom_input" (every dimension on every video), "vbench_standard" (each on its own prompts) or
+            "vbench_category" (every dimension on the videos of a list of prompts).
         manifest: which videos there should be; None if nobody says.
         check: the outcome of comparing the two; None without a manifest.
         notes: sentences for the user.
@@ -99,6 +101,7 @@ def find_inputs(
     prompt: str | None = None,
     suite: str | Path | None = None,
     mode: str = "custom_input",
+    category: str | None = None,
     dimensions: Iterable[str] = (),
 ) -> Inputs:
     """Returns the videos of a folder (or one video) with their prompts.
@@ -106,14 +109,16 @@ def find_inputs(
     With a manifest only its videos are taken; others are named in a note. Mode "vbench_standard" needs to know which
     prompts belong to which dimension: from the manifest, else from `suite` (VBench_full_info.json, or None for the copy
     of an installed vbench package), of which the prompts of `dimensions` are then expected, with VBench's indices 0 to
-    4. A manifest is checked against a suite that is given beside it. Either says what VBench adds to a prompt (the
-    style of appearance_style, say). `prompt` is that of a single video.
+    4. Mode "vbench_category" takes the videos of the prompts of `category`, one of VBench's or a file of prompts, in
+    every dimension. A manifest is checked against a suite that is given beside it. Either says what VBench adds to a
+    prompt (the style of appearance_style, say). `prompt` is that of a single video.
 
     Raises UserError for a folder without videos, and for files that cannot be used.
     """
     if mode not in MODES:
         raise UserError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
     plan = None
+    listed = _category(category, mode, manifest)
     if manifest is not None:
         plan = read_manifest(Path(manifest), None if suite is None else read_suite(suite))
     notes: list[str] = []
@@ -128,7 +133,7 @@ def find_inputs(
         prompt_file = _single_prompt(Path(folder), prompt, prompt_file)
     found = read_folder(
         folder,
-        prompts=[one.prompt for one in plan.prompts] if plan else (),
+        prompts=[one.prompt for one in plan.prompts] if plan else listed,
         ids=plan.ids if plan else None,
         prompt_file=prompt_file,
     )
@@ -136,6 +141,9 @@ def find_inputs(
     if not found.videos:
         raise UserError(f"{root} holds no videos (mp4, mov, webm, mkv, m4v, avi, gif, webp, or folders of pictures)")
     check, videos = None, list(found.videos)
+    if listed:
+        videos, said = _of_category(videos, listed, root)
+        notes += said
     if plan is not None:
         check = check_completeness(plan, found)
         spare = {*check.surplus, *(name for names in check.repeated.values() for name in names[1:])}
@@ -151,6 +159,39 @@ def find_inputs(
         notes += _repeated(videos)
     inputs = tuple(_input(video, root, words) for video in videos)
     return Inputs(root, inputs, mode, plan, check, tuple(notes))
+
+
+def _category(category: str | None, mode: str, manifest: str | Path | None) -> tuple[str, ...]:
+    """The prompts that mode vbench_category scores; none in other modes."""
+    if mode != "vbench_category":
+        if category is not None:
+            raise UserError(f"--category is for --mode vbench_category, and the mode is {mode}; leave one of them out")
+        return ()
+    if manifest is not None:
+        raise UserError("a manifest fixes the prompts, and so does --mode vbench_category; use one of them")
+    if category is None:
+        raise UserError(
+            f"--mode vbench_category needs --category, one of {', '.join(CATEGORIES)}, or a file of prompts"
+        )
+    return read_category(category)
+
+
+def _of_category(
+    videos: list[FolderVideo], prompts: tuple[str, ...], root: Path
+) -> tuple[list[FolderVideo], list[str]]:
+    """The videos of these prompts, whole: VBench takes each whose name begins like one of them."""
+    known = {nfc(prompt) for prompt in prompts}
+    kept = [video for video in videos if nfc(video.prompt) in known]
+    if not kept:
+        raise UserError(
+            f"none of the {len(videos)} videos in {root} is of the category's {len(prompts)} prompts, such as "
+            f'"{prompts[0]}-0.mp4"; give the folder that was made from them'
+        )
+    absent = len(known - {nfc(video.prompt) for video in kept})
+    notes = [f"{absent} of the category's {len(prompts)} prompts have no video"] if absent else []
+    if len(kept) < len(videos):
+        notes.append(f"{len(videos) - len(kept)} videos are of no prompt of the category and left out")
+    return kept, notes
 
 
 def _input(video: FolderVideo, root: Path, words: Mapping[str, Mapping[str, Any]]) -> InputVideo:

@@ -48,7 +48,7 @@ __all__ = [
     "write_results",
 ]
 
-MODES = ("custom_input", "vbench_standard")
+MODES = ("custom_input", "vbench_standard", "vbench_category")
 _FORBIDDEN = frozenset('/\\<>:"|?*')
 
 
@@ -132,8 +132,8 @@ def write_results(
     check_name(name)
     if mode not in MODES or (mode == "vbench_standard" and manifest is None):
         raise UserError(
-            f"mode is {mode!r}; choose custom_input, or vbench_standard with a prompt suite or manifest, which says "
-            "which prompts belong to which dimension"
+            f"mode is {mode!r}; choose custom_input, vbench_category, or vbench_standard with a prompt suite or "
+            "manifest, which says which prompts belong to which dimension"
         )
     profile = stamp.get("profile")
     profile = profile.get("name") if isinstance(profile, Mapping) else profile
@@ -179,14 +179,16 @@ def write_results(
     if manifest is not None and mode == "vbench_standard":
         info = _standard_info(records, official, videos_path, manifest)
     else:
-        info = [
-            {
-                "prompt_en": parse_name(Path(record.path).name).prompt if record.prompt is None else record.prompt,
-                "dimension": official,
-                "video_list": [_joined(videos_path, record)],
-            }
-            for record in records
-        ]
+        info = []
+        by_prompt: dict[str, dict[str, Any]] = {}
+        for record in records:
+            prompt = parse_name(Path(record.path).name).prompt if record.prompt is None else record.prompt
+            entry = {"prompt_en": prompt, "dimension": official, "video_list": [_joined(videos_path, record)]}
+            if mode == "vbench_category" and prompt in by_prompt:  # an entry per prompt there, per video otherwise
+                by_prompt[prompt]["video_list"] += entry["video_list"]
+                continue
+            by_prompt[prompt] = entry
+            info.append(entry)
     write_json(written.eval_results, cleaned(eval_results)[0])
     write_json(written.full_info, cleaned(info)[0])
     write_json(written.report_file, report, ascii_only=False)

@@ -85,6 +85,7 @@ def score_folder(
     prompt_file: str | Path | None = None,
     suite: str | Path | None = None,
     mode: str = "custom_input",
+    category: str | None = None,
     workers: int = 1,
     require_complete: bool = False,
     progress: Progress | None = None,
@@ -103,7 +104,13 @@ def score_folder(
         dimensions=tuple([dimensions] if isinstance(dimensions, str) else dimensions), profile=profile, **settings
     )
     inputs = find_inputs(
-        folder, manifest=manifest, prompt_file=prompt_file, suite=suite, mode=mode, dimensions=asked.dimensions
+        folder,
+        manifest=manifest,
+        prompt_file=prompt_file,
+        suite=suite,
+        mode=mode,
+        category=category,
+        dimensions=asked.dimensions,
     )
     return score_inputs(
         inputs,

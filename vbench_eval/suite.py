@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vbench_eval.backbones.finding import Unavailable, find
+from vbench_eval.backbones.weights import CATEGORIES
 from vbench_eval.errors import UserError
 from vbench_eval.files import parse_json, read_bytes
 from vbench_eval.naming import collisions, nfc, not_a_name
@@ -128,7 +131,8 @@ def added_words(prompts: Iterable[Any]) -> dict[str, dict[str, Any]]:
 
 def read_suite(choice: str | Path | None = None) -> Suite:
     """Returns the suite: a file, a folder that holds VBench_full_info.json, "sample" (12 prompts of our own for the
-    demo), or, with None, the file of an installed `vbench` package, which is found without importing it.
+    demo), or, with None, the file of an installed `vbench` package, which is found without importing it, else the one
+    that was fetched.
 
     Raises UserError if there is none, or naming the entry that is not as VBench writes it.
     """
@@ -184,10 +188,32 @@ def _installed() -> tuple[Path, str]:
                 return path, f"vbench {metadata.version('vbench')}"
             except metadata.PackageNotFoundError:
                 return path, "vbench (version unknown)"
+    with suppress(Unavailable):
+        return find("vbench_suite"), "fetched"
     raise UserError(
-        f"no prompt suite was given and no installed vbench package holds {FILE_NAME}; give the path of that file "
-        f"(it stands in VBench's repository and in its package), or {SAMPLE!r} for 12 prompts of our own"
+        f"no prompt suite was given and no installed vbench package holds {FILE_NAME}; get it with w2sd-vbench fetch "
+        f"vbench_suite, give the path of that file, or {SAMPLE!r} for 12 prompts of our own"
     )
+
+
+def read_category(choice: str) -> tuple[str, ...]:
+    """Returns the prompts of one of VBench's categories ("animal", ...), or of a file with a prompt a line.
+
+    Raises UserError if there is no such file, and Unavailable for a category whose list is not on this machine.
+    """
+    path = Path(choice)
+    if not path.is_file():
+        if choice not in CATEGORIES:
+            raise UserError(f"category is {choice!r}; give one of {', '.join(CATEGORIES)}, or a file of prompts")
+        path = find(f"vbench_{choice}")
+    try:
+        lines = read_bytes(path, "list of prompts").decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"list of prompts {path} is not UTF-8 text; write a prompt a line") from error
+    prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not prompts:
+        raise UserError(f"list of prompts {path} is empty; write a prompt a line")
+    return prompts
 
 
 def _entry(entry: Any, path: Path, number: int) -> Mapping[str, Any]:

@@ -1,5 +1,7 @@
 """Backbones of the user's own: an exported interpolator in the place of AMT, or a function that builds one."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -115,3 +117,32 @@ class Wrong(Built):
 def test_a_network_that_does_not_return_a_frame_is_refused():
     with pytest.raises(UserError, match="returned NoneType for frames"):
         resolve("motion_smoothness", f"{__name__}:Wrong", profile="vbench").midpoint(*pair())
+
+
+@pytest.mark.parametrize("layout", ["", "vbench.third_party.amt."])
+def test_a_checkout_builds_its_network_and_leaves_no_module_behind(tmp_path, layout):
+    (tmp_path / "amt/networks/blocks").mkdir(parents=True)
+    (tmp_path / "amt/networks/blocks/raft.py").write_text("HALF = 2.0\n")
+    (tmp_path / "amt/networks/AMT-S.py").write_text(
+        f"import torch\nfrom {layout}networks.blocks.raft import (\n    HALF\n)\n"
+        "class Model(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.bias = torch.nn.Parameter(torch.zeros(1))\n"
+        "    def forward(self, a, b, embt, scale_factor, eval):\n"
+        "        return {'imgt_pred': (a + b) / HALF + self.bias}\n"
+    )
+    torch.save({"state_dict": {"bias": torch.tensor([0.25])}}, tmp_path / "amt-s.pth")
+    choice = f"{tmp_path / 'amt'},weights={tmp_path / 'amt-s.pth'}"
+    with pytest.raises(UserError, match="--allow-pickle"):
+        resolve("motion_smoothness", choice, profile="vbench")
+    network = resolve("motion_smoothness", choice, profile="vbench", allow_pickle=True)
+    middle = network.midpoint(torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16))
+    assert float(middle.min()) == float(middle.max()) == 0.75
+    assert network.provenance()["licence"] == "CC-BY-NC-4.0" and len(network.provenance()["sha256"]) == 64
+    assert not [name for name in sys.modules if name.partition(".")[0] in ("networks", "vbench")]
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "amt-s.pth")
+    with pytest.raises(UserError, match="missing: bias"):
+        resolve("motion_smoothness", choice, profile="vbench", allow_pickle=True)
+    with pytest.raises(UserError, match=r"holds no networks.AMT-S\.py"):
+        resolve(
+            "motion_smoothness", f"{tmp_path},weights={tmp_path / 'amt-s.pth'}", profile="vbench", allow_pickle=True
+        )

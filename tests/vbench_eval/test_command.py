@@ -22,7 +22,7 @@ from vbench_eval.proxies import PROXIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate_vbench.py"
-NAMES = ("prompts", "score", "compare", "total", "images", "doctor", "fetch")
+NAMES = ("prompts", "score", "compare", "total", "static_filter", "images", "doctor", "fetch")
 FLICKERING = ("--dimensions", "temporal_flickering", "--device", "cpu")
 
 
@@ -82,7 +82,15 @@ REFUSED = {
     "score videos/w2sd --dtype float8": "float8",
     "score videos/w2sd --clip-dtype float8": "float8",
     "score videos/w2sd --read_frame True": "w2sd-vbench score frames",
-    "score videos/w2sd --mode vbench_category --category animal": "--mode custom_input",
+    "score videos/w2sd --mode vbench_category": "needs --category",
+    "score videos/w2sd --category animal": "is for --mode vbench_category",
+    "score videos/w2sd --mode vbench_category --category animal": "fetch vbench_animal",
+    "score videos/w2sd --mode vbench_category --category cats": "one of animal",
+    "evaluate --videos_path videos/w2sd --dimension color": "fetch vbench_suite",
+    "static_filter": "no folder of videos",
+    "static_filter videos/w2sd --filter_scope some": "temporal_flickering, all",
+    "static_filter videos/w2sd --small --filter_scope all": "leave it out",
+    "total": "no result file",
     "score videos/w2sd --workers 0": "at least 1",
     "score videos/w2sd --backbone dino": "dimension=choice",
     "score videos/w2sd --backbone temporal_flickering=dino": "only subject_consistency",

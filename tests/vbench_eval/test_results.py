@@ -232,8 +232,8 @@ def test_a_name_that_cannot_begin_a_file_name_is_refused_and_vbenchs_has_no_colo
 def test_standard_mode_needs_to_know_the_prompts_and_every_run_its_profile(tmp_path):
     with pytest.raises(UserError, match="vbench_standard with a prompt suite or manifest"):
         write(tmp_path, mode="vbench_standard")
-    with pytest.raises(UserError, match="mode is 'vbench_category'"):
-        write(tmp_path, mode="vbench_category")
+    with pytest.raises(UserError, match="mode is 'long'"):
+        write(tmp_path, mode="long")
     with pytest.raises(UserError, match="names no profile"):
         write(tmp_path, stamp={})
     with pytest.raises(UserError, match="profile is 'exact'"):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -393,3 +394,45 @@ BOTH = ("A fantasy landscape", "a fantasy landscape")
 def test_a_name_is_found_among_known_prompts_and_their_ids(prompts, name, found):
     ids = {f"p{number:04d}": prompt for number, prompt in enumerate(prompts, 1)}
     assert KnownPrompts(prompts, ids).find(name) == found
+
+
+def test_a_category_scores_the_videos_of_its_prompts_whole(folder, tmp_path):
+    from vbench_eval.inputs import find_inputs
+    from vbench_eval.scoring import score_folder
+
+    (tmp_path / "pets.txt").write_text("a cat\n\na do\na dog\na bird\n")
+    (folder / "a cat-0.mp4").rename(folder / "a cat-3.mp4")
+    shutil.copy(folder / "a cat-3.mp4", folder / "a cat-4.mp4")
+    found = find_inputs(folder, mode="vbench_category", category=str(tmp_path / "pets.txt"))
+    assert [(video.prompt, video.index) for video in found.videos] == [("a cat", 3), ("a cat", 4), ("a dog", 0)]
+    assert found.notes == (
+        "2 of the category's 4 prompts have no video",
+        "2 videos are of no prompt of the category and left out",
+    )
+    written = score_folder(
+        folder,
+        dimensions="temporal_flickering",
+        output=tmp_path / "scores",
+        mode="vbench_category",
+        category=str(tmp_path / "pets.txt"),
+        device="cpu",
+    )
+    info = json.loads(written.full_info.read_text())
+    assert [(entry["prompt_en"], len(entry["video_list"])) for entry in info] == [("a cat", 2), ("a dog", 1)]
+    assert written.report["mode"] == "vbench_category"
+    (tmp_path / "none.txt").write_text("a tiger\n")
+    with pytest.raises(UserError, match="none of the 5 videos"):
+        find_inputs(folder, mode="vbench_category", category=str(tmp_path / "none.txt"))
+
+
+def test_the_suite_that_was_fetched_is_found_if_no_package_brings_one(tmp_path, monkeypatch):
+    from vbench_eval.backbones import finding
+
+    monkeypatch.setenv("VBENCH_EVAL_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="fetch vbench_suite"):
+        read_suite()
+    write_suite(tmp_path, [{"prompt_en": "a cat", "dimension": ["color"]}])
+    with pytest.raises(UserError, match="sha256"):
+        read_suite()
+    monkeypatch.setattr(finding, "require_sha256", lambda *arguments, **settings: None)
+    assert [prompt.prompt for prompt in read_suite().prompts] == ["a cat"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import sys
+import types
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from vbench_eval.backbones.finding import Unavailable, sha256
-from vbench_eval.backbones.loading import as_dtype, is_archive, members, placed, usable_device
+from vbench_eval.backbones.loading import (
+    as_dtype,
+    is_archive,
+    load_state,
+    load_strictly,
+    members,
+    placed,
+    usable_device,
+)
 from vbench_eval.backbones.weights import WEIGHTS
 from vbench_eval.errors import UserError
 from vbench_eval.video_info import VideoError
@@ -116,6 +128,70 @@ def load_amt(
     return AmtInterpolator(network, provenance=provenance, device=device, dtype=number)
 
 
+CHECKOUT_NETWORK = Path("networks") / "AMT-S.py"
+
+
+def load_checkout(
+    checkout: Path,
+    path: Path,
+    *,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    allow_pickle: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+) -> AmtInterpolator:
+    """Returns the interpolator that a checkout of AMT's repository, or of VBench's copy of it, builds for amt-s.pth.
+
+    The checkout's code is run, only with `allow_pickle`. Raises UserError otherwise, for a folder without
+    networks/AMT-S.py, and for weights of another network.
+    """
+    if not (checkout / CHECKOUT_NETWORK).is_file():
+        raise UserError(f"{checkout} holds no {CHECKOUT_NETWORK}; give the folder of AMT's repository")
+    if not allow_pickle:
+        raise UserError(
+            f"{checkout} holds the code of a network, which would run; if you trust who made it, allow it with "
+            "--allow-pickle"
+        )
+    try:
+        network = _model_of(checkout.resolve())()
+    except Exception as error:  # it is anybody's code
+        raise UserError(f"{checkout / CHECKOUT_NETWORK} cannot be run: {type(error).__name__}: {error}") from error
+    load_strictly(network, load_state(path, allow_pickle=allow_pickle), source=str(path))
+    made = wrapped(network, str(checkout), device=device, dtype=dtype)
+    found = made.provenance() | {"id": "amt_s", "file": str(path), "sha256": sha256(path, cache=cache)}
+    found |= {"licence": WEIGHTS["amt_s"].licence, "commercial_ok": False}
+    called = partial(network, scale_factor=1.0, eval=True)
+    return AmtInterpolator(called, provenance=found, device=device, dtype=as_dtype(dtype))
+
+
+def _model_of(checkout: Path) -> Any:
+    """The class of the network in the checkout, whose modules are forgotten again.
+
+    AMT's own files import each other as `networks...`; VBench's copy as `vbench.third_party.amt.networks...`, whose
+    package would load much else: empty packages stand in for it.
+    """
+    text = (checkout / CHECKOUT_NETWORK).read_text(encoding="utf-8")
+    prefix = re.search(r"^from ((?:\w+\.)*)networks\.", text, re.MULTILINE)
+    packages = (prefix[1] if prefix else "").strip(".").split(".")
+    tops = [packages[0]] if packages[0] else ["networks", "utils"]
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops}
+    path = list(sys.path)
+    try:
+        if packages[0]:
+            for number in range(1, len(packages) + 1):
+                package = types.ModuleType(".".join(packages[:number]))
+                package.__path__ = [str(checkout)] if number == len(packages) else []
+                sys.modules[package.__name__] = package
+        else:
+            sys.path.insert(0, str(checkout))
+        return importlib.import_module(".".join([*filter(None, packages), "networks", "AMT-S"])).Model
+    finally:
+        sys.path[:] = path
+        for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
 def wrapped(network: nn.Module, source: str, *, device: str, dtype: str | torch.dtype | None) -> AmtInterpolator:
     """Returns the interpolator of a network that the user's own code built, called as AMT's own is."""
     network = placed(network, device, dtype)
@@ -140,8 +216,9 @@ def without_amt() -> Unavailable:
     return Unavailable(
         f"motion_smoothness needs the frame interpolator AMT-S ({weights.file}, about {weights.size}, from "
         f"{weights.origins[0]}). Its code and weights are licensed {weights.licence}, not for commercial use, and are "
-        "not part of this package. If that licence suits you, export the network with torch.jit.trace or torch.export "
-        "and give --backbone motion_smoothness=path:FILE --allow-pickle, or a function of yours that builds it, "
+        "not part of this package. If that licence suits you, give a checkout of its repository, --backbone "
+        "motion_smoothness=CHECKOUT,weights=amt-s.pth --allow-pickle, an exported network, --backbone "
+        "motion_smoothness=path:FILE --allow-pickle, or a function of yours that builds it, "
         "--backbone motion_smoothness=package.module:function. Without it the interp_smoothness proxies stand in",
         weights=weights.name,
     )

@@ -74,7 +74,8 @@ def resolve(
             folder; a hub id "org/name"; "package.module:function", a function of the user's that returns the backbone
             and is given those of `device`, `dtype` and `profile` that it names. aesthetic_quality is made of two: a
             choice is its encoder's, "head=FILE" its head's, "ENCODER,head=FILE" both. So are those that read
-            texts, whose second part is the list of merges, "merges=FILE".
+            texts, whose second part is the list of merges, "merges=FILE"; motion_smoothness takes
+            "CHECKOUT,weights=FILE".
         profile: decides about antialiasing only.
         dtype: "float32" (None), "float16" or "bfloat16", of the network; what it returns is float32.
         offline: whether missing weights are an error rather than downloaded.
@@ -206,13 +207,19 @@ def _aesthetic(choice: str | None, asked: _Asked) -> Any:
 
 
 def _amt(choice: str | None, asked: _Asked) -> Any:
-    from vbench_eval.backbones.amt import load_amt, without_amt
+    from vbench_eval.backbones.amt import load_amt, load_checkout, without_amt
 
     if not choice:
         raise without_amt()
-    path = Path(choice.removeprefix("path:")).expanduser()
+    checkout, weights = _two(choice, "weights")
+    path = Path((checkout or "").removeprefix("path:")).expanduser()
+    if checkout and path.is_dir():
+        return load_checkout(path, asked.find("amt_s", weights), **_placing(asked))
     if not path.is_file():
-        raise UserError(f"{path} is not a file; motion_smoothness takes an exported network or package.module:function")
+        raise UserError(
+            f"{path} is not there; motion_smoothness takes a checkout of AMT's repository, an exported network or "
+            "package.module:function"
+        )
     return load_amt(path, **_placing(asked))
 
 

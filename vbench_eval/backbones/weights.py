@@ -1,4 +1,5 @@
-"""The table of published weights: what each file is called, how large it is, who may use it and where it comes from.
+"""The table of published weights, and of VBench's prompts: what each file is called, how large it is, who may use it
+and where it comes from.
 
 Sizes are about; a sha256 is given where it is published, and a file that does not have it is refused.
 """
@@ -17,6 +18,18 @@ SITES = {
     "laion": "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main",
     "mlp": "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main",
     "fid": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights",
+}
+VBENCH = "https://raw.githubusercontent.com/Vchitect/VBench/45e79ec14e69a2187202c675d2dbce1a71843d53"
+SUITE_SHA256 = "5dd2de80ee43cda750b2b72ea7023657c0b90d3702041c7e4608c65dbe50dccd"
+CATEGORIES = {  # VBench's lists of 100 prompts each, by their sha256
+    "animal": "06574782d81fd1e69744afb89ec51a54f71079065c4591157eec18a1f1483086",
+    "architecture": "d0afc3c90b570e68236c717adc9cd9ed0d4e8b698f5addd77ff7b6eb9e353623",
+    "food": "5e06d5be0d58e1af66d73913c03c352c6a44c11c91ec83c8ee412d1d78ae2bdb",
+    "human": "3b0a1cfa429b07fa4cd80efa6f69a47276a35ed2b70902a46a49206309994a52",
+    "lifestyle": "a85cd6ce4b29719bec0da29e7d0299ee3ae8b2115f2a8aa23d091adc2ed9c0e9",
+    "plant": "d729b0b198f09d438dee94f1c83ef93760f76270ea7bcfe027cbf14ad1603ec6",
+    "scenery": "3f0293619c04a3597132c8e04b328d1397b2eff0cf1db44f0c5f94405717187f",
+    "vehicles": "bd6dda5d801e4ad6758fbf80557ec9ad5e37f9cb4a8ac810c149bc1465cdbbbc",
 }
 MERGES_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 CLIP_B_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
@@ -270,6 +283,29 @@ WEIGHTS = {
                 "$TORCH_HOME/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth",
                 "~/.cache/torch/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth",
             ),
+        ),
+        Weights(
+            "vbench_suite",
+            "VBench's prompt suite",
+            0.23,
+            "Apache-2.0",
+            True,
+            file="VBench_full_info.json",
+            url=f"{VBENCH}/vbench/VBench_full_info.json",
+            sha256=SUITE_SHA256,
+        ),
+        *(
+            Weights(
+                f"vbench_{category}",
+                f"VBench's prompts of the category {category}",
+                0.006,
+                "Apache-2.0",
+                True,
+                file=f"vbench_{category}.txt",
+                url=f"{VBENCH}/prompts/prompts_per_category/{category}.txt",
+                sha256=digest,
+            )
+            for category, digest in CATEGORIES.items()
         ),
     )
 }

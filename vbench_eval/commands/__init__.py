@@ -13,11 +13,11 @@ from itertools import pairwise
 from typing import Any
 
 from vbench_eval import __version__
-from vbench_eval.commands import compare, doctor, fetch, images, prompts, score, total
+from vbench_eval.commands import compare, doctor, fetch, images, prompts, score, static_filter, total
 from vbench_eval.commands.arguments import Parser
 from vbench_eval.errors import UserError
 
-VERBS = (prompts, score, compare, total, images, doctor, fetch)
+VERBS = (prompts, score, compare, total, static_filter, images, doctor, fetch)
 EXIT_DONE, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
@@ -50,7 +50,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)
+    subparsers = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, parser_class=Parser)
     for verb in VERBS:
         verb.add_parser(subparsers)
     return parser

@@ -121,17 +121,21 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     inputs.add_argument("--prompt", metavar="TEXT", help="the prompt of a single video")
     inputs.add_argument(
-        "--suite", "--full_json_dir", metavar="FILE", help="VBench_full_info.json, for --mode vbench_standard"
+        "--suite",
+        "--full_json_dir",
+        metavar="FILE",
+        help="VBench_full_info.json, for --mode vbench_standard, and for what dimensions of meaning ask",
     )
     inputs.add_argument(
         "--mode",
         choices=("custom_input", "vbench_standard", "vbench_category"),
         metavar="MODE",
-        default="custom_input",
-        help="custom_input: every dimension on every video, as in Table 12 (default); vbench_standard: each on the "
-        "prompts that VBench has for it",
+        help="custom_input: every dimension on every video, as in Table 12 (default of score); vbench_standard: each "
+        "on the prompts that VBench has for it (default of evaluate, as VBench's); vbench_category: all on --category",
     )
-    inputs.add_argument("--category", help=argparse.SUPPRESS)
+    inputs.add_argument(
+        "--category", metavar="NAME", help="VBench's animal, architecture, ..., or a file with a prompt a line"
+    )
     inputs.add_argument("--read_frame", nargs="?", const="True", default="False", help=argparse.SUPPRESS)
     # VBench's own flag for weights from its cache, where they are always looked for here.
     inputs.add_argument("--load_ckpt_from_local", nargs="?", help=argparse.SUPPRESS)
@@ -151,11 +155,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise UserError("the folder is given twice; give FOLDER or --videos_path")
     if not (folder := arguments.folder or arguments.videos_path):
         raise UserError("no folder of videos is given; write w2sd-vbench score FOLDER")
-    if arguments.category is not None or arguments.mode == "vbench_category":
-        raise UserError(
-            "VBench's categories are lists of prompts that its package does not hold; use --mode custom_input, which "
-            "measures every dimension on every video too, with --prompt-file where names are not the prompts"
-        )
+    mode = arguments.mode or ("vbench_standard" if arguments.verb == "evaluate" else "custom_input")
     if arguments.read_frame.lower() not in ("false", "0"):
         raise UserError(
             "--read_frame asks for pictures in the place of the videos; give the folder that holds them, a folder of "
@@ -181,7 +181,8 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         prompt_file=arguments.prompt_file,
         prompt=arguments.prompt,
         suite=arguments.suite,
-        mode=arguments.mode,
+        mode=mode,
+        category=arguments.category,
         dimensions=settings.dimensions,
     )
     if arguments.dry_run:

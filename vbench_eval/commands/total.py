@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.commands.arguments import add_output_flags, add_verb, table
+from vbench_eval.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -23,7 +24,9 @@ there, and called partial.
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds the verb."""
     parser = add_verb(subparsers, "total", help="add up VBench's total score from result files", examples=EXAMPLES)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="*_eval_results.json, a folder or a zip file of them")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="*_eval_results.json, a folder or a zip file of them")
+    parser.add_argument("--zip_file", metavar="FILE", help="the same, as VBench's cal_final_score.py spells it")
+    parser.add_argument("--model_name", help=argparse.SUPPRESS)
     parser.add_argument("--output", metavar="FOLDER", help="write NAME_eval_results.json and NAME.zip with all of them")
     parser.add_argument("--name", default="total", help="begins the names of these files (default: total)")
     add_output_flags(parser)
@@ -36,7 +39,10 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from vbench_eval.totals import SIXTEEN, read_total, write_total
 
     check_name(arguments.name)
-    total = read_total(arguments.files)
+    files = [*arguments.files, *([arguments.zip_file] if arguments.zip_file else [])]
+    if not files:
+        raise UserError("no result file is given; write w2sd-vbench total FILE")
+    total = read_total(files)
     found = total.to_json()
     rows = [("dimension", "value", "normalised", "from")]
     for name in SIXTEEN:
@@ -51,7 +57,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         value = found[kind]["value"]
         lines.append(f"  {found[kind]['label']}: " + ("-" if value is None else f"{100 * value:.2f}"))
     lines += ["", f"  {total.verdict}"]
-    files = write_total(total, Path(arguments.output), arguments.name) if arguments.output else []
-    lines += [f"  {path}" for path in files]
-    report = {"status": "done" if total.official else "incomplete", **found, "files": [str(path) for path in files]}
+    written = write_total(total, Path(arguments.output), arguments.name) if arguments.output else []
+    lines += [f"  {path}" for path in written]
+    report = {"status": "done" if total.official else "incomplete", **found, "files": [str(path) for path in written]}
     return int(not total.official), {**report, "text": "\n".join(lines)}

@@ -260,10 +260,10 @@ def moving_pairs_needed(frames: int) -> int:
     return round(4 * (frames / 16.0))
 
 
-def largest_motion(flow: Tensor) -> float:
-    """Returns the mean of the largest twentieth of the motions of a flow `[2, H, W]`, in its pixels."""
+def largest_motion(flow: Tensor, share: float = LARGEST) -> float:
+    """Returns the mean of the largest twentieth, or another share, of the motions of a flow `[2, H, W]`, in pixels."""
     motion = torch.hypot(*flow.float()).flatten()  # four times as quick as a norm along the first axis
-    count = max(1, int(motion.numel() * LARGEST))  # upstream pads to 64 pixels at least, where the count is never 0
+    count = max(1, int(motion.numel() * share))  # upstream pads to 64 pixels at least, where the count is never 0
     return float(motion.topk(count).values.double().mean())
 
 
