@@ -117,7 +117,7 @@ def test_a_call_without_a_prompt_is_refused():
         ({"draws": 2}, "draws is 2, of paired noise, and a noise map is given"),
         ({"noise": "paired", "draws": 0}, "draws is 0; it must be a whole number of 1 or more"),
         ({"noise": "paired", "draws": 2.5}, r"draws is 2\.5; it must be a whole number from 1"),
-        ({"num_reflections": 1}, "none of the 1 reflections can be made: .* use more reflections"),
+        ({"num_reflections": 1}, "none of the 1 reflections can be made: .* use more --reflections"),
         ({"num_reflections": STEPS + 1}, "num_reflections is 7, more than the 6 steps"),
         ({"num_reflections": -1}, "num_reflections is -1"),
         ({"strength": float("nan")}, "strength is nan"),
