@@ -3,10 +3,10 @@
 import pytest
 import torch
 from experiments.demo import components
-from experiments.demo.analytic import ClipSpace, PosteriorMean, caption_log_posterior
 from experiments.demo.videos import REFLECTIONS, STEPS
 from experiments.engine import paired_interval
 
+from tests.support.analytic_pair import ClipSpace, PosteriorMean, caption_log_posterior
 from w2sd_video.core import Level, NoisePath, autoguidance, sample, w2sd
 from w2sd_video.demo import oracle
 from w2sd_video.demo.captions import ALL_ATTRIBUTES
