@@ -36,6 +36,8 @@ CONSISTENCY = {
     "interp_smoothness_flow": 1,
     "warp_error": -1,
 }
+PICTURE = ("imaging_quality", "aesthetic_quality")
+"""The quality that is shown against motion: how every frame looks, whatever happens between frames."""
 _ORDER = {name: place for place, name in enumerate((*MEASURED, *PROXIES))}
 NOTES = (
     "Videos are paired by prompt and index; a dimension is compared over the videos that every method has a score for.",
@@ -196,6 +198,7 @@ class Comparison:
                 }
                 for label, side in self.sides.items()
             },
+            "verdicts": list(verdicts(self)),
             "warnings": [asdict(one) for one in self.warnings],
             "dimensions": {row.name: _row_json(row) for row in self.official},
             "proxies": {row.name: _row_json(row) for row in self.proxies},
@@ -268,6 +271,52 @@ def rate_text(rate: Interval) -> str:
     """A win rate in percent with its limits."""
     limits = "" if rate.low is None or rate.high is None else f" [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
     return f"{100 * rate.value:.1f} %{limits}"
+
+
+# motion beside quality
+
+
+def motion_row(comparison: Comparison) -> Row | None:
+    """The dimension that says how much moves: dynamic degree, else its proxy; None if neither was measured."""
+    rows = {row.name: row for row in comparison.rows if row.differences}
+    return next((rows[name] for name, way in MOTION.items() if way > 0 and name in rows), None)
+
+
+def picture_rows(comparison: Comparison) -> tuple[Row, ...]:
+    """The dimensions of the pictures' quality that are shown against motion."""
+    rows = {row.name: row for row in comparison.rows if row.differences}
+    return tuple(rows[name] for name in PICTURE if name in rows)
+
+
+def verdicts(comparison: Comparison) -> tuple[str, ...]:
+    """One sentence per method: what it gains in the pictures' quality, and what becomes of the motion.
+
+    A direction is claimed only where the test's p is below 0.05; without that the sentence says that nothing is shown.
+    """
+    motion, pictures = motion_row(comparison), picture_rows(comparison)
+    found = []
+    for label in comparison.labels[1:]:
+        parts = [f"{words(row.name)} {_against(row, label)}" for row in pictures if label in row.differences]
+        if motion is None or label not in motion.differences:
+            parts.append("motion was not measured, so that gains may come from videos that stand still")
+        else:
+            base = number(motion, motion.means[comparison.baseline].value)
+            parts.append(
+                f"{words(motion.name)}{_kind(motion)} {_against(motion, label)} of {base}: {_way(motion, label)}"
+            )
+        found.append(f"{label} against {comparison.baseline}: " + ", ".join(parts))
+    return tuple(found)
+
+
+def _against(row: Row, label: str) -> str:
+    return interval_text(row, row.differences[label].interval, signed=True)
+
+
+def _way(motion: Row, label: str) -> str:
+    for direction, said in ((-1, "less motion"), (1, "more motion")):
+        if _moved(motion, label, direction * MOTION[motion.name], ALPHA):
+            return said
+    return "no difference of motion is shown"
 
 
 # warnings

@@ -26,11 +26,12 @@ from vbench_eval.comparison import (
     number,
     p_text,
     rate_text,
+    verdicts,
     words,
 )
 from vbench_eval.files import cleaned, held, write_bytes, write_json, write_text
 from vbench_eval.pages import render
-from vbench_eval.plots import differences_plot, scatter_plot
+from vbench_eval.plots import differences_plot, motion_plot, scatter_plot
 from vbench_eval.statistics import Interval
 from vbench_eval.tables import differences_csv, latex, markdown, means_csv, means_grid, videos_line
 
@@ -73,6 +74,9 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> 
 def draw_plots(comparison: Comparison) -> Plots:
     """Every plot by its file's name as PNG files, in light and in dark colours."""
     plots = {}
+    light, dark = (motion_plot(comparison, dark=dark) for dark in (False, True))
+    if light is not None and dark is not None:
+        plots["motion"] = (figures.png(light), figures.png(dark))
     for kind, rows in (("", comparison.official), ("proxies-", comparison.proxies)):
         drawn = {f"{kind}differences": [differences_plot(comparison, rows, dark=dark) for dark in (False, True)]}
         for n, label in enumerate(comparison.labels[1:], start=1):
@@ -106,6 +110,7 @@ def render_page(comparison: Comparison, folder: Path, plots: Plots) -> str:
         pixelated_below=PIXELATED_BELOW,
         gains=_gains(comparison, keys[:MOST]),
         quality=_quality(comparison),
+        verdicts=verdicts(comparison),
         not_measured=_not_measured(sides),
         skipped=[f"{label}: {path}: {why}" for label, side in sides.items() for path, why in side.skipped.items()],
         medium=lambda path: _medium(path, folder),

@@ -7,12 +7,53 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval import figures
-from vbench_eval.comparison import ALPHA, Comparison, Row, interval_text, words
+from vbench_eval.comparison import ALPHA, Comparison, Row, interval_text, motion_row, picture_rows, words
+from vbench_eval.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 3
+
+
+def motion_plot(comparison: Comparison, *, dark: bool = False) -> Figure | None:
+    """Every method's quality of pictures against its motion, both with their intervals; None if one was not measured.
+
+    Up is better; how far to the right a method ought to be is for the reader to say, but a step to the left for a step
+    upward is a price that the table of means hides.
+    """
+    motion, pictures = motion_row(comparison), picture_rows(comparison)
+    if motion is None or not pictures:
+        return None
+    colours = figures.colours(comparison.labels)
+    with figures.style(dark=dark):
+        figure, panels = figures.subplots(1, len(pictures), size=(3.9, 3.2))
+        for axes, row in zip(panels[0], pictures, strict=True):
+            scales = [100 if one.official else 1 for one in (motion, row)]
+            for label in comparison.labels:
+                if label not in motion.means or label not in row.means:
+                    continue
+                (x, x_ends), (y, y_ends) = (
+                    _scaled(one.means[label], scale) for one, scale in zip((motion, row), scales, strict=True)
+                )
+                name = _short(label, 28)
+                axes.errorbar(x, y, xerr=x_ends, yerr=y_ends, fmt="o", color=colours[label], capsize=3, label=name)
+                axes.annotate(
+                    name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8.5, color=colours[label]
+                )
+            axes.set_xlabel(f"{words(motion.name)}{'' if motion.official else ' (proxy)'}: more motion to the right")
+            axes.set_ylabel(words(row.name))
+            axes.margins(0.15)
+        figure.supxlabel(f"Means with {comparison.level:.0%} intervals.", fontsize=8)
+    return figure
+
+
+def _scaled(found: Interval, scale: float) -> tuple[float, list[list[float]] | None]:
+    """The value, and how far its interval reaches down and up."""
+    if found.low is None or found.high is None:
+        return scale * found.value, None
+    ends = found.value - found.low, found.high - found.value  # of equal values, rounding leaves less than nothing
+    return scale * found.value, [[max(0.0, scale * end)] for end in ends]
 
 
 def differences_plot(comparison: Comparison, rows: Sequence[Row], *, dark: bool = False) -> Figure | None:
@@ -38,7 +79,9 @@ def differences_plot(comparison: Comparison, rows: Sequence[Row], *, dark: bool 
                     None if end is None else end / reach
                     for end in (found.interval.value, found.interval.low, found.interval.high)
                 )
-                ends = None if value is None or low is None or high is None else [[value - low], [high - value]]
+                ends = None
+                if value is not None and low is not None and high is not None:
+                    ends = [[max(0.0, value - low)], [max(0.0, high - value)]]  # rounding may leave less than 0
                 fill = colours[label] if found.p_holm < ALPHA else page
                 axes.errorbar(value, top, xerr=ends, fmt="o", color=colours[label], mfc=fill, capsize=3)
                 said = interval_text(row, found.interval, signed=True)

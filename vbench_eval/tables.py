@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from vbench_eval.comparison import NOTES, Comparison, Row, interval_text, number, p_text, rate_text, words
+from vbench_eval.comparison import NOTES, Comparison, Row, interval_text, number, p_text, rate_text, verdicts, words
 
 DIGITS = 4  # of the paper's Table 12
 OFFICIAL_TITLE = "VBench dimensions, times 100"
@@ -99,6 +99,7 @@ def markdown_table(comparison: Comparison, digits: int = DIGITS) -> str:
 def markdown(comparison: Comparison, digits: int = DIGITS) -> str:
     """The whole comparison as Markdown: warnings, means, differences with intervals, proxies apart, and how to read."""
     parts = [f"# {' / '.join(map(_markdown, comparison.labels))}"]
+    parts += [f"**{_markdown(one)}.**" for one in verdicts(comparison)]
     parts += [f"> **Warning.** {_markdown(one.text)}" for one in comparison.warnings]
     for title, rows in sections(comparison):
         grid = _means_lines(comparison, rows, digits, _markdown, _bold)

@@ -16,11 +16,11 @@ from tests.support.vbench_reports import measured, video
 from tests.support.vbench_reports import report as scored
 from vbench_eval import figures, pages
 from vbench_eval.comparing import compare
-from vbench_eval.comparison import p_text
+from vbench_eval.comparison import p_text, verdicts
 from vbench_eval.dimensions import OFFICIAL
 from vbench_eval.errors import UserError
 from vbench_eval.page import write_comparison
-from vbench_eval.plots import differences_plot, scatter_plot
+from vbench_eval.plots import differences_plot, motion_plot, scatter_plot
 from vbench_eval.tables import differences_csv, latex, latex_text, markdown, markdown_table, means_csv
 
 PROMPTS = (
@@ -184,11 +184,11 @@ def test_all_files_are_written_and_the_plots_lie_beside_the_page(made):
     files, text = made
     plots = {f"{kind}{plot}" for kind in ("", "proxies-") for plot in ("differences", "scatter-1")}
     assert {path.name for path in files.values()} == {path.name for path in files["page"].parent.iterdir()}
-    assert set(files) == {"page", "markdown", "csv", "latex", "differences_csv", "json", *plots}
+    assert set(files) == {"page", "markdown", "csv", "latex", "differences_csv", "json", "motion", *plots}
     assert json.loads(files["json"].read_text(encoding="utf-8"))["labels"][0] == "base"
     images = [image for image in Page(text).all("img") if image.get("src", "").startswith("data:")]
     embedded = [image.get("srcset") or image["src"] for image in Page(text).all("source") + images]
-    assert len(embedded) == 8, "four plots, each light and dark"
+    assert len(embedded) == 10, "five plots, each light and dark"
     for data in embedded:
         Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).verify()
 
@@ -286,6 +286,42 @@ def test_markdown_warns_first_and_gives_differences_with_tests(paper):
     found = markdown_lines(text[text.index("W2SD minus AnimateDiff") :], "subject consistency")
     p = r"\< 0.0001"
     assert found == ["subject consistency", "+5.72 [+5.72, +5.72]", "Wilcoxon", p, p, "100.0 % [98, 100]"]
+
+
+def test_the_papers_own_table_is_led_by_quality_against_motion(paper, tmp_path):
+    (verdict,) = verdicts(paper)
+    assert verdict.startswith("W2SD against AnimateDiff (SDXL): imaging quality +6.27 [")
+    assert re.search(
+        r"aesthetic quality \+4\.06 .*, dynamic degree -37\.00 \[-4[0-9.]+, -3[0-9.]+\] of 45\.00: less motion$",
+        verdict,
+    )
+    files = write_comparison(paper, tmp_path)
+    text = files["page"].read_text(encoding="utf-8")
+    assert text.index("Quality against motion") < text.index("VBench dimensions") and "less motion" in text
+    assert files["motion"].read_bytes().startswith(b"\x89PNG")
+    assert "less motion" in markdown(paper).partition("## ")[0]
+    axes = motion_plot(paper).axes
+    assert [one.get_ylabel() for one in axes] == ["imaging quality", "aesthetic quality"]
+    dots = [bars[0].get_xydata()[0].tolist() for bars in axes[0].containers]
+    assert dots == [pytest.approx([45, 58.4293]), pytest.approx([8, 64.6987])]
+
+
+@pytest.mark.parametrize(
+    ("motions", "said"),
+    [
+        ((0.2, 0.9), "more motion"),
+        ((0.5, 0.51), "no difference of motion is shown"),
+        (None, "motion was not measured, so that gains may come from videos that stand still"),
+    ],
+)
+def test_a_verdict_claims_no_more_than_the_test_shows(motions, said):
+    def side(at, quality):
+        more = {} if motions is None else {"dynamic_degree": lambda n: n < round(100 * motions[at])}
+        return uniform(100, imaging_quality=quality, **more)
+
+    found = compare({"a": side(0, 0.5), "b": side(1, 0.6)}, draws=200)
+    assert verdicts(found)[0].endswith(said)
+    assert (motion_plot(found) is None) == (motions is None)
 
 
 def test_equal_means_are_not_bold_and_two_bests_both_are():

@@ -50,13 +50,14 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise UserError(f"--labels are {', '.join(labels)}; give {len(arguments.reports)} different ones")
 
     from vbench_eval.comparing import compare
+    from vbench_eval.comparison import verdicts
     from vbench_eval.page import write_comparison
     from vbench_eval.tables import markdown_table
 
     reports = {label: Path(path) for label, path in zip(labels, arguments.reports, strict=True)}
     comparison = compare(reports, level=arguments.level, draws=arguments.draws, seed=arguments.seed)
     files = write_comparison(comparison, Path(arguments.output))
-    lines = [markdown_table(comparison), ""]
+    lines = [*verdicts(comparison), "", markdown_table(comparison), ""]
     if not arguments.quiet:
         lines += [f"note: {warning}" for warning in comparison.warnings]
     lines += [f"  {path}" for path in files.values()]
