@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
+from bridges.comfyui.crossing import BridgeGuider
 from bridges.comfyui.guiders import AutoGuider, W2SDGuider, check_cfg
 from bridges.comfyui.sampling import W2SDSampler
 from w2sd_video.core.options import MODES, ReflectionConfig
@@ -140,6 +141,61 @@ class AutoGuidanceNode(io.ComfyNode):
         return io.NodeOutput(guider)
 
 
+class W2SDBridgeGuiderNode(io.ComfyNode):
+    """W2SD Bridge Guider."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="W2SDBridgeGuider",
+            display_name="W2SD Bridge Guider",
+            category=GUIDERS,
+            description="A strong and a weak model of different latent spaces, which meet in pixels through their "
+            "VAEs; pictures only. For the W2SD Sampler in mode fused; few reflections, each costs VAE passes.",
+            inputs=[
+                io.Model.Input("strong"),
+                io.Model.Input("weak"),
+                io.Vae.Input("strong_vae"),
+                io.Vae.Input("weak_vae"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("weak_positive", tooltip="Of the weak model's own text encoder."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Not needed at cfg 1."),
+                io.Conditioning.Input("weak_negative", optional=True, tooltip="Not needed at weak_cfg 1."),
+                _cfg("cfg", 1.0, "The strong model's guidance."),
+                _cfg("weak_cfg", 1.0, "The weak model's guidance."),
+                _cfg("reflect_cfg", SAME, f"The strong model's guidance inside reflections. {SAME_TIP}"),
+                io.Int.Input("draws", default=1, min=1, max=64, step=1,
+                             tooltip="Draws of noise for each reflection; more are less noisy and cost more."),
+            ],
+            outputs=[io.Guider.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        strong: Any,
+        weak: Any,
+        strong_vae: Any,
+        weak_vae: Any,
+        positive: Any,
+        weak_positive: Any,
+        cfg: float,
+        weak_cfg: float,
+        reflect_cfg: float,
+        draws: int,
+        negative: Any = None,
+        weak_negative: Any = None,
+    ) -> Any:
+        check_cfg("strong", negative, cfg)
+        guider = BridgeGuider(strong, strong_vae, weak_vae, draws)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
+        guider.reflect_cfg = None if reflect_cfg == SAME else reflect_cfg
+        check_cfg("reflecting", negative, cfg if guider.reflect_cfg is None else reflect_cfg)
+        _add_weak(guider, weak, weak_positive, weak_negative, weak_cfg)
+        return io.NodeOutput(guider)
+
+
 class W2SDSamplerNode(io.ComfyNode):
     """W2SD Sampler."""
 
@@ -226,7 +282,7 @@ class W2SDExtension(ComfyExtension):
     """What ComfyUI asks for the nodes."""
 
     async def get_node_list(self) -> list[Any]:
-        return [W2SDGuiderNode, W2SDSamplerNode, W2SDZeroGapNode, AutoGuidanceNode]
+        return [W2SDGuiderNode, W2SDSamplerNode, W2SDZeroGapNode, AutoGuidanceNode, W2SDBridgeGuiderNode]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

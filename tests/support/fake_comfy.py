@@ -22,7 +22,7 @@ class EPS:
     """Noise paths: x0 + sigma * noise, seen at the scale 1 / sqrt(sigma^2 + sigma_data^2)."""
 
     sigma_data = 1.0
-    sigma_max = 14.6
+    sigma_min, sigma_max = 0.03, 14.6
 
     def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
         return x / (_rows(sigma, x) ** 2 + self.sigma_data**2) ** 0.5
@@ -62,11 +62,7 @@ def _rows(sigma: Tensor, x: Tensor) -> Tensor:
 
 
 class LatentA:
-    pass
-
-
-class LatentB:
-    pass
+    latent_channels = 4
 
 
 class Model(nn.Module):
