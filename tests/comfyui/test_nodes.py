@@ -267,9 +267,10 @@ def test_the_sampler_has_every_setting_of_a_reflection_at_its_default(host: Any)
     usual |= {name: getattr(config, name) for name in ("mode", "strength", "every", "fixed_point", "motion_strength")}
     usual |= {"window_start": config.window[0], "window_end": config.window[1], "cap": 0.0, "gap_every": -1}
     assert {name: inputs[name] for name in usual} == usual
-    named = {"num_reflections": "reflections", "reflector": "reflect_cfg (of the guider)", "window": "window_start"}
+    named = {"num_reflections": "reflections", "reflector": "reflect_cfg", "window": "window_start"}
     without = {"noise", "lag"}  # noise would need a seed of its own; lag is coarser than gap_every
     from w2sd_video.core.options import SETTINGS as BY_METHOD
 
-    offered = set(inputs) | {"reflect_cfg (of the guider)"}
+    guider = host.nodes.W2SDBridgeGuiderNode.GET_SCHEMA()
+    offered = set(inputs) | {each.id for each in guider.inputs}
     assert {name for name in BY_METHOD["w2sd"] if named.get(name, name) not in offered} <= without
