@@ -7,12 +7,11 @@ relatively; so what runs there is the code that is tested here.
 from __future__ import annotations
 
 import ast
-import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from w2sd_video import __version__
 from w2sd_video.errors import UserError
@@ -118,11 +117,24 @@ def _home(module: str, name: str, importer: str) -> str:
     spec = find_spec(module)
     if spec is None or spec.submodule_search_locations is None:
         return module
-    package: Any = importlib.import_module(module)
-    home = getattr(package, "_HOME", {}).get(name)
-    if home is None:
+    modules = [f"{module}.{found.name}" for found in pkgutil.iter_modules(spec.submodule_search_locations)]
+    homes = [each for each in modules if name in _defined(source(each))]
+    if len(homes) != 1:
         raise ValueError(f"{importer} imports {name} from {module}; import it from the module that defines it")
-    return f"{module}.{home}"
+    return homes[0]
+
+
+def _defined(text: str) -> set[str]:
+    """The names that a module defines at its top: classes, functions and values."""
+    names = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
 
 
 def _classes(text: str) -> list[ast.ClassDef]:
