@@ -20,8 +20,9 @@ from torch import Tensor
 from w2sd_video.core import FlowPath, Level, NoisePath, sample, w2sd
 from w2sd_video.diagnosis import judging
 from w2sd_video.diagnosis.judging import CALIBRATION, calibration
-from w2sd_video.diagnosis.measuring import Grid, Measured, baseline, evaluations, measure, together
+from w2sd_video.diagnosis.measuring import Measured, baseline, evaluations, measure, together
 from w2sd_video.errors import UserError
+from w2sd_video.latents.schedules import Grid
 
 LIMITS = judging.Thresholds(similar_below=0.03, gap_above=0.4, growth_above=1.2)
 

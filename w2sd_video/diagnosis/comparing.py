@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from w2sd_video.diagnosis.sides import TEXT_PARTS, Side, tokens_of
+from w2sd_video.diagnosis.sides import Side, tokens_of
 from w2sd_video.latents import noise_levels
 from w2sd_video.latents.spaces import Relation, compare_spaces, scale_words, shape_words
+from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.fingerprints import difference, same_weights
 
 UNKNOWN = "unknown"
@@ -163,7 +164,7 @@ def _dimensions(network: Mapping[str, Any]) -> str:
 
 def _text_rows(strong: Side, weak: Side) -> list[Row]:
     rows = []
-    for part in TEXT_PARTS:
+    for part in TEXT_ENCODERS:
         if any(part in side.parts or part in side.weights for side in (strong, weak)):
             rows.append(Row(part.replace("_", " "), *_names(strong, weak, part), _same_text(strong, weak, part)))
     shared = sorted(strong.tokenizers.keys() & weak.tokenizers.keys())

@@ -11,28 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from w2sd_video.core import Level, NoisePath, OnReflect, Path
+from w2sd_video.core import Level, OnReflect
 from w2sd_video.errors import UserError
+from w2sd_video.latents.schedules import Grid
 
 Array = NDArray[np.float64]
 PARTNERS = ("weak", "zero-gap")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The noise levels of a run, T + 1 of them, and their path."""
-
-    levels: Sequence[Level]
-    path: Path
-
-    @property
-    def num_steps(self) -> int:
-        return len(self.levels) - 1
-
-    @property
-    def starts_at_pure_noise(self) -> bool:
-        """Whether no inversion can be told the first level: a noise path without signal there."""
-        return isinstance(self.path, NoisePath) and self.levels[0].alpha < 1e-3
 
 
 class Pair(Protocol):

@@ -13,7 +13,6 @@ from w2sd_video.loading.describe import NETWORKS, VIDEO_KINDS, WEIGHTED, Descrip
 from w2sd_video.loading.files import FAMILIES, family_of, is_hub_id, read_json, read_safetensors_header
 from w2sd_video.loading.fingerprints import Fingerprint, fingerprint
 
-TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 FAMILY_IDS = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -17,10 +17,10 @@ from w2sd_video.commands.plan import Plan
 from w2sd_video.core import OnReflect
 from w2sd_video.diagnosis.asking import Question, seeds_of, steps_of_run
 from w2sd_video.diagnosis.judging import calibration, failures, recommend, thresholds
-from w2sd_video.diagnosis.measuring import Array, Grid, Measured, Pair, evaluations, measure, together
+from w2sd_video.diagnosis.measuring import Array, Measured, Pair, evaluations, measure, together
 from w2sd_video.diagnosis.reporting import describe_measured, measured_text
 from w2sd_video.hosting import NonFiniteLatentError, reflected
-from w2sd_video.latents.schedules import read_schedule
+from w2sd_video.latents.schedules import Grid, read_schedule
 from w2sd_video.pair import ModelSpec
 from w2sd_video.report import figures
 from w2sd_video.report.figures import GREY, METHOD_COLOURS, interval_line, log_scale, shared_legend, style, subplots
@@ -121,13 +121,7 @@ class SampledPair:
         return made.detach()
 
     def grid(self) -> Grid:
-        return grid_of(self.pipe)
-
-
-def grid_of(pipe: Any) -> Grid:
-    """The levels of a pipeline's last call."""
-    schedule = read_schedule(pipe.scheduler, first_order=True)
-    return Grid(schedule.levels, schedule.path)
+        return read_schedule(self.pipe.scheduler, first_order=True)
 
 
 def loaded(plan: Plan, seeds: int, progress: Progress) -> Iterator[tuple[str, int, Pair]]:

@@ -8,6 +8,7 @@ unless the number of steps divides the number of training steps.)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +80,25 @@ SMALLEST_ALPHA_BAR = 2.0**-24
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The levels of one sampling run, noisiest first.
+class Grid:
+    """The noise levels of one sampling run, T + 1 of them, noisiest first, and their path."""
+
+    levels: Sequence[Level]
+    path: Path
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.levels) - 1
+
+    @property
+    def starts_at_pure_noise(self) -> bool:
+        """Whether the first level has (almost) no signal left: betas rescaled to zero terminal SNR."""
+        return isinstance(self.path, NoisePath) and self.levels[0].alpha < 1e-3
+
+
+@dataclass(frozen=True)
+class Schedule(Grid):
+    """The levels of one run of a scheduler, and what they are to its pipeline.
 
     Attributes:
         levels: T + 1 of them; on a noise path alpha^2 + sigma^2 = 1, on a flow path alpha + sigma = 1.
@@ -100,15 +118,6 @@ class Schedule:
     steps: tuple[int | None, ...]
     orders: tuple[int, ...]
     solver: Solver
-
-    @property
-    def num_steps(self) -> int:
-        return len(self.levels) - 1
-
-    @property
-    def starts_at_pure_noise(self) -> bool:
-        """Whether the first level has (almost) no signal left: betas rescaled to zero terminal SNR."""
-        return isinstance(self.path, NoisePath) and self.levels[0].alpha < 1e-3
 
 
 def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:

@@ -30,10 +30,8 @@ from w2sd_video.loading.files import (
 )
 
 # The parts of a pipeline that hold weights; whatever else a model_index.json names is settings, or left out.
-WEIGHTED = (
-    *("unet", "transformer", "transformer_2", "vae", "motion_adapter"),
-    *("text_encoder", "text_encoder_2", "text_encoder_3"),
-)
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+WEIGHTED = ("unet", "transformer", "transformer_2", "vae", "motion_adapter", *TEXT_ENCODERS)
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # not asked for when text makes a picture
 NOT_FROM_TEXT = (
     *("Img2Img", "Inpaint", "ControlNet", "Control", "Upscale", "Fill", "Redux", "Kontext", "Edit", "Pix2Pix"),

@@ -23,11 +23,11 @@ from transformers.utils import logging as transformers_logging
 from vbench_eval.network import hub_file, hub_names
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import networks_of
+from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id, read_json, read_safetensors_header
 from w2sd_video.loading.parts import first_of, progress_bars, reading
 from w2sd_video.pair import ModelSpec
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 PEFT, EMBEDDING = "base_model.model.", "bundle_emb."  # how the names of peft's files begin, and of bundled embeddings
 ORIGINAL_FLUX = ("double_blocks.", "single_blocks.")  # after peft's beginning: diffusers' own conversion knows these
 MOTION = "motion_modules"

@@ -80,7 +80,6 @@ def load_pipeline(
     *,
     role: str,
     dtype: torch.dtype,
-    device: str | torch.device | None = None,
     config: str | None = None,
     motion_adapter: str | None = None,
     video: bool = False,
@@ -88,13 +87,12 @@ def load_pipeline(
     quiet: bool = False,
     sharing: Any = None,
 ) -> Any:
-    """Returns a diffusers pipeline of its own class, in evaluation mode.
+    """Returns a diffusers pipeline of its own class, in evaluation mode, on the host.
 
     Args:
         given: a hub id, a folder with model_index.json, or a single .safetensors file (SDXL, SD 1.5, Flux.1).
         role: "strong" or "weak", for the messages.
         dtype: of the networks; a VAE that overflows in float16 is loaded as float32.
-        device: where to; None leaves it on the host.
         config: where a single file takes configs, tokenizers and what it does not hold from: a folder or a hub id.
         motion_adapter: AnimateDiff's modules for an SDXL or SD 1.5 checkpoint, which makes it a video pipeline.
         video: whether it must make videos; otherwise it must make pictures.
@@ -110,8 +108,7 @@ def load_pipeline(
     described = describe(given, role, config=config, allow_pickle=allow_pickle, video=video, lent=lent)
     with progress_bars(shown=not quiet):
         adapter = None if motion_adapter is None else load_motion_adapter(motion_adapter, dtype, allow_pickle)
-        pipe = load_described(Source(described, dtype, allow_pickle), role, adapter, video=video, sharing=sharing)
-    return pipe if device is None else pipe.to(device)
+        return load_described(Source(described, dtype, allow_pickle), role, adapter, video=video, sharing=sharing)
 
 
 def load_described(source: Source, role: str, adapter: MotionAdapter | None, *, video: bool, sharing: Any) -> Any:

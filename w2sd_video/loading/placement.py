@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from w2sd_video.errors import UserError
+from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines
 
 HOOKED_FIRST = ("sequential", "group")  # then the text encoders, too, never are on the device as a whole
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 ENCODED = (
     *("Flux", "StableDiffusionXL", "StableDiffusion", "StableDiffusion3"),
     *("AnimateDiffSDXL", "AnimateDiff", "Wan"),

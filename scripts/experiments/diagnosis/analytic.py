@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.theory.mixtures import PATHS, Mixture, schedule
 from w2sd_video.core import OnReflect, w2sd
-from w2sd_video.diagnosis.measuring import Grid
+from w2sd_video.latents.schedules import Grid
 
 CELLS, SAMPLES = 64, 4  # of a latent; latents of a diagnosis
 LOST = 1e-9  # the weight of a mode that a model has lost

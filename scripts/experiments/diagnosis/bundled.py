@@ -11,8 +11,8 @@ from experiments.demo import gaps, videos
 from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, WEIGHTS, world
 from w2sd_video.diagnosis.asking import STEPS
 from w2sd_video.diagnosis.measuring import Measured, baseline, measure
-from w2sd_video.diagnosis.treating import grid_of
 from w2sd_video.hosting import reflected
+from w2sd_video.latents.schedules import read_schedule
 from w2sd_video.loading.loras import use_loras
 from w2sd_video.pair import ModelSpec
 
@@ -102,7 +102,7 @@ class _BundledGap:
 
     def grid(self) -> Any:
 
-        return grid_of(self.pipe)
+        return read_schedule(self.pipe.scheduler, first_order=True)
 
 
 class Videos:
@@ -149,7 +149,7 @@ class _BundledVideos:
 
     def grid(self) -> Any:
 
-        return grid_of(self.pipe)
+        return read_schedule(self.pipe.scheduler, first_order=True)
 
 
 def _network(own: Any, name: str) -> Any:
