@@ -313,7 +313,7 @@ def convert(words: Sequence[str]) -> int:
     add("--allow-pickle", action="store_true", help="open a file that can run code: only if you trust it")
     add("--format", choices=("text", "json"), default="text", help="how to report on standard output (default: text)")
     add("--quiet", action="store_true", help="no progress, only failures")
-    return run_command(parser, words, _convert, made="folders", room=FAMILY.room)
+    return run_command(parser, words, _convert, room=FAMILY.room)
 
 
 def _convert(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:

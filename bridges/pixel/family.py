@@ -406,7 +406,7 @@ def fit(words: Sequence[str]) -> int:
         "--noise-map FILE. The pictures are those of a folder, of any kind and size, or made by the strong model (give "
         "--prompt or --prompts).",
     )
-    return run_command(parser, words, _fit, made="pictures", room=ROOM)
+    return run_command(parser, words, _fit, room=ROOM)
 
 
 def _fit(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str, Any]]:

@@ -191,3 +191,16 @@ def test_users_of_a_multistep_scheduler_are_sent_to_its_nearest_kin() -> None:
     with pytest.raises(UserError, match=r"DPM-Solver\+\+\(2M\)"):
         check_scheduler(theirs)
     check_scheduler(DPMSolverMultistepScheduler.from_config(theirs.config, algorithm_type="dpmsolver++"))
+
+
+def test_what_keeps_nothing_does_not_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from w2sd_video.diagnosis import program
+
+    def interrupted(arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "_diagnosed", interrupted)
+    assert program.main([]) == 130
+    assert "interrupted; nothing is kept: run the same command again" in capsys.readouterr().err

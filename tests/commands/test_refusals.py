@@ -169,6 +169,7 @@ REFUSED = (
     ("sd15", f"{CONTROL} --num-frames 4", "has 3 frames and the output 4"),
     # outputs
     ("toy", "--output @pairs.tsv", "is a file; give a folder"),
+    ("toy", "--output @pairs.tsv/new/run", "cannot be made, as .*pairs.tsv is a file"),
     # sweeps
     ("sweep", "--setting lamda --values 1", "did you mean 'lambda'"),
     ("sweep", "--setting lambda:x --values 1", "unknown setting"),

@@ -138,12 +138,16 @@ def request_of(name: str, arguments: argparse.Namespace, note: Callable[[str], N
     return request
 
 
-def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run, *, made: str, room: str) -> int:
+def run_command(
+    parser: argparse.ArgumentParser, words: Sequence[str], run: Run, *, room: str, made: str | None = None
+) -> int:
     """Parses the words, runs and returns the exit code.
 
     One report goes to standard output, as JSON if `--format json` is among the arguments, and whatever libraries print
-    to standard error. `made` is what the program makes ("videos"), `room` what to do when memory runs out.
+    to standard error. `made` is what the program makes and keeps one by one ("files"; None: it is all or nothing),
+    `room` what to do when memory runs out.
     """
+    kept = "nothing is kept" if made is None else f"finished {made} are kept"
     # As far as can be told before the words are understood: a refusal of them is reported in this format too.
     as_json = "--format=json" in words or ("--format", "json") in pairwise(words)
     try:
@@ -155,19 +159,20 @@ def run_command(parser: argparse.ArgumentParser, words: Sequence[str], run: Run,
         ended = isinstance(error, TerminatedError)
         code, said = (EXIT_TERMINATED, "terminated") if ended else (EXIT_INTERRUPTED, "interrupted")
         report = {"status": said, "error": said}
-        print(f"\n{said}; finished {made} are kept: run the same command again to make the rest", file=sys.stderr)
+        again = "run the same command again" + ("" if made is None else " to make the rest")
+        print(f"\n{said}; {kept}: {again}", file=sys.stderr)
     except UserError as error:
         code, report = EXIT_REFUSED, _refused(str(error))
     except BrokenPipeError:
         return unread()
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        kept = f"\nFinished {made} are kept; once there is room and permission, run the same command again."
-        code, report = EXIT_REFUSED, _refused(f"{error.strerror or error}{where}" + (kept if error.errno else ""))
+        again = f"\n{kept.capitalize()}; once there is room and permission, run the same command again."
+        code, report = EXIT_REFUSED, _refused(f"{error.strerror or error}{where}" + (again if error.errno else ""))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
             raise
-        print(f"error: out of memory ({error}).\nFinished {made} are kept. {room}", file=sys.stderr)
+        print(f"error: out of memory ({error}).\n{kept.capitalize()}. {room}", file=sys.stderr)
         code, report = EXIT_FAILED, {"status": "out of memory", "error": str(error)}
     return report_on(code, report, as_json=as_json)
 

@@ -108,11 +108,22 @@ def plan_of(family: Family, request: Request) -> Plan:
         UserError: what cannot be made: got, allowed, remedy.
     """
     plan = family.complete(request, family.describe(request))
-    if request.output is not None and Path(request.output).is_file():
-        raise UserError(f"--output {request.output} is a file; give a folder, which need not be there yet")
+    if request.output is not None:
+        _check_output(Path(request.output).expanduser())
     plan = replace(plan, notes=(*_toys(plan), *plan.notes, *_nothing_reflected(request, plan, family)))
     identity = [plan.settings(), plan.pair_record(), plan.prompts, plan.dtype, plan.device, *identity_of(plan.reward)]
     return replace(plan, output=run_folder(request.output, plan.pair.name, identity))
+
+
+def _check_output(folder: Path) -> None:
+    """Raises `UserError` for a folder that cannot be made or written to; it need not be there yet."""
+    if folder.is_file():
+        raise UserError(f"--output {folder} is a file; give a folder, which need not be there yet")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"--output {folder} cannot be made, as {there} is a file; give another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--output {folder} cannot be made, as {there} cannot be written to; give another folder")
 
 
 def _toys(plan: Plan) -> list[str]:

@@ -60,7 +60,7 @@ def parser(program: str) -> Parser:
 
 def main(argv: Sequence[str] | None = None, *, program: str = "w2sd diagnose") -> int:
     """Runs the command and returns its exit code (see `--help`)."""
-    return run_command(parser(program), words_of(argv), _run, made="measurements", room=ROOM)
+    return run_command(parser(program), words_of(argv), _run, room=ROOM)
 
 
 def check_command(words: Sequence[str]) -> None:

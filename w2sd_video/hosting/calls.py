@@ -119,7 +119,10 @@ def with_both_halves(guidance: CallGuidance, arguments: dict[str, Any]) -> dict[
     if guidance.real:
         return arguments
     if guidance.name is None:
-        raise UserError("this pipeline's call has no guidance scale, so no side of the pair can have another guidance")
+        raise UserError(
+            "this pipeline's call has no guidance scale (or one for each frame, as SVD's), so no side of the pair can "
+            "have another guidance; let the sides differ in something else: a checkpoint, a LoRA"
+        )
     changed = {**arguments, guidance.name: BOTH_HALVES}
     if guidance.name == "true_cfg_scale":
         changed.setdefault("negative_prompt", "")
