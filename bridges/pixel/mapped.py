@@ -116,11 +116,11 @@ class Mapped:
         got = (a.fingerprint, b.fingerprint)
         if got == self.fingerprints:
             return
-        again = "fit it again with these VAEs (fit_from_pictures, or bridge_image.py fit)"
+        again = "fit it again with these VAEs (fit_from_pictures, or w2sd bridge fit)"
         if (got[1], got[0]) == self.fingerprints:
             raise UserError(
                 "the noise map was fitted the other way round (weak to strong); use its reversed(), or "
-                "fit one this way round (bridge_image.py fit)"
+                "fit one this way round (w2sd bridge fit)"
             )
         sides = [
             f"the {side} side's is {mine}, fitted was {fitted}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.support import vbench_backbones
 from tests.support import vbench_image_networks as networks
@@ -81,7 +82,7 @@ REFUSED = {
     "score videos/w2sd --device gpu": "device is 'gpu'",
     "score videos/w2sd --dtype float8": "float8",
     "score videos/w2sd --clip-dtype float8": "float8",
-    "score videos/w2sd --read_frame True": "w2sd-vbench score frames",
+    "score videos/w2sd --read_frame True": "there is none in frames/w2sd nor in videos/w2sd",
     "score videos/w2sd --mode vbench_category": "needs --category",
     "score videos/w2sd --category animal": "is for --mode vbench_category",
     "score videos/w2sd --mode vbench_category --category animal": "fetch vbench_animal",
@@ -236,6 +237,17 @@ def test_vbenchs_own_spellings_do_the_same(made):
     )
     report = json.loads((made / "theirs" / "w2sd_report.json").read_text("utf-8"))
     assert report["dimensions"] == ours["dimensions"]
+
+
+def test_frames_are_read_where_vbench_looks_for_them(made):
+    for video in (made / "videos" / "w2sd").iterdir():
+        folder = made / "frames" / "w2sd" / video.stem.replace(" ", "_")
+        folder.mkdir(parents=True)
+        for number, frame in enumerate(patterned(3, 32, 48, 7)):
+            Image.fromarray(frame).save(folder / f"{number}.png")
+    assert score(made, "w2sd", "--read_frame", "True", "--name", "frames") == 0
+    report = report_of(made, "frames")
+    assert report["folder"].endswith("frames/w2sd") and {video["info"]["frames"] for video in report["videos"]} == {3}
 
 
 def test_clip_alone_may_be_coarser_as_vbench_has_it_on_a_gpu(made):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -97,8 +98,10 @@ def missing(weights: Weights, cache: str | os.PathLike[str] | None = None) -> st
 
 
 def fetch_command(weights: Weights) -> str:
-    """Returns the one command that gets the weights."""
-    return f"python scripts/evaluate_vbench.py fetch {weights.name}"
+    """Returns the one command that gets the weights: of the program where it is installed, else of this clone."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_vbench.py"
+    clone = script.is_file() and shutil.which("w2sd-vbench") is None
+    return f"{'python scripts/evaluate_vbench.py' if clone else 'w2sd-vbench'} fetch {weights.name}"
 
 
 def _published(path: Path, weights: Weights, cache: str | os.PathLike[str] | None) -> Path:

@@ -136,7 +136,14 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument(
         "--category", metavar="NAME", help="VBench's animal, architecture, ..., or a file with a prompt a line"
     )
-    inputs.add_argument("--read_frame", nargs="?", const="True", default="False", help=argparse.SUPPRESS)
+    inputs.add_argument(
+        "--read_frame",
+        nargs="?",
+        const="True",
+        default="False",
+        metavar="BOOL",
+        help="read folders of pictures in place of videos, where VBench looks for them (videos -> frames in the path)",
+    )
     # VBench's own flag for weights from its cache, where they are always looked for here.
     inputs.add_argument("--load_ckpt_from_local", nargs="?", help=argparse.SUPPRESS)
     inputs.add_argument("--dry-run", action="store_true", help="say what is there, missing or odd, and score nothing")
@@ -157,10 +164,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise UserError("no folder of videos is given; write w2sd-vbench score FOLDER")
     mode = arguments.mode or ("vbench_standard" if arguments.verb == "evaluate" else "custom_input")
     if arguments.read_frame.lower() not in ("false", "0"):
-        raise UserError(
-            "--read_frame asks for pictures in the place of the videos; give the folder that holds them, a folder of "
-            "pictures per video: w2sd-vbench score frames"
-        )
+        folder = _frames_of(Path(folder))
     settings = ScoringSettings(
         dimensions=tuple(arguments.dimensions),
         profile=arguments.profile,
@@ -202,6 +206,22 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if arguments.zip:
         summary["files"].append(str(submission(written)))
     return code, {**summary, "text": report_text(written)}
+
+
+def _frames_of(folder: Path) -> Path:
+    """Returns where VBench reads frames in the place of a folder's videos: the word videos in its path is frames there,
+    and blanks are underscores; or the folder itself, where it holds a folder of pictures per video.
+    """
+    from vbench_eval.videos import find_videos
+
+    beside = Path(str(folder).replace("videos", "frames").replace(" ", "_"))
+    for place in (beside, folder):
+        if place.is_dir() and any(path.is_dir() for path in find_videos(place)):
+            return place
+    raise UserError(
+        f"--read_frame reads a folder of pictures per video, and there is none in {beside} nor in {folder}; leave it "
+        "out, or give the folder that holds them"
+    )
 
 
 def _looked_at(inputs: Inputs, dimensions: tuple[str, ...]) -> tuple[int, dict[str, Any]]:

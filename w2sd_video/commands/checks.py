@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +211,23 @@ def check_sampling(plan: Plan) -> None:
                 "itself the weak side samples with 1 (unguided) or more, or without an IP-Adapter with 0 or less: "
                 f"leave the method {method} out, or give another --weak-guidance"
             )
+
+
+def verdict_on(ours: Description, theirs: Description | None, *, own_levels: bool = True) -> str:
+    """Returns whether two sides share a latent space, in one of the words of `w2sd diagnose`, and why."""
+    if theirs is None or theirs.kind == "network" or ours.kind == "network":
+        return "share: one autoencoder and one schedule serve both sides"
+    levels = [side.part("scheduler") if own_levels else ours.part("scheduler") for side in (ours, theirs)]
+    sides = zip((ours, theirs), levels, strict=True)
+    found = compare_spaces(*(LatentSpace(side.part("vae"), level, partial(_vae_of, side)) for side, level in sides))
+    return f"{found.name}: {found.reason}"
+
+
+def _vae_of(side: Description) -> Any:
+    from w2sd_video.loading.fingerprints import fingerprint
+
+    weights = side.weights("vae")
+    return None if weights is None else fingerprint(weights)
 
 
 def check_one_space(ours: Description, theirs: Description, *, own_levels: bool = True) -> None:

@@ -242,6 +242,7 @@ def run_plan(family: Family, plan: Plan, command: str, device_name: str) -> RunP
             "command": command,
             "preset": plan.preset,
             "pair": plan.pair_record(),
+            "verdict": plan.verdict,
             "settings": plan.settings(),
             "methods": plan.methods,
             "prompts": plan.prompts,
@@ -278,6 +279,7 @@ def describe(family: Family, plan: Plan) -> dict[str, Any]:
         "family": plan.family,
         "preset": plan.preset,
         "pair": plan.pair_record(),
+        "verdict": plan.verdict,
         "settings": plan.settings(),
         **reward_record(plan.reward),
         "device": plan.device,
@@ -339,8 +341,9 @@ def plan_text(report: Mapping[str, Any]) -> str:
     lines = [
         f"{counted(report[noun], noun[:-1])} of {counted(report['prompts'], 'prompt')} into {report['folder']}",
         f"on {report['device']}, {report['dtype']}, memory plan {report['memory']}",
-        f"strong: {pair['strong']}, {frames}{settings['width']}x{settings['height']}",
-        f"weak:   {pair['weak'] or 'the same network'}",
+        f"strong: {_called(pair['strong'])}, {frames}{settings['width']}x{settings['height']}",
+        f"weak:   {_called(pair['weak']) if pair['weak'] else 'the same network'}",
+        f"latent spaces: {report['verdict']}",
         *(f"{name.replace('_', ' ')}: {pair[name]}" for name in extra),
         *([f"{len(pair['raw_prompts'])} raw prompts on the weak side"] if "raw_prompts" in pair else []),
         f"{counted(settings['steps'], 'step')}, {counted(settings['reflections'], 'reflection')}, mode "
@@ -372,6 +375,10 @@ def plan_text(report: Mapping[str, Any]) -> str:
     if report["num_files"] > SHOWN_FILES:
         lines.append(f"  ... and {report['num_files'] - min(SHOWN_FILES, len(files))} more")
     return "\n".join(lines)
+
+
+def _called(checkpoint: str) -> str:
+    return f"the bundled toy ({checkpoint})" if is_bundled(checkpoint) else checkpoint
 
 
 def _scale(guidance: float | None) -> str:

@@ -66,6 +66,7 @@ class Plan:
         parts: files that belong to the pair, by field (PARTS), and how they are used ("canny").
         batch, shown: how many are made together; how many of each method the page shows (None: all).
         notes: what the user should know before anything is made.
+        verdict: whether the two sides share a latent space, a word of `w2sd diagnose` and why.
         texts_read: whether the notes say what text encoders cut off, which tokenizers' files tell.
         own: what only the family knows; `settings()` and `pair_record()` of it go into the record where it has them,
             `details()` into the dry run.
@@ -107,6 +108,7 @@ class Plan:
     lora_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     parts: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     notes: tuple[str, ...] = ()
+    verdict: str = "share: one network is both sides"
     texts_read: bool = False
     own: Any = None
 

@@ -73,7 +73,7 @@ def render_pages(
         "state": f"{len(done)} of {counted(expected, noun)}" + ("" if len(done) == expected else " so far"),
         "how": _made_how(settings),
         "notes": run.get("notes", ()),
-        "facts": [*_sides(pair), ("gap", gap_in_words(pair, settings))],
+        "facts": [*_sides(pair), ("gap", gap_in_words(pair, settings)), *_verdict(run)],
         "command": run.get("command"),
         "columns": [f"{noun}s", *columns.values()],
         "costs": list(_costs(explained, done, columns)),
@@ -123,6 +123,11 @@ def counted(count: int, noun: str) -> str:
 def _sides(pair: Record) -> Iterator[tuple[str, str]]:
     yield "strong", str(pair.get("strong"))
     yield "weak", str(pair.get("weak") or "the same model")
+
+
+def _verdict(run: Record) -> Iterator[tuple[str, str]]:
+    if "verdict" in run:
+        yield "latent spaces", str(run["verdict"])
 
 
 def _made_how(settings: Record) -> str:

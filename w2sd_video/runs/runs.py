@@ -37,7 +37,7 @@ CHOICES = "choices.png"
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
 WAIT = 0.3  # seconds between looks at what other processes made
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "av", "pillow")
-_NO_FACT = {*COMPARED, *JOINED, "notes"}  # entries of run.json that its page shows elsewhere or not at all
+_NO_FACT = {*COMPARED, *JOINED, "notes", "verdict"}  # entries of run.json that its page shows elsewhere or not at all
 _OF_THE_RUN = ("seed", "num_videos", "num_pictures")  # settings that say nothing about a single file
 
 Report = Callable[[int, int], None]

@@ -230,7 +230,8 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         request, done.methods, preset=preset.name, prompts=prompts, size=(height, width), video=video
     )  # after the rest: a function of the user's is imported
     sides = described.sides
-    return replace(checks.with_cut_texts(done, (sides.strong, sides.weak)), reward=reward)
+    verdict = checks.verdict_on(sides.strong, sides.weak, own_levels=sides.motion_adapter is None)
+    return replace(checks.with_cut_texts(done, (sides.strong, sides.weak)), reward=reward, verdict=verdict)
 
 
 def pair_costs(plan: Plan) -> dict[str, Cost]:
