@@ -117,7 +117,7 @@ def test_what_a_bundled_pair_makes_says_that_it_is_a_toy(family: str, capsys: py
     note, *_ = json.loads(out)["notes"]
     assert note.startswith("the bundled toy makes this") and note in err
     spaces = {
-        "video": "share: VAE",
+        "video": "share: one a",
         "image": "share: one auto",
         "bridge": "bridge: the strong",
         "moe": "share: one net",
