@@ -21,11 +21,7 @@ demo-digits: .venv/ready
 
 # The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
 VBENCH := outputs/demo-vbench
-demo-v# docs/pipelines.md: which pipelines and schedulers can be reflected, measured on small random networks
-pipelines: .venv/ready
-	$(BIN)/python -m tests.support.pipelines_page
-
-bench: .venv/ready
+demo-vbench: .venv/ready
 	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
 	$(BIN)/python scripts/generate_video.py --prompts $(VBENCH)/prompts.txt --methods weak,strong,w2sd --steps 10 \
 	    --output $(VBENCH)/videos
@@ -55,6 +51,10 @@ wheel: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# docs/pipelines.md: which pipelines and schedulers can be reflected, measured on small random networks
+pipelines: .venv/ready
+	$(BIN)/python -m tests.support.pipelines_page
 
 bench: .venv/ready
 	$(BIN)/python scripts/benchmark.py
