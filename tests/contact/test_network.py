@@ -47,7 +47,13 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_class_is_chosen_by_a_folder_and_no_code_of_one_is_run() -> None:
     assert [file.name for file in SOURCES if AUTO.search(_code(file))] == []
-    assert [file.name for file in SOURCES if "trust_remote_code=True" in _code(file)] == []
+    told = [
+        (file.name, ast.unparse(node.value))
+        for file in SOURCES
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code"
+    ]
+    assert told and {value for _, value in told} == {"False"}, told
 
 
 @cache
