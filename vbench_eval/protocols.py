@@ -112,3 +112,15 @@ class VideoTextEncoder(Backbone, Shrinking, Protocol):
     def encode_text(self, text: str) -> Tensor:
         """Returns the features `[dim]`, float32, not normalised."""
         ...
+
+
+@runtime_checkable
+class ActionRecogniser(Backbone, Shrinking, Protocol):
+    """A video of `num_frames` frames to how likely each of `labels`, in lower case, is what happens in it (UMT)."""
+
+    num_frames: int
+    labels: tuple[str, ...]
+
+    def probabilities(self, frames: Tensor) -> Tensor:
+        """Returns `[labels]`, float32, 0..1, each by itself, of shrunk frames `[num_frames, h, w, 3]`, uint8."""
+        ...

@@ -15,7 +15,7 @@ WITH_CLIP = ("background_consistency", "aesthetic_quality", "appearance_style")
 TABLE_12 = OFFICIAL[:6]  # the columns of the paper's Table 12
 DTYPES = ("float32", "float16", "bfloat16")
 # VBench's other dimensions judge whether the video shows what the prompt says, by detectors and captioners.
-ELSEWHERE = ("object_class", "multiple_objects", "human_action", "color", "spatial_relationship", "scene")
+ELSEWHERE = ("object_class", "multiple_objects", "color", "spatial_relationship", "scene")
 GROUPS = {
     "all": OFFICIAL,
     "table12": TABLE_12,

@@ -230,6 +230,11 @@ class Nowhere(Stub):
     def encode_text(self, text: str) -> torch.Tensor:
         return torch.ones(2)
 
+    labels = ("riding a bike", "marching")
+
+    def probabilities(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.full((2,), math.nan)
+
 
 @pytest.mark.parametrize("name", [name for name, kind in BACKBONE_KINDS.items() if kind])
 def test_what_is_not_a_finite_number_is_told_and_never_given_as_a_value(name):
@@ -256,6 +261,9 @@ class Misshapen(Nowhere):
 
     def encode_video(self, frames: torch.Tensor) -> torch.Tensor:
         return torch.ones(1, 2)
+
+    def probabilities(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.ones(1)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in BACKBONE_KINDS.items() if kind])

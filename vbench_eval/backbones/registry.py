@@ -34,6 +34,7 @@ WEIGHTS_OF: dict[str, tuple[str, ...]] = {
     "appearance_style": ("clip_vit_b_32", "clip_merges"),
     "temporal_style": ("viclip", "clip_merges"),
     "overall_consistency": ("viclip", "clip_merges"),
+    "human_action": ("umt_l16", "kinetics_400"),
 }
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -74,7 +75,8 @@ def resolve(
             folder; a hub id "org/name"; "package.module:function", a function of the user's that returns the backbone
             and is given those of `device`, `dtype` and `profile` that it names. aesthetic_quality is made of two: a
             choice is its encoder's, "head=FILE" its head's, "ENCODER,head=FILE" both. So are those that read
-            texts, whose second part is the list of merges, "merges=FILE"; motion_smoothness takes
+            texts, whose second part is the list of merges, "merges=FILE"; human_action
+            takes "labels=FILE", motion_smoothness
             "CHECKOUT,weights=FILE".
         profile: decides about antialiasing only.
         dtype: "float32" (None), "float16" or "bfloat16", of the network; what it returns is float32.
@@ -176,6 +178,15 @@ def _viclip(choice: str | None, asked: _Asked) -> Any:
     return load_viclip(path, _tokenizer(path, merges, asked), antialias=asked.antialias, **_placing(asked))
 
 
+def _umt(choice: str | None, asked: _Asked) -> Any:
+    from vbench_eval.backbones.umt import load_umt
+
+    network, labels = _two(choice, "labels")
+    # The small file first: there is no use in loading the large network if its labels are missing.
+    names = asked.find("kinetics_400", labels)
+    return load_umt(asked.find("umt_l16", network), names, **_placing(asked))
+
+
 def _two(choice: str | None, second: str) -> tuple[str | None, str | None]:
     """The two parts of "FIRST,second=FILE", either of which may be left out."""
     first, _, other = (choice or "").partition(f"{second}=")
@@ -233,6 +244,7 @@ _LOADERS: dict[str, Callable[[str | None, _Asked], Any]] = {
     "appearance_style": _clip_text,
     "temporal_style": _viclip,
     "overall_consistency": _viclip,
+    "human_action": _umt,
 }
 
 

@@ -35,7 +35,7 @@ OFFICIAL = (
     "temporal_flickering",
 )
 """VBench's dimensions of quality: they need no prompt."""
-SEMANTIC = ("appearance_style", "temporal_style", "overall_consistency")
+SEMANTIC = ("appearance_style", "temporal_style", "overall_consistency", "human_action")
 """Those of its dimensions of meaning that are computed here: they need the prompt, or the suite's words for it."""
 MEASURED = (*OFFICIAL, *SEMANTIC)
 
@@ -70,6 +70,7 @@ class Measured:
 VBENCH_EXTRAS: Mapping[str, tuple[str, ...]] = {
     "background_consistency": ("video_sim", "cnt_per_video"),
     "appearance_style": ("frame_results", "cur_sim"),
+    "human_action": ("cor_num_per_video",),
 }
 
 
@@ -105,6 +106,7 @@ _CLASSES = {
     "appearance_style": "semantic.AppearanceStyle",
     "temporal_style": "semantic.PromptConsistency",
     "overall_consistency": "semantic.PromptConsistency",
+    "human_action": "semantic.HumanAction",
 }
 BACKBONE_KINDS: Mapping[str, str | None] = {
     "subject_consistency": "FrameEncoder",
@@ -117,6 +119,7 @@ BACKBONE_KINDS: Mapping[str, str | None] = {
     "appearance_style": "TextScorer",
     "temporal_style": "VideoTextEncoder",
     "overall_consistency": "VideoTextEncoder",
+    "human_action": "ActionRecogniser",
 }
 
 
@@ -128,6 +131,8 @@ def asked_text(name: str, about: About) -> str | None:
         words = about.words.get(name)
         found = words.get(name) if isinstance(words, Mapping) else None
         return found if isinstance(found, str) else None
+    if name == "human_action" and about.prompt is not None:  # VBench takes it from the file's name, so far as here
+        return about.prompt.lower().split("-")[0].split("person is ")[-1].split("_")[0]
     return about.prompt if name in SEMANTIC else None
 
 

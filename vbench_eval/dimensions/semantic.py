@@ -13,7 +13,7 @@ from torch import Tensor
 from vbench_eval.dimensions import Measured, asked_text
 from vbench_eval.dimensions.formulas import finite_mean, of_shape, unmeasured
 from vbench_eval.profiles import Profile
-from vbench_eval.protocols import Shrinking, TextScorer, VideoTextEncoder
+from vbench_eval.protocols import ActionRecogniser, Shrinking, TextScorer, VideoTextEncoder
 from vbench_eval.video_info import VideoError, VideoInfo
 
 
@@ -114,3 +114,40 @@ class _Meaning:
         if not math.isfinite(found):
             return unmeasured(f"{encoder.name} gave features that are not finite numbers")
         return Measured(found, found, extras={"text": self._text})
+
+
+SURE, TOP = 0.85, 5  # of the five likeliest actions those count that are at least so likely, to four digits
+
+
+class HumanAction:
+    """True if the action that the prompt names is among the likeliest ones that the network is sure of."""
+
+    def __init__(self, name: str, profile: Profile, backbone: ActionRecogniser) -> None:
+        self.name, self.profile, self.backbone = name, profile, backbone
+
+    def start(self, info: VideoInfo) -> _Action:
+        return _Action(self.backbone, text_of(self.name, info))
+
+
+class _Action:
+    def __init__(self, network: ActionRecogniser, text: str) -> None:
+        self._network, self._text = network, text
+        self._middle = MiddleFrames(network, network.num_frames)
+
+    def add(self, frames: Tensor) -> None:
+        self._middle.add(frames)
+
+    @torch.no_grad()
+    def finish(self) -> Measured:
+        network = self._network
+        found = of_shape(network, network.probabilities(self._middle.frames()), (len(network.labels),)).float().cpu()
+        if not bool(found.isfinite().all()):
+            return unmeasured(f"{network.name} gave probabilities that are not finite numbers")
+        likeliest = found.topk(min(TOP, len(found)))
+        seen = {
+            network.labels[place]: round(share, 4)
+            for share, place in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
+        }
+        right = seen.get(self._text, 0.0) >= SURE
+        extras = {"cor_num_per_video": int(right), "text": self._text, "likeliest": seen}
+        return Measured(right, float(right), extras=extras)
