@@ -323,6 +323,55 @@ def ltx2() -> Made:
     return _made(diffusers.LTX2Pipeline, network, **parts), settings
 
 
+def ltx_condition() -> Made:
+    """A first frame as tokens of their own time, and noise on them that is drawn inside the loop."""
+    network = tiny.seeded(
+        1,
+        lambda: diffusers.LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            patch_size=1,
+            patch_size_t=1,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            num_layers=1,
+            caption_channels=8,
+        ),
+    )
+    vae = tiny.seeded(
+        12,
+        lambda: diffusers.AutoencoderKLLTXVideo(
+            latent_channels=8,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            layers_per_block=(1,) * 5,
+            decoder_layers_per_block=(1,) * 5,
+            spatio_temporal_scaling=(True, True, False, False),
+            decoder_spatio_temporal_scaling=(True, True, False, False),
+            decoder_inject_noise=(False,) * 5,
+            upsample_residual=(False,) * 4,
+            upsample_factor=(1,) * 4,
+            timestep_conditioning=False,
+            patch_size=1,
+            patch_size_t=1,
+        ),
+    )
+    mask = torch.ones(1, 5, dtype=torch.long)
+    settings = {
+        "image": torch.rand(1, 3, 32, 32, generator=tiny.generator(4)),
+        "prompt_embeds": _text(1, 5, 8),
+        "negative_prompt_embeds": _text(1, 5, 8, seed=4),
+        "prompt_attention_mask": mask,
+        "negative_prompt_attention_mask": mask,
+        "guidance_scale": 3.0,
+        "height": 32,
+        "width": 32,
+        "num_frames": 9,
+    }
+    return _made(diffusers.LTXConditionPipeline, network, vae=vae.eval()), settings
+
+
 def flux2_klein_kv() -> Made:
     """The first evaluation returns a cache beside its prediction, which those that follow are given."""
     network = tiny.seeded(
@@ -504,6 +553,6 @@ LOOPS: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
         *(lumina2, lumina_next, nucleus_moe, krea2, t2i_adapter, ltx2, flux2_klein_kv),
-        *(z_image, qwen_image, svd, wan_i2v),
+        *(z_image, qwen_image, svd, wan_i2v, ltx_condition),
     )
 }

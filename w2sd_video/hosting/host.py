@@ -39,7 +39,7 @@ from w2sd_video.hosting.run import EvaluationBar, Run, progress_bar_replaced
 from w2sd_video.hosting.sampling import Sampler
 from w2sd_video.hosting.sides import Side, SideMaker, Sides, WeakSide
 from w2sd_video.hosting.stepping import HostedCall
-from w2sd_video.hosting.wishes import guider_of
+from w2sd_video.hosting.wishes import guider_of, noise_states, put_back
 from w2sd_video.latents.schedules import check_scheduler
 from w2sd_video.pair import ModelSpec, Selection
 
@@ -206,15 +206,14 @@ class _Host:
         check_scheduler(pipe.scheduler, first_order=self._first_order)
         if self._host == "replay":
             return self._replayed(arguments)
-        as_it_was = _noise_states(arguments.get("generator"))
+        as_it_was = noise_states(arguments.get("generator"))
         try:
             return self._recorded(arguments)
         except NotRecorded as error:
             if self._host == "record" or self._cross_latent is not None or self._run.num_steps:
                 raise
             why = error
-        for put_back, state in as_it_was:
-            put_back(state)
+        put_back(as_it_was)
         getattr(pipe, "maybe_free_model_hooks", lambda: None)()
         self._run.reset()
         self._run.note(f"replayed: {why}")
@@ -252,7 +251,8 @@ class _Host:
         both = forced or guidance.real
         maker = SideMaker(pipe, kind, arguments, guidance, both=both, read=Exchange.of, recorder=Listener)
         sampler = self._sampler(arguments, Sides(maker.strong(), *self._reflector_and_weak(maker)))
-        replay = Replay(pipe, kind, sampler, guidance, forced=forced)
+        states = functools.partial(noise_states, arguments.get("generator"))
+        replay = Replay(pipe, kind, sampler, guidance, noise_states=states, forced=forced)
         return self._made(sampler, replay, replay, given, maker, forced=forced)
 
     def _reflector_and_weak(self, maker: SideMaker) -> tuple[Side, Side]:
@@ -319,16 +319,6 @@ class _Host:
         report = self._progress if callable(self._progress) else None
         sampler.bar[:] = [EvaluationBar(bar, iterable, total, report)]
         return sampler.bar[0]
-
-
-def _noise_states(generator: Any) -> list[tuple[Callable[[Any], Any], Any]]:
-    """What puts back each state of noise that a call with this generator draws from, and the state it is in."""
-    given = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
-    states: list[tuple[Callable[[Any], Any], Any]] = [(each.set_state, each.get_state()) for each in given]
-    states.append((torch.random.set_rng_state, torch.random.get_rng_state()))
-    if torch.cuda.is_initialized():
-        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-    return states
 
 
 def noise_sampler(generator: torch.Generator | list[torch.Generator] | None) -> NoiseSampler:

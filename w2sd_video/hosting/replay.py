@@ -37,6 +37,7 @@ from w2sd_video.hosting.turns import Done, Turns
 from w2sd_video.hosting.visits import Timesteps, numbers_of_timesteps
 from w2sd_video.hosting.wishes import (
     Draws,
+    NoiseStates,
     Part,
     Visit,
     Wish,
@@ -45,6 +46,7 @@ from w2sd_video.hosting.wishes import (
     nearer,
     ours,
     prediction_for,
+    put_back,
     restore_guider,
     theirs,
 )
@@ -58,12 +60,21 @@ class Replay:
         pipe: the pipeline, an instance of `kind`.
         sampler: what to do.
         guidance: how the user's call guides.
+        noise_states: the states of the noise that the call draws from.
         forced: whether the pipeline is given a scale that only makes it prepare both halves of guidance.
     """
 
     def __init__(
-        self, pipe: Any, kind: type, sampler: Sampler, guidance: CallGuidance, *, forced: bool = False
+        self,
+        pipe: Any,
+        kind: type,
+        sampler: Sampler,
+        guidance: CallGuidance,
+        *,
+        noise_states: Callable[[], NoiseStates],
+        forced: bool = False,
     ) -> None:
+        self._noise_states = noise_states
         self._pipe, self._kind, self._sampler, self._guidance, self._forced = pipe, kind, sampler, guidance, forced
         self._evaluations = Evaluations(pipe, kind, sampler, guidance)
         self._parts: dict[int, Part] = {}
@@ -74,6 +85,8 @@ class Replay:
         self._scales: dict[tuple[int, ...], tuple[bool, float]] = {}
         self._evaluated: Side | None = None
         self._guider_state: Any = None
+        self._drawn_before: NoiseStates = []
+        self._drawn_since: NoiseStates | None = None
         self._watch: FiniteWatch | None = None
 
     # -- around the call ------------------------------------------------------------------------------------------
@@ -126,6 +139,10 @@ class Replay:
             self._plan = self._planned(timestep)
             self._visit = next(self._plan)
             self._guider_state = guider_state(guider_of(self._pipe))
+            self._drawn_before, self._drawn_since = self._noise_states(), None
+        else:  # what the pipeline draws in its loop it draws again, and the algorithm goes on after it
+            self._drawn_since = self._noise_states()
+            put_back(self._drawn_before)
         self._stepped.clear()
         restore_guider(guider_of(self._pipe), self._guider_state)
         assert self._visit is not None
@@ -136,6 +153,7 @@ class Replay:
     def leave(self) -> bool:
         visit, plan = self._visit, self._plan
         assert visit is not None and plan is not None
+        put_back(self._drawn_since or ())
         if not self._stepped or visit.last:  # interrupted, or done
             self._end_step()
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,27 @@ class Wish:
     def model(self) -> Side:
         """What has to be evaluated for it; guidance only combines."""
         return replace(self.side, guidance=None, prediction=None)
+
+
+NoiseStates = Sequence[tuple[Callable[[Any], Any], Any]]
+
+
+def noise_states(generator: Any) -> NoiseStates:
+    """What puts back each state of noise that a call with this generator (or list) draws from, and the state it is in.
+
+    Without a generator that is torch's own.
+    """
+    given = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
+    states: list[tuple[Callable[[Any], Any], Any]] = [(each.set_state, each.get_state()) for each in given]
+    states.append((torch.random.set_rng_state, torch.random.get_rng_state()))
+    if torch.cuda.is_initialized():
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    return states
+
+
+def put_back(states: NoiseStates) -> None:
+    for set_to, state in states:
+        set_to(state)
 
 
 class Draws:
