@@ -369,7 +369,8 @@ def ltx_condition() -> Made:
         "width": 32,
         "num_frames": 9,
     }
-    return _made(diffusers.LTXConditionPipeline, network, vae=vae.eval()), settings
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    return _made(diffusers.LTXConditionPipeline, network, scheduler, vae=vae.eval()), settings
 
 
 def flux2_klein_kv() -> Made:

@@ -247,6 +247,12 @@ class Replay:
         parts = list(self._parts.values())
         for part in parts:
             part.schedule = self._read(part.scheduler, timestep)
+            total = part.scheduler.config.num_train_timesteps
+            if part.by_token and any(abs(v.timestep / total - v.sigma) > 1e-4 for v in part.schedule.levels[:-1]):
+                raise UserError(
+                    f"{self._kind.__name__} has timesteps by token, which its {type(part.scheduler).__name__} reads as "
+                    "sigmas, and here both differ; use it with shift=1.0 and no other change of its sigmas"
+                )
         steps = {part.schedule.steps for part in parts if part.schedule is not None}
         if len(steps) > 1 or (len(parts) > 1 and sampler.method == "w2sd-auto"):
             raise UserError(
@@ -441,7 +447,8 @@ class Replay:
         **options: Any,
     ) -> Any:
         name, key = type(scheduler).__name__, id(scheduler)
-        if options.pop("per_token_timesteps", None) is not None:  # there the scheduler counts time the other way
+        by_token = options.pop("per_token_timesteps", None) is not None
+        if by_token:  # there the scheduler steps the other way
             model_output = -model_output
         check_options(name, (), options)
         visit = self._visit
@@ -452,7 +459,7 @@ class Replay:
             )
         self._stepped.add(key)
         part = self._parts.setdefault(key, Part(scheduler, sample, model_output, model_output))
-        part.sample, part.output = sample, model_output
+        part.sample, part.output, part.by_token = sample, model_output, by_token
         part.native = model_output if visit.fed is None else part.native
         if visit.last and getattr(scheduler, "_step_index", 0) is None and hasattr(scheduler, "_init_step_index"):
             scheduler._init_step_index(timestep)

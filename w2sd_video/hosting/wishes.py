@@ -78,6 +78,7 @@ class Part:
     sample: Tensor
     output: Tensor
     native: Tensor  # the output of the latest visit that evaluated
+    by_token: bool = False  # stepped by timesteps of its tokens
     schedule: Schedule | None = None
     sampling: Sampling | None = None
     turns: Turns[Wish, Tensor] | None = None
