@@ -14,7 +14,7 @@ from diffusers.callbacks import SDXLCFGCutoffCallback
 from torch import Tensor
 
 from tests.support import black_box, tiny, tiny_controls, tiny_loops
-from tests.support.pipelines_page import LAMBDA, PARTS, STEPS, latents, network_of, with_network
+from tests.support.pipelines_page import BLENDED, LAMBDA, PARTS, STEPS, latents, network_of, with_network
 from w2sd_video import ModelSpec, ReflectionConfig, Selection, UserError, reflected
 from w2sd_video.hosting.outputs import as_halves, moved, weights_of
 from w2sd_video.hosting.turns import Done, Turns
@@ -45,7 +45,7 @@ def test_every_loop_is_reflected_as_algorithm_1_around_a_black_box(name: str) ->
         assert (latents(call()) - stock).abs().max() <= near and run.num_evaluations == STEPS
     with reflected(pipe, "zero-gap", num_reflections=LAMBDA, mode="fused"):
         assert (latents(call()) - stock).abs().max() <= near
-    expected = latents(black_box.algorithm_1(pipe, call, weakly, LAMBDA, PARTS.get(name, 1)))
+    expected = latents(black_box.algorithm_1(pipe, call, weakly, LAMBDA, PARTS.get(name, 1), blended=name in BLENDED))
     with reflected(pipe, weak, num_reflections=LAMBDA) as run:
         got = latents(call())
     assert (got - expected).abs().max() <= 10 * near < (got - stock).abs().max() / 10

@@ -22,6 +22,7 @@ from w2sd_video.latents.schedules import check_scheduler, read_schedule
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
 STEPS, LAMBDA = 3, 2
 PARTS = {"ltx2": 2}
+BLENDED = ("ltx_condition",)
 OTHERS = ("Flax", "Karras", "ScoreSde")  # schedulers that no pipeline of today has
 Made = tuple[Any, dict[str, Any]]
 PLAIN: dict[str, Callable[[], Made]] = {
@@ -83,7 +84,14 @@ def measured(name: str) -> dict[str, Any]:
             moved = latents(call())
         row |= {"evaluations": run.num_evaluations, "rows": run.num_rows, "move": share(moved)}
         expected = latents(
-            black_box.algorithm_1(pipe, call, lambda: with_network(pipe, weak, call), LAMBDA, PARTS.get(name, 1))
+            black_box.algorithm_1(
+                pipe,
+                call,
+                lambda: with_network(pipe, weak, call),
+                LAMBDA,
+                PARTS.get(name, 1),
+                blended=name in BLENDED,
+            )
         )
         row["reference"] = float((moved - expected).abs().max() / stock.abs().max())
         with reflected(pipe, "zero-gap", num_reflections=LAMBDA, mode="fused"):
