@@ -36,7 +36,8 @@ def stepped(scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor], Tensor
             parts.append(key)
         number = counts[key] = counts.get(key, -1) + 1
         made = kind.step(self, model_output, timestep, sample, *args, **kwargs)
-        other = on_step(number, parts.index(key), model_output, sample)
+        by_token = kwargs.get("per_token_timesteps") is not None  # there the scheduler steps the other way
+        other = on_step(number, parts.index(key), -model_output if by_token else model_output, sample)
         if other is None:
             return made
         return (other, *made[1:]) if isinstance(made, tuple) else type(made)(prev_sample=other)
