@@ -18,6 +18,7 @@ from tests.support.disk_pairs import assert_holds, loaded_pair, sdxl, told, weig
 from w2sd_video.errors import UserError
 from w2sd_video.loading.animatediff import tensors_of
 from w2sd_video.loading.pair_description import describe_pair
+from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.sharing import modules_of, unique_bytes
 
 
@@ -202,6 +203,10 @@ def test_another_vae_of_the_same_scaling_is_noted_and_the_strong_one_decodes(
     pair = loaded_pair(disk["strong"], str(tmp_path), disk["motion"])
     assert_holds(pair.pipe.vae, tensors_of(tiny.vae()))
     assert any("VAEs differ" in note for note in pair.notes)
+    described = describe_pair(disk["strong"], str(tmp_path), disk["motion"])
+    (alone,) = load_pair(described, wanted=("weak",), dtype=torch.float32, quiet=True).values()
+    assert_holds(alone.unet, weights_of(2))
+    assert_holds(alone.vae, tensors_of(tiny.vae()))
 
 
 def test_another_scaling_of_the_latents_is_refused_before_loading(disk: dict[str, str], tmp_path: Path) -> None:

@@ -55,12 +55,12 @@ def load_pair(
         leaning = {role for role, side in sides.items() if _leans(side, adapter is not None, video)}
         for role in sorted(sides, key=lambda role: role in leaning):
             other = ROLES[role == "strong"]
-            if role in wanted or other in leaning:
+            if role in wanted or other in leaning or pair.put_together:
                 pipe = load_described(sources[role], role, adapter, video=video, sharing=made.get(other))
                 made[role] = reflectable(pipe, scheduler, role, note)
     for role in made if len(sides) == 2 else ():
         _note_lent(role, pair, note)
-    if len(made) == 2 and type(made["strong"]).__name__.startswith("AnimateDiff"):
+    if pair.put_together:  # also where one is wanted: what a side makes does not depend on what else is made
         _settle(made["strong"], made["weak"], note)
     return {role: made[role] for role in made if role in wanted}
 
