@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.dimensions import MEASURED
+from vbench_eval.judges import PREFIX
 from vbench_eval.proxies import PROXIES
 from vbench_eval.statistics import Interval, Tested, WinRate
 
@@ -234,7 +235,7 @@ def better(name: str, official: bool) -> int:
     """+1 where higher is better, -1 where lower is, 0 where neither is: more contrast is no better picture as such."""
     if official:
         return 1
-    return PROXIES[name].better if name in PROXIES else 0
+    return PROXIES[name].better if name in PROXIES else int(name.startswith(PREFIX))
 
 
 def about(name: str) -> str:

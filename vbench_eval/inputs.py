@@ -169,11 +169,8 @@ def _category(category: str | None, mode: str, manifest: str | Path | None) -> t
         return ()
     if manifest is not None:
         raise UserError("a manifest fixes the prompts, and so does --mode vbench_category; use one of them")
-    if category is None:
-        raise UserError(
-            f"--mode vbench_category needs --category, one of {', '.join(CATEGORIES)}, or a file of prompts"
-        )
-    return read_category(category)
+    categories = [category] if category is not None else list(CATEGORIES)  # without one, all, as VBench means it
+    return tuple(dict.fromkeys(prompt for name in categories for prompt in read_category(name)))
 
 
 def _of_category(

@@ -124,3 +124,16 @@ class ActionRecogniser(Backbone, Shrinking, Protocol):
     def probabilities(self, frames: Tensor) -> Tensor:
         """Returns `[labels]`, float32, 0..1, each by itself, of shrunk frames `[num_frames, h, w, 3]`, uint8."""
         ...
+
+
+@runtime_checkable
+class VideoJudge(Backbone, Protocol):
+    """A judge of one's own (HPSv3, VideoScore2, a vision-language model): a video and its prompt to one number, larger
+    for better.
+    """
+
+    num_frames: int
+
+    def judge(self, frames: Tensor, prompt: str) -> float:
+        """Returns the number, in the judge's own unit, of `num_frames` frames `[num_frames, H, W, 3]`, uint8 RGB."""
+        ...

@@ -20,6 +20,7 @@ from vbench_eval.aggregation import aggregate, normalised, quality_score, rule, 
 from vbench_eval.dimensions import MEASURED, VBENCH_EXTRAS, Measured
 from vbench_eval.errors import UserError
 from vbench_eval.files import cleaned, write_bytes, write_json
+from vbench_eval.judges import PREFIX
 from vbench_eval.manifest import SAMPLES, Manifest
 from vbench_eval.naming import nfc, parse_name
 from vbench_eval.preflight import format_line
@@ -354,10 +355,14 @@ def report_text(written: Written) -> str:
     dimensions = report["dimensions"]
     official = [name for name in dimensions if name in MEASURED or dimensions[name].get("official")]
     lines += ["", *(_line(name, dimensions[name]) for name in official)]
-    proxies = [name for name in dimensions if name not in official]
+    judges = [name for name in dimensions if name.startswith(PREFIX)]
+    proxies = [name for name in dimensions if name not in (*official, *judges)]
     if proxies:
         lines += ["", "proxies, which need no weights and are not VBench's numbers:"]
         lines += [_line(name, dimensions[name]) for name in proxies]
+    if judges:
+        lines += ["", "judges, in units of their own; not VBench's numbers:"]
+        lines += [_line(name, dimensions[name]) for name in judges]
     scores = [one for key in ("quality", "semantic", "total") if (one := report["scores"][key])["value"] is not None]
     lines += [""] * bool(scores) + [f"  {score['label']}: {100 * score['value']:.2f}" for score in scores]
     if skipped := report["skipped"]:

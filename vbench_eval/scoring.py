@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbench_eval.dimensions import asked_text
 from vbench_eval.errors import UserError
-from vbench_eval.inputs import Inputs, find_inputs
+from vbench_eval.inputs import Inputs, InputVideo, find_inputs
 from vbench_eval.journal import Entry, Journal, VideoKey, merged, read_entries
 from vbench_eval.preflight import formats, frozen, look_at, repeats, warnings
 from vbench_eval.profiles import get_profile
@@ -208,10 +208,19 @@ def _done(inputs: Inputs, folder: Path, selection: Selection) -> dict[VideoKey, 
             kept = {
                 name: values
                 for name, values in entry.measured.items()
-                if values["extras"].get("text") == asked_text(name, video.about)
+                if values["extras"].get("text") in (None, asked_text(name, video.about))
             }
             found[video.key] = replace(entry, measured=kept)
     return found
+
+
+def _unasked(entry: Entry, video: InputVideo) -> set[str]:
+    """What has no value because nobody said what the video is meant to show, which somebody says now."""
+    return {
+        name
+        for name, values in entry.measured.items()
+        if values["value"] is None and "text" not in values["extras"] and asked_text(name, video.about) is not None
+    }
 
 
 def _pending(inputs: Inputs, selection: Selection, done: Mapping[VideoKey, Entry]) -> list[Task]:
@@ -219,7 +228,7 @@ def _pending(inputs: Inputs, selection: Selection, done: Mapping[VideoKey, Entry
     tasks = []
     for video in inputs.videos:
         before = done.get(video.key)
-        finished = set(before.measured) - set(before.retry) if before is not None else set()
+        finished = set(before.measured) - set(before.retry) - _unasked(before, video) if before is not None else set()
         lacking = tuple(name for name in selection.names if inputs.wants(video, name) and name not in finished)
         if lacking:
             tasks.append(Task(str(video.path), video.key, lacking, video.about))

@@ -12,6 +12,7 @@ from vbench_eval import __version__
 from vbench_eval.dimensions import BACKBONE_KINDS, MEASURED, build
 from vbench_eval.errors import UserError
 from vbench_eval.journal import fingerprint
+from vbench_eval.judges import PREFIX, Judge, load_judge
 from vbench_eval.profiles import get_profile
 from vbench_eval.proxies import OFFICIAL_STAND_INS, PROXIES, SHOWN_BESIDE
 from vbench_eval.settings import ELSEWHERE, WITH_CLIP, ScoringSettings
@@ -110,6 +111,18 @@ def select(settings: ScoringSettings) -> Selection:
     for name in sorted({*beside, *always}, key=list(PROXIES).index):
         dimensions[name] = PROXIES[name](profile)
         described[name] = _found(getattr(dimensions[name], "backbone", None), official=False)
+    for name, choice in settings.judges.items():
+        judge = load_judge(
+            name,
+            choice,
+            device=device,
+            dtype=settings.dtype,
+            offline=settings.offline,
+            allow_pickle=settings.allow_pickle,
+            cache=settings.cache,
+        )
+        dimensions[PREFIX + name] = Judge(PREFIX + name, judge)
+        described[PREFIX + name] = _found(judge, official=False)
     stamp = {
         "profile": asdict(profile),
         "imaging_mode": settings.imaging_mode,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from vbench_eval.dimensions import BACKBONE_KINDS, MEASURED, OFFICIAL, SEMANTIC
 from vbench_eval.errors import UserError
+from vbench_eval.judges import PICTURE_REWARDS
 from vbench_eval.profiles import IMAGING_MODES, get_profile
 from vbench_eval.proxies import PROXIES
 
@@ -59,6 +60,15 @@ def parse_backbones(words: Iterable[str]) -> dict[str, str]:
     return choices
 
 
+def parse_judges(words: Iterable[str]) -> dict[str, str]:
+    """Returns {name: choice} from words "name=package.module:function", or a picture reward's name alone."""
+    judges: dict[str, str] = {}
+    for word in words:
+        name, equals, choice = word.partition("=")
+        judges[name.strip()] = choice.strip() if equals else name.strip()
+    return judges
+
+
 @dataclass(frozen=True)
 class ScoringSettings:
     """How videos are scored; the same settings on the same files give the same numbers.
@@ -68,6 +78,8 @@ class ScoringSettings:
             are reported as unavailable).
         profile: "vbench", "vbench-ngpus" or "fixed".
         backbones: a choice per dimension instead of its own: a path, a hub id or "package.module:factory".
+        judges: a choice per judge of one's own, measured as "judge_NAME": "package.module:function" or a reward of
+            pictures.
         allow_proxy: whether a proxy's value may stand under an official name whose weights are missing, marked so.
         proxies: whether the proxies that stand next to a missing dimension, and the one that finds stills, are measured
             too, under their own names.
@@ -87,6 +99,7 @@ class ScoringSettings:
     dimensions: tuple[str, ...] = OFFICIAL
     profile: str = "vbench"
     backbones: Mapping[str, str] = field(default_factory=dict)
+    judges: Mapping[str, str] = field(default_factory=dict)
     allow_proxy: bool = False
     proxies: bool = True
     device: str = "auto"
@@ -101,6 +114,12 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dimensions", parse_dimensions(self.dimensions))
         object.__setattr__(self, "backbones", dict(self.backbones))
+        object.__setattr__(self, "judges", dict(self.judges))
+        for name, choice in self.judges.items():
+            known = ":" in choice or choice in PICTURE_REWARDS
+            if not known or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                rewards = ", ".join(PICTURE_REWARDS)
+                raise UserError(f"--judge is {name}={choice}; give one of {rewards}, or NAME=package.module:function")
         get_profile(self.profile)
         takers = tuple(name for name, kind in BACKBONE_KINDS.items() if kind is not None)
         for name in self.backbones:

@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from vbench_eval.comparison import NOTES, Comparison, Row, interval_text, number, p_text, rate_text, verdicts, words
+from vbench_eval.judges import PREFIX
 
 DIGITS = 4  # of the paper's Table 12
 OFFICIAL_TITLE = "VBench dimensions, times 100"
+JUDGES_TITLE = "Proxies and judges, in units of their own (not VBench's dimensions)"
 PROXIES_TITLE = "Proxies (computed without weights; not VBench's dimensions)"
 _COLUMNS = (
     *("kind", "dimension", "method", "baseline", "videos", "prompts", "left_out", "mean", "low", "high"),
@@ -83,7 +85,8 @@ def videos_line(comparison: Comparison, rows: Sequence[Row]) -> str:
 
 def sections(comparison: Comparison) -> list[tuple[str, tuple[Row, ...]]]:
     """Title and rows of what is shown apart: official dimensions, then proxies; only those that there are."""
-    both = ((OFFICIAL_TITLE, comparison.official), (PROXIES_TITLE, comparison.proxies))
+    judged = any(row.name.startswith(PREFIX) for row in comparison.proxies)
+    both = ((OFFICIAL_TITLE, comparison.official), (JUDGES_TITLE if judged else PROXIES_TITLE, comparison.proxies))
     return [(title, rows) for title, rows in both if rows]
 
 

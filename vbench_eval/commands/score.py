@@ -16,6 +16,7 @@ from vbench_eval.commands.arguments import (
 )
 from vbench_eval.dimensions import OFFICIAL, SEMANTIC
 from vbench_eval.errors import UserError
+from vbench_eval.judges import PICTURE_REWARDS
 from vbench_eval.profiles import PROFILES
 from vbench_eval.proxies import PROXIES
 
@@ -68,6 +69,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default=[],
         metavar="DIM=CHOICE",
         help="another backbone: a path, a hub id or package.module:factory; may be given several times",
+    )
+    what.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="NAME=CHOICE",
+        help="a judge of yours beside the dimensions, package.module:function, or a reward of pictures over eight "
+        f"frames: {', '.join(PICTURE_REWARDS)}; may be given several times",
     )
     what.add_argument(
         "--allow-proxy",
@@ -156,7 +165,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from vbench_eval.progress import TerminalProgress
     from vbench_eval.results import report_text, submission, summarised
     from vbench_eval.scoring import score_inputs
-    from vbench_eval.settings import ScoringSettings, parse_backbones
+    from vbench_eval.settings import ScoringSettings, parse_backbones, parse_judges
 
     if arguments.folder and arguments.videos_path:
         raise UserError("the folder is given twice; give FOLDER or --videos_path")
@@ -169,6 +178,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         dimensions=tuple(arguments.dimensions),
         profile=arguments.profile,
         backbones=parse_backbones(arguments.backbone),
+        judges=parse_judges(arguments.judge),
         allow_proxy=arguments.allow_proxy,
         proxies=not arguments.no_proxies,
         device=arguments.device,

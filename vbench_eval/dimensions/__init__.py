@@ -133,7 +133,7 @@ def asked_text(name: str, about: About) -> str | None:
         return found if isinstance(found, str) else None
     if name == "human_action" and about.prompt is not None:  # VBench takes it from the file's name, so far as here
         return about.prompt.lower().split("-")[0].split("person is ")[-1].split("_")[0]
-    return about.prompt if name in SEMANTIC else None
+    return about.prompt if name in SEMANTIC or name.startswith("judge_") else None
 
 
 def build(name: str, profile: Profile, backbone: Any | None = None) -> Dimension:
