@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import ClassifierFreeGuidance, EulerDiscreteScheduler
+from diffusers import (
+    ClassifierFreeGuidance,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
 from torch import Tensor
 
 from tests.support import tiny
@@ -29,6 +37,8 @@ class Family:
     networks: tuple[str, ...] = ("transformer",)
     without: tuple[str, ...] = ()
     guiders: tuple[str, ...] = ("guider",)
+    classic_call: dict[str, Any] = field(default_factory=dict)  # what the classic pipeline calls otherwise
+    own_scale: bool = False  # its guidance is not one that `ModelSpec` and the guider number alike
 
     def modular(self, block: ReflectionBlock | None = None) -> Any:
         module, name = self.blocks
@@ -51,7 +61,7 @@ class Family:
         return pipe(**self.inputs(), num_inference_steps=STEPS, output="latents", **given)
 
     def call_classic(self, pipe: Any) -> Tensor:
-        given = {"guidance_scale": self.guidance, **self.inputs()}
+        given = {"guidance_scale": self.guidance, **self.inputs(), **self.classic_call}
         return pipe(**given, num_inference_steps=STEPS, output_type="latent", return_dict=False)[0]
 
 
@@ -93,6 +103,52 @@ def sdxl_inputs() -> dict[str, Any]:
     }
 
 
+def z_image_inputs() -> dict[str, Any]:
+    return {
+        "prompt_embeds": [random(8, 16, seed=1)],
+        "negative_prompt_embeds": [random(8, 16, seed=2)],
+        "latents": random(1, 16, 8, 8, seed=3),
+        "height": 64,
+        "width": 64,
+    }
+
+
+def qwen_inputs() -> dict[str, Any]:
+    everything = torch.ones(1, 8, dtype=torch.long)
+    return {
+        "prompt_embeds": random(1, 8, 16, seed=1),
+        "prompt_embeds_mask": everything,
+        "negative_prompt_embeds": random(1, 8, 16, seed=2),
+        "negative_prompt_embeds_mask": everything,
+        "latents": random(1, 16, 16, seed=3),
+        "height": 64,
+        "width": 64,
+    }
+
+
+def z_image(seed: int) -> ZImagePipeline:
+    parts = {"vae": tiny.vae(), "text_encoder": None, "tokenizer": None, "transformer": z_image_transformer(seed)}
+    return ZImagePipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts)
+
+
+def z_image_transformer(seed: int) -> ZImageTransformer2DModel:
+    size: dict[str, Any] = {"all_patch_size": (2,), "all_f_patch_size": (1,), "in_channels": 16, "dim": 32}
+    size |= {"n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 16}
+    size |= {"axes_dims": [8, 4, 4], "axes_lens": [256, 32, 32]}
+    return tiny.seeded(seed, lambda: ZImageTransformer2DModel(**size)).eval()
+
+
+def qwen_image(seed: int) -> QwenImagePipeline:
+    parts = {"vae": None, "text_encoder": None, "tokenizer": None, "transformer": qwen_transformer(seed)}
+    return QwenImagePipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts)
+
+
+def qwen_transformer(seed: int) -> QwenImageTransformer2DModel:
+    size: dict[str, Any] = {"patch_size": 2, "in_channels": 16, "out_channels": 4, "num_layers": 2}
+    size |= {"attention_head_dim": 16, "num_attention_heads": 3, "joint_attention_dim": 16, "axes_dims_rope": (8, 4, 4)}
+    return tiny.seeded(seed, lambda: QwenImageTransformer2DModel(**size)).eval()
+
+
 def eights(pipe: Any) -> Any:
     """Sizes as the modular pipeline has them, which knows no VAE here."""
     pipe.vae_scale_factor = 8
@@ -128,6 +184,23 @@ FAMILIES = {
         wan_inputs,
         guiders=("guider", "guider_2"),
         networks=("transformer", "transformer_2"),
+    ),
+    "z-image": Family(
+        lambda: eights(z_image(1)),
+        lambda: z_image_transformer(2),
+        ("z_image.modular_blocks_z_image", "ZImageCoreDenoiseStep"),
+        z_image_inputs,
+        classic_call={"guidance_scale": 2.0},  # of c + scale * (c - u)
+        own_scale=True,
+    ),
+    "qwen-image": Family(
+        lambda: eights(qwen_image(1)),
+        lambda: qwen_transformer(2),
+        ("qwenimage.modular_blocks_qwenimage", "QwenImageCoreDenoiseStep"),
+        qwen_inputs,
+        without=("after_denoise",),
+        classic_call={"guidance_scale": None, "true_cfg_scale": 3.0},
+        own_scale=True,
     ),
 }
 
