@@ -46,7 +46,7 @@ class Family:
         for part in self.without:
             blocks.sub_blocks.pop(part)
         if block is not None:
-            block.install(blocks)
+            blocks = block.install(blocks)
         pipe, classic = blocks.init_pipeline(), self.classic()
         held = {part: value for part, value in classic.components.items() if part in pipe.component_names}
         pipe.update_components(**{part: value for part, value in held.items() if value is not None})

@@ -70,7 +70,7 @@ def reflected_modular(
         run._counter.forwards += 1
         run._counter.rows += len(latent) if isinstance(latent, Tensor | list) else 1
 
-    block.install(pipe._blocks)
+    block.insert(pipe._blocks)
     with ExitStack() as stack:
         for loop in loops_of(pipe._blocks):
             stack.callback(loop.sub_blocks.pop, "reflect")

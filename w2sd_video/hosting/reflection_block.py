@@ -87,11 +87,17 @@ class ReflectionBlock(ModularPipelineBlocks):
         return [InputParam("latents", required=True, type_hint=Tensor), InputParam("timesteps", required=True), *own]
 
     def install(self, blocks: Any) -> Any:
-        """Puts this block first into every denoising loop of ``blocks``, which are changed and returned.
+        """Returns ``blocks`` with this block first in every denoising loop; they themselves stay as they are.
 
         Raises:
             UserError: there is no such loop, or one is reflected already.
         """
+        blocks = copy.deepcopy(blocks)  # some families' blocks share their loops with all others of their class
+        self.insert(blocks)
+        return blocks
+
+    def insert(self, blocks: Any) -> None:
+        """Puts this block into ``blocks`` themselves; raises as `install`."""
         loops = loops_of(blocks)
         if not loops:
             raise UserError(
@@ -99,12 +105,11 @@ class ReflectionBlock(ModularPipelineBlocks):
                 "of a whole pipeline, or of its denoising"
             )
         for loop in loops:
-            if any(isinstance(block, ReflectionBlock) for block in loop.sub_blocks.values()):
+            if "reflect" in loop.sub_blocks:
                 raise UserError(f"{type(loop).__name__} is reflected already; take the older block out first")
             own = copy.copy(self)
             own._blocks = stages_of(loop)
             loop.sub_blocks.insert("reflect", own, 0)
-        return blocks
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: Any) -> tuple[Any, Any]:
