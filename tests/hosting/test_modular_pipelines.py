@@ -67,7 +67,7 @@ def test_the_control_and_weak_sides_of_every_kind(wan: Family) -> None:
         ({"weak": 3}, "give a network"),
         ({"weak": {"unet": torch.nn.Linear(1, 1)}}, "this pipeline's are transformer"),
         ({"weak": ModelSpec(prompt="a cat")}, "the weak side differs in prompt"),
-        ({"weak": ModelSpec(guidance=1.0), "method": "autoguided"}, "cannot be chosen"),
+        ({"weak": ModelSpec(guidance=1.0), "method": "autoguided"}, "cannot be set"),
     ],
     ids=["weak", "network", "spec", "method"],
 )
