@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from experiments.dataset_gap import pictures, results
+from experiments.dataset_gap import cifar, results
 from experiments.dataset_gap.recipe import CIFAR
 from experiments.dataset_gap.scoring import METHODS
 from experiments.training import Phase
@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def test_both_commands_take_a_folder_of_cifar_batches(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "CIFAR", SMALL)
+    monkeypatch.setattr(cifar, "CIFAR", SMALL)
     for name in ("strong", "w2sd"):
         monkeypatch.setitem(METHODS, name, replace(METHODS[name], steps=2, num_reflections=1))
     monkeypatch.setattr(results, "NUM_COSINES", 2)

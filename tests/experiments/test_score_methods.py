@@ -25,11 +25,11 @@ def sides():
     return videos.load(WEIGHTS)
 
 
-def shortened(way: Way) -> Way:
-    """Three steps, of which two are reflected where ten of twenty are."""
+def shortened(way: Way, steps: int = 2) -> Way:
+    """Few steps, of which all but one are reflected where ten of twenty are."""
     lam = way.config.num_reflections
-    few = {} if lam is None else {"num_reflections": min(lam, 2)}
-    return dataclasses.replace(way, steps=3, settings={**way.settings, **few})
+    few = {} if lam is None else {"num_reflections": min(lam, steps - 1)}
+    return dataclasses.replace(way, steps=steps, settings={**way.settings, **few})
 
 
 def score_of(right: list[int], evaluations: int = 20) -> Score:
@@ -40,7 +40,7 @@ def score_of(right: list[int], evaluations: int = 20) -> Score:
 def test_every_algorithm_costs_what_its_method_says(label, sides):
     way = shortened(ALGORITHMS[label])
     _, run = videos.generate(sides, way, [CAPTION], [1])
-    assert run.num_evaluations == way.config.evaluations(3, way.algorithm)
+    assert run.num_evaluations == way.config.evaluations(2, way.algorithm)
 
 
 def test_ways_differ_wherever_their_keys_do_and_are_made_once_where_they_do_not():
@@ -64,9 +64,9 @@ def test_the_rewards_count_all_attributes_or_the_colour_alone():
 
 @pytest.mark.slow  # a control of `make score-methods`
 def test_a_random_reward_chooses_the_weak_side_about_as_often_as_the_strong_one(sides):
-    way = dataclasses.replace(ALGORITHMS["auto-selection, reward random, paper mode (control)"], steps=3)
+    way = ALGORITHMS["auto-selection, reward random, paper mode (control)"]
     prompts, seeds = [CAPTION] * 12, list(range(12))
-    _, run = videos.generate(sides, shortened(way), prompts, seeds)
+    _, run = videos.generate(sides, shortened(way, 3), prompts, seeds)
     chosen = [second for selection in run.choices for second in selection]
     assert len(chosen) == 2 * 12
     assert 3 <= sum(chosen) <= 21  # fair coins miss this once in 90,000

@@ -95,6 +95,7 @@ def test_a_picture_has_a_row_per_prompt_and_a_column_per_method(folder: Path) ->
     assert {(20 * level,) * 3 for level in range(1, len(METHODS) + 1)} <= colours
 
 
+@pytest.mark.slow  # test_engine keeps finished scores in small
 def test_finished_scores_are_kept_and_damaged_ones_are_not_taken_for_any(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

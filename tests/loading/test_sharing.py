@@ -54,6 +54,12 @@ def picture(strong: Any, weak: Any, kind: str) -> torch.Tensor:
         return strong("a cat", **settings, **CALLS[kind]).images
 
 
+@pytest.fixture(scope="module")
+def apart(disk: Path) -> dict[str, torch.Tensor]:
+    """The pictures of pairs that share nothing."""
+    return {kind: picture(*pair(disk, kind, shared=False), kind) for kind in MAKERS}
+
+
 def network(pipe: Any) -> Any:
     return getattr(pipe, "unet", None) or pipe.transformer
 
@@ -97,8 +103,10 @@ def test_a_folder_with_one_network_takes_everything_else_from_the_other_side(dis
 # The processor stands in for the accelerator: the same hooks move everything, onto the device it is on already.
 @pytest.mark.parametrize("memory", ["resident", "model-offload", "group", "weak-offload"])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_every_memory_plan_makes_the_same_picture(disk: Path, kind: str, memory: str) -> None:
-    wanted = picture(*pair(disk, kind, shared=False), kind)
+def test_every_memory_plan_makes_the_same_picture(
+    disk: Path, kind: str, memory: str, apart: dict[str, torch.Tensor]
+) -> None:
+    wanted = apart[kind]
     strong, weak = pair(disk, kind, shared=True)
     place(strong, weak, "cpu", memory)
     assert torch.equal(picture(strong, weak, kind), wanted)
