@@ -21,7 +21,7 @@ from bridges.pixel.family import FAMILY
 from bridges.pixel.mapped import Mapped
 from bridges.pixel.presets import BRIDGE_PRESETS, NOISE_MAP
 from tests.support import disk_pairs, tiny
-from tests.support.ldm_layout import save_single_file
+from tests.support.layouts import save_single_file
 from tests.support.tiny_loras import kohya_file
 from w2sd_video.commands import app, engine
 from w2sd_video.commands.command_line import request_of

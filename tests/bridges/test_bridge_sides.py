@@ -13,7 +13,7 @@ from torch import Tensor
 from bridges.pixel.bridged import bridged
 from tests.support import disk_pairs, tiny
 from tests.support.bridging import STEPS, UNGUIDED, call, mapped, pipeline, rounding
-from tests.support.ldm_layout import save_single_file
+from tests.support.layouts import save_single_file
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.loading.pipelines import load_pipeline
 

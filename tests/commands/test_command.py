@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk_pairs import loaded_pair, write_checkpoints
+from tests.support.disk_pairs import loaded_pair, save_pair, write_checkpoints
 from tests.support.family_programs import video as main
-from tests.support.saved_pairs import save_pair
 from w2sd_video.commands import making
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support import tiny
-from tests.support.disk_pairs import loaded_pair
+from tests.support.disk_pairs import loaded_pair, quick_arguments, save_pair
 from tests.support.family_programs import generated, video_request
 from tests.support.family_programs import video as main
-from tests.support.saved_pairs import quick_arguments, save_pair
 from w2sd_video.commands import making
 from w2sd_video.commands.request import Request
 from w2sd_video.runs.tasks import W2SD_METHODS as METHODS

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.support import disk_pairs
+from tests.support.disk_pairs import save_pair
 from tests.support.family_programs import costs, image_request, planned, video_request
 from tests.support.family_programs import image as pictures
 from tests.support.family_programs import video as videos
-from tests.support.saved_pairs import save_pair
 from w2sd_video.commands.request import Request
 from w2sd_video.runs.picture_io import read_picture
 from w2sd_video.runs.tasks import METHODS, SELECTING
@@ -79,54 +79,6 @@ def frames(request: Request, record: dict[str, Any]) -> np.ndarray:
     assert request.output is not None
     path = Path(request.output) / record["path"]
     return read_picture(path).pixels if path.suffix == ".png" and path.is_file() else read_video(path).frames
-
-
-WAYS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "fused": {"mode": "fused"},
-    "refined": {"fixed_point": 1, "noise": 0.1, "cap": 0.05, "every": 2, "reflections": 3, "strength": 0.5},
-    "lagging, windowed": {"lag": True, "window": (0.25, 1.0), "methods": ("w2sd", "zero-gap", "resample")},
-}
-
-
-@pytest.mark.slow  # conformance compares costs with plans for every family
-@pytest.mark.parametrize(
-    ("way", "noun"),
-    [
-        *(("paper", noun) for noun in ("pictures", "videos")),
-        *(("fused", "pictures"), ("refined", "videos"), ("lagging, windowed", "pictures")),
-    ],
-)
-def test_the_plan_counts_what_every_method_does(way: str, noun: str, disk: Path, tmp_path: Path) -> None:
-    request = asked(disk, noun, tmp_path / "out", **WAYS[way])
-    done, records = made(request)
-    assert set(records) == set(request.methods or ())
-    for method, record in records.items():
-        assert costs(done)[method].evaluations == record["num_evaluations"], method
-        assert costs(done)[method].rows == record["num_rows"], method
-        assert ("choices" in record) == (method == SELECTING)
-    if SELECTING in records:
-        letters = records[SELECTING]["choices"]
-        assert len(letters) == LAM and set(letters) <= set("sw"), "steps 0 and 1, or 0 and 2 of every second"
-        assert (tmp_path / "out" / "choices.png").is_file()
-        assert 'href="choices.png"' in (tmp_path / "out" / "index.html").read_text()
-    made_of = {method: frames(request, record).tobytes() for method, record in records.items()}
-    # Noise that happens to lie along the gap is taken as it is drawn: then Algorithm 4 is Algorithm 3.
-    alike = {"resample", *(("zero-gap",) if way == "fused" else ())}  # and fused, no gap is no change: strong
-    different = [method for method in made_of if method not in alike]
-    assert len({made_of[method] for method in different}) == len(different), "each method makes something of its own"
-    if way == "fused":
-        assert made_of["zero-gap"] == made_of["strong"]
-
-
-@pytest.mark.parametrize("noun", ["pictures", "videos"])
-def test_without_reflections_every_method_is_its_side_alone(noun: str, disk: Path, tmp_path: Path) -> None:
-    request = asked(disk, noun, tmp_path, reflections=0, strength=0.0)
-    _, records = made(request)
-    for method, record in records.items():
-        alone = "weak" if method in ("weak", "swapped") else "strong"
-        assert frames(request, record).tobytes() == frames(request, records[alone]).tobytes(), method
-    assert records[SELECTING]["choices"] == "" and not (tmp_path / "choices.png").exists()
 
 
 def test_the_noise_of_a_method_comes_from_its_seed_alone(disk: Path, tmp_path: Path) -> None:

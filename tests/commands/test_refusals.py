@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.support import disk_pairs, tiny
-from tests.support.saved_pairs import save_pair
+from tests.support.disk_pairs import save_pair
 from w2sd_video.runs.video_io import write_video
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.support import disk_pairs, dit_moe_reference, tiny, tiny_controls
 from tests.support import vbench_image_networks as networks
-from tests.support.ldm_layout import save_single_file
+from tests.support.layouts import save_single_file
 from tests.support.tiny_loras import kohya_file
 
 LORA_MODULES = (

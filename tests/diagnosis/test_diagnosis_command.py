@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support import saved_pairs, tiny
+from tests.support import disk_pairs, tiny
 from w2sd_video.diagnosis.program import main
 from w2sd_video.hosting import reflected
 from w2sd_video.pair import ModelSpec
@@ -71,7 +71,7 @@ def test_a_gap_of_one_network_is_measured(pictures: Path, capsys: Any, gap: list
 
 
 def test_a_pair_of_videos_is_measured(tmp_path: Path, capsys: Any) -> None:
-    words = saved_pairs.save_pair(tmp_path)
+    words = disk_pairs.save_pair(tmp_path)
     report = diagnose(capsys, *words, "--prompt", "a fox", "--steps", "4")
     assert report["verdict"] == "share" and len(report["measured"]["levels"]) == 3
     assert "w2sd video" in report["next"]["command"] and report["next"]["problem"] is None

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support import tiny
 from tests.support.disk_pairs import assert_holds, loaded_pair, sdxl, weights_of, write_checkpoints
-from tests.support.ldm_layout import save_single_file
+from tests.support.layouts import save_single_file
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import LDM_UNET
 from w2sd_video.loading.memory import memory_plan

@@ -18,8 +18,7 @@ from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file, save_file
 
 from tests.support import disk_pairs, tiny
-from tests.support.flux_layout import save_flux_file
-from tests.support.ldm_layout import save_sd15_file, save_single_file
+from tests.support.layouts import save_flux_file, save_sd15_file, save_single_file
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import describe
 from w2sd_video.loading.files import read_safetensors_header

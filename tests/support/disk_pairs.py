@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from tests.support import tiny
-from tests.support.ldm_layout import save_single_file
+from tests.support.layouts import save_single_file
 from w2sd_video.loading.animatediff import tensors_of
 from w2sd_video.loading.pair_description import describe_pair
 from w2sd_video.loading.pairs import load_pair
@@ -27,6 +27,19 @@ def sdxl(seed: int, text_seed: int = 10, vae_seed: int = 12, **vae: Any) -> Stab
         text_encoder_2=tiny.clip_text_encoder(text_seed + 3, hidden=20, projection=True),
     )
     return pipe
+
+
+def save_pair(folder: Path, *, weak_seed: int = 5) -> list[str]:
+    """Saves a strong pipeline and a weak network; returns the command's arguments for a quick run of them."""
+    tiny.animatediff_sdxl(1).save_pretrained(folder / "strong")
+    tiny.motion_unet(weak_seed).save_pretrained(folder / "weak" / "unet")
+    return quick_arguments(folder)
+
+
+def quick_arguments(folder: Path) -> list[str]:
+    """The command's arguments for a quick run of a pair that `save_pair` saved."""
+    sizes = "--steps 3 --num-frames 2 --height 16 --width 16 --guidance 2 --device cpu"
+    return ["--strong", str(folder / "strong"), "--weak", str(folder / "weak"), *sizes.split()]
 
 
 def write_checkpoints(root: Path) -> dict[str, str]:

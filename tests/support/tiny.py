@@ -218,37 +218,28 @@ def _quiet(pipe: Any) -> Any:
     return pipe
 
 
+def _sdxl_parts(prediction_type: str, scheduler: Any) -> dict[str, Any]:
+    return {
+        "vae": vae(),
+        "text_encoder": clip_text_encoder(10),
+        "text_encoder_2": clip_text_encoder(13, projection=True),
+        "tokenizer": clip_tokenizer(),
+        "tokenizer_2": clip_tokenizer(),
+        "scheduler": scheduler or ddim(prediction_type),
+    }
+
+
 def animatediff_sdxl(
     seed: int = 1, *, prediction_type: str = "epsilon", scheduler: Any = None
 ) -> AnimateDiffSDXLPipeline:
     """AnimateDiff on SDXL; `seed` chooses the 2-D UNet's weights, everything else is the same for all seeds."""
-    return _quiet(
-        AnimateDiffSDXLPipeline(
-            vae=vae(),
-            text_encoder=clip_text_encoder(10),
-            text_encoder_2=clip_text_encoder(13, projection=True),
-            tokenizer=clip_tokenizer(),
-            tokenizer_2=clip_tokenizer(),
-            unet=motion_unet(seed),
-            motion_adapter=motion_adapter(),
-            scheduler=scheduler or ddim(prediction_type),
-        )
-    )
+    networks = {"unet": motion_unet(seed), "motion_adapter": motion_adapter()}
+    return _quiet(AnimateDiffSDXLPipeline(**networks, **_sdxl_parts(prediction_type, scheduler)))
 
 
 def sdxl(seed: int = 1, *, prediction_type: str = "epsilon", scheduler: Any = None) -> StableDiffusionXLPipeline:
-    return _quiet(
-        StableDiffusionXLPipeline(
-            vae=vae(),
-            text_encoder=clip_text_encoder(10),
-            text_encoder_2=clip_text_encoder(13, projection=True),
-            tokenizer=clip_tokenizer(),
-            tokenizer_2=clip_tokenizer(),
-            unet=sdxl_unet(seed),
-            scheduler=scheduler or ddim(prediction_type),
-            add_watermarker=False,
-        )
-    )
+    parts = _sdxl_parts(prediction_type, scheduler)
+    return _quiet(StableDiffusionXLPipeline(**parts, unet=sdxl_unet(seed), add_watermarker=False))
 
 
 def sd15(seed: int = 1, *, prediction_type: str = "epsilon", scheduler: Any = None) -> StableDiffusionPipeline:

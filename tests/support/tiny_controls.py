@@ -8,19 +8,16 @@ import torch
 from diffusers import (
     AnimateDiffControlNetPipeline,
     ControlNetModel,
-    FlowMatchEulerDiscreteScheduler,
     FluxControlNetModel,
     FluxControlNetPipeline,
-    MotionAdapter,
     SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3ControlNetPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
-    UNetMotionModel,
 )
 
-from tests.support import tiny
+from tests.support import tiny, tiny_families
 
 
 def _trained(seed: int, net: Any) -> Any:
@@ -82,48 +79,14 @@ def sd3() -> StableDiffusion3ControlNetPipeline:
     }
     transformer = tiny.seeded(1, lambda: SD3Transformer2DModel(**settings, out_channels=4)).eval()
     net = tiny.seeded(3, lambda: SD3ControlNetModel(**{**settings, "num_layers": 1}, out_channels=4))
-    return tiny._quiet(
-        StableDiffusion3ControlNetPipeline(
-            transformer=transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=tiny.vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609, scaling_factor=1.5035),
-            text_encoder=tiny.clip_text_encoder(10, projection=True),
-            tokenizer=tiny.clip_tokenizer(),
-            text_encoder_2=tiny.clip_text_encoder(13, projection=True),
-            tokenizer_2=tiny.clip_tokenizer(),
-            text_encoder_3=tiny.t5_encoder(),
-            tokenizer_3=tiny.t5_tokenizer(),
-            controlnet=_trained(3, net),
-        )
-    )
+    parts = {**tiny_families.sd3().components, "transformer": transformer, "controlnet": _trained(3, net)}
+    return tiny._quiet(StableDiffusion3ControlNetPipeline(**parts))
 
 
 def animatediff() -> AnimateDiffControlNetPipeline:
     """AnimateDiff on SD1.5, whose ControlNet sees the frames as so many pictures."""
-    still = tiny.sd15()
-    adapter = tiny.seeded(
-        2,
-        lambda: MotionAdapter(
-            block_out_channels=(8, 16),
-            motion_layers_per_block=1,
-            motion_norm_num_groups=4,
-            motion_num_attention_heads=2,
-            motion_max_seq_length=16,
-            use_motion_mid_block=False,
-        ),
-    )
-    unet = tiny.seeded(0, lambda: UNetMotionModel.from_unet2d(still.unet, adapter)).eval()
-    return tiny._quiet(
-        AnimateDiffControlNetPipeline(
-            vae=still.vae,
-            text_encoder=still.text_encoder,
-            tokenizer=still.tokenizer,
-            unet=unet,
-            motion_adapter=adapter,
-            controlnet=controlnet(still.unet),
-            scheduler=tiny.ddim(),
-        )
-    )
+    parts = tiny_families.animatediff_sd15().components
+    return tiny._quiet(AnimateDiffControlNetPipeline(**parts, controlnet=controlnet(tiny.sd15_unet())))
 
 
 def picture(seed: int = 7, *, count: int = 1) -> torch.Tensor:
