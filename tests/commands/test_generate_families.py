@@ -72,7 +72,7 @@ def test_whole_pipelines_write_every_format_and_are_compiled(
         "--output",
         str(tmp_path),
     ]
-    assert main([*words, "--video-format", video_format, "--compile", "--quiet"]) == 0
+    assert main([*words, "--video-format", video_format, "--compile", "--quiet", "--output", str(tmp_path)]) == 0
     assert set(compiled) == {"WanTransformerBlock"}
     made = tmp_path / "strong" / ("a-0" if video_format == "png" else f"a-0.{video_format}")
     assert len(read_video(made).frames) == 5
