@@ -56,12 +56,12 @@ def test_a_real_gap_moves_pictures_and_is_counted(sides, fitted):
 
 
 def test_each_side_draws_the_colours_and_shapes_it_is_told_and_the_strong_side_better(sides, fitted):
-    """On 48 pictures each attribute is right more often than chance plus four of chance's standard deviations."""
-    scores = {side: scoring.score(sides, scoring.METHODS[side], fitted, 48)[0] for side in ("strong", "weak")}
+    """On 24 pictures each attribute is right more often than chance plus four of chance's standard deviations."""
+    scores = {side: scoring.score(sides, scoring.METHODS[side], fitted, 24)[0] for side in ("strong", "weak")}
     for score in scores.values():
         for rate, kinds in zip(score.correct.double().mean(dim=0).tolist(), (6, 4), strict=True):
             chance = 1 / kinds
-            assert rate > chance + 4 * math.sqrt(chance * (1 - chance) / 48)
+            assert rate > chance + 4 * math.sqrt(chance * (1 - chance) / 24)
     assert scores["strong"].all.sum() > scores["weak"].all.sum()
 
 

@@ -377,15 +377,15 @@ VIDEO_PAIR = _copied((WEIGHTS, "strong"), (WEIGHTS / "weak", "weak"))
 SDXL = _copied((PICTURE_WEIGHTS / "weak", "strong"), (PICTURE_WEIGHTS / "weak", "weak"))
 FLUX = _copied((PICTURE_WEIGHTS / "strong", "strong"), (PICTURE_WEIGHTS / "weak", "weak"))
 SUBJECTS: dict[str, Subject] = {
-    "run": Subject(_run, _taken_up, ("run.json", "results.jsonl"), 500),
-    "results": Subject(_results, lambda folder: read_results(folder / "a_eval_results.json"), ("a_eval_*.json",), 300),
-    "VBench's results": Subject(_results, read_report, ("a_eval_*.json",), 300),
-    "reports": Subject(_report, _compared, ("a_report.json",), 300),
-    "scores": Subject(_scores, lambda folder: list(merged(read_entries(folder), {"dynamic_degree": "x"})), ("*",), 200),
-    "scores of a sweep": Subject(_swept, lambda folder: read_known(folder / "scores.jsonl"), ("*",), 200),
-    "manifest": Subject(_manifest, _signed, ("manifest.json",), 200),
-    "suite": Subject(_manifest, lambda folder: read_suite(folder / "suite.json").warnings(), ("suite.json",), 200),
-    "folder": Subject(_run, lambda folder: read_folder(folder / "w2sd"), ("results.jsonl",), 200),
+    "run": Subject(_run, _taken_up, ("run.json", "results.jsonl"), 250),
+    "results": Subject(_results, lambda folder: read_results(folder / "a_eval_results.json"), ("a_eval_*.json",), 150),
+    "VBench's results": Subject(_results, read_report, ("a_eval_*.json",), 150),
+    "reports": Subject(_report, _compared, ("a_report.json",), 150),
+    "scores": Subject(_scores, lambda folder: list(merged(read_entries(folder), {"dynamic_degree": "x"})), ("*",), 100),
+    "scores of a sweep": Subject(_swept, lambda folder: read_known(folder / "scores.jsonl"), ("*",), 100),
+    "manifest": Subject(_manifest, _signed, ("manifest.json",), 100),
+    "suite": Subject(_manifest, lambda folder: read_suite(folder / "suite.json").warnings(), ("suite.json",), 100),
+    "folder": Subject(_run, lambda folder: read_folder(folder / "w2sd"), ("results.jsonl",), 100),
     "prompts": Subject(
         _prompt_files,
         _each(
@@ -395,27 +395,27 @@ SUBJECTS: dict[str, Subject] = {
             lambda folder: read_folder(folder, prompt_file=folder / "vbench.json"),
         ),
         ("*.txt", "*.csv", "*.json"),
-        600,
+        300,
     ),
-    "header": Subject(_weights, _header, ("a.safetensors",), 300),
-    "noise map": Subject(_noise_map, lambda folder: Mapped.load(folder / "map.safetensors"), ("*",), 200),
+    "header": Subject(_weights, _header, ("a.safetensors",), 150),
+    "noise map": Subject(_noise_map, lambda folder: Mapped.load(folder / "map.safetensors"), ("*",), 100),
     "single file": Subject(
         _single_file,
         lambda folder: describe(str(folder / "a.safetensors"), "strong", config=str(folder / "config")).sizes,
         ("a.safetensors",),
-        100,
+        50,
     ),
     "shards": Subject(
-        _sharded, lambda folder: describe(str(folder / "strong"), "strong").sizes, ("*/unet/*.index.json",), 100
+        _sharded, lambda folder: describe(str(folder / "strong"), "strong").sizes, ("*/unet/*.index.json",), 50
     ),
-    "images": Subject(SDXL, _plan(IMAGE), JSON_OF_MODELS, 250),
-    "videos": Subject(VIDEO_PAIR, _plan(VIDEO, "--weak-guidance", "1", "--num-frames", "8"), JSON_OF_MODELS, 250),
-    "bridge": Subject(FLUX, _plan(BRIDGE, "--noise-map", "fresh"), JSON_OF_MODELS, 250),
+    "images": Subject(SDXL, _plan(IMAGE), JSON_OF_MODELS, 125),
+    "videos": Subject(VIDEO_PAIR, _plan(VIDEO, "--weak-guidance", "1", "--num-frames", "8"), JSON_OF_MODELS, 125),
+    "bridge": Subject(FLUX, _plan(BRIDGE, "--noise-map", "fresh"), JSON_OF_MODELS, 125),
     "DiT-MoE": Subject(
         _copied((DIT_MOE, "net")),
         lambda folder: vae_factor(describe_checkpoint(str(folder / "net"), allow_pickle=False), None),
         ("net/*.json", "net/transformer/*.json", "net/vae/*.json"),
-        200,
+        100,
     ),
 }
 

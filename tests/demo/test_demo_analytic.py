@@ -11,12 +11,12 @@ from w2sd_video.core import Level, NoisePath, autoguidance, sample, w2sd
 from w2sd_video.demo import oracle
 from w2sd_video.demo.captions import ALL_ATTRIBUTES
 
-COUNT = 240
+COUNT = 120
 
 
 @pytest.fixture(scope="module")
 def right():
-    """For each method, which of 240 videos the oracle reads as asked, all from the same noise."""
+    """For each method, which of 120 videos the oracle reads as asked, all from the same noise."""
     scheduler = components.build_scheduler()
     scheduler.set_timesteps(STEPS)
     rates = scheduler.alphas_cumprod.double()
@@ -46,9 +46,9 @@ def test_a_model_with_right_captions_is_always_right(right):
 
 
 def test_the_sides_are_as_accurate_as_their_captions(right):
-    """Captions are right in all three attributes with 0.683 and 0.442; sampling noise over 240 videos is 0.032."""
+    """Captions are right in all three attributes with 0.683 and 0.442; sampling noise over 120 videos is 0.045."""
     for side, expected in (("strong", 0.683), ("weak", 0.442)):
-        assert abs(right[side].float().mean().item() - expected) < 0.032 * 4
+        assert abs(right[side].float().mean().item() - expected) < 0.045 * 4
 
 
 @pytest.mark.parametrize(

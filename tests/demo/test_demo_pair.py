@@ -34,7 +34,7 @@ def test_it_loads_as_a_stock_pipeline_with_no_network():
 
 
 def test_the_oracle_reads_real_clips_after_a_round_trip_through_the_vae(sides):
-    clips = world.random_clips(100, torch.Generator().manual_seed(3))
+    clips = world.random_clips(50, torch.Generator().manual_seed(3))
     vae = sides["strong"].vae
     with torch.no_grad():
         latents = vae.encode(clips.frames.flatten(0, 1) * 2 - 1).latent_dist.mode()

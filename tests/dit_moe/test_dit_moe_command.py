@@ -146,7 +146,7 @@ def test_the_weak_side_may_be_any_experts_and_guidance(disk: Path, tmp_path: Pat
         "fewer": ("--weak-experts", "top", "--k", "1"),
         "renormalized": ("--renormalize",),
         "guidance": ("--weak-guidance", "-1"),
-        "fused": ("--mode", "fused"),
+        "fused": ("--mode", "fused", "--strong-guidance", "1", "--weak-guidance", "3"),
         "half": ("--strength", "0.5"),
     }.items():
         (line,) = run(disk, tmp_path / name, "--classes", "3", "--methods", "w2sd", *words)
@@ -169,9 +169,8 @@ def brightness(frames: np.ndarray, prompt: str) -> float:
 
 ALL = tuple(FAMILY.methods)
 SETTINGS = {  # beside those of tests/conformance
-    "fused": ("--mode", "fused"),
+    "fused": ("--mode", "fused", "--strong-guidance", "1", "--weak-guidance", "3"),
     "settings": ("--every", "2", "--window", "0:0.9", "--noise", "0.1", "--cap", "0.5", "--strength", "1.5"),
-    "guidances": ("--strong-guidance", "1", "--weak-guidance", "3"),
 }
 
 
