@@ -16,6 +16,7 @@ from tests.support import network
 
 torch.set_num_threads(1)
 network.forbid()
+os.fsync = lambda descriptor: None  # milliseconds for each file; no test cuts the power
 
 
 @pytest.fixture(scope="module", autouse=True)
