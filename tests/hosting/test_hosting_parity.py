@@ -212,13 +212,6 @@ def test_rows_count_every_item_of_a_batch():
     assert run.num_rows == 3 * (2 * 4 + (2 + 1) * 2)
 
 
-def test_the_papers_video_setting_costs_247_rows():
-    pipe = tiny.animatediff_sdxl()
-    with reflected(pipe, (tiny.motion_unet(2), ModelSpec(guidance=1.0))) as run:
-        call(pipe, {**tiny.ANIMATEDIFF_CALL, "guidance_scale": 3.0, "num_inference_steps": 50, "output_type": "latent"})
-    assert (run.num_steps, run.num_reflections, run.num_evaluations, run.num_rows) == (50, 49, 50 + 2 * 49, 247)
-
-
 def test_a_learned_variance_is_left_aside_as_the_pipeline_does():
     transformer = tiny.seeded(
         1,
