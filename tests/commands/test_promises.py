@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from bridges.dit_moe.demo import WEIGHTS as DIGITS
 from tests.support import disk_pairs, dit_moe_reference, tiny, tiny_controls
-from tests.support.ldm_layout import save_single_file
+from tests.support.layouts import save_single_file
 from tests.support.tiny_loras import kohya_file
 from w2sd_video.commands import app
 from w2sd_video.commands.app import family_named
