@@ -27,8 +27,9 @@ def fitted(sides):
 def short(name: str, **changes) -> scoring.Method:
     method = scoring.METHODS[name]
     values = {field: getattr(method, field) for field in scoring.Method.__dataclass_fields__}
-    few = min(method.num_reflections, 2)
-    return scoring.Method(**{**values, "steps": 4, "num_reflections": few, **changes})
+    every = method.gap_every and 2  # the first step's noise is too much for the weak side: 0 and 2 are measured
+    few = min(method.num_reflections, 3 if every else 2)
+    return scoring.Method(**{**values, "steps": 4, "num_reflections": few, "gap_every": every, **changes})
 
 
 def test_the_noise_map_goes_from_eight_channels_to_four_and_knows_its_vaes(fitted, sides):
@@ -68,9 +69,9 @@ def test_each_side_draws_the_colours_and_shapes_it_is_told_and_the_strong_side_b
 def test_every_method_of_the_pair_makes_pictures(sides, fitted):
     for name, method in scoring.METHODS.items():
         if "control" not in (method.sampled, method.partner):
-            score, pictures = scoring.score(sides, short(name), fitted, 2)
-            assert pictures.shape == (2, 3, 32, 32), name
-            assert score.correct.shape == (2, 2), name
+            score, pictures = scoring.score(sides, short(name), fitted, 1)
+            assert pictures.shape == (1, 3, 32, 32), name
+            assert score.correct.shape == (1, 2), name
 
 
 def test_the_test_set_has_every_caption_equally_often_with_noise_of_its_own():
