@@ -27,7 +27,7 @@ def fitted(sides):
 def short(name: str, **changes) -> scoring.Method:
     method = scoring.METHODS[name]
     values = {field: getattr(method, field) for field in scoring.Method.__dataclass_fields__}
-    every = method.gap_every and 2  # the first step's noise is too much for the weak side: 0 and 2 are measured
+    every = method.gap_every and 1  # the first step's noise is too much for the weak side: 0 and 2 are measured
     few = min(method.num_reflections, 3 if every else 2)
     return scoring.Method(**{**values, "steps": 4, "num_reflections": few, "gap_every": every, **changes})
 
