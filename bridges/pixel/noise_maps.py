@@ -40,7 +40,7 @@ __all__ = [
 SUFFIX = ".safetensors"
 FRESH_HARMS = (
     "fresh or fixed noise has nothing to do with the strong model's and shifts samples even without a gap; on the "
-    "bundled pair the gain of W2SD is gone with it (docs/results.md): fit a map for the two VAEs"
+    "bundled pair the gain of W2SD is gone with it (docs/results.md): fit a map for the two VAEs, or take paired noise"
 )
 
 
