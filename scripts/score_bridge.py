@@ -2,7 +2,7 @@
 
 Flux is the strong side and SDXL the weak one; they share no latent space and meet in pixels. Prints a table (accuracy
 per attribute, paired difference to the strong model with a 95 percent bootstrap interval, evaluations, calls of a VAE,
-seconds) and the bars that the pair is held to. Unguided, T 28, lambda 10; about 25 minutes on one CPU core for all
+seconds) and the bars that the pair is held to. Unguided, T 28, lambda 10; about an hour on one CPU core for all
 methods. Finished methods are kept in --output and not run again. The rows "equal-bias" and "control" need --control,
 the folder "control" that train_bridge_demo.py --control made.
 """
