@@ -32,7 +32,7 @@ from experiments.engine import (
 from w2sd_video.demo import PICTURE_CAPTIONS, PICTURE_TOKENS, PICTURE_WEIGHTS, oracle, parse_picture_caption, world
 from w2sd_video.errors import UserError
 from w2sd_video.latents.codecs import Codec, codec_of
-from w2sd_video.pair import ModelSpec, ReflectionConfig
+from w2sd_video.pair import ModelSpec
 
 STEPS, REFLECTIONS = 28, 10
 # Of pairs: on 96 pictures from seed 600000 on, strengths 1 to 4 have .854, .885, .917 and .896 of both attributes right
@@ -54,7 +54,6 @@ class Method:
     noise_map: str = "mapped"
     steps: int = STEPS
     draws: int = 2  # of "paired" noise
-    gap_every: int | None = None
 
 
 METHODS: Mapping[str, Method] = {
@@ -77,9 +76,6 @@ METHODS: Mapping[str, Method] = {
     "paired": Method("W2SD in pairs, K 2", partner="weak", noise_map="paired", strength=CHOSEN),
     "paired-strength-1": Method("W2SD in pairs, K 2, strength 1", partner="weak", noise_map="paired"),
     "paired-4": Method("W2SD in pairs, K 4", partner="weak", noise_map="paired", strength=CHOSEN, draws=4),
-    "paired-cached": Method(
-        "W2SD in pairs, K 2, gap kept for 3 steps", partner="weak", noise_map="paired", strength=CHOSEN, gap_every=3
-    ),
     "paired-zero-gap": Method("zero-gap, in pairs", partner="zero-gap", noise_map="paired", strength=CHOSEN),
     "paired-equal-bias": Method(
         "an SDXL of the strong's bias as weak, in pairs", partner="control", noise_map="paired", strength=CHOSEN
@@ -162,7 +158,8 @@ def generate(
         hosted = bridged(
             pipe,
             method.partner if itself else (sides[method.partner], ModelSpec(guidance=1.0)),
-            config=ReflectionConfig(method.num_reflections, "fused", method.strength, gap_every=method.gap_every),
+            num_reflections=method.num_reflections,
+            strength=method.strength,
             **noise,
             weak_inputs={"max_sequence_length": PICTURE_TOKENS} if method.partner == "strong" else None,
         )
