@@ -143,7 +143,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda v: _per_block(v, 1000),
     ),
     (("num_attention_heads", "attention_head_dim"), "a whole number", lambda v: _per_block(v, 100_000)),
-    (("motion_max_seq_length", "num_experts", "num_experts_per_tok"), "a whole number", _whole),
+    (("motion_max_seq_length", "num_experts", "num_experts_per_tok", "vocab_size"), "a whole number", _whole),
     (("patch_size",), "a whole number", lambda v: _whole(v, 1, 1024) or _listed(v, _whole)),
     (("num_train_timesteps",), "a whole number from 2 to 100000", lambda v: _whole(v, 2, 100_000)),
     (("sample_size",), "a whole number, or two", lambda v: _whole(v) or _listed(v, _whole)),
