@@ -121,12 +121,14 @@ class Suite:
 
 def added_words(prompts: Iterable[Any]) -> dict[str, dict[str, Any]]:
     """Returns, by prompt, what the suite adds to it for each dimension that has such words ("auxiliary_info")."""
-    return {
-        nfc(prompt.prompt): {
-            name: words for entry in prompt.entries for name, words in (entry.get("auxiliary_info") or {}).items()
+    found: dict[str, dict[str, Any]] = {}
+    for prompt in prompts:
+        added = [entry.get("auxiliary_info") for entry in prompt.entries]
+        # Other benchmarks' suites have lists and texts there, which belong to no dimension of VBench's.
+        found[nfc(prompt.prompt)] = {
+            name: words for one in added if isinstance(one, Mapping) for name, words in one.items()
         }
-        for prompt in prompts
-    }
+    return found
 
 
 def read_suite(choice: str | Path | None = None) -> Suite:

@@ -25,7 +25,7 @@ from vbench_eval.manifest import (
 )
 from vbench_eval.naming import SUFFIXES, KnownPrompts, collisions, not_a_name, parse_name
 from vbench_eval.settings import TABLE_12 as SIX
-from vbench_eval.suite import ALL_DIMENSIONS, GROUPS, read_suite
+from vbench_eval.suite import ALL_DIMENSIONS, GROUPS, added_words, read_suite
 from w2sd_video.commands.prompts import read_prompts
 from w2sd_video.demo.captions import CAPTIONS
 from w2sd_video.runs.file_names import video_stems
@@ -436,3 +436,19 @@ def test_the_suite_that_was_fetched_is_found_if_no_package_brings_one(tmp_path, 
         read_suite()
     monkeypatch.setattr(finding, "require_sha256", lambda *arguments, **settings: None)
     assert [prompt.prompt for prompt in read_suite().prompts] == ["a cat"]
+
+
+def test_prompts_of_another_benchmarks_suite_are_drawn_by_its_own_names(tmp_path, capsys):
+    from vbench_eval.commands import main
+
+    names = ("Camera_Motion", "Human_Anatomy")
+    others = {"auxiliary_info": ["a question"]}  # as VBench-2.0 has it; in VBench it is an object
+    entries = [{"prompt_en": f"{name} {n}", "dimension": [name], **others} for name in names for n in (1, 2)]
+    suite = write_suite(tmp_path, entries, "two.json")
+    words = ("prompts", "--suite", str(suite), "--output", str(tmp_path / "out"), "--samples", "1", "--format", "json")
+    assert main([*words, "--dimensions", "Camera_Motion"]) == 0
+    assert (tmp_path / "out/prompts.txt").read_text() == "Camera_Motion 1\nCamera_Motion 2\n"
+    assert json.loads(capsys.readouterr().out)["dimensions"] == ["Camera_Motion"]
+    assert set(map(len, added_words(read_suite(suite).prompts).values())) == {0}
+    assert main([*words, "--dimensions", "Dancing"]) == 2
+    assert "choose from Camera_Motion, Human_Anatomy" in capsys.readouterr().err

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.commands.arguments import add_output_flags, add_verb, positive
-from vbench_eval.settings import parse_dimensions
+from vbench_eval.errors import UserError
+from vbench_eval.settings import GROUPS, parse_dimensions
+from vbench_eval.suite import ALL_DIMENSIONS, Suite, read_suite
 
 MANIFEST_FILE = "manifest.json"
 EXAMPLES = """\
@@ -40,7 +42,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         nargs="+",
         default=["table12"],
         metavar="NAME",
-        help="prompts of these dimensions: names, comma lists, all or table12 (default: table12)",
+        help="prompts of these dimensions: names (VBench-2.0's too, of its suite), comma lists, all, semantic, vbench "
+        "or table12 (default: table12)",
     )
     parser.add_argument("--num-prompts", type=positive, metavar="N", help="how many (default: all there are)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
@@ -61,10 +64,9 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Writes manifest.json and the prompt file, and reports what was drawn."""
     from vbench_eval.files import held
     from vbench_eval.manifest import sample, write_manifest, write_prompts
-    from vbench_eval.suite import read_suite
 
-    wanted = _dimensions(arguments.dimensions)
     suite = read_suite(arguments.suite)
+    wanted = _dimensions(arguments.dimensions, suite)
     manifest = sample(suite, wanted, arguments.num_prompts, arguments.seed, samples=arguments.samples)
     folder = Path(arguments.output)
     with held(folder):
@@ -99,14 +101,11 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     return 0, {**report, "text": "\n".join(lines)}
 
 
-def _dimensions(words: list[str]) -> tuple[str, ...]:
-    """Names of VBench, any of the 16; the proxies have no prompts."""
-    from vbench_eval.errors import UserError
-    from vbench_eval.suite import ALL_DIMENSIONS
-
-    names = parse_dimensions(words)
-    if strangers := [name for name in names if name not in ALL_DIMENSIONS]:
-        raise UserError(
-            f"{', '.join(strangers)} has no prompts in VBench's suite; choose from {', '.join(ALL_DIMENSIONS)}"
-        )
-    return names
+def _dimensions(words: list[str], suite: Suite) -> tuple[str, ...]:
+    """The names, groups resolved; those of another suite, such as VBench-2.0's, are taken as that suite has them."""
+    parts = [part.strip() for word in words for part in word.split(",") if part.strip()]
+    names = tuple(dict.fromkeys(name for part in parts for name in GROUPS.get(part, (part,))))
+    if strangers := [name for name in names if name not in (*ALL_DIMENSIONS, *suite.dimensions)]:
+        known = suite.dimensions if set(suite.dimensions) - set(ALL_DIMENSIONS) else ALL_DIMENSIONS
+        raise UserError(f"{', '.join(strangers)} has no prompts in {suite.path.name}; choose from {', '.join(known)}")
+    return names or parse_dimensions(words)
