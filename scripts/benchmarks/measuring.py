@@ -168,7 +168,7 @@ def bench_parser(about: str | None, *, output: str, parts: Sequence[str], quick:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if quick is not None:
         parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--only", choices=parts, help="measure one of the two parts")
+    parser.add_argument("--only", choices=parts, help="measure one of the parts")
     parser.add_argument("--output", type=Path, default=Path(output), help=f"where the JSON goes (default {output})")
     return parser
 

@@ -1,10 +1,12 @@
-"""Measure what one decode saves: python scripts/benchmark_vbench.py [--quick] [--only counts|times]
+"""Measure what one decode saves: python scripts/benchmark_vbench.py [--quick] [--only counts|times|networks]
 
 All measures that need no weights (the proxies and temporal_flickering) of a 16-frame mp4 at 512x512 and at 1024x1024,
 the size of the paper's videos: in one pass, as the runner measures a video, against a pass with a decode of its own per
-measure. First integers: decodes, and flows between two frames; and that both ways give the same values. Then CPU times
-taken in turn on one thread. About 4 minutes of one core, --quick one. Exit code 1 if a count is off, or if one pass
-takes more than half of the time (less than twice the videos per second) by more than the A/A spread.
+measure; and the two consistencies with DINO and CLIP at their true size (random weights) against the bare calls of
+these networks. First integers: decodes, and flows between two frames; and that both ways give the same values. Then
+CPU times taken in turn on one thread. About 6 minutes of one core, --quick one. Exit code 1 if a count is off, or if
+one pass takes more than half of the time (less than twice the videos per second), or scoring with networks more than
+1.1 times their bare calls, by more than the A/A spread.
 """
 
 import statistics
@@ -17,11 +19,24 @@ from typing import Any
 
 import av
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.measuring import Row, at_most, bench_parser, claim, cpu_seconds, equal, paired_ratio, report
-from vbench_eval.dimensions import Dimension
+from benchmarks.measuring import (
+    Row,
+    at_most,
+    bench_parser,
+    claim,
+    cpu_seconds,
+    equal,
+    paired_ratio,
+    recorded_calls,
+    report,
+)
+from vbench_eval.backbones.clip import ClipEncoder
+from vbench_eval.backbones.dino import DinoEncoder
+from vbench_eval.dimensions import Dimension, build
 from vbench_eval.one_pass import measure
+from vbench_eval.profiles import get_profile
 from vbench_eval.proxies.flow import HornSchunck
 from vbench_eval.selection import select
 from vbench_eval.settings import ScoringSettings
@@ -30,6 +45,7 @@ from vbench_eval.videos import CHUNK_BYTES, open_video
 
 FRAMES, FPS = 16, 8
 MOST_TIME = 0.5  # of a decode per measure: twice the videos per second
+MOST_OVER_NETWORKS = 1.1  # decoding, resizing, moving and comparing, over the networks alone
 
 
 class Counts:
@@ -138,11 +154,45 @@ def time_passes(side: int, path: Path, dimensions: Mapping[str, Dimension], roun
     yield Row("time", f"a decode alone / one pass, {size}", ratio, spread=spread)
 
 
+def with_networks(*, layers: int = 12, width: int = 768) -> tuple[dict[str, Dimension], list[nn.Module]]:
+    """Both consistencies, and their networks: DINO ViT-B/16 and CLIP ViT-B/32 with random weights, or smaller ones."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
+
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "image_size": 224}
+    sizes["num_attention_heads"] = width // 64
+    dino = ViTModel(ViTConfig(**sizes, patch_size=16), add_pooling_layer=False).eval()
+    clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, patch_size=32, projection_dim=512)).eval()
+    profile = get_profile("vbench")
+    made = {
+        "subject_consistency": DinoEncoder(dino, provenance={"id": "random DINO"}, antialias=False),
+        "background_consistency": ClipEncoder(clip, provenance={"id": "random CLIP"}, antialias=False),
+    }
+    return {name: build(name, profile, encoder) for name, encoder in made.items()}, [dino, clip]
+
+
+def time_networks(
+    side: int, path: Path, dimensions: Mapping[str, Dimension], networks: Sequence[nn.Module], rounds: int
+) -> Iterator[Row]:
+    """Scoring by networks against nothing but the calls of these networks."""
+    print(f"measuring: networks, {side}x{side}", file=sys.stderr, flush=True)
+    bare = recorded_calls(networks, lambda: one_pass(path, dimensions))
+    taken: list[float] = []
+
+    def scored() -> None:
+        taken.append(cpu_seconds(lambda: one_pass(path, dimensions)))
+
+    ratio, spread = paired_ratio(scored, bare, rounds)
+    size = f"{side}x{side}, {FRAMES} frames"
+    what = f"scoring by {' and '.join(dimensions)} / the networks' bare calls, {size}"
+    yield at_most("networks", what, ratio, MOST_OVER_NETWORKS, spread)
+    yield Row("rate", f"videos per second of one core with these networks, {size}", 1 / statistics.median(taken[1:]))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = bench_parser(
         __doc__,
         output="outputs/benchmark_vbench.json",
-        parts=("counts", "times"),
+        parts=("counts", "times", "networks"),
         quick="512x512 alone and fewer rounds: a minute",
     )
     options = parser.parse_args(arguments)
@@ -155,8 +205,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for side in (512,) if options.quick else (512, 1024):
             path = Path(folder) / f"drift {side}-0.mp4"
             write_video(path, side)
-            if options.only != "times":
+            if options.only in (None, "counts"):
                 rows += count(side, path, dimensions)
-            if options.only != "counts":
+            if options.only in (None, "times"):
                 rows += time_passes(side, path, dimensions, 3 if options.quick else 7)
+            if options.only in (None, "networks"):
+                sizes = {"layers": 4, "width": 384} if options.quick else {}
+                rows += time_networks(side, path, *with_networks(**sizes), 3)
     return report(rows, options.output, {"quick": options.quick, "measures": list(dimensions)})

@@ -208,3 +208,24 @@ def test_less_than_twice_the_videos_per_second_fails_by_more_than_the_spread(
     rows = list(vbench.time_passes(SIDE, video, flickering, rounds=1))
     assert [row.passed for row in rows] == [passes, True, True, True]
     assert rows[1].value == 1 / ratio
+
+
+def test_what_scoring_adds_to_its_networks_is_measured_against_their_bare_calls(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dimensions, networks = vbench.with_networks(layers=1, width=64)
+    calls = []
+    for network in networks:
+        network.register_forward_hook(lambda one, args, out: calls.append(type(one).__name__))
+
+    def measured(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float]:
+        calls.clear()
+        second()
+        assert sorted(calls) == ["CLIPVisionModelWithProjection", "ViTModel"], "one batch of 16 frames each"
+        first()
+        first()
+        return 1.2, 0.05
+
+    monkeypatch.setattr(vbench, "paired_ratio", measured)
+    ratio, rate = vbench.time_networks(SIDE, video, dimensions, networks, rounds=1)
+    assert not ratio.passed and ratio.target == 1.1 and rate.value > 0
