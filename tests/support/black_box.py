@@ -25,8 +25,13 @@ class _Found(Exception):
 
 
 @contextmanager
-def stepped(scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """Inside, `on_step(number, part, output, sample)` may give another result for a step of the scheduler or a copy."""
+def stepped(
+    scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor], Tensor | None], *, repeated: bool = False
+) -> Iterator[None]:
+    """Inside, `on_step(number, part, output, sample)` may give another result for a step of the scheduler or a copy.
+
+    `repeated` has the first timestep twice (of a flow, whose latents have no scale).
+    """
     kind, parts, counts = type(scheduler), [], {}
 
     @functools.wraps(kind.step)
@@ -42,7 +47,14 @@ def stepped(scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor], Tensor
             return made
         return (other, *made[1:]) if isinstance(made, tuple) else type(made)(prev_sample=other)
 
-    scheduler.__class__ = type(kind.__name__, (kind,), {"step": step, "__module__": kind.__module__})
+    @functools.wraps(kind.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.set_timesteps(self, *args, **kwargs)
+        for name in ("timesteps", "sigmas") if repeated else ():
+            setattr(self, name, torch.cat([getattr(self, name)[:1], getattr(self, name)]))
+
+    body = {"step": step, "set_timesteps": set_timesteps, "__module__": kind.__module__}
+    scheduler.__class__ = type(kind.__name__, (kind,), body)
     try:
         yield
     finally:
@@ -50,12 +62,20 @@ def stepped(scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor], Tensor
 
 
 def algorithm_1(
-    pipe: Any, strong: Call, weak: Call, num_reflections: int, parts: int = 1, *, blended: bool = False
+    pipe: Any,
+    strong: Call,
+    weak: Call,
+    num_reflections: int,
+    parts: int = 1,
+    *,
+    blended: bool = False,
+    repeated: bool = False,
 ) -> Any:
     """What `strong()`, a call of the pipeline, comes to with reflections whose weak side is as `weak()` predicts.
 
     `parts` is how many latents the pipeline samples at once (a video and its sound), all on one schedule; `blended`
-    whether it puts some of its own (a first frame) into each.
+    whether it puts some of its own (a first frame) into each; `repeated` puts the first latent in by a timestep that is
+    there twice, where it is not what the pipeline prepares.
     """
     start: list[Tensor] = []
 
@@ -80,18 +100,19 @@ def algorithm_1(
         def predict(x: Tensor, level: Level) -> Tensor:
             i = next(k for k, known in enumerate(levels) if known is level)
             given, outputs = split(x, scales[i]), []
+            asked = i + repeated
 
             def on_step(number: int, part: int, output: Tensor, sample: Tensor) -> Tensor | None:
-                if number == i:
+                if number == asked:
                     kept = sample == given[part]
                     assert bool(kept.all()) or (blended and float(kept.float().mean()) > 0.5)
                     outputs.append(output)
                     if len(outputs) == parts:
                         raise _Found
-                return given[part] if number == i - 1 else None
+                return given[part] if number == asked - 1 else None
 
-            with _beginning(pipe, start, given if i == 0 else start):
-                _until(pipe, call, on_step)
+            with _beginning(pipe, start, given if asked == 0 else start):
+                _until(pipe, call, on_step, repeated=repeated)
             return to_native(schedule.prediction, joined(outputs).to(x.dtype), x, level)
 
         return predict
@@ -108,9 +129,9 @@ def algorithm_1(
         return strong()
 
 
-def _until(pipe: Any, call: Call, on_step: Callable[..., Any]) -> None:
+def _until(pipe: Any, call: Call, on_step: Callable[..., Any], *, repeated: bool = False) -> None:
     try:
-        with stepped(pipe.scheduler, on_step):
+        with stepped(pipe.scheduler, on_step, repeated=repeated):
             call()
     except _Found:
         pass

@@ -21,8 +21,7 @@ from w2sd_video.latents.schedules import check_scheduler, read_schedule
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pipelines.md"
 STEPS, LAMBDA = 3, 2
-PARTS = {"ltx2": 2}
-BLENDED = ("ltx_condition",)
+SETTINGS = {"ltx_condition": {"blended": True}, "ltx_i2v": {"repeated": True}, "ltx2": {"parts": 2}}  # of the black box
 OTHERS = ("Flax", "Karras", "ScoreSde")  # schedulers that no pipeline of today has
 Made = tuple[Any, dict[str, Any]]
 PLAIN: dict[str, Callable[[], Made]] = {
@@ -89,8 +88,7 @@ def measured(name: str) -> dict[str, Any]:
                 call,
                 lambda: with_network(pipe, weak, call),
                 LAMBDA,
-                PARTS.get(name, 1),
-                blended=name in BLENDED,
+                **SETTINGS.get(name, {}),
             )
         )
         row["reference"] = float((moved - expected).abs().max() / stock.abs().max())

@@ -323,6 +323,13 @@ def ltx2() -> Made:
     return _made(diffusers.LTX2Pipeline, network, **parts), settings
 
 
+def ltx_i2v() -> Made:
+    """A first frame that is no part of what its scheduler steps, put before the other frames after each step."""
+    pipe, settings = ltx_condition()
+    parts = {name: part for name, part in pipe.components.items() if name not in ("text_encoder", "tokenizer")}
+    return _made(diffusers.LTXImageToVideoPipeline, parts.pop("transformer"), **parts), settings
+
+
 def ltx_condition() -> Made:
     """A first frame as tokens of their own time, and noise on them that is drawn inside the loop."""
     network = tiny.seeded(
@@ -554,6 +561,6 @@ LOOPS: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
         *(lumina2, lumina_next, nucleus_moe, krea2, t2i_adapter, ltx2, flux2_klein_kv),
-        *(z_image, qwen_image, svd, wan_i2v, ltx_condition),
+        *(z_image, qwen_image, svd, wan_i2v, ltx_condition, ltx_i2v),
     )
 }

@@ -187,6 +187,7 @@ class _Host:
     _progress: Progress
     _host: str
     _busy: bool = False
+    _replays: bool = False
 
     def call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         if self._busy:
@@ -204,7 +205,7 @@ class _Host:
         self._run.reset()
         arguments = call_arguments(kind, pipe, args, kwargs)
         check_scheduler(pipe.scheduler, first_order=self._first_order)
-        if self._host == "replay":
+        if self._host == "replay" or self._replays:
             return self._replayed(arguments)
         as_it_was = noise_states(arguments.get("generator"))
         try:
@@ -217,6 +218,7 @@ class _Host:
         getattr(pipe, "maybe_free_model_hooks", lambda: None)()
         self._run.reset()
         self._run.note(f"replayed: {why}")
+        self._replays = True  # further calls need not find that out
         return self._replayed(arguments)
 
     def _recorded(self, arguments: dict[str, Any]) -> Any:

@@ -15,17 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2sd_video.core import (
-    DPMSolverMultistep,
-    Euler,
-    FlowPath,
-    Level,
-    NoisePath,
-    Path,
-    Solver,
-    UniPC,
-    check_chain,
-)
+from w2sd_video.core.levels import Level, check_chain
+from w2sd_video.core.paths import FlowPath, NoisePath, Path
+from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Solver, UniPC
 from w2sd_video.errors import UserError
 
 GRID = ("DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler")
