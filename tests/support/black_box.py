@@ -51,7 +51,8 @@ def stepped(
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
         kind.set_timesteps(self, *args, **kwargs)
         for name in ("timesteps", "sigmas") if repeated else ():
-            setattr(self, name, torch.cat([getattr(self, name)[:1], getattr(self, name)]))
+            values = getattr(self, name)
+            setattr(self, name, torch.cat([values[:1], values, *([values[-1:]] if name == "sigmas" else [])]))
 
     body = {"step": step, "set_timesteps": set_timesteps, "__module__": kind.__module__}
     scheduler.__class__ = type(kind.__name__, (kind,), body)
