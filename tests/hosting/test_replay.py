@@ -109,7 +109,9 @@ def test_a_first_frame_that_is_given_stays_as_it_is() -> None:
     pipe, (stock, moved) = made("ltx_i2v")[0], (call()[0], None)
     with reflected(pipe, weak, num_reflections=LAMBDA):
         moved = call()[0]
-    assert torch.equal(moved[:, :, 0], stock[:, :, 0]) and not torch.equal(moved[:, :, 1:], stock[:, :, 1:])
+    tokens = moved.shape[1] // 3  # of each of three latent frames
+    assert torch.equal(moved[:, :tokens], stock[:, :tokens])
+    assert (moved[:, tokens:] - stock[:, tokens:]).abs().amin(dim=(0, 2)).max() > 1e-3
 
 
 CASES = {
