@@ -335,6 +335,7 @@ def compiled_frames(pipe: Any, weak: ModelSpec, mode: str) -> list[int]:
     return frames
 
 
+@pytest.mark.slow  # test_lora_scales compiles a network for both sides and for none
 def test_nothing_is_compiled_again_across_sides_and_across_the_lambda_boundary():
     """One call for both sides has twice the rows, which is one graph more whatever differs."""
     assert compiled_frames(pipeline(), GAP, "paper") == [1] * 4

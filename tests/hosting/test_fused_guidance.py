@@ -129,6 +129,7 @@ def test_what_is_counted_is_what_the_network_is_given():
     assert (run.num_rows, run.num_forwards) == (sum(seen), len(seen))
 
 
+@pytest.mark.slow  # the formula is held at few steps
 @pytest.mark.parametrize(("mode", "rows", "forwards"), [("paper", 247, 148), ("fused", 198, 50 + 49)])
 def test_the_papers_guidance_gap_costs_247_rows_and_fused_198(mode, rows, forwards):
     pipe = tiny.sdxl()
