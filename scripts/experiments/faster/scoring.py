@@ -212,6 +212,7 @@ def table(bed: Bed, found: Mapping[str, tuple[Any, Score]]) -> str:
 def draw(found: Mapping[str, Mapping[str, tuple[Any, Score]]], titles: Mapping[str, str], path: Path) -> None:
     """Share right against rows, a panel for each bed; the points of cached gaps and of plain steps are joined."""
     figure, (row,) = subplots(1, len(found), size=(4.2 * len(found), 3.9))
+    seen: dict[str, Any] = {}
     looks = {"strong": (GREY, "o"), "cached": ("#0072B2", "s"), "W2SD": ("#D55E00", "D"), "other": ("#009E73", "^")}
     for axes, (name, methods) in zip(row, found.items(), strict=True):
         for kind, (colour, marker) in looks.items():
@@ -236,11 +237,11 @@ def draw(found: Mapping[str, Mapping[str, tuple[Any, Score]]], titles: Mapping[s
             if kind in ("strong", "cached"):
                 ordered = sorted((rows, share.value) for rows, share in points)
                 axes.plot(*zip(*ordered, strict=True), color=colour, linewidth=1)
-            axes.plot(
-                [], [], color=colour, marker=marker, label={"other": "guidance", "strong": "plain"}.get(kind, kind)
-            )
+            label = {"other": "guidance", "strong": "plain steps", "cached": "cached gap"}.get(kind, kind)
+            if points:
+                seen[label] = axes.plot([], [], color=colour, marker=marker)[0]
         axes.set(title=titles[name], xlabel="network rows a sample", ylabel="share right")
-    row[0].legend(loc="lower right")
+    row[0].legend(seen.values(), seen.keys(), loc="center right")
     save(figure, path)
 
 
