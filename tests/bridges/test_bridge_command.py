@@ -238,6 +238,7 @@ def test_costs_can_be_matched_and_a_scheduler_chosen(disk: Path, tmp_path: Path)
     assert json.loads((tmp_path / "run.json").read_text())["settings"]["scheduler"] == "euler"
 
 
+@pytest.mark.slow
 def test_each_side_has_loras_of_its_own(disk: Path, tmp_path: Path) -> None:
     unet = tiny.sdxl(1).unet
     modules = [name for name, _ in unet.named_modules() if name.endswith("attn1.to_q")]

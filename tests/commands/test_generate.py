@@ -167,6 +167,7 @@ def test_swapped_is_w2sd_of_the_pair_given_the_other_way_round(pair: Path, tmp_p
     assert np.array_equal(swapped, made(other)["w2sd"])
 
 
+@pytest.mark.slow
 def test_methods_of_a_pair_with_two_sets_of_text_encoders(pair: Path, tmp_path: Path) -> None:
     """Each side is told the prompt by its own encoders, also when the roles are exchanged."""
     other = tiny.animatediff_sdxl(5)

@@ -174,6 +174,7 @@ SETTINGS = {  # beside those of tests/conformance
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_method_costs_what_its_plan_says_whatever_the_batch(disk: Path, tmp_path: Path, name: str) -> None:
     words = [*SETTINGS[name], "--steps", "4"]

@@ -130,6 +130,7 @@ def network(width: int) -> Any:
     return unet.requires_grad_(False)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_both_ways_and_counts_no_recompilation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +167,7 @@ def by_what(rows: list[Row]) -> dict[str, Row]:
     return {row.what.partition(f", {SIDE}x{SIDE}")[0]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_one_pass_decodes_once_and_estimates_each_flow_once_for_the_same_values(
     video: Path, dimensions: Mapping[str, Dimension]
 ) -> None:

@@ -36,6 +36,7 @@ def folder(tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_both_commands_take_a_folder_of_cifar_batches(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cifar, "CIFAR", SMALL)
     for name in ("strong", "w2sd"):

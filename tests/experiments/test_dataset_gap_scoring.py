@@ -84,6 +84,7 @@ def quick(monkeypatch):
         monkeypatch.setattr(results, name, number)
 
 
+@pytest.mark.slow
 def test_the_command_scores_all_methods_once_and_draws_every_figure(weights, quick, tmp_path, capsys, monkeypatch):
     arguments = ["--weights", str(weights), "--output", str(tmp_path / "out"), "--count", "12", "--quiet"]
     arguments += ["--projection", "pca"]

@@ -54,6 +54,7 @@ def test_training_lowers_the_loss_on_draws_it_has_not_seen(split, tmp_path, path
     assert loss(trained) < 0.8 * loss(fresh)
 
 
+@pytest.mark.slow
 def test_training_twice_writes_the_same_bytes(split, tmp_path):
     for name in ("one", "other"):
         folder = tmp_path / name

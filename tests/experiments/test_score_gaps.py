@@ -53,6 +53,7 @@ def cost(method: Sampling) -> tuple[int, int]:
     return 3 + 2, 3 * plain + (2 if shared else rows(one) + rows(two))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GAPS)
 def test_every_method_costs_what_the_formulas_say_and_moves_pictures_its_own_way(name, pipe, few_steps):
     pictures = {}

@@ -36,6 +36,7 @@ def score_of(right: list[int], evaluations: int = 20) -> Score:
     return Score(torch.tensor(right).bool()[:, None].expand(-1, 3), evaluations, evaluations, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ALGORITHMS)
 def test_every_algorithm_costs_what_its_method_says(label, sides):
     way = shortened(ALGORITHMS[label])

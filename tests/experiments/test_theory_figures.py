@@ -25,6 +25,7 @@ def program(words: list[str]) -> int:
     return importlib.import_module("scripts.theory").main(words)
 
 
+@pytest.mark.slow
 def test_two_figures_end_to_end_and_again_to_the_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--figure", *reversed(QUICK), "--output", str(tmp_path / "made"), "--quiet", "--format", "json"]
     assert program(words) == 0

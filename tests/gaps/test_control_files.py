@@ -136,10 +136,12 @@ def test_a_controlnet_and_its_edges_from_files(tmp_path: Path):
         assert torch.equal(*made)
 
 
-def refused(message: str, pipe: Any, weak: Any = PLAIN, reflector: ModelSpec | None = None, **arguments: Any) -> None:
+def refused(
+    message: str, pipe: Any, weak: Any = PLAIN, reflector: Any = None, host: Any = "auto", **arguments: Any
+) -> None:
     evaluated: list[int] = []
     hook = pipe.unet.register_forward_pre_hook(lambda *_: evaluated.append(1))
-    with pytest.raises(UserError, match=message), reflected(pipe, weak, reflector=reflector):
+    with pytest.raises(UserError, match=message), reflected(pipe, weak, reflector=reflector, host=host):
         call(pipe, **arguments)
     hook.remove()
     assert evaluated == []
@@ -147,9 +149,9 @@ def refused(message: str, pipe: Any, weak: Any = PLAIN, reflector: ModelSpec | N
 
 def test_what_cannot_be_controlled_is_refused_before_anything_is_evaluated():
     pipe = tiny_controls.sd15()
-    refused("guess mode", pipe, guess_mode=True)
+    refused("guess mode", pipe, host="record", guess_mode=True)
     pipe.controlnet.register_to_config(global_pool_conditions=True)
-    refused("guess mode", pipe)
+    refused("guess mode", pipe, host="record")
     pipe = tiny_controls.sd15()
     refused('differs in nothing.*weak="zero-gap"', pipe, ModelSpec(control={"scale": 1.0}))
     refused("differs in nothing", pipe, PLAIN, controlnet_conditioning_scale=0.0)
@@ -163,14 +165,27 @@ def test_what_cannot_be_controlled_is_refused_before_anything_is_evaluated():
     )
 
 
+def test_guess_mode_is_replayed():
+    """A ControlNet for one half of guidance only: the pipeline's own loop makes the evaluations."""
+    pipe = tiny_controls.sd15()
+    stock = call(pipe, guess_mode=True)
+    with reflected(pipe, "zero-gap", mode="fused") as run:
+        control = call(pipe, guess_mode=True)
+    assert run.host == "replay"
+    assert torch.allclose(control, stock, atol=1e-5 * float(stock.abs().max()))
+    with reflected(pipe, PLAIN, mode="fused") as run:
+        moved = call(pipe, guess_mode=True)
+    assert min(run.gaps) > 0 and not torch.allclose(moved, stock, atol=0.1)
+
+
 def test_controlnets_of_other_kinds_are_refused_by_name():
     pipe = tiny_controls.sd15()
     pipe.controlnet.__class__ = type("ControlNetOfTomorrow", (nn.Module,), {})
-    refused("of a kind that reflection does not know, ControlNetOfTomorrow", pipe)
+    refused("of a kind that reflection does not know, ControlNetOfTomorrow", pipe, host="record")
     assert not issubclass(ControlNetUnionModel, ControlNetModel)
     flux = tiny_controls.flux()
     flux.controlnet = FluxMultiControlNetModel([flux.controlnet])
-    with pytest.raises(UserError, match="one ControlNet for several images"), reflected(flux, PLAIN):
+    with pytest.raises(UserError, match="one ControlNet for several images"), reflected(flux, PLAIN, host="record"):
         flux("a cat", control_image=[PICTURE], **tiny.FLUX_CALL)
 
 
@@ -212,4 +227,4 @@ def test_residuals_of_another_origin_are_refused():
                 self.unet.__class__ = kind
 
     pipe = Doubling(**tiny_controls.sd15().components, requires_safety_checker=False)
-    refused("mid_block_additional_residual, which depends on the latent", pipe)
+    refused("mid_block_additional_residual, which depends on the latent", pipe, host="record")

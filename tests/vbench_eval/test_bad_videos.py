@@ -193,6 +193,7 @@ print(count, accumulator.finish().value, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
 def test_a_huge_video_is_scored_in_the_memory_of_a_few_frames(tmp_path):
     small = write_video(tmp_path / "small.mp4", levels(2))

@@ -257,6 +257,7 @@ def test_a_run_that_was_stopped_and_taken_up_equals_one_that_was_not(folder, tmp
     assert len(again) == 4 - lines
 
 
+@pytest.mark.slow
 def test_launched_processes_share_the_videos_and_the_first_reports(folder, tmp_path):
     whole = uninterrupted(folder, tmp_path / "whole")
     with socket.socket() as probe:
