@@ -206,11 +206,13 @@ def test_without_locks_sharing_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 # -- real processes, killed at any moment -----------------------------------------------------------------------------
 
 PROCESS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.runs.test_sharing import Drawing, plan, perform_run
 from w2sd_video.errors import exit_code
 from w2sd_video.runs.fellows import Worker
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where these tests run in the background of a script
 
 def run():
     made = plan(Path(sys.argv[1]), count=8, shared=sys.argv[2] == "shared")

@@ -46,8 +46,12 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     labels = arguments.labels or _labels(
         [(Path(path), read_report(Path(path)).get("name") or Path(path).stem) for path in arguments.reports]
     )
+    if len(labels) == 1 and len(arguments.reports) > 1:
+        labels = [label.strip() for label in labels[0].split(",")]
     if len(labels) != len(arguments.reports) or len(set(labels)) != len(labels):
-        raise UserError(f"--labels are {', '.join(labels)}; give {len(arguments.reports)} different ones")
+        raise UserError(
+            f"the reports are called {', '.join(labels)}; give {len(arguments.reports)} different names with --labels"
+        )
 
     from vbench_eval.comparing import compare
     from vbench_eval.comparison import verdicts
@@ -70,9 +74,10 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _labels(named: list[tuple[Path, str]]) -> list[str]:
-    """The reports' names, with their folders where two are called the same."""
+    """The reports' names, with their folders where two are called the same, and by their files where that is no help."""
     names = [name for _, name in named]
-    return [
+    labels = [
         name if names.count(name) == 1 else f"{(path if path.is_dir() else path.parent).resolve().name}/{name}"
         for path, name in named
     ]
+    return labels if len(set(labels)) == len(labels) else [path.stem.removesuffix("_report") for path, _ in named]
