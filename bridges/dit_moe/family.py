@@ -32,6 +32,7 @@ from w2sd_video.commands.options import DTYPES, check_methods
 from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
+from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, Routing
 from w2sd_video.runs.file_names import video_stems
@@ -140,9 +141,10 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
         return plan.costs(sides)
 
     def rehearse(self, plan: Plan) -> None:
-        from bridges.dit_moe.making import rehearse
+        if not is_bundled(str(plan.pair.strong.checkpoint)):
+            from bridges.dit_moe.making import rehearse
 
-        rehearse(plan)
+            rehearse(plan)
 
     def load(self, plan: Plan, run: Loading) -> Maker:
         from bridges.dit_moe.making import load_sampler

@@ -23,7 +23,6 @@ from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hoste
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rehearsing import methods_of
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
-from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.latents.vaes import cause_of_nan
@@ -60,8 +59,6 @@ def rehearse(plan: Plan) -> None:
     reflect on its levels.
     """
     own, given = plan.own, Path(str(plan.pair.strong.checkpoint)).expanduser()
-    if is_bundled(str(given)):
-        return
     scheduler = None if own.path is None else build_scheduler(own.path)
     if given.is_dir():
         folder = given / "transformer" if own.kind == "pipeline" else given

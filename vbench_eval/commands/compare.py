@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _labels(named: list[tuple[Path, str]]) -> list[str]:
-    """The reports' names, with their folders where two are called the same, and by their files where that is no help."""
+    """The reports' names, with their folders where two are called the same, or their files' where that is no help."""
     names = [name for _, name in named]
     labels = [
         name if names.count(name) == 1 else f"{(path if path.is_dir() else path.parent).resolve().name}/{name}"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,18 @@ def check_words(family: Family, words: Sequence[str]) -> Plan:
     return plan_of(family, request)
 
 
+def _cpu_build() -> bool:
+    """Whether the installed torch knows no accelerator; its version says so, without loading it."""
+    return sys.platform == "linux" and version("torch").endswith("+cpu")
+
+
 def on_device(plan: Any) -> tuple[Any, str]:
     """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not.
 
     A plan for the CPU needs no torch.
     """
+    if plan.device == "auto" and _cpu_build():
+        plan = replace(plan, device="cpu")
     if plan.device == "cpu":
         memory_plan(getattr(plan, "memory", None), "cpu")
         return replace(plan, dtype="float32" if plan.dtype == "auto" else plan.dtype), platform.machine()
