@@ -62,8 +62,7 @@ class W2SDGuiderNode(io.ComfyNode):
         weak_negative: Any = None,
     ) -> Any:
         guider = _guider(W2SDGuider, strong, positive, negative, cfg)
-        guider.reflect_cfg = None if reflect_cfg == SAME else reflect_cfg
-        check_cfg("reflecting", negative, cfg if guider.reflect_cfg is None else reflect_cfg)
+        _set_reflect_cfg(guider, negative, cfg, reflect_cfg)
         _add_weak(guider, weak, weak_positive or positive, weak_negative or negative, weak_cfg)
         return io.NodeOutput(guider)
 
@@ -92,8 +91,7 @@ class W2SDZeroGapNode(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, positive: Any, cfg: float, reflect_cfg: float, negative: Any = None) -> Any:
         guider = _guider(W2SDGuider, model, positive, negative, cfg)
-        guider.reflect_cfg = None if reflect_cfg == SAME else reflect_cfg
-        check_cfg("reflecting", negative, cfg if guider.reflect_cfg is None else reflect_cfg)
+        _set_reflect_cfg(guider, negative, cfg, reflect_cfg)
         return io.NodeOutput(guider)
 
 
@@ -190,8 +188,7 @@ class W2SDBridgeGuiderNode(io.ComfyNode):
         guider = BridgeGuider(strong, strong_vae, weak_vae, draws)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        guider.reflect_cfg = None if reflect_cfg == SAME else reflect_cfg
-        check_cfg("reflecting", negative, cfg if guider.reflect_cfg is None else reflect_cfg)
+        _set_reflect_cfg(guider, negative, cfg, reflect_cfg)
         _add_weak(guider, weak, weak_positive, weak_negative, weak_cfg)
         return io.NodeOutput(guider)
 
@@ -271,6 +268,12 @@ def _guider(kind: Any, model: Any, positive: Any, negative: Any, cfg: float) -> 
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider
+
+
+def _set_reflect_cfg(guider: Any, negative: Any, cfg: float, reflect_cfg: float) -> None:
+    """Sets the strong side's cfg inside reflections; `SAME` is that of sampling."""
+    guider.reflect_cfg = None if reflect_cfg == SAME else reflect_cfg
+    check_cfg("reflecting", negative, cfg if guider.reflect_cfg is None else reflect_cfg)
 
 
 def _add_weak(guider: W2SDGuider, weak: Any, positive: Any, negative: Any, cfg: float) -> None:

@@ -200,6 +200,12 @@ CASES = {
     ),
     "prediction": Case(SDXL, config(LEVELS, prediction_type="noise"), "prediction_type='noise'"),
     "steps": Case(SDXL, config(LEVELS, num_train_timesteps=2), "has no 3 steps"),
+    "skipped blocks": Case(f"{SDXL} --weak-skip-layers 99", nothing, "skip_layers names '99', which UNet2D"),
+    "skipped blocks of the bundled pair": Case(
+        "image --weak-skip-layers 99 --device cpu",
+        nothing,
+        "skip_layers names '99', which UNet2D",
+    ),
     "motion of Flux": Case(
         f"bridge --video --strong @flux --motion-adapter @motion --weak @sdxl --prompt x --noise-map fixed {SMALL}",
         nothing,

@@ -22,7 +22,8 @@ def rehearse_pair(plan: Plan) -> None:
     """Raises `UserError` for what of a pair of one latent space cannot be loaded or reflected."""
     given, weak, pair = plan.pair.strong.checkpoint, plan.pair.weak.checkpoint, plan.files
     assert pair is not None
-    if is_bundled(given) and (weak is None or is_bundled(weak)) and not plan.lora_sources:
+    changed = plan.lora_sources or plan.pair.weak.skip_layers
+    if is_bundled(given) and (weak is None or is_bundled(weak)) and not changed:
         return  # these come with the code, and its tests
     if pair.strong.configs is None and (pair.weak is None or pair.weak.configs is None):
         return  # nothing is here yet
@@ -43,8 +44,9 @@ def rehearse_networks(plan: Plan, pair: PairDescription) -> dict[str, Any]:
     """Returns the networks of both sides, by role, without values, those whose files are here.
 
     Raises:
-        UserError: weights that they cannot be made of, or a LoRA that does not fit.
+        UserError: weights that they cannot be made of, a LoRA that does not fit, or blocks to skip that are not there.
     """
+    from w2sd_video.gaps.layer_skips import find_layer_skips
     from w2sd_video.loading import rehearsal
 
     moving = pair.motion_adapter is not None or pair.put_together
@@ -54,6 +56,8 @@ def rehearse_networks(plan: Plan, pair: PairDescription) -> dict[str, Any]:
         if files.class_name is not None:
             kind = rehearsal.pipeline_class(files, moving=moving)
             rehearsal.check_loras(kind, network, _sources(plan, role))
+    if plan.pair.weak.skip_layers and (network := networks.get("weak", networks.get("strong"))) is not None:
+        find_layer_skips(network).check(plan.pair.weak.skip_layers)
     return networks
 
 
