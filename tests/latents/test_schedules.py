@@ -117,6 +117,11 @@ FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shi
         diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
         diffusers.EDMEulerScheduler(),
         diffusers.EDMEulerScheduler(sigma_data=1.0, prediction_type="v_prediction", sigma_schedule="exponential"),
+        diffusers.EDMDPMSolverMultistepScheduler(),
+        diffusers.EDMDPMSolverMultistepScheduler(
+            sigma_data=1.0, prediction_type="v_prediction", sigma_schedule="exponential", lower_order_final=False
+        ),
+        diffusers.EDMDPMSolverMultistepScheduler(solver_order=1),
     ],
     ids=lambda scheduler: type(scheduler).__name__,
 )
@@ -226,6 +231,8 @@ MULTISTEP = {
     "kdpm2": lambda: diffusers.KDPM2DiscreteScheduler(**BETAS),
     "flow heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0),
     "singlestep": lambda: diffusers.DPMSolverSinglestepScheduler(**BETAS),
+    "edm dpm of order 3": lambda: diffusers.EDMDPMSolverMultistepScheduler(solver_order=3),
+    "ipndm": lambda: diffusers.IPNDMScheduler(),
     "pndm": lambda: diffusers.PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1),
 }
 
@@ -235,15 +242,28 @@ def test_multistep_grids_need_to_be_asked_for(name):
     scheduler = MULTISTEP[name]()
     with pytest.raises(UserError, match=r"first_order=True") as refusal:
         check_scheduler(scheduler)
-    remedy = (
-        type(scheduler).__name__ if name[:4] in ("dpm ", "unip") else "DDIMScheduler"
-    )  # the dpm's own form that can be reflected
-    assert type(scheduler).__name__ in str(refusal.value) and f"{remedy}.from_config" in str(refusal.value)
+    own = name[:4] in ("dpm ", "unip", "edm ")  # has a form that can be reflected
+    other = {"ipndm": "none", "flow heun": "FlowMatchEulerDiscreteScheduler"}.get(name, "DDIMScheduler")
+    remedy = f"{type(scheduler).__name__ if own else other}.from_config"
+    assert type(scheduler).__name__ in str(refusal.value)
+    assert (remedy in str(refusal.value)) == (name != "ipndm")  # no other scheduler has its levels
     scheduler.set_timesteps(12)
     schedule = read_schedule(scheduler, first_order=True)
     made = [step for step in schedule.steps if step is not None]
     assert made == list(range(12)) == list(range(schedule.num_steps))
     assert len(schedule.steps) == len(scheduler.timesteps)
+
+
+def test_the_first_step_of_ipndm_has_no_history_and_is_of_order_one():
+    scheduler = diffusers.IPNDMScheduler()
+    scheduler.set_timesteps(6)
+    schedule, x = read_schedule(scheduler, start=1, first_order=True), noise()
+    scheduler.set_begin_index(1)
+    output = data_prediction("v_prediction")(x, schedule.levels[0])
+    stock = scheduler.step(output, scheduler.timesteps[1], x, return_dict=False)[0]
+    native = to_native(schedule.prediction, output, x, schedule.levels[0])
+    ours = schedule.path.step(x, native, *schedule.levels[:2])
+    torch.testing.assert_close(ours, stock, atol=SAME, rtol=0)
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -263,9 +283,12 @@ def test_first_order_steps_on_a_multistep_grid_are_its_own_steps_of_order_one(na
     [
         (diffusers.EulerAncestralDiscreteScheduler(**BETAS), "draws noise"),
         (diffusers.DDPMScheduler(**BETAS), "draws noise"),
-        (diffusers.LCMScheduler(**BETAS), "draws noise"),
+        (diffusers.LCMScheduler(**BETAS), "EulerDiscreteScheduler.*trailing"),
+        (diffusers.SCMScheduler(), "no other scheduler has its noise levels"),
+        (diffusers.DDIMInverseScheduler(**BETAS), "runs from clean to noisy"),
+        (diffusers.EDMDPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), "EDMDPM.*algorithm_type="),
         (diffusers.DPMSolverMultistepScheduler(**BETAS, algorithm_type="sde-dpmsolver++"), "draws noise"),
-        (diffusers.IPNDMScheduler(), "no reflection is known"),
+        (diffusers.MiniMaxH3Scheduler(), "no reflection is known"),
         (diffusers.CogVideoXDPMScheduler(**BETAS), "CogVideoXDDIMScheduler"),
         (diffusers.DDIMScheduler(**BETAS), "clip_sample=True"),
         (diffusers.DDIMScheduler(**BETAS, clip_sample=False, thresholding=True), "thresholding=True"),

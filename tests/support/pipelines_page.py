@@ -139,11 +139,17 @@ def page() -> str:
         lines.append(f"| {' | '.join([row['pipeline'], host, *numbers, after])} |")
     lines += ["", "Why a pipeline is replayed or refused:", ""]
     lines += [f"- {row['pipeline']}: {_short(row['why'].removeprefix('replayed: '))}" for row in rows if row.get("why")]
-    lines += ["", SCHEDULERS.strip(), "", "| scheduler | steps | why not exact |", "|---|---|---|"]
-    for row in schedulers():
-        why = "" if row["steps"] == "exact" else _short(row["why"]).replace("|", "/")
-        lines.append(f"| {row['scheduler']} | {row['steps']} | {why} |")
+    lines += ["", *scheduler_table()]
     return "\n".join(lines) + "\n"
+
+
+def scheduler_table() -> list[str]:
+    """The lines of the page's second part."""
+    lines = [SCHEDULERS.strip(), "", "| scheduler | steps | why not exact | what to do |", "|---|---|---|---|"]
+    for row in schedulers():
+        why, *remedies = [""] if row["steps"] == "exact" else " ".join(row["why"].split()).split("; ")
+        lines.append(f"| {row['scheduler']} | {row['steps']} | {why} | {''.join(remedies[:1])} |".replace("  ", " "))
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -22,10 +22,12 @@ from w2sd_video.errors import UserError
 
 GRID = ("DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler")
 EULER = ("EulerDiscreteScheduler",)
-EDM = ("EDMEulerScheduler",)
+EDM_DPM = "EDMDPMSolverMultistepScheduler"
+EDM = ("EDMEulerScheduler", EDM_DPM)
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
 # Usable for their grid alone, with steps of first order, when asked for.
 MULTISTEP_GRID = ("PNDMScheduler",)
+IPNDM = "IPNDMScheduler"  # its levels are angles, alpha = cos, and its network predicts v
 DPM = "DPMSolverMultistepScheduler"  # DPM-Solver++(2M) has steps of its own order, as UniPC has
 UNIPC = "UniPCMultistepScheduler"
 MULTISTEP_SIGMAS = (
@@ -50,7 +52,28 @@ STOCHASTIC = (
     "CogVideoXDPMScheduler",
     "FlowMatchLCMScheduler",
     "LTXEulerAncestralRFScheduler",
+    "CMStochasticIterativeScheduler",
+    "CosineDPMSolverMultistepScheduler",
+    "SCMScheduler",
+    "DDPMWuerstchenScheduler",
+    "UnCLIPScheduler",
+    "RePaintScheduler",
 )
+# What else is no diffusion step from noisy to clean: why, and what to do.
+OTHER_STEPS = {
+    **dict.fromkeys(
+        ("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"),
+        "runs from clean to noisy; a reflection inverts by itself: use DDIMScheduler or DPMSolverMultistepScheduler",
+    ),
+    **dict.fromkeys(
+        ("BlockRefinementScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler", "AmusedScheduler"),
+        "samples discrete tokens, which have no noise level to go back to; use a model of continuous latents",
+    ),
+    "FlowMapEulerDiscreteScheduler": "is of a flow map, whose network is told where a step ends, which no reflection "
+    "can repeat; use the many-step model that it was distilled from",
+    "PiflowScheduler": "follows a policy of its network's for a whole segment, which is no single prediction; use the "
+    "many-step model that it was distilled from",
+}
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample"}
 REMEDY = (
     "use pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False), "
@@ -63,9 +86,36 @@ SECOND_ORDER = (
 BEST_REMEDIES = {
     "CogVideoXDPMScheduler": "use pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config, "
     "clip_sample=False) (plain DDIM has other noise levels)",
-    "FlowMatchLCMScheduler": "use pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)",
-    "LTXEulerAncestralRFScheduler": "use pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config("
-    "pipe.scheduler.config)",
+    **dict.fromkeys(
+        ("FlowMatchLCMScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler"),
+        "use pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)",
+    ),
+    **dict.fromkeys(
+        ("LCMScheduler", "TCDScheduler"),
+        'use pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing"), '
+        "whose steps have the predicted noise in place of new noise",
+    ),
+    **dict.fromkeys(
+        ("DDPMScheduler", "DDPMParallelScheduler"),
+        "use pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False), its steps without "
+        "the noise",
+    ),
+    **dict.fromkeys(
+        ("EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+        "use pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config), the same grid without the "
+        "noise",
+    ),
+    **dict.fromkeys(
+        (
+            "CMStochasticIterativeScheduler",
+            "CosineDPMSolverMultistepScheduler",
+            "SCMScheduler",
+            "DDPMWuerstchenScheduler",
+            "UnCLIPScheduler",
+        ),
+        "no other scheduler has its noise levels: use another model",
+    ),
+    "RePaintScheduler": "use a pipeline for inpainting with DDIMScheduler, clip_sample=False",
 }
 # Where alpha_bar of pure noise is put (by EulerDiscreteScheduler too), as eps alone cannot leave alpha 0.
 SMALLEST_ALPHA_BAR = 2.0**-24
@@ -115,21 +165,29 @@ class Schedule(Grid):
 def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
     """Raises `UserError` for a scheduler whose steps cannot be reflected, saying which can."""
     name = type(scheduler).__name__
-    multistep = MULTISTEP_GRID + MULTISTEP_SIGMAS + MULTISTEP_EULER + TWICE
+    multistep = (*MULTISTEP_GRID, IPNDM, *MULTISTEP_SIGMAS, *MULTISTEP_EULER, *TWICE)
     config = scheduler.config
-    sde = name in MULTISTEP_SIGMAS and str(config.get("algorithm_type", "")).startswith("sde")  # not a leftover in DDIM
+    sde = name in (*MULTISTEP_SIGMAS, EDM_DPM) and str(config.get("algorithm_type", "")).startswith(
+        "sde"
+    )  # not a leftover in DDIM
     if name in STOCHASTIC or sde:
         nearest = f"{SECOND_ORDER}; or {REMEDY}" if sde or name == "DPMSolverSDEScheduler" else REMEDY
+        if sde and name in (DPM, EDM_DPM):  # of this very class, as the grid is its own
+            nearest = f'use {name}.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")'
         nearest = BEST_REMEDIES.get(name, nearest)
         raise UserError(f"{name} draws noise at every step, which an inversion cannot take back; {nearest}")
-    if name == DPM and not first_order:
-        _check_dpm(config)
+    if name in OTHER_STEPS:
+        raise UserError(f"{name} {OTHER_STEPS[name]}")
+    if name in (DPM, EDM_DPM) and not first_order:
+        _check_dpm(name, config)
     elif name == UNIPC and not first_order:
         _check_unipc(scheduler)
     elif name in multistep and not first_order:
+        others = "" if name == IPNDM else f"{SECOND_ORDER}; or {REMEDY}; or "  # no other has its levels
+        others = f"{BEST_REMEDIES[name]}; or " if name in BEST_REMEDIES else others
         raise UserError(
             f"{name} makes its steps from several predictions, which do not hold for a reflected latent; "
-            f"{SECOND_ORDER}; or {REMEDY}; or give first_order=True for steps of first order on its grid"
+            f"{others}give first_order=True for steps of first order on its grid"
         )
     if name not in GRID + EULER + EDM + FLOW + multistep:
         raise UserError(f"no reflection is known for {name}; {REMEDY}")
@@ -149,13 +207,13 @@ def check_scheduler(scheduler: Any, *, first_order: bool = False) -> None:
     prediction_of(scheduler)
 
 
-def _check_dpm(config: Any) -> None:
+def _check_dpm(kind: str, config: Any) -> None:
     """Raises `UserError` for a DPM-Solver other than DPM-Solver++ of order 1 or 2 in its midpoint form."""
     for name, allowed in (("algorithm_type", "dpmsolver++"), ("solver_type", "midpoint"), ("solver_order", "1 or 2")):
         if str(config[name]) not in allowed.split(" or "):
             raise UserError(
-                f"{DPM} has {name}={config[name]!r}, whose history is not known to hold beside reflections; use "
-                f"{DPM}.from_config(pipe.scheduler.config, {name}={'2' if name == 'solver_order' else repr(allowed)}), "
+                f"{kind} has {name}={config[name]!r}, whose history is not known to hold beside reflections; use {kind}"
+                f".from_config(pipe.scheduler.config, {name}={'2' if name == 'solver_order' else repr(allowed)}), "
                 f"or give first_order=True for steps of first order on its grid"
             )
 
@@ -194,7 +252,7 @@ def prediction_of(scheduler: Any) -> str:
             kind = f"prediction_type={config.prediction_type!r}"
             raise UserError(f"{name} has {kind}; it must be 'epsilon' or 'v_prediction'")
         return f"edm_{config.prediction_type}:{float(config.sigma_data)}"
-    given = config.get("prediction_type", "epsilon")
+    given = "v_prediction" if name == IPNDM else config.get("prediction_type", "epsilon")
     flow = bool(config.get("use_flow_sigmas", False))
     if flow and given == "flow_prediction":
         return "flow"
@@ -226,6 +284,10 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
     if name in GRID + MULTISTEP_GRID:
         steps, levels = _grid_levels(scheduler, timesteps, start, stop)
         path: NoisePath | FlowPath = NoisePath()
+    elif name == IPNDM:
+        steps, path = list(range(stop - start)), NoisePath()
+        ends = zip([*timesteps, 0], scheduler.alphas.tolist(), scheduler.betas.tolist(), strict=True)
+        levels = [Level(*end) for end in list(ends)[start : stop + 1]]
     elif name in TWICE:
         steps, levels = _twice_levels(scheduler, timesteps, start, stop)
         path = FlowPath() if is_flow(scheduler) else NoisePath()
@@ -238,7 +300,7 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
         told = [*timesteps[start:stop], *timesteps[stop:], 0][: len(sigmas)]
         levels = [_sigma_level(t, sigma, flow) for t, sigma in zip(told, sigmas, strict=True)]
         steps = list(range(stop - start))
-    own_order = name in (DPM, UNIPC) and not first_order
+    own_order = name in (DPM, EDM_DPM, UNIPC) and not first_order
     if own_order and len(levels) > 2 and _goes_nowhere(levels):  # Karras sigmas and final_sigmas_type="sigma_min"
         levels, steps[-1] = levels[:-1], None
     stays = name in GRID and scheduler.config.timestep_spacing != "linspace"  # its own steps are the grid's
@@ -261,7 +323,7 @@ def read_schedule(scheduler: Any, *, start: int = 0, count: int | None = None, f
     made = len(levels) - 1
     orders: tuple[int, ...] = (1,) * made
     solver: Solver = Euler(path)
-    if own_order and name == DPM:
+    if own_order and name != UNIPC:
         orders = _dpm_orders(scheduler, start, made)
         solver = DPMSolverMultistep(path, orders) if 2 in orders else solver
     elif own_order:
