@@ -32,6 +32,7 @@ ALL = ("video", "image", "bridge", "moe")  # the families that make something
 SAMPLED = ("video", "image", "bridge")  # by prompts, from pairs of pipelines
 DIRECT = ("video", "image", "diagnose")  # pairs of one latent space
 FIT = ("bridge fit",)  # fits a noise map
+DIFF = ("diff",)  # writes the weak side as a difference
 PAIRS = (*SAMPLED, "diagnose", *FIT)
 
 
@@ -210,6 +211,12 @@ OPTIONS: tuple[Option, ...] = (
          {"families": ("video", "bridge", "diagnose", *FIT), "metavar": "MODEL"}),
         ("allow_pickle", bool, "open .bin weights, which can run code: only if you trust them",
          {"families": (*ALL, "diagnose", *FIT), "default": False}),
+        ("strong", str, "strong side: a diffusers folder or a .safetensors file",
+         {"families": DIFF, "flags": ("--strong", "--checkpoint"), "metavar": "MODEL", "everyday": True}),
+        ("weak", str, "weak side: likewise, of the same network", {"families": DIFF, "metavar": "MODEL",
+         "everyday": True}),
+        ("config", str, "configs of a .safetensors file of either side", {"families": DIFF, "metavar": "FOLDER",
+         "everyday": True}),
         ("height", int, "height in pixels (default: the preset's or the model's own)",
          {"families": PAIRS, "metavar": "PX", "everyday": True, "low": 8, "high": MAX_SIZE}),
         ("width", int, "width, likewise",
@@ -396,6 +403,16 @@ OPTIONS: tuple[Option, ...] = (
         families=("diagnose",),
     ),
     *_rows(
+        "the difference",
+        ("rank", int, "singular values kept of every layer, at most (default: 64, without --energy)",
+         {"metavar": "R", "everyday": True, "low": 1, "high": 65536}),
+        ("energy", float, "keep of every layer as many as hold this share of the difference's squared norm",
+         {"metavar": "SHARE", "everyday": True, "low": 1e-6, "high": 1.0}),
+        ("seed", int, "of randomised decompositions of large layers (default: 0)",
+         {"metavar": "N", "default": 0, "low": 0, "high": MAX_SEED}),
+        families=DIFF,
+    ),
+    *_rows(
         "the sweep",
         ("setting", str, "what is swept; --help-all lists what can be", {"metavar": "NAME", "everyday": True}),
         ("values", str, "0,5,10 or START:STOP:STEP, both ends included", {"metavar": "LIST", "everyday": True}),
@@ -410,18 +427,20 @@ OPTIONS: tuple[Option, ...] = (
         ("output", str, "where to write (default: a folder under outputs/ named after the settings; of diagnose: "
          "nothing is kept)", {"metavar": "FOLDER", "everyday": True, "families": (*ALL, "diagnose", "sweep")}),
         ("output", str, "the noise map's file", {"metavar": "FILE.safetensors", "everyday": True, "families": FIT}),
+        ("output", str, "the LoRA's file; may stand without the flag", {"metavar": "FILE.safetensors",
+         "everyday": True, "families": DIFF}),
         ("format", str, "text or json: how to report on standard output (default: text)",
          {"of_run": True, "choices": ("text", "json"), "default": "text"}),
         ("quiet", bool, "no progress, only failures", {"of_run": True, "everyday": True, "default": False}),
         ("dry_run", bool, "print what would be done, what it costs and what is written; load no model",
-         {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep", *FIT)}),
+         {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep", *FIT, *DIFF)}),
         ("rows_per_second", float, "of your accelerator (num_rows / seconds in a run's results.jsonl): --dry-run says "
          "how many hours all takes", {"of_run": True, "metavar": "R", "low": 1e-9, "families": ALL}),
         ("price", float, "of an hour of your accelerator: --dry-run with --rows-per-second says what all costs",
          {"of_run": True, "metavar": "P", "low": 0.0, "families": ALL}),
         ("shared", bool, "let other processes make the same run at the same time: start the same command again",
          {"of_run": True, "default": False, "families": ALL}),
-        families=(*ALL, "diagnose", "sweep", *FIT),
+        families=(*ALL, "diagnose", "sweep", *FIT, *DIFF),
     ),
 )  # fmt: skip
 

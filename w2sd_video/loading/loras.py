@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -350,7 +351,8 @@ def _text_where_it_is(pipe: Any) -> Iterator[None]:
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        with progress_bars(shown=False):
+        with progress_bars(shown=False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lora_bias=True", category=UserWarning)  # nothing is merged
             yield
     finally:
         transformers_logging.set_verbosity(level)
