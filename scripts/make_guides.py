@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from w2sd_video.commands.options import Option, options_of
 
 GUIDES = Path(__file__).resolve().parent.parent / "docs" / "guide"
-PROGRAMS = ("video", "image", "bridge", "moe", "diagnose", "sweep", "diff")
+PROGRAMS = ("video", "image", "bridge", "moe", "diagnose", "sweep", "arena", "diff")
 HEADING = "## All flags\n"
 
 

@@ -221,7 +221,7 @@ LIGHT = (
         "w2sd_video.commands.app",
     ),
     *("w2sd_video.commands.engine", "w2sd_video.commands.families.image", "w2sd_video.commands.families.video"),
-    "w2sd_video.commands.sweep.program",
+    *("w2sd_video.commands.sweep.program", "w2sd_video.commands.arena.program"),
     "w2sd_video.diagnosis.program",
     *("bridges.pixel.family", "bridges.dit_moe.family", "bridges.comfyui.export", "bridges.hub.export"),
     *("vbench_eval", "vbench_eval.commands", "vbench_eval.settings", "vbench_eval.scoring", "vbench_eval.comparing"),

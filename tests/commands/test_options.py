@@ -14,7 +14,7 @@ from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("video", "image", "bridge", "moe", "diagnose", "sweep")
+PROGRAMS = ("video", "image", "bridge", "moe", "diagnose", "sweep", "arena")
 ALIASES = {
     "num": ("--num", "--num-videos", "--num-pictures", "--num-images"),
     "reflections": ("--reflections", "--lambda"),

@@ -39,6 +39,7 @@ START = {  # what the words of a case come after; a flag that stands twice has i
     "cat": "image --preset guidance-sdxl --prompt 'a cat' --height 16",
     "sdxl": f"image --strong @sdxl --prompt 'a cat' {UNGUIDED} {SMALL}",
     "sweep": "sweep",
+    "arena": "arena",
 }
 REFUSED = (
     # presets, sides, files
@@ -184,6 +185,12 @@ REFUSED = (
     ("sweep", "--setting T --values 2 --scorer math:nothing", "cannot be loaded"),
     ("sweep", "--setting T --values 2 --scorer math:pi", "is no function"),
     ("sweep", "--setting T --values 2 -- --output x", "stands after the --"),
+    ("arena", "--entrants CGF", "unknown entrant 'CGF'.*did you mean 'CFG'"),
+    ("arena", "--budgets 40,x", "is no list of whole numbers above 0"),
+    ("arena", "--videos --budgets 3", "3 rows have no room for 4 steps of plain"),
+    ("arena", "--reward oracel", "there is no scorer 'oracel'"),
+    ("arena", "-- --methods w2sd", "the arena has its own: give --entrants"),
+    ("arena", "-- --output x", "it is the arena's: give it before"),
     ("sweep", "", "--setting is missing"),
 )
 PROGRAM = """\

@@ -31,6 +31,7 @@ ABOUT = {
     "diagnose": "what a pair is good for, before it is paid for",
     "sweep": "one setting swept, scored and drawn",
     "diff": "the weak checkpoint as a small file: its difference to the strong one, as a LoRA",
+    "arena": "W2SD beside every other method at equal cost: which one for my model, at my budget?",
     "presets": "every pair that has a name, with the paper's numbers",
     "eval": "scores of videos and pictures (VBench), and their comparison",
     "export-nodes": "a folder of nodes for ComfyUI",

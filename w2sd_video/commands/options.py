@@ -135,6 +135,14 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Returns the whole numbers above 0 of a comma-separated list; raises UserError for anything else."""
+    found = words(text)
+    if not found or not all(word.isascii() and word.isdigit() and int(word) for word in found):
+        raise UserError(f"{text!r} is no list of whole numbers above 0; give some, such as 40,80")
+    return tuple(map(int, found))
+
+
 def window(text: str) -> tuple[float, float]:
     """Returns the two fractions of A:B; raises UserError for anything else."""
     try:
@@ -418,14 +426,32 @@ OPTIONS: tuple[Option, ...] = (
         ("values", str, "0,5,10 or START:STOP:STEP, both ends included", {"metavar": "LIST", "everyday": True}),
         ("scorer", str, "what scores a picture or video; --help-all lists them (default: oracle)",
          {"metavar": "NAME", "default": "oracle", "everyday": True}),
-        ("videos", bool, "sweep `w2sd video` (default: `w2sd image`)", {"default": False, "everyday": True}),
-        ("family_name", str, "or another program by its name", {"flags": ("--family",), "metavar": "NAME"}),
+        ("videos", bool, "of `w2sd video` (default: `w2sd image`)",
+         {"default": False, "everyday": True, "families": ("sweep", "arena")}),
+        ("family_name", str, "or another program by its name",
+         {"flags": ("--family",), "metavar": "NAME", "families": ("sweep", "arena")}),
         families=("sweep",),
+    ),
+    *_rows(
+        "the arena",
+        ("reward", str, "what scores a picture or video, higher is better: a scorer of `w2sd sweep`, or a function of "
+         "yours, MODULE:FUNCTION or FILE.py:FUNCTION (default: oracle)",
+         {"metavar": "NAME", "default": "oracle", "everyday": True}),
+        ("budgets", numbers, "rows (through the networks, for one picture or video) that every method may take "
+         "(default: as many as the strong side's plain sampling, and twice as many)",
+         {"metavar": "LIST", "everyday": True}),
+        ("tuned", int, "on how many each method's settings are chosen (default: 24)",
+         {"metavar": "N", "default": 24, "low": 2, "high": 100_000, "everyday": True}),
+        ("count", int, "how many, of other seeds, are scored by each method (default: 48)",
+         {"metavar": "N", "default": 48, "low": 2, "high": 100_000, "everyday": True}),
+        ("entrants", words, "the methods that are compared, by their names in --help-all (default: all)",
+         {"metavar": "LIST"}),
+        families=("arena",),
     ),
     *_rows(
         OUTPUT,
         ("output", str, "where to write (default: a folder under outputs/ named after the settings; of diagnose: "
-         "nothing is kept)", {"metavar": "FOLDER", "everyday": True, "families": (*ALL, "diagnose", "sweep")}),
+         "nothing is kept)", {"metavar": "FOLDER", "everyday": True, "families": (*ALL, "diagnose", "sweep", "arena")}),
         ("output", str, "the noise map's file", {"metavar": "FILE.safetensors", "everyday": True, "families": FIT}),
         ("output", str, "the LoRA's file; may stand without the flag", {"metavar": "FILE.safetensors",
          "everyday": True, "families": DIFF}),
@@ -433,14 +459,14 @@ OPTIONS: tuple[Option, ...] = (
          {"of_run": True, "choices": ("text", "json"), "default": "text"}),
         ("quiet", bool, "no progress, only failures", {"of_run": True, "everyday": True, "default": False}),
         ("dry_run", bool, "print what would be done, what it costs and what is written; load no model",
-         {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep", *FIT, *DIFF)}),
+         {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep", "arena", *FIT, *DIFF)}),
         ("rows_per_second", float, "of your accelerator (num_rows / seconds in a run's results.jsonl): --dry-run says "
          "how many hours all takes", {"of_run": True, "metavar": "R", "low": 1e-9, "families": ALL}),
         ("price", float, "of an hour of your accelerator: --dry-run with --rows-per-second says what all costs",
          {"of_run": True, "metavar": "P", "low": 0.0, "families": ALL}),
         ("shared", bool, "let other processes make the same run at the same time: start the same command again",
          {"of_run": True, "default": False, "families": ALL}),
-        families=(*ALL, "diagnose", "sweep", *FIT, *DIFF),
+        families=(*ALL, "diagnose", "sweep", "arena", *FIT, *DIFF),
     ),
 )  # fmt: skip
 

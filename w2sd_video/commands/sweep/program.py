@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace, command: str, inner: list[str]) -> tuple
     noun = "video" if family.name == "video" else "picture"
     progress = TerminalProgress(quiet=bool(arguments.quiet), noun=noun)
     calm_libraries(bars=progress.bars)
-    request = _request(family, inner, progress)
+    request = inner_request(family, inner, progress)
     if (own := axis.given(request)) is not None:
         progress.note(f"{axis.setting} is swept, so the {own} that stands after the -- is not used")
     stops, folder = _stops(axis, request, asked.output, family)
@@ -115,9 +115,10 @@ def _run(arguments: argparse.Namespace, command: str, inner: list[str]) -> tuple
     return code, {**summary, "folder": str(folder)} if as_json else {"text": text}
 
 
-def _request(family: Family, inner: list[str], progress: Progress) -> Request:
+def inner_request(family: Family, inner: list[str], progress: Progress, whose: str = "sweep") -> Request:
+    """Returns what the flags after the "--" ask for; UserError for one that is to stand before it."""
     if given := [word for word in inner if word.partition("=")[0] in OWN]:
-        raise UserError(f"{given[0]} stands after the --; it is the sweep's: give it before")
+        raise UserError(f"{given[0]} stands after the --; it is the {whose}'s: give it before")
     return request_of(family.name, parser_of(family, f"w2sd {family.name}").parse_args(inner), progress.note)
 
 

@@ -74,15 +74,15 @@ def notes_of(stops: Sequence[Stop]) -> list[str]:
 
 
 def _stop(value: Value | None, request: Request, methods: Sequence[str], folder: Path, family: Family) -> Stop:
-    control = plan_of(family, _only(request, ("zero-gap",), folder))
+    control = plan_of(family, only(request, ("zero-gap",), folder))
     none = not gap(control.pair.strong, control.pair.weak) and not control.raw_prompts
     made = {method: "zero-gap" if none and method in ("w2sd", "swapped") else method for method in methods}
-    plan = plan_of(family, _only(request, tuple(dict.fromkeys(made.values())), folder))
+    plan = plan_of(family, only(request, tuple(dict.fromkeys(made.values())), folder))
     return Stop(value, plan, made, family)
 
 
-def _only(request: Request, methods: tuple[str, ...], folder: Path) -> Request:
-    """The request for these methods alone, without what is of others."""
+def only(request: Request, methods: tuple[str, ...], folder: Path) -> Request:
+    """Returns the request for these methods alone, without what is of others."""
     return without_unused(request, methods).changed(methods=methods, output=folder)
 
 

@@ -61,12 +61,13 @@ def find_scorer(given: str) -> Scorer:
     """
     if given == "oracle":
         return Scorer("oracle", "share that shows what its prompt says", oracle_score)
+    if given == "motion":
+        return Scorer("motion", "root mean square difference of neighbouring frames, of 255", motion)
     if given in PROXY_NAMES:
         return proxy(given)
     if not is_named(given):
-        raise UserError(
-            f"there is no scorer {given!r}; choose from oracle, {', '.join(PROXY_NAMES)}, or give MODULE:FUNCTION"
-        )
+        known = ", ".join(("oracle", "motion", *PROXY_NAMES))
+        raise UserError(f"there is no scorer {given!r}; choose from {known}, or give MODULE:FUNCTION")
     found = find_function(given, "scorer")
     return Scorer(given, described(given, found), found, source_of(given))
 
@@ -78,6 +79,12 @@ def oracle_score(frames: NDArray[np.uint8], prompt: str) -> float:
         UserError: the prompt is not a caption of the toy world, or the frames are not of its size.
     """
     return float(oracle_share(frames, prompt) == 1)
+
+
+def motion(frames: NDArray[np.uint8], _: str) -> float:
+    """The root mean square difference of neighbouring frames [F, H, W, 3], of 255; 0 of a picture, which is one."""
+    steps = np.diff(frames.astype(np.float64), axis=0)
+    return float(np.sqrt(np.square(steps).mean())) if len(steps) else 0.0
 
 
 def proxy(name: str) -> Scorer:

@@ -1,0 +1,151 @@
+"""The arena: what fits a budget, the seeds of choosing and of scoring, the front, and what the sentence says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from w2sd_video.commands.app import family_named
+from w2sd_video.commands.arena import results
+from w2sd_video.commands.arena.entrants import ASKING, ENTRANTS, GUIDANCE, REFLECTED, Entrant, chosen
+from w2sd_video.commands.arena.program import main as arena
+from w2sd_video.commands.arena.results import Row, compared, front, sentence
+from w2sd_video.commands.arena.trials import OTHER_SEEDS, Arena, Runner, Trial, entered
+from w2sd_video.commands.request import Request
+from w2sd_video.commands.sweep.scoring import Key, find_scorer
+from w2sd_video.runs.progress import Progress
+
+VIDEO = family_named("video")
+
+
+@pytest.fixture(scope="module")
+def videos() -> Arena:
+    return entered(VIDEO, Request("video", device="cpu"), ENTRANTS, None)
+
+
+def test_every_method_has_as_many_steps_as_a_budget_has_room_for(videos: Arena) -> None:
+    assert videos.budgets == (20, 40) and {trial.entrant.name for trial in videos.trials} == {e.name for e in ENTRANTS}
+    for trial in videos.trials:
+        longer = trial.request.changed(steps=trial.steps + 1)
+        cost = VIDEO.cost(VIDEO.complete(longer, VIDEO.describe(longer)))[trial.method]
+        assert trial.rows <= trial.budget < (cost.rows or 0), f"{trial.entrant.name} {trial.settings}"
+        share = trial.plan.reflection.num_reflections / trial.plan.steps
+        assert share == pytest.approx(0.5, abs=0.13), "the pair's own share of the steps is reflected"
+    assert [t.steps for t in videos.trials if t.entrant.name == "plain"] == [20, 40]
+
+
+def test_methods_of_one_network_have_the_strong_one_on_both_sides(videos: Arena) -> None:
+    alone = [trial for trial in videos.trials if trial.entrant.one_network]
+    assert alone
+    for trial in alone:
+        assert trial.plan.pair.weak.checkpoint == trial.plan.pair.strong.checkpoint and trial.plan.weak_guidance == 0
+
+
+class Fake(Runner):
+    """A runner whose scores are the strength, twice as high on the seeds that are scored."""
+
+    asked: list[tuple[str, str, int, int]] = []  # noqa: RUF012
+
+    def scores(self, trial: Trial, part: str, count: int) -> list[Any]:
+        self.asked.append((trial.method, part, self.plan(trial, part, count).seed, self.plan(trial, part, count).total))
+        value = trial.settings.get("strength", 0.0) if trial.method == "w2sd" else 0.0
+        found = {Key("a", index): value * (1 + (part == "scored")) for index in range(count)}
+        return [found, found] if part == "scored" else [found]
+
+
+def test_settings_are_chosen_on_some_seeds_and_scored_on_others(tmp_path: Path) -> None:
+    entrants = chosen(["W2SD fused"])
+    runner = Fake(entered(VIDEO, Request("video", device="cpu", seed=7), entrants, (40,)), tmp_path, (), Progress)
+    plain, fused = compared(runner, tuned=3, count=5)
+    assert (fused.trial.settings["strength"], fused.tries, fused.tuned) == (3.0, 3, 3.0)
+    assert fused.mean.value == 6.0 and plain.mean.value == 0.0
+    seeds = {(part, count): seed for _, part, seed, count in runner.asked}
+    assert seeds == {("tuned", 3): 7, ("scored", 5): 7 + OTHER_SEEDS}
+    assert [method for method, part, *_ in runner.asked if part == "scored"] == ["strong", "w2sd", "zero-gap"]
+
+
+def row(name: str, kind: str, scores: Sequence[float], videos: Arena, *, rows: int = 40) -> Row:
+    found = {Key(f"prompt {index}", index): score for index, score in enumerate(scores)}
+    like = next(trial for trial in videos.trials if trial.entrant.name == "plain")
+    trial = Trial(Entrant(name, kind, "strong"), {}, 40, like.request, like.plan, rows, rows, "strong")
+    return Row(trial, 2, sum(scores) / len(scores), found, found)
+
+
+WORSE, BETTER = [0.0, 1.0] * 10, [1.0, 1.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (BETTER, WORSE, "use W2SD:"),
+        (WORSE, BETTER, "use CFG, not W2SD"),
+        ([0.0, *BETTER[1:]], BETTER, "W2SD and CFG are not told apart"),
+    ],
+)
+def test_the_sentence_says_who_is_ahead_where_the_interval_does(
+    ours: list[float], theirs: list[float], said: str, videos: Arena
+) -> None:
+    rows = [
+        row("plain", "plain", [0.0] * 20, videos),
+        row("CFG", GUIDANCE, theirs, videos),
+        row("W2SD", REFLECTED, ours, videos),
+        row("auto", ASKING, [1.0] * 20, videos),
+    ]
+    assert said in sentence(rows, 40, "video") and "auto" not in sentence(rows, 40, "video")
+
+
+def test_the_front_has_what_none_of_no_more_rows_scores_above(videos: Arena) -> None:
+    rows = [
+        row("plain", "plain", [0.5] * 4, videos, rows=20),
+        row("CFG", GUIDANCE, [0.7] * 4, videos),
+        row("dear", REFLECTED, [0.6] * 4, videos, rows=39),
+        row("worse", REFLECTED, [0.5] * 4, videos, rows=30),
+        row("auto", ASKING, [1.0] * 4, videos, rows=10),
+    ]
+    assert [one.name for one in front(rows)] == ["plain", "dear", "CFG"]
+
+
+def test_a_report_names_what_is_not_compared_and_is_drawn(videos: Arena, tmp_path: Path) -> None:
+    rows = [row("plain", "plain", WORSE, videos), row("W2SD", REFLECTED, BETTER, videos)]
+    missing = {"missing one": "why"}
+    runner = Runner(
+        Arena(VIDEO, videos.base, (40,), (), missing), tmp_path, (find_scorer("oracle"),), Progress, "w2sd arena"
+    )
+    found = results.report(runner, rows, tuned=2, count=20)
+    results.write(found, tmp_path)
+    kept = json.loads((tmp_path / "arena.json").read_text())
+    assert kept["rows"][1]["minus_plain"]["value"] == 0.5 and kept["missing"]["missing one"] == "why"
+    page = (tmp_path / "index.html").read_text()
+    assert "without missing one: why" in page and "4 settings tried" in page and (tmp_path / "arena.png").is_file()
+
+
+def test_motion_is_what_neighbouring_frames_differ_by() -> None:
+    import numpy as np
+
+    frames = np.zeros((3, 4, 4, 3), np.uint8)
+    frames[1:] = 10
+    assert find_scorer("motion")(frames, "") == pytest.approx(np.sqrt((10**2 + 0) / 2))
+    assert find_scorer("motion")(frames[:1], "") == 0.0
+
+
+def test_a_plan_costs_nothing_and_says_what_all_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--videos", "--dry-run", "--format", "json", "--budgets", "40", "--entrants", "W2SD fused", "--tuned", "2"]
+    assert arena([*words, "--count", "3"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [entry["method"] for entry in told["entrants"]] == ["plain", "W2SD fused"]
+    assert told["rows_at_most"] == 40 * 3 + 3 * 40 * 2 + 2 * 40 * 3, (
+        "plain, three strengths, and its zero-gap beside it"
+    )
+
+
+@pytest.mark.slow
+def test_an_arena_of_the_bundled_videos_is_finished_by_the_same_command(tmp_path: Path) -> None:
+    words = ["--videos", "--budgets", "8", "--entrants", "CFG,Z-Sampling", "--tuned", "2", "--count", "2", "--quiet"]
+    assert arena([*words, "--output", str(tmp_path)]) == 0
+    first = (tmp_path / "arena.json").read_text()
+    (tmp_path / "arena.json").unlink()
+    assert arena([*words, "--output", str(tmp_path)]) == 0 and (tmp_path / "arena.json").read_text() == first

@@ -1,0 +1,140 @@
+"""The methods that are compared, each with the settings tried for it (imports no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from w2sd_video.commands.method_settings import without_unused
+from w2sd_video.commands.options import unknown
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.request import Request
+from w2sd_video.errors import UserError
+from w2sd_video.runs.tasks import SELECTING
+
+PLAIN, GUIDANCE, REFLECTED, ASKING = "plain", "guidance", "w2sd", "asks the reward"
+KINDS = (PLAIN, GUIDANCE, REFLECTED, ASKING)
+"""What a method is: sampling alone, guidance (or noise) in every step, a form of W2SD, or one that asks what scores."""
+
+Settings = Mapping[str, Any]
+"""Fields of a request, by name."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method of the program with a grid of settings, of which the best on some seeds is scored on others.
+
+    Attributes:
+        name: what tables call it.
+        kind: one of KINDS; a method that asks the reward while it samples is shown, and is no candidate.
+        method: of the program.
+        grid: settings of the request, tried one after the other; of equals the first is kept.
+        one_network: both sides are the strong network, whatever the pair is.
+        source: where it is from.
+    """
+
+    name: str
+    kind: str
+    method: str
+    grid: tuple[Settings, ...] = ({},)
+    one_network: bool = False
+    source: str = ""
+
+    @property
+    def controlled(self) -> bool:
+        """Whether the same with the strong side on both sides stands beside it."""
+        return self.method == "w2sd"
+
+
+def _grid(**values: Sequence[Any]) -> tuple[Settings, ...]:
+    """All combinations of the values given for each field, the last one fastest."""
+    return tuple(dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
+
+
+SCALES = (1.5, 2.0, 3.0, 5.0)  # of guidance
+STRENGTHS = (1.0, 2.0, 3.0)
+UNGUIDED = {"strong_guidance": 1.0, "weak_guidance": 1.0}
+
+
+def _zigzag(scale: float, **settings: Any) -> Settings:
+    """Sampling at a scale of guidance, reflected between that scale and none."""
+    return {"guidance": scale, "strong_guidance": scale, "weak_guidance": 0.0, **settings}
+
+
+ENTRANTS: tuple[Entrant, ...] = (
+    Entrant("weak", PLAIN, "weak"),
+    Entrant("plain", PLAIN, "strong", source="more steps"),
+    Entrant("CFG", GUIDANCE, "strong", _grid(guidance=SCALES), source="arXiv 2207.12598"),
+    Entrant("auto-guidance", GUIDANCE, "autoguided", _grid(strength=(0.5, *STRENGTHS)), source="arXiv 2406.02507"),
+    Entrant("Re-Sampling", GUIDANCE, "resample", source="Algorithm 3; predict and perturb, as in arXiv 2601.18577"),
+    Entrant(
+        "Z-Sampling", GUIDANCE, "w2sd", tuple(_zigzag(scale, mode="paper") for scale in SCALES), one_network=True,
+        source="arXiv 2412.10891: a gap of guidance, zigzag",
+    ),
+    Entrant(
+        "cached zigzag", GUIDANCE, "w2sd", tuple(_zigzag(scale, gap_every=1) for scale in SCALES), one_network=True,
+        source="a cached gap of guidance: the idea of Z2-Sampling (arXiv 2604.23536), not its code",
+    ),
+    Entrant("W2SD paper", REFLECTED, "w2sd", _grid(mode=("paper",), strength=(0.5, *STRENGTHS[:2]))),
+    Entrant("W2SD fused", REFLECTED, "w2sd", _grid(mode=("fused",), strength=STRENGTHS)),
+    Entrant("W2SD cached", REFLECTED, "w2sd", _grid(gap_every=(1, 2), strength=STRENGTHS)),
+    Entrant(
+        "W2SD fused over CFG", REFLECTED, "w2sd",
+        tuple({**UNGUIDED, **each} for each in _grid(mode=("fused",), guidance=(1.5, 3.0), strength=(1.0, 2.0))),
+    ),
+    Entrant(
+        "W2SD cached over CFG", REFLECTED, "w2sd",
+        tuple({**UNGUIDED, **each} for each in _grid(gap_every=(2,), guidance=(1.5, 3.0), strength=(1.0, 2.0))),
+    ),
+    Entrant("W2SD auto", ASKING, SELECTING, _grid(mode=("fused",), strength=STRENGTHS[:2])),
+)  # fmt: skip
+
+NAMES = tuple(entrant.name for entrant in ENTRANTS)
+LEFT_OUT = {
+    "SGG": "three sides in one step",
+    "PAG, SEG": "attention perturbed inside a network; a gap of skipped blocks (SLG, S2-Guidance) is a pair here: "
+    "`--weak-skip-layers`",
+    "FreeU, FreeInit": "of UNets and of AnimateDiff alone",
+}
+"""Methods that are not compared, and why."""
+
+
+def chosen(names: Sequence[str] | None) -> tuple[Entrant, ...]:
+    """Returns the entrants of these names (None: all), with plain sampling, which every other is compared with.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    if names is None:
+        return ENTRANTS
+    for name in names:
+        if name not in NAMES:
+            unknown("entrant", name, NAMES)
+    return tuple(entrant for entrant in ENTRANTS if entrant.name in (*names, "plain"))
+
+
+def asked(entrant: Entrant, settings: Settings, request: Request, base: Plan) -> Request:
+    """Returns the request of an entrant with some settings; `base` is the plan of the request as it is.
+
+    Raises:
+        UserError: the family, or the pair, has no such setting.
+    """
+    changes: dict[str, Any] = {**settings, "methods": (entrant.method,)}
+    if entrant.one_network:
+        changes |= _one_network(request, base)
+    missing = [name for name in changes if not request.has(name)]
+    if missing:
+        raise UserError(f"{base.family} has no --{missing[0].replace('_', '-')}")
+    return without_unused(request, (entrant.method,)).changed(**changes)
+
+
+def _one_network(request: Request, base: Plan) -> Settings:
+    """What makes both sides the strong network, as far as checkpoints go."""
+    if base.family not in ("image", "video") or base.pair.strong.loras or base.raw_prompts:
+        raise UserError("its weak side is the strong one itself, which this pair (LoRAs, prompts, experts) cannot be")
+    changes: dict[str, Any] = {"weak_skip_layers": None}
+    if base.pair.weak.checkpoint is not None:
+        changes |= {"preset": base.preset if request.strong is None else None, "weak": base.pair.strong.checkpoint}
+    return changes

@@ -1,0 +1,275 @@
+"""What an arena finds: a row per method and budget, the front, the sentence, the picture and the page (no torch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vbench_eval.files import write_bytes
+from vbench_eval.pages import render
+from vbench_eval.statistics import Interval
+from w2sd_video.commands.arena.entrants import ASKING, GUIDANCE, KINDS, LEFT_OUT, PLAIN, REFLECTED
+from w2sd_video.commands.arena.trials import Found, Runner, Trial
+from w2sd_video.report import figures
+
+CONTROL = "zero-gap"
+HEAD = ("method", "chosen", "evaluations", "rows", "score", "minus plain", "minus its zero-gap", "motion")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one method scores at a budget, with the settings that did best on other seeds.
+
+    `tuned` is their mean there, `tries` how many settings were tried.
+    """
+
+    trial: Trial
+    tries: int
+    tuned: float
+    scores: Found
+    motion: Found
+    control: Found | None = None
+
+    @property
+    def name(self) -> str:
+        return self.trial.entrant.name
+
+    @property
+    def mean(self) -> Interval:
+        return _mean(self.scores)
+
+    def minus(self, other: Found | None) -> Interval | None:
+        """The paired difference to the scores of others."""
+        return None if other is None or other is self.scores else _difference(self.scores, other)
+
+
+def compared(runner: Runner, *, tuned: int, count: int) -> list[Row]:
+    """Makes and scores everything that is not there yet, and returns the rows, budget by budget.
+
+    Stopped at any moment, the same call finishes it. Raises as the runs, and what scores raise.
+    """
+    rows = []
+    entrants = {trial.entrant.name: trial.entrant for trial in runner.arena.trials}
+    for budget in runner.arena.budgets:
+        for entrant in entrants.values():
+            trials = runner.arena.of(budget, entrant)
+            if not trials:
+                continue
+            tries = [runner.scores(trial, "tuned", tuned)[0] for trial in trials] if len(trials) > 1 else []
+            means = [sum(found.values()) / len(found) for found in tries]
+            trial = trials[means.index(max(means))] if tries else trials[0]
+            scores, motion = runner.scores(trial, "scored", count)
+            control = None
+            if entrant.controlled:
+                control = runner.scores(trial.control(runner.arena.family), "scored", count)[0]
+            rows.append(Row(trial, len(trials), max(means, default=float("nan")), scores, motion, control))
+    return rows
+
+
+def _mean(found: Found) -> Interval:
+    from vbench_eval.statistics import mean_interval
+
+    return mean_interval([*found.values()], [key.prompt for key in found])
+
+
+def _difference(ours: Found, theirs: Found) -> Interval:
+    from vbench_eval.statistics import difference_interval
+
+    both = [key for key in ours if key in theirs]
+    return difference_interval([ours[key] for key in both], [theirs[key] for key in both], [k.prompt for k in both])
+
+
+def plain_of(rows: Sequence[Row], budget: int) -> Row:
+    """Returns plain sampling at a budget."""
+    return next(row for row in rows if row.trial.budget == budget and row.name == "plain")
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """Returns the candidates that none of no more rows scores above, from the cheapest on."""
+    able = [row for row in rows if row.trial.entrant.kind != ASKING]
+    best = [
+        row
+        for row in able
+        if not any(
+            (other.mean.value, -other.trial.rows) > (row.mean.value, -row.trial.rows)
+            and other.trial.rows <= row.trial.rows
+            for other in able
+        )
+    ]
+    return sorted(best, key=lambda row: row.trial.rows)
+
+
+def sentence(rows: Sequence[Row], budget: int, noun: str) -> str:
+    """Returns which method to use at a budget: the best form of W2SD against the best of all others, each by its mean
+    on the seeds that settings were chosen on, compared on the other seeds.
+    """
+    here = [row for row in rows if row.trial.budget == budget]
+    ours = [row for row in here if row.trial.entrant.kind == REFLECTED]
+    others = [row for row in here if row.trial.entrant.kind in (PLAIN, GUIDANCE)]
+    plain = plain_of(rows, budget)
+    picked = [max(those, key=lambda row: _chosen_by(row, plain)) for those in (ours, others) if those]
+    if len(picked) == 1:
+        return f"At {budget} rows a {noun}: {_named(picked[0])}; no form of W2SD is compared."
+    one, other = picked
+    apart = _difference(one.scores, other.scores)
+    against = f"{_named(one)} minus {_named(other)} is {apart.text(signed=True)}"
+    if apart.low is not None and apart.low > 0:
+        return f"At {budget} rows a {noun} use {one.name}: {against}."
+    if apart.high is not None and apart.high < 0:
+        return f"At {budget} rows a {noun} use {other.name}, not W2SD: {against}."
+    return f"At {budget} rows a {noun} W2SD and {other.name} are not told apart: {against}; take what is simpler."
+
+
+def _chosen_by(row: Row, plain: Row) -> tuple[float, float]:
+    """By the mean on the first seeds where several settings were tried there; one that has no settings by its scores,
+    which chose nothing."""
+    own = row.tuned if row.tries > 1 else row.mean.value
+    return own, -row.trial.rows
+
+
+def _named(row: Row) -> str:
+    return f"{row.name} ({row.trial.said()}; {row.mean.text()})"
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def report(runner: Runner, rows: Sequence[Row], *, tuned: int, count: int) -> dict[str, Any]:
+    """Returns everything as JSON data."""
+    noun = runner.arena.base.noun
+    leading = front(rows)
+    return {
+        "command": runner.command,
+        "scorer": runner.scorers[0].name,
+        "about": runner.scorers[0].about,
+        "tuned_on": tuned,
+        "scored_on": count,
+        "settings_tried": sum(row.tries for row in rows),
+        "noun": noun,
+        "rows": [_record(row, plain_of(rows, row.trial.budget), row in leading) for row in rows],
+        "sentences": [sentence(rows, budget, noun) for budget in runner.arena.budgets],
+        "missing": {**runner.arena.missing, **LEFT_OUT},
+    }
+
+
+def _record(row: Row, plain: Row, leading: bool) -> dict[str, Any]:
+    trial = row.trial
+    return {
+        "method": row.name,
+        "kind": trial.entrant.kind,
+        "budget": trial.budget,
+        "settings": {**trial.settings, "steps": trial.steps, "reflections": trial.plan.reflection.num_reflections},
+        "chosen": trial.said(),
+        "tries": row.tries,
+        "evaluations": trial.evaluations,
+        "rows": trial.rows,
+        "score": _ends(row.mean),
+        "minus_plain": _ends(row.minus(plain.scores)),
+        "minus_zero_gap": _ends(row.minus(row.control)),
+        "zero_gap": None if row.control is None else _ends(_mean(row.control)),
+        "motion": _ends(_mean(row.motion)),
+        "front": leading,
+    }
+
+
+def _ends(found: Interval | None) -> dict[str, float | None] | None:
+    return None if found is None else vars(found)
+
+
+def _text(found: Mapping[str, float | None] | None, digits: int = 3, *, signed: bool = False) -> str:
+    if found is None or found["value"] is None:
+        return "-"
+    return Interval(found["value"], found["low"], found["high"]).text(digits, signed=signed)
+
+
+def cells(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns the cells of the table; a method on the front has a star."""
+    return [
+        (
+            f"{row['method']}{' *' * row['front']}",
+            row["chosen"],
+            str(row["evaluations"]),
+            str(row["rows"]),
+            _text(row["score"]),
+            _text(row["minus_plain"], signed=True),
+            _text(row["minus_zero_gap"], signed=True),
+            _text(row["motion"], 1),
+        )
+        for row in found["rows"]
+    ]
+
+
+def arena_text(found: Mapping[str, Any]) -> str:
+    """Returns the table and the sentences."""
+    table = [HEAD, *cells(found)]
+    widths = [max(len(line[k]) for line in table) for k in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    return "\n".join([*lines, "", *notes_of(found), "", *found["sentences"]])
+
+
+def notes_of(found: Mapping[str, Any]) -> list[str]:
+    """Returns how the table was made, and what is not in it."""
+    return [
+        f"{found['scorer']}: {found['about']}; {found['settings_tried']} settings tried on {found['tuned_on']} "
+        f"{found['noun']}s each, the best of each method and budget scored on {found['scored_on']} of other seeds",
+        "*: none of no more rows scores above it",
+        *(f"without {name}: {why}" for name, why in found["missing"].items()),
+    ]
+
+
+def write(found: Mapping[str, Any], folder: Path) -> None:
+    """Writes arena.json, arena.png and index.html."""
+    write_bytes(folder / "arena.json", (json.dumps(found, indent=1) + "\n").encode())
+    picture = "arena.png" if figures.available() else None
+    if picture:
+        figures.save(draw(found), folder / picture)
+    page = render(
+        "arena.html",
+        package="w2sd_video.report",
+        head=HEAD,
+        rows=cells(found),
+        picture=picture,
+        missing=figures.NOT_DRAWN,
+        notes=notes_of(found),
+        sentences=found["sentences"],
+        command=found["command"],
+    )
+    write_bytes(folder / "index.html", page.encode())
+
+
+LOOKS = {
+    PLAIN: ("#0072b2", "o"), GUIDANCE: ("#7cbf9e", "^"), REFLECTED: ("#d55e00", "s"), ASKING: (figures.GREY, "x")
+}  # fmt: skip
+
+
+@figures.style()
+def draw(found: Mapping[str, Any]) -> Any:
+    """The scores against rows with their intervals, the motion of videos beside them, a number for each method."""
+    videos = found["noun"] == "video"
+    figure, (panels,) = figures.subplots(1, 1 + videos, size=(6.2, 4.6))
+    names = list(dict.fromkeys(row["method"] for row in found["rows"]))
+    for axes, what, label in zip(panels, ("score", "motion"), (found["scorer"], "motion"), strict=False):
+        spread = max(row["rows"] for row in found["rows"]) / 150
+        for row in found["rows"]:
+            colour, marker = LOOKS[row["kind"]]
+            value, ends = row[what]["value"], (row[what]["low"], row[what]["high"])
+            place = row["rows"] + spread * (names.index(row["method"]) - len(names) / 2)  # side by side
+            error = None if None in ends else [[value - ends[0]], [ends[1] - value]]
+            axes.errorbar(place, value, yerr=error, color=colour, marker=marker, linewidth=1, capsize=2, markersize=4)
+            axes.annotate(str(names.index(row["method"]) + 1), (place, value), xytext=(2, 3), fontsize=7,
+                          textcoords="offset points")  # fmt: skip
+        axes.set(xlabel=f"rows of the networks, a {found['noun']}", ylabel=label)
+    kinds = {row["method"]: row["kind"] for row in found["rows"]}
+    handles = [
+        panels[0].plot([], [], color=LOOKS[kinds[name]][0], marker=LOOKS[kinds[name]][1], linestyle="none",
+                       label=f"{number} {name}")[0]
+        for number, name in enumerate(names, start=1)
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+__all__ = ["KINDS", "Row", "arena_text", "compared", "draw", "front", "report", "sentence", "write"]

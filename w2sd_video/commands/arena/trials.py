@@ -1,0 +1,170 @@
+"""What an arena makes: for each budget and method the plans that fit, tried on some seeds, the best scored on others
+(imports no torch)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from w2sd_video.commands.arena.entrants import Entrant, Settings, asked
+from w2sd_video.commands.engine import make, plan_of, settled
+from w2sd_video.commands.families.base import Family
+from w2sd_video.commands.method_settings import without_unused
+from w2sd_video.commands.plan import Plan
+from w2sd_video.commands.request import Request
+from w2sd_video.commands.sweep.scoring import Key, Scorer, scored
+from w2sd_video.errors import UserError
+from w2sd_video.runs.file_names import clean_stem
+from w2sd_video.runs.progress import Progress
+
+LEAST_STEPS = 4
+OTHER_SEEDS = 100_000  # from the first that settings are chosen on to the first that is scored
+
+Found = Mapping[Key, float]
+"""A number for each picture or video."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An entrant with some settings at a budget: `plan` makes it, with as many steps as the budget has room for."""
+
+    entrant: Entrant
+    settings: Settings
+    budget: int
+    request: Request
+    plan: Plan
+    evaluations: int
+    rows: int
+    method: str
+
+    @property
+    def steps(self) -> int:
+        return self.plan.steps_of(self.method)
+
+    def said(self) -> str:
+        """Returns the settings in words."""
+        parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.settings.items() if name in SAID]
+        return ", ".join([*parts, f"T {self.steps}"])
+
+    def control(self, family: Family) -> Trial:
+        """Returns the same with the strong side on both sides."""
+        request = without_unused(self.request.changed(methods=("zero-gap",)), ("zero-gap",))
+        plan = family.complete(request, family.describe(request))
+        cost = _cost(family, plan, "zero-gap")
+        made = replace(self, evaluations=cost["evaluations"], rows=cost["rows"])
+        return replace(made, request=request, plan=plan, method="zero-gap")
+
+
+SAID = ("guidance", "strength", "gap_every")
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Who meets whom: all trials that there are, and why some entrants are not among them."""
+
+    family: Family
+    base: Plan
+    budgets: tuple[int, ...]
+    trials: tuple[Trial, ...]
+    missing: Mapping[str, str]
+
+    def of(self, budget: int, entrant: Entrant) -> list[Trial]:
+        return [trial for trial in self.trials if (trial.budget, trial.entrant) == (budget, entrant)]
+
+
+def entered(family: Family, request: Request, entrants: Sequence[Entrant], budgets: Sequence[int] | None) -> Arena:
+    """Returns the arena of a request: each entrant with as many steps as each budget of rows has room for.
+
+    Raises:
+        UserError: plain sampling of the request cannot be had, or has no room in a budget.
+    """
+    alone = without_unused(request, ("strong",)).changed(methods=("strong",))
+    base = family.complete(alone, family.describe(alone))
+    stock = _cost(family, base, "strong")["rows"]
+    if request.has("prompts"):  # evenly mixed, so that a few are an even sample; the same order for every method
+        prompts = list(base.prompts)
+        random.Random(0).shuffle(prompts)
+        request = request.changed(prompts=tuple(prompts))
+    share = None if request.reflections is None else request.reflections / base.steps
+    asked_budgets = tuple(dict.fromkeys(budgets or (stock, 2 * stock)))
+    trials: list[Trial] = []
+    missing: dict[str, str] = {}
+    for budget in asked_budgets:
+        for entrant in entrants:
+            for settings in entrant.grid:
+                try:
+                    trials.append(
+                        _fitted(family, entrant, settings, budget, asked(entrant, settings, request, base), share)
+                    )
+                except UserError as error:
+                    if entrant.method == "strong" and not settings:
+                        raise
+                    missing[entrant.name] = str(error)
+    kept = {trial.entrant.name for trial in trials}
+    return Arena(family, base, asked_budgets, tuple(trials), {k: v for k, v in missing.items() if k not in kept})
+
+
+def _fitted(
+    family: Family, entrant: Entrant, settings: Settings, budget: int, request: Request, share: float | None
+) -> Trial:
+    """The trial with the most steps that the budget has room for; UserError where not even a few fit."""
+    description = family.describe(request)
+
+    def at(steps: int | None) -> tuple[Request, Plan, dict[str, int]]:
+        lam = {} if share is None or steps is None else {"reflections": round(share * steps)}
+        chosen = request if steps is None else request.changed(steps=steps, **lam)
+        plan = family.complete(chosen, description)
+        return chosen, plan, _cost(family, plan, entrant.method)
+
+    _, plan, cost = at(None)
+    steps = max(LEAST_STEPS, round(budget * plan.steps_of(entrant.method) / cost["rows"]))
+    while at(steps)[2]["rows"] > budget:
+        steps -= 1
+        if steps < LEAST_STEPS:
+            raise UserError(
+                f"{budget} rows have no room for {LEAST_STEPS} steps of {entrant.name}; give more --budgets"
+            )
+    while at(steps + 1)[2]["rows"] <= budget:
+        steps += 1
+    chosen, plan, cost = at(steps)
+    return Trial(entrant, settings, budget, chosen, plan, method=entrant.method, **cost)
+
+
+def _cost(family: Family, plan: Plan, method: str) -> dict[str, int]:
+    found = family.cost(plan)[method]
+    return {"evaluations": found.evaluations, "rows": found.evaluations if found.rows is None else found.rows}
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Makes and scores trials, each in a folder of its own, of which what is there is kept."""
+
+    arena: Arena
+    folder: Path
+    scorers: Sequence[Scorer]
+    progress: Callable[[], Progress]
+    command: str = ""
+
+    def plan(self, trial: Trial, part: str, count: int) -> Plan:
+        """Returns the plan of `count` pictures or videos of a trial; `part` is "tuned" or "scored"."""
+        words = [f"{name} {value}" for name, value in trial.settings.items()]
+        name = clean_stem(" ".join([trial.entrant.name, trial.method, *words, f"rows {trial.budget}"]))
+        seed = trial.request.seed + (OTHER_SEEDS if part == "scored" else 0)
+        request = trial.request.changed(seed=seed, output=str(self.folder / part / name))
+        return replace(plan_of(self.arena.family, request), num=1, total=count)
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Raises `UserError` for a trial that cannot be loaded or reflected, as far as files tell."""
+        for trial in self.arena.trials:
+            settled(self.arena.family, self.plan(trial, "tuned", counts["tuned"]))
+
+    def scores(self, trial: Trial, part: str, count: int) -> list[Found]:
+        """Returns what each scorer says of `count` of a trial."""
+        plan, told = self.plan(trial, part, count), self.progress()
+        told.note(f"{part}, at most {trial.budget} rows: {trial.entrant.name} ({trial.method}; {trial.said()})")
+        summary, _ = make(self.arena.family, plan, progress=told, command=self.command)
+        if summary.failed:
+            raise UserError(f"{len(summary.failed)} could not be made: {summary.folder}/results.jsonl says why")
+        return [scored(summary, scorer)[trial.method] for scorer in self.scorers]
