@@ -434,8 +434,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     *_rows(
         "the arena",
-        ("reward", str, "what scores a picture or video, higher is better: a scorer of `w2sd sweep`, or a function of "
-         "yours, MODULE:FUNCTION or FILE.py:FUNCTION (default: oracle)",
+        ("reward", str, "what scores, higher is better: a scorer of `w2sd sweep`, or a function of yours (default: oracle)",
          {"metavar": "NAME", "default": "oracle", "everyday": True}),
         ("budgets", numbers, "rows (through the networks, for one picture or video) that every method may take "
          "(default: as many as the strong side's plain sampling, and twice as many)",
@@ -444,8 +443,7 @@ OPTIONS: tuple[Option, ...] = (
          {"metavar": "N", "default": 24, "low": 2, "high": 100_000, "everyday": True}),
         ("count", int, "how many, of other seeds, are scored by each method (default: 48)",
          {"metavar": "N", "default": 48, "low": 2, "high": 100_000, "everyday": True}),
-        ("entrants", words, "the methods that are compared, by their names in --help-all (default: all)",
-         {"metavar": "LIST"}),
+        ("entrants", words, "methods that are compared, of those in --help-all (default: all)", {"metavar": "LIST"}),
         families=("arena",),
     ),
     *_rows(
