@@ -434,7 +434,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     *_rows(
         "the arena",
-        ("reward", str, "what scores, higher is better: a scorer of `w2sd sweep`, or a function of yours (default: oracle)",
+        ("reward", str, "what scores: a scorer of `w2sd sweep` or a function of yours (default: oracle)",
          {"metavar": "NAME", "default": "oracle", "everyday": True}),
         ("budgets", numbers, "rows (through the networks, for one picture or video) that every method may take "
          "(default: as many as the strong side's plain sampling, and twice as many)",
