@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from w2sd_video.core.options import MODES, ReflectionConfig, is_finite, is_whole
+from w2sd_video.core.trained_timesteps import Timesteps, checked_timesteps
 from w2sd_video.errors import UserError
 
 __all__ = [
@@ -98,6 +99,14 @@ class ModelSpec:
     of the batch. `control` is {"scale": number, or one per ControlNet}: 0 is as if there were none. `ip_adapter` is the
     scale of the IP-Adapter, likewise. `skip_layers` names the blocks of the network that are left out: numbers in its
     main stack of transformer blocks, or full names ("mid_block.attentions.0.transformer_blocks.0"); () is none.
+
+    `levels` are those that this side's network was trained at, where these are not all: the timesteps of its own
+    scheduler, such as (999, 749, 499, 249); a word for those of a kind of few-step checkpoint ("lcm", "turbo", "dmd",
+    "lightning-4", "hyper-8"; of a flow with the shift that it was distilled with, "lightning-4:5"); or "own", all that
+    its own scheduler was trained at, which is for a weak pipeline of another noise schedule or path. At other levels it
+    is asked at the nearest one, as `core.TrainedLevels` says exactly. Both sides of a gap may be asked there: a side
+    that leaves it out is asked at the levels of the strong side as it reflects. How a side samples by itself does not
+    depend on it: a few-step strong side is sampled in as many steps, by its scheduler.
     """
 
     checkpoint: str | None = None
@@ -109,6 +118,7 @@ class ModelSpec:
     control: Mapping[str, Any] | None = None
     ip_adapter: float | None = None
     skip_layers: tuple[str | int, ...] | None = None
+    levels: Timesteps | None = None
 
     def __post_init__(self) -> None:
         if self.guidance is not None and not math.isfinite(self.guidance):
@@ -126,6 +136,8 @@ class ModelSpec:
             )
         if self.skip_layers is not None:
             object.__setattr__(self, "skip_layers", _checked_layers(self.skip_layers))
+        if self.levels is not None:
+            object.__setattr__(self, "levels", checked_timesteps(self.levels))
 
     def settings(self) -> dict[str, Any]:
         """The fields that say something, by name."""

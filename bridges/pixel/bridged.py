@@ -149,6 +149,11 @@ def _chosen(
 
 def _check_weak(pipe: Any, model: Any, spec: ModelSpec, zero_gap: bool) -> None:
     check_spec(spec, "weak")
+    if spec.levels is not None:
+        raise UserError(
+            f"weak sets levels ({spec.levels!r}), and a bridge asks its weak side at the nearest of its own levels "
+            "anyway: leave levels out"
+        )
     if not zero_gap and not (callable(model) and hasattr(model, "scheduler")):
         raise UserError(
             f'weak is a {type(model).__name__}; give a pipeline, (pipeline, ModelSpec) or the control "zero-gap"'

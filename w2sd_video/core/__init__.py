@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from w2sd_video.core.paths import FlowPath, NoisePath, Path, renoised
     from w2sd_video.core.sampling import CustomReflection, Observed, w2sd
     from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Past, Solver, UniPC, second_order_step
+    from w2sd_video.core.trained_levels import TrainedLevels, at_trained_levels
     from w2sd_video.core.variations import (
         CachedGap,
         Reward,
@@ -72,7 +73,9 @@ __all__ = [
     "Selector",
     "Solver",
     "Still",
+    "TrainedLevels",
     "UniPC",
+    "at_trained_levels",
     "autoguidance",
     "bounded",
     "check_chain",
@@ -90,7 +93,10 @@ __all__ = [
     "with_gap",
 ]
 
-_MODULES = ("options", "levels", "paths", "denoisers", "solvers", "variations", "algorithms", "sampling")
+_MODULES = (
+    *("options", "levels", "paths", "denoisers", "solvers", "variations", "algorithms", "sampling"),
+    "trained_levels",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,10 @@ class Path(Protocol):
 
     def renoise(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor: ...
 
+    def rotated(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor: ...
+
+    def unrotated(self, x: Tensor, velocity: Tensor, level: Level) -> Tensor: ...
+
 
 @final
 @dataclass(frozen=True)
@@ -95,6 +99,16 @@ class NoisePath:
     def renoise(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         """The latent ``alpha * x0 + sigma * noise`` at ``level``."""
         return torch.add(x0 * level.alpha, like(noise, x0), alpha=level.sigma)
+
+    def rotated(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor:
+        """The velocity (alpha * eps - sigma * x0) / n that eps says, n = sqrt(alpha^2 + sigma^2); 0 for white data."""
+        n = math.hypot(level.alpha, level.sigma)
+        return torch.sub(like(prediction, x), x, alpha=level.sigma / n**2) * (n / level.alpha)
+
+    def unrotated(self, x: Tensor, velocity: Tensor, level: Level) -> Tensor:
+        """The eps that such a velocity says."""
+        n = math.hypot(level.alpha, level.sigma)
+        return torch.add(like(velocity, x) * (level.alpha / n), x, alpha=level.sigma / n**2)
 
 
 @final
@@ -153,6 +167,16 @@ class FlowPath:
     def renoise(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         """The latent ``alpha * x0 + sigma * noise`` at ``level``."""
         return torch.add(x0 * level.alpha, like(noise, x0), alpha=level.sigma)
+
+    def rotated(self, x: Tensor, prediction: Tensor, level: Level) -> Tensor:
+        """The velocity (alpha * eps - sigma * x0) / n that v says, n = sqrt(alpha^2 + sigma^2); 0 for white data."""
+        n, total = math.hypot(level.alpha, level.sigma), level.alpha + level.sigma
+        return torch.sub(like(prediction, x), x, alpha=(level.sigma - level.alpha) / n**2) * (n / total)
+
+    def unrotated(self, x: Tensor, velocity: Tensor, level: Level) -> Tensor:
+        """The v that such a velocity says."""
+        n, total = math.hypot(level.alpha, level.sigma), level.alpha + level.sigma
+        return torch.add(like(velocity, x) * (total / n), x, alpha=(level.sigma - level.alpha) / n**2)
 
 
 def like(prediction: Tensor, x: Tensor) -> Tensor:

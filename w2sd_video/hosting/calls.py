@@ -15,7 +15,7 @@ from w2sd_video.gaps.switches import SWITCHES, SwitchBoard, switched
 from w2sd_video.pair import ModelSpec
 
 NETWORK_NAMES = ("unet", "transformer", "transformer_2")
-SUPPORTED_FIELDS = ("guidance", "prompt", "negative_prompt")
+SUPPORTED_FIELDS = ("guidance", "prompt", "negative_prompt", "levels")
 # A scale that makes a pipeline prepare both halves of guidance where its own call would not.
 BOTH_HALVES = 2.0
 

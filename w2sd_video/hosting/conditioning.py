@@ -152,10 +152,10 @@ class Conditioning:
     def time_name(self) -> str:
         return next(name for name in TIME_NAMES if name in self.conditional)
 
-    def at(self, timestep: Tensor) -> Conditioning:
+    def at(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Conditioning:
         """The same at another step's timestep, whatever its shape there (a scalar, or one per row)."""
         value = timestep.reshape(-1)[0]
-        return self._with(self.time_name, lambda old: value.to(old.dtype).expand(old.shape))
+        return self._with(self.time_name, lambda old: value.to(dtype or old.dtype).expand(old.shape))
 
     def with_embedded(self, factor: float) -> Conditioning:
         """The same with the guidance that is an input of the network multiplied."""

@@ -17,10 +17,11 @@ from w2sd_video.hosting.arguments import Arguments, equal
 from w2sd_video.hosting.calls import CallGuidance, networks_of
 from w2sd_video.hosting.listening import LATENTS, Exchange, put
 from w2sd_video.hosting.outputs import count_of
-from w2sd_video.hosting.recording import mask, parameter_names
+from w2sd_video.hosting.recording import TIME_NAMES, mask, parameter_names
 from w2sd_video.hosting.refusals import DIFFERS_IN_NOTHING, GAP_EVERY, LAG, check_placement
 from w2sd_video.hosting.sampling import Sampler
 from w2sd_video.hosting.sides import Side
+from w2sd_video.latents.schedules import Schedule, at_all_steps
 
 
 class Evaluations:
@@ -45,6 +46,8 @@ class Evaluations:
         self._checked = self._compared = self.alike_at_own_scale = False
         self._first: list[Arguments] = []
         self._further: dict[tuple[Any, ...], list[Any]] = {}
+        self.schedule: Schedule | None = None
+        self._elsewhere, self._timestep = False, list[Any]()
 
     @contextmanager
     def installed(self) -> Generator[None, None, None]:
@@ -68,11 +71,20 @@ class Evaluations:
         finally:
             put(self._masks)
 
-    def visit(self, side: Side | None, fed: list[Any] | None = None, place: tuple[int, int] = (0, 1)) -> None:
+    def visit(
+        self,
+        side: Side | None,
+        fed: list[Any] | None = None,
+        place: tuple[int, int] = (0, 1),
+        *,
+        elsewhere: bool = False,
+    ) -> None:
         """Says what the calls from now on are for: to evaluate `side` (None refuses them), or to be given `fed`.
 
-        `place` is the number of the pipeline's step, from 0, and how many there are.
+        `place` is the number of the pipeline's step, from 0, and how many there are; `elsewhere` whether the pipeline
+        is given another timestep than that step's.
         """
+        self._elsewhere = elsewhere
         self._side, self._fed, self._place, self._fed_count, self._control_count = side, fed, place, 0, 0
         if side is not None and fed is None:
             self.outputs, self.rows, self._control_outputs = [], [], []
@@ -117,6 +129,7 @@ class Evaluations:
     def _evaluate(self, network: nn.Module, side: Side, args: tuple, kwargs: dict) -> Any:
         arguments = {**dict(zip(self._names[id(network)], args, strict=False)), **kwargs}
         counter, rows = self._sampler.run._counter, count_of(arguments, LATENTS)
+        self._check_timestep(network, arguments)
         target = network if side.network is None else side.network
         if not self._compared:
             self._first.append(arguments)
@@ -135,6 +148,16 @@ class Evaluations:
         self.rows.append(rows)
         with self._switches.in_force(target, settings):
             return target(**arguments)
+
+    def _check_timestep(self, network: nn.Module, arguments: Arguments) -> None:
+        """Refuses a network that is passed the step's own timestep where it is to be asked at another level."""
+        told = [arguments[name] for name in (*TIME_NAMES, "t") if name in arguments]
+        if self._elsewhere and (not told or equal(told, self._timestep)):
+            raise UserError(
+                f"{self._kind.__name__} passes its {type(network).__name__} a timestep that is not its loop's, so "
+                "that a side cannot be asked at levels of its own; leave levels out"
+            )
+        self._timestep = self._timestep if self._elsewhere else told
 
     def _remember(self, side: Side, output: Any) -> None:
         """Keeps what a side's network returned beside its prediction, for what a later evaluation of it is given."""
@@ -204,6 +227,7 @@ class Evaluations:
                 embedded if side.embedded is None else side.embedded,
                 side.control,
                 side.prediction,
+                side.levels if side.levels and self.schedule and not at_all_steps(side.levels, self.schedule) else None,
             )
 
         guides = [self._guidance.scale if side.guidance is None else side.guidance for side in (one, other)]

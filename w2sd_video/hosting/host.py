@@ -245,6 +245,8 @@ class _Host:
         self._run.host = "replay"
         check_call(pipe, arguments, self._options, controls=True, recorded=False)
         check_replay(pipe, arguments, self._method, cross_latent=self._cross_latent is not None)
+        if self._weak is not None and self._weak.pipe is not None:
+            check_pipelines(pipe, self._weak.pipe)  # its own loop is the strong side's
         guidance = call_guidance(kind, pipe, arguments)
         specs = [self._reflector, *([] if self._weak is None else [self._weak.spec])]
         own = guidance.embedded is None and any(spec.guidance not in (None, 1.0) for spec in specs)
@@ -386,5 +388,5 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, *, asked
         raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
     check_spec(spec, "weak", networks_of(model))
     check_spec_control(spec.control, "weak", model)
-    check_pipelines(pipe, model)
+    check_pipelines(pipe, model, own_levels=spec.levels is not None)
     return WeakSide(model, None, spec, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from w2sd_video.hosting.conditioning import Conditioning
 from w2sd_video.hosting.controls import check_same_latent
 from w2sd_video.hosting.recording import NotRecorded, RecordedStep
 from w2sd_video.latents.schedules import Schedule
-from w2sd_video.latents.spaces import LatentSpace, check_shared
+from w2sd_video.latents.spaces import LatentSpace, check_shared, compare_spaces
 from w2sd_video.pair import Selection
 
 DIFFERS_IN_NOTHING = (
@@ -162,15 +163,27 @@ def check_network(weak: nn.Module, pipe: Any) -> None:
             )
 
 
-def check_pipelines(strong: Any, weak: Any) -> None:
-    """Raises `UserError` if the weak pipeline is known not to share latents or noise levels, or changes networks."""
+def check_pipelines(strong: Any, weak: Any, *, own_levels: bool = False) -> None:
+    """Raises `UserError` if the weak pipeline is known not to share latents or noise levels, or changes networks.
+
+    `own_levels`: it is asked at levels of its own, whatever its schedule and path.
+    """
     count = len(networks_of(weak))
     if count > 1:
         raise UserError(
             f"the weak {type(weak).__name__} has {count} networks, used one after the other, and the weak side must be "
             "one: give weak as one of them"
         )
-    check_shared(LatentSpace.of(strong), LatentSpace.of(weak))
+    ours, theirs = LatentSpace.of(strong), LatentSpace.of(weak)
+    apart = replace(theirs, scheduler=ours.scheduler)
+    try:
+        check_shared(ours, apart if own_levels else theirs)
+    except UserError as error:
+        if own_levels or compare_spaces(ours, apart).name not in ("share", "undecided"):
+            raise
+        raise UserError(
+            f'{error}; or, if their VAEs are one, ask it at its own levels: weak=(pipeline, ModelSpec(levels="own"))'
+        ) from error
 
 
 def first_index(scheduler: Any, timestep: Any) -> int:
@@ -218,14 +231,16 @@ def check_first_step(recorded: RecordedStep, schedule: Schedule) -> None:
     check_same_latent(recorded)
 
 
-def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor) -> None:
-    """Raises `UserError` if another recorded call works on other latents, or counts time otherwise."""
+def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor, *, count_alike: bool = True) -> None:
+    """Raises `UserError` if another recorded call works on other latents, or counts time otherwise where it may not."""
     if other.latent_shape != sample.shape:
         raise UserError(
             f"the weak side works on latents of shape {tuple(other.latent_shape)}, the strong on "
             f"{tuple(sample.shape)}; both must share one latent space and size (same height, width, frames and batch)"
         )
-    if not torch.isclose(other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2):
+    if count_alike and not torch.isclose(
+        other.timestep.reshape(-1)[0].float(), ours.timestep.reshape(-1)[0].float(), rtol=1e-2
+    ):
         raise UserError(
             f"the weak network is passed timestep {float(other.timestep.reshape(-1)[0]):g} where the strong one gets "
             f"{float(ours.timestep.reshape(-1)[0]):g}; both must count time alike"

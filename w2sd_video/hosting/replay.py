@@ -41,6 +41,7 @@ from w2sd_video.hosting.wishes import (
     Part,
     Visit,
     Wish,
+    evaluated,
     guider_of,
     guider_state,
     nearer,
@@ -83,7 +84,7 @@ class Replay:
         self._visit: Visit | None = None
         self._stepped: set[int] = set()
         self._scales: dict[tuple[int, ...], tuple[bool, float]] = {}
-        self._evaluated: Side | None = None
+        self._evaluated: tuple[Side, float | None] | None = None
         self._guider_state: Any = None
         self._drawn_before: NoiseStates = []
         self._drawn_since: NoiseStates | None = None
@@ -134,7 +135,7 @@ class Replay:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def arrive(self, timestep: Any) -> None:
+    def arrive(self, timestep: Any) -> Any:
         if self._plan is None:
             self._plan = self._planned(timestep)
             self._visit = next(self._plan)
@@ -148,7 +149,9 @@ class Replay:
         assert self._visit is not None
         schedule = next((part.schedule for part in self._parts.values()), None)
         place = (0, 1) if schedule is None else (self._visited, len(schedule.steps))
-        self._evaluations.visit(self._visit.side, self._visit.fed, place)
+        told = self._visit.timestep
+        self._evaluations.visit(self._visit.side, self._visit.fed, place, elsewhere=told is not None)
+        return timestep if told is None else torch.full_like(timestep, told)
 
     def leave(self) -> bool:
         visit, plan = self._visit, self._plan
@@ -158,7 +161,7 @@ class Replay:
             self._end_step()
             return False
         if visit.fed is None:
-            self._evaluated = visit.side
+            self._evaluated = visit.side, visit.timestep
         self._visit = next(plan)
         return True
 
@@ -176,8 +179,8 @@ class Replay:
         """The visits of one timestep: evaluations as the algorithm asks for them, and the latents handed over."""
         strong = self._sampler.sides.strong
         if not self._parts:
-            self._read(self._pipe.scheduler, timestep)  # refused before the first evaluation
-            yield Visit(self._model(strong))
+            self._evaluations.schedule = self._read(self._pipe.scheduler, timestep)  # refused before an evaluation
+            yield Visit(evaluated(strong))
             self._begin(timestep)
             if self._evaluations.alike_at_own_scale:
                 pair = self._sampler.sides.reflector, self._sampler.sides.weak
@@ -192,7 +195,7 @@ class Replay:
         else:
             wishes = self._start()
             here = all(wish.x is part.latent for wish, part in zip(wishes, self._parts.values(), strict=True))
-            yield Visit(self._model(wishes[0]), None if here else self._evaluations.outputs)
+            yield Visit(evaluated(wishes[0].side), None if here else self._evaluations.outputs)
             self._adopt()
             wishes = self._start()
         parts = list(self._parts.values())
@@ -204,7 +207,7 @@ class Replay:
                 yield Visit(wishes[0].side, self._evaluations.outputs)
                 self._hand(None)
             if moved_on or wishes[0].model != self._evaluated:
-                yield Visit(self._model(wishes[0]))
+                yield Visit(evaluated(wishes[0].side), timestep=wishes[0].timestep)
             at = [wish.x for wish in wishes]
             fed = yield from self._at_guidance(wishes[0].side)
             if fed is not None:
@@ -224,10 +227,6 @@ class Replay:
         assert len(done) == len(parts), "all parts of a pipeline are asked for the same"
         self._finish([each.value for each in done])
         yield Visit(strong, self._evaluations.outputs, last=True)
-
-    @staticmethod
-    def _model(wish: Wish | Side) -> Side:
-        return wish.model if isinstance(wish, Wish) else replace(wish, guidance=None, prediction=None)
 
     @property
     def _number(self) -> int | None:
@@ -253,6 +252,13 @@ class Replay:
                     f"{self._kind.__name__} has timesteps by token, which its {type(part.scheduler).__name__} reads as "
                     "sigmas, and here both differ; use it with shift=1.0 and no other change of its sigmas"
                 )
+        asked_elsewhere = any(side.levels is not None for side in (sampler.sides.reflector, sampler.sides.weak))
+        if asked_elsewhere and (len(parts) > 1 or parts[0].by_token):
+            what = f"samples {len(parts)} latents at once" if len(parts) > 1 else "has timesteps by token"
+            raise UserError(
+                f"{self._kind.__name__} {what}, for which levels of a side are not known; leave levels out, and "
+                "reflect the steps near them with window"
+            )
         steps = {part.schedule.steps for part in parts if part.schedule is not None}
         if len(steps) > 1 or (len(parts) > 1 and sampler.method == "w2sd-auto"):
             raise UserError(
@@ -351,10 +357,19 @@ class Replay:
 
     def _denoiser(self, part: Part, side: Side) -> Denoiser:
         def predict(x: Tensor, level: Level) -> Tensor:
-            assert part.turns is not None
-            return part.turns.ask(Wish(side, x, level))
+            return self._asked(part, side, x, level)
 
         return predict
+
+    def _asked(self, part: Part, side: Side, x: Tensor, level: Level, *, counted: bool = True) -> Tensor:
+        """The side's prediction, at the level of its own that is nearest where it was not trained at this one."""
+        assert part.turns is not None and part.schedule is not None
+        trained, path = side.levels, part.schedule.path
+        if trained is None or trained.has(level):
+            return part.turns.ask(Wish(side, x, level, counted))
+        near = trained.nearest(level)
+        answer = part.turns.ask(Wish(side, trained.passed(x, level, near), near, counted, elsewhere=True))
+        return trained.answer(answer, x, level, near, path)
 
     def _joint(self, part: Part, strong: Side) -> JointDenoiser:
         good, bad = self._denoiser(part, strong), self._denoiser(part, self._sampler.sides.weak)
@@ -362,11 +377,10 @@ class Replay:
 
     def _measured(self, part: Part, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """The strong side as it samples, and the gap of the two sides inside a reflection, at one latent."""
-        assert part.turns is not None
         sides = self._sampler.sides
-        sampling = part.turns.ask(Wish(sides.strong, x, level))
-        strong = part.turns.ask(Wish(sides.reflector, x, level, counted=False))  # at another guidance at most
-        return sampling, part.turns.ask(Wish(sides.weak, x, level)) - strong
+        sampling = self._asked(part, sides.strong, x, level)
+        strong = self._asked(part, sides.reflector, x, level, counted=False)  # at another guidance at most
+        return sampling, self._asked(part, sides.weak, x, level) - strong
 
     # -- guidance ---------------------------------------------------------------------------------------------------
 

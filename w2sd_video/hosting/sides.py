@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from w2sd_video.core import TrainedLevels
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import ARGUMENTS, ControlSetting, control_of, control_setting
 from w2sd_video.gaps.switches import SwitchBoard, switched
@@ -22,9 +24,10 @@ from w2sd_video.hosting.calls import (
     with_prompts,
 )
 from w2sd_video.hosting.conditioning import Conditioning, passed_alike, read_conditioning
-from w2sd_video.hosting.recording import RecordedStep, Recorder, RecordingDone
+from w2sd_video.hosting.recording import NotRecorded, RecordedStep, Recorder, RecordingDone
 from w2sd_video.hosting.run import EvaluationBar, progress_bar_replaced
-from w2sd_video.latents.schedules import prediction_of
+from w2sd_video.latents.schedules import prediction_of, trained_levels
+from w2sd_video.latents.spaces import LatentSpace, compare_spaces
 from w2sd_video.pair import ModelSpec
 
 
@@ -41,6 +44,9 @@ class Side:
         prediction: what the network predicts.
         settings: of the network, in force while this side is evaluated, by name (see `switches`).
         control: the scale of the ControlNet and when it is in force, where the conditioning has one.
+        levels: those that the network was trained at, to be asked at the nearest of them; None for all.
+        time_unit: what timesteps are multiplied with before this side's network is passed them, where that was found in
+            a call of its own.
     """
 
     network: nn.Module | None = None
@@ -50,6 +56,8 @@ class Side:
     prediction: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     control: ControlSetting | None = None
+    levels: TrainedLevels | None = None
+    time_unit: float | None = None
 
     def differs_in_guidance_alone(self, other: Side) -> bool:
         """Whether one evaluation of both halves of guidance gives both sides."""
@@ -78,12 +86,15 @@ class Resolved:
     guidance: float
     prediction: str
     settings: Mapping[str, Any]
+    levels: TrainedLevels | None = None
+    time_unit: float | None = None
 
     def equals(self, other: Resolved, switches: SwitchBoard) -> bool:
         """Whether the two predict the same, whatever the latent (waits for the device)."""
         return (
             self.network is other.network
             and (self.guidance, self.prediction) == (other.guidance, other.prediction)
+            and self.levels == other.levels
             and switches.alike(self.network, self.settings, other.settings)
             and passed_alike(self.conditioning, other.conditioning, self.guidance)
         )
@@ -129,7 +140,7 @@ class SideMaker:
 
     def reflector(self, spec: ModelSpec) -> Side:
         """The strong side inside the reflection; what `spec` leaves out is as it samples."""
-        side = replace(self.strong(), settings=switched(spec))
+        side = replace(self.strong(), settings=switched(spec), levels=self._levels(spec, self.pipe))
         side = self._guided(_with_control(side, spec), spec.guidance)
         if spec.prompt is None and spec.negative_prompt is None:
             return side
@@ -139,7 +150,10 @@ class SideMaker:
         """The weak side; what is not said about it is as on the strong side inside the reflection."""
         spec = weak.spec
         settings = {**reflector.settings, **switched(spec)}
-        side = replace(reflector, network=weak.network, settings=settings)
+        levels = reflector.levels
+        if spec.levels is not None:
+            levels = self._levels(spec, self.pipe if weak.pipe is None else weak.pipe)
+        side = replace(reflector, network=weak.network, settings=settings, levels=levels)
         side = self._guided(_with_control(side, spec), spec.guidance)
         alike = weak.pipe is None and not weak.inputs and spec.prompt is None and spec.negative_prompt is None
         if alike and not _lacks_guidance(side):
@@ -160,6 +174,10 @@ class SideMaker:
             inherits = control_of(self.pipe) is not None and "controlnet_conditioning_scale" not in weak.inputs
             side = _with_control(_with_control(side, reflector_spec) if inherits else side, spec)
         return self._recorded(side, pipe, arguments, spec, scale, set(weak.inputs))
+
+    @staticmethod
+    def _levels(spec: ModelSpec, pipe: Any) -> TrainedLevels | None:
+        return None if spec.levels is None else trained_levels(spec.levels, pipe.scheduler)
 
     def _guided(self, side: Side, scale: float | None) -> Side:
         if scale is None:
@@ -230,8 +248,34 @@ class SideMaker:
                 arguments = with_both_halves(guidance, arguments)
             side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
         generator = self.arguments.get("generator")
-        step = record(pipe, kind, arguments, self.pipe.scheduler, generator, recorder=self.recorder)
-        return replace(side, conditioning=self.read(step, call_guidance(kind, pipe, arguments).scales))
+        apart = pipe is not self.pipe and side.levels is not None and _counts_otherwise(self.pipe, pipe)
+        scheduler = pipe.scheduler if apart else self.pipe.scheduler
+        step = record(pipe, kind, arguments, scheduler, generator, recorder=self.recorder)
+        conditioning = self.read(step, call_guidance(kind, pipe, arguments).scales)
+        side = replace(side, conditioning=conditioning)
+        return replace(side, time_unit=time_unit(step, conditioning, kind)) if apart else side
+
+
+def _counts_otherwise(pipe: Any, other: Any) -> bool:
+    """Whether one timestep means two noise levels to two pipelines, or may."""
+    found = compare_spaces(LatentSpace.of(pipe), LatentSpace.of(other))
+    return found.path is not True or found.levels is not True
+
+
+def time_unit(step: RecordedStep, conditioning: Conditioning, kind: type) -> float:
+    """What a scheduler's timestep is multiplied with before it is passed to the network (Flux: 1 / 1000).
+
+    Raises:
+        NotRecorded: something else is done with it.
+    """
+    passed, timestep = float(conditioning.timestep.reshape(-1)[0]), float(step.timestep)
+    for unit in (1.0, 1e-3):
+        if math.isclose(passed, timestep * unit, rel_tol=1e-2):
+            return unit
+    raise NotRecorded(
+        f"{kind.__name__} passes its network {passed:g} at timestep {timestep:g}; known are the timestep itself and a "
+        "thousandth of it"
+    )
 
 
 def _lacks_guidance(side: Side) -> bool:

@@ -30,8 +30,8 @@ from w2sd_video.hosting.refusals import (
 )
 from w2sd_video.hosting.run import FiniteWatch, likely_cause
 from w2sd_video.hosting.sampling import Sampler, Sampling
-from w2sd_video.hosting.sides import Resolved, Side
-from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
+from w2sd_video.hosting.sides import Resolved, Side, time_unit
+from w2sd_video.latents.schedules import Schedule, at_all_steps, read_schedule, to_native
 
 
 class HostedCall:
@@ -70,7 +70,7 @@ class HostedCall:
         self._visited += 1
         if i is None:
             return recorded.sample
-        self._current = self._read(recorded)
+        self._current, self._recorded = self._read(recorded), recorded
         check_scales(self._current.control, self._sides.strong.control, *self._place(schedule))
         self._now = {}
         x = self._sampling.advance(i, self._received(recorded.sample, schedule.scales[i]))
@@ -112,11 +112,12 @@ class HostedCall:
         count = getattr(pipe, "_num_timesteps", None)
         schedule = read_schedule(pipe.scheduler, start=start, count=count, first_order=self._sampler.first_order)
         check_reflections(method, options, schedule)
-        self._current = self._read(recorded)
+        self._current, self._recorded = self._read(recorded), recorded
         check_first_step(recorded, schedule)
         for side in (self._sides.reflector, self._sides.weak):
             if side.conditioning is not None:
-                check_same_space(side.conditioning, self._current, recorded.sample)
+                alike = side.time_unit is None  # else it is asked at its own levels
+                check_same_space(side.conditioning, self._current, recorded.sample, count_alike=alike)
             if side.network is not None:
                 check_placement(side.network, self._current.network)
         self._watch = FiniteWatch(schedule.num_steps, likely_cause(self._current.dtype))
@@ -215,7 +216,12 @@ class HostedCall:
         conditioning = conditioning.with_control(side.control, *self._place(self._schedule))
         network = conditioning.network if side.network is None else side.network
         prediction = side.prediction or self._schedule.prediction
-        return Resolved(network, conditioning, guidance, prediction, side.settings)
+        levels, unit = side.levels, side.time_unit
+        if levels is not None and at_all_steps(levels, self._schedule):
+            levels = None
+        if levels is not None and unit is None:
+            unit = time_unit(self._recorded, self._current, type(self.pipe))
+        return Resolved(network, conditioning, guidance, prediction, side.settings, levels, unit)
 
     def _denoiser(self, side: Side) -> Denoiser:
         """The side as a function of (x, level), at the pipeline's current step."""
@@ -271,6 +277,17 @@ class HostedCall:
         self, now: Resolved, guidances: Sequence[float], x: Tensor, level: Level, *, evaluations: int = 1
     ) -> list[Tensor]:
         """The path's native predictions of a side, one for each guidance."""
+        if now.levels is not None:
+            assert self._schedule is not None
+            trained, path = now.levels, self._schedule.path
+            near = trained.nearest(level)
+            told = near.timestep * (now.time_unit or 1.0)
+            dtype = None if float(told).is_integer() or now.conditioning.timestep.is_floating_point() else torch.float32
+            timestep = torch.tensor(told, dtype=torch.float32).to(now.conditioning.timestep.device)
+            there = replace(now, conditioning=now.conditioning.at(timestep, dtype), levels=None)
+            passed = trained.passed(x, level, near)
+            made = self._predictions(there, guidances, passed, near, evaluations=evaluations)
+            return [trained.answer(each, x, level, near, path) for each in made]
         with self._switches.in_force(now.network, by_sample(now, guidances, x)):
             outputs = predict_each(now.conditioning, x, guidances, counter=self.run._counter, network=now.network)
         for _ in range(evaluations):

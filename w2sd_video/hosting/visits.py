@@ -38,8 +38,8 @@ KEPT = (
 class Loop(Protocol):
     """Who decides about the visits of one loop."""
 
-    def arrive(self, timestep: Any) -> None:
-        """Called before each visit."""
+    def arrive(self, timestep: Any) -> Any:
+        """Called before each visit; returns the timestep that the pipeline is to take it for."""
 
     def leave(self) -> bool:
         """Called after each visit; whether the timestep is visited again."""
@@ -79,8 +79,7 @@ def _visits(items: Iterable[Any], loop: Loop) -> Iterator[Any]:
     for item in items:
         again = True
         while again:
-            loop.arrive(item)
-            yield item
+            yield loop.arrive(item)
             again = loop.leave()
 
 

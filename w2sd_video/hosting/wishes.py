@@ -26,11 +26,22 @@ class Wish:
     x: Tensor
     level: Level
     counted: bool = True  # False for what a sampling step's own evaluation gives besides
+    elsewhere: bool = False  # the level is not that of the pipeline's step
 
     @property
-    def model(self) -> Side:
-        """What has to be evaluated for it; guidance only combines."""
-        return replace(self.side, guidance=None, prediction=None)
+    def model(self) -> tuple[Side, float | None]:
+        """What has to be evaluated for it, and as of which timestep; guidance only combines."""
+        return evaluated(self.side), self.timestep
+
+    @property
+    def timestep(self) -> float | None:
+        """What the pipeline is to take its timestep for, None for its own."""
+        return self.level.timestep if self.elsewhere else None
+
+
+def evaluated(side: Side) -> Side:
+    """The side as far as its evaluation depends on it."""
+    return replace(side, guidance=None, prediction=None, levels=None)
 
 
 NoiseStates = Sequence[tuple[Callable[[Any], Any], Any]]
@@ -90,11 +101,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Visit:
-    """What a visit is for: `fed` are network outputs (None evaluates `side`), `last` is the last one of a timestep."""
+    """What a visit is for: `fed` are network outputs (None evaluates `side`), `last` is the last one of a timestep.
+
+    `timestep` is what the pipeline is to take it for, None for its own.
+    """
 
     side: Side
     fed: list[Any] | None = None
     last: bool = False
+    timestep: float | None = None
 
 
 def ours(sample: Tensor, scale: float) -> Tensor:

@@ -18,6 +18,8 @@ from torch import Tensor
 from w2sd_video.core.levels import Level, check_chain
 from w2sd_video.core.paths import FlowPath, NoisePath, Path
 from w2sd_video.core.solvers import DPMSolverMultistep, Euler, Solver, UniPC
+from w2sd_video.core.trained_levels import TrainedLevels
+from w2sd_video.core.trained_timesteps import Timesteps, trained_timesteps
 from w2sd_video.errors import UserError
 
 GRID = ("DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler")
@@ -93,7 +95,8 @@ BEST_REMEDIES = {
     **dict.fromkeys(
         ("LCMScheduler", "TCDScheduler"),
         'use pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing"), '
-        "whose steps have the predicted noise in place of new noise",
+        "whose steps have the predicted noise in place of new noise; or sample with the model's many-step base, and "
+        "have this one as the weak side: ModelSpec(levels=...)",
     ),
     **dict.fromkeys(
         ("DDPMScheduler", "DDPMParallelScheduler"),
@@ -368,6 +371,40 @@ def training_levels(scheduler: Any) -> tuple[tuple[Level, ...] | None, NoisePath
     # What rescaling to zero terminal SNR leaves at the end is no signal at all: from there eps says nothing.
     alpha_bar = [a for a in table.double().tolist() if a > SMALLEST_ALPHA_BAR]
     return tuple(_grid_level(t, a) for t, a in enumerate(alpha_bar)), NoisePath()
+
+
+def trained_levels(levels: Timesteps, scheduler: Any) -> TrainedLevels:
+    """Returns the noise levels of a network of this scheduler that was trained at some timesteps only.
+
+    Raises:
+        UserError: timesteps that the scheduler does not have, or one whose noise levels are not known.
+    """
+    known, path = training_levels(scheduler)
+    total = int(scheduler.config.num_train_timesteps)
+    told = trained_timesteps(levels, flow=known is None, total=total)
+    if told is None:
+        return TrainedLevels(known, path, total)
+    if known is None:
+        allowed, found = f"from above 0 to {total}", [t for t in told if 0 < t <= total]
+    else:
+        allowed = f"a whole number from 0 to {len(known) - 1}"
+        found = [t for t in told if float(t).is_integer() and t < len(known)]
+    if len(found) < len(told):
+        wrong = ", ".join(f"{t:g}" for t in told if t not in found)
+        raise UserError(
+            f"levels has timestep {wrong}, and a timestep of this {type(scheduler).__name__} is {allowed}; give those "
+            "that the network was trained at"
+        )
+    if known is None:
+        return TrainedLevels(tuple(Level(t, 1.0 - t / total, t / total) for t in told), path, total)
+    return TrainedLevels(tuple(known[int(t)] for t in told), path, total)
+
+
+def at_all_steps(trained: TrainedLevels, schedule: Grid) -> bool:
+    """Whether a network was trained at every level that a run asks about, under the timestep that it has there."""
+    asked = [(trained.nearest(level), level) for level in schedule.levels[:-1]]
+    alike = all(math.isclose(near.timestep, level.timestep, rel_tol=1e-4) for near, level in asked)
+    return trained.path == schedule.path and alike and all(trained.has(level) for _, level in asked)
 
 
 def to_native(kind: str, prediction: Tensor, x: Tensor, level: Level) -> Tensor:
