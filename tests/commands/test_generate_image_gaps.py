@@ -103,6 +103,22 @@ def test_blocks_left_out_are_a_weak_side_of_every_method(disk: Path, tmp_path: P
     assert main([*words(disk, "--weak-skip-layers", "mid_block", "--output", str(tmp_path / "none"))]) == 2
 
 
+def test_a_weak_side_of_a_few_levels_is_asked_at_them_and_both_sides_at_the_strong_ones(
+    disk: Path, tmp_path: Path
+) -> None:
+    pair = (*GUIDED, "--weak", "@other", "--methods", "strong,w2sd,zero-gap")
+    made = {}
+    for name, flags in {"all": (), "weak": ("--weak-levels", "turbo"), "both": ("--strong-levels", "turbo")}.items():
+        records = run(disk, tmp_path / name, *pair, *flags)
+        made[name] = {method: pixels(tmp_path / name, method).tobytes() for method in records}
+        assert [records[method]["num_evaluations"] for method in ("strong", "w2sd", "zero-gap")] == [3, 7, 7]
+    assert len({each["strong"] for each in made.values()}) == 1 and len({each["w2sd"] for each in made.values()}) == 3
+    record = json.loads((tmp_path / "weak" / "run.json").read_text())["pair"]
+    assert record["weak_levels"] == "turbo-4" and "strong_levels" not in record
+    # Of the control it says nothing on the weak side: that is the strong one.
+    assert made["all"]["zero-gap"] == made["weak"]["zero-gap"] != made["both"]["zero-gap"]
+
+
 def test_swapping_the_sides_of_a_lora_gap_is_the_gap_the_other_way_round(disk: Path, tmp_path: Path) -> None:
     run(disk, tmp_path / "one", *LORA, "--weak-lora", "a:-1.5", "--methods", "weak,w2sd,swapped")
     turned = (*GUIDED, "--lora", "a=@lora-5.safetensors:-1.5", "--weak-lora", "a:0.8")

@@ -206,6 +206,10 @@ CASES = {
         nothing,
         "skip_layers names '99', which UNet2D",
     ),
+    "levels": Case(f"{SDXL} --weak-levels 1000,499", nothing, "levels has timestep 1000, .* from 0 to 999"),
+    "levels of the bundled pair": Case("image --weak-levels 0.5 --device cpu", nothing, "levels has timestep 0.5"),
+    "levels of a flow": Case(f"{FLUX} --weak-levels turbo", nothing, r"this network is a flow.*turbo-4:5 \(1 for none"),
+    "levels that are none": Case(f"{SDXL} --weak-levels fast", nothing, "levels is 'fast'; give timesteps"),
     "motion of Flux": Case(
         f"bridge --video --strong @flux --motion-adapter @motion --weak @sdxl --prompt x --noise-map fixed {SMALL}",
         nothing,

@@ -108,6 +108,8 @@ REFUSED = (
     ("demo", "--lag --weak-guidance 2 --methods swapped", "the weak side of swapped has 2; give --weak-guidance 1"),
     ("demo", "--cap 1 --methods strong,resample", "--cap is given, and none of .*strong, resample"),
     ("toy", "--noise 0.1 --methods strong", "--noise is given"),
+    ("demo", "--strong-levels turbo --mode fused --gap-every 1", "--gap-every .* and --strong-levels asks it at other"),
+    ("demo", "--weak-levels turbo --methods weak,w2sd", "weak samples with the weak side, which --weak-levels says"),
     ("demo", "--lag --methods w2sd-auto", "--lag is given, and none of the methods"),
     ("demo", "--mode release --methods w2sd-auto", "published code, which has no w2sd-auto"),
     ("demo", "--mode release --methods resample-aligned", "which has no resample-aligned"),

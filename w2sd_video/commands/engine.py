@@ -344,7 +344,16 @@ def plan_text(report: Mapping[str, Any]) -> str:
     noun = "videos" if "videos" in report else "pictures"
     frames = f"{counted(settings['num_frames'], 'frame')} at {settings['fps']:g} fps of " if noun == "videos" else ""
     memory, scale = report.get("memory_mb"), _scale
-    shown = (*PARTS, "loras", "control", "ip_adapter_scale", "strong_experts", "weak_experts")
+    shown = (
+        *PARTS,
+        "loras",
+        "control",
+        "ip_adapter_scale",
+        "strong_experts",
+        "weak_experts",
+        "strong_levels",
+        "weak_levels",
+    )
     extra = [name for name in pair if name in shown]
     lines = [
         f"{counted(report[noun], noun[:-1])} of {counted(report['prompts'], 'prompt')} into {report['folder']}",

@@ -112,7 +112,7 @@ class LoadedSides:
     def _settings(self, task: Task, own: str) -> dict[str, Any]:
         """What `reflected` is told of a method that samples the side `own`."""
         plan, method = self.plan, task.method
-        reflector = ModelSpec(guidance=self._scale(own, plan.side(own).guidance))
+        reflector = ModelSpec(guidance=self._scale(own, plan.side(own).guidance), levels=plan.side(own).levels)
         settings: dict[str, Any] = {
             "method": hosted_name(method),
             "config": config_of(method, plan.reflection, reflector),
@@ -157,6 +157,7 @@ class LoadedSides:
             loras=plan.loras_of(role),
             control=side.control,
             ip_adapter=side.ip_adapter,
+            levels=side.levels,
             skip_layers=() if role == "strong" and plan.pair.weak.skip_layers is not None else side.skip_layers,
         )
         inputs = {} if told_alike else self.text(role, prompt)

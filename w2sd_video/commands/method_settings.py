@@ -8,7 +8,9 @@ from typing import Any
 
 from w2sd_video.commands.request import Request
 from w2sd_video.core.options import SETTINGS
+from w2sd_video.core.trained_timesteps import trained_timesteps
 from w2sd_video.errors import UserError
+from w2sd_video.latents.noise_levels import is_flow
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, gap
 from w2sd_video.runs.tasks import ALONE, METHODS, SELECTING
 
@@ -135,6 +137,38 @@ def check_lag(
                 f"reflection, and there the {side} side of {method} has {inside:g}; give --{side}-guidance "
                 f"{sampling:g}, or leave out {flag}"
             )
+
+
+def check_levels(
+    pair: ModelPair,
+    reflection: ReflectionConfig,
+    methods: Sequence[str],
+    *,
+    strong: Mapping[str, Any] | None,
+    weak: Mapping[str, Any] | None,
+) -> None:
+    """Raises `UserError` for levels of a side that its path does not have, or methods that make no sense with them.
+
+    `strong` and `weak` are the schedulers' configs, None where they are not known.
+    """
+    if pair.weak.levels is not None:
+        alone = [name for name in ("weak", "swapped", SELECTING) if name in methods]
+        if alone:
+            raise UserError(
+                f"{' and '.join(alone)} samples with the weak side, which --weak-levels says was trained at a few "
+                f"levels only; leave the method out, or make it by itself: --strong WEAK --scheduler euler-trailing "
+                "--steps N --methods strong"
+            )
+    if pair.strong.levels is not None and (reflection.lag or reflection.gap_every is not None):
+        flag = "--lag" if reflection.lag else "--gap-every"
+        raise UserError(
+            f"{flag} takes the strong side's prediction from the sampling steps, and --strong-levels asks it at other "
+            "levels; leave one of the two out"
+        )
+    for side, schedule in ((pair.strong, strong), (pair.weak, weak)):
+        if side.levels is not None and schedule is not None:
+            total = int(schedule.get("num_train_timesteps") or 1000)
+            trained_timesteps(side.levels, flow=is_flow(schedule), total=total)
 
 
 def config_of(method: str, reflection: ReflectionConfig, reflector: ModelSpec | None = None) -> ReflectionConfig:

@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 from w2sd_video.commands.lora_flags import parse_lora
 from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
 from w2sd_video.core.options import MAX_DRAWS
+from w2sd_video.core.trained_timesteps import read_timesteps
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import ALIASES, MEMORY_PLANS
 from w2sd_video.pair import MODES
 from w2sd_video.runs.tasks import METHODS
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-SCHEDULERS = ("ddim", "euler", "dpm-solver++")
+SCHEDULERS = ("ddim", "euler", "dpm-solver++", "euler-trailing")
 FORMATS = ("mp4", "gif", "webp", "png")
 MAX_SEED = 2**63 - 1
 MAX_SIZE, MAX_STEPS = 8192, 1000  # pixels; training levels of every scheduler here
@@ -253,6 +254,11 @@ OPTIONS: tuple[Option, ...] = (
         GAPS,
         ("weak_skip_layers", words, "blocks that the weak side's network leaves out: 3,7 of its main stack, or names "
          "such as mid_block.attentions.0.transformer_blocks.0", {"metavar": "LIST"}),
+        ("weak_levels", read_timesteps, "the noise levels that the weak side was trained at, if few: turbo, dmd, lcm, "
+         "lightning-4, hyper-8; of a flow with its shift, lightning-4:5; or timesteps, 999,749,499,249; or own, of "
+         "another noise schedule (default: all)", {"metavar": "LEVELS"}),
+        ("strong_levels", read_timesteps, "those that the strong side is asked at inside the reflection; the weak one "
+         "too, unless said (default: all)", {"metavar": "LEVELS"}),
         families=("video", "image"),
     ),
     *_rows(
@@ -297,7 +303,8 @@ OPTIONS: tuple[Option, ...] = (
          {"families": ("bridge", *FIT), "metavar": "G", "said": "true CFG"}),
         ("guidance_channels", int, "guide the first C channels only; as published: 3 (default: all)",
          {"families": ("moe",), "metavar": "C", "low": 1}),
-        ("scheduler", str, f"{', '.join(SCHEDULERS)} (default: the preset's, or the checkpoint's own)",
+        ("scheduler", str, f"{', '.join(SCHEDULERS)}, which is for few-step checkpoints (default: the preset's, or the "
+         "checkpoint's own)",
          {"families": (*DIRECT, "bridge", *FIT), "metavar": "NAME", "choices": SCHEDULERS}),
     ),
     *_rows(

@@ -249,6 +249,8 @@ class Plan:
             "control": {role: side.control["scale"] for role, side in sides.items() if side.control},
             "ip_adapter_scale": {role: side.ip_adapter for role, side in sides.items() if side.ip_adapter is not None},
             "weak_skip_layers": list(self.pair.weak.skip_layers or ()),
+            "strong_levels": self.pair.strong.levels,
+            "weak_levels": self.pair.weak.levels,
             "weak_negative_prompt": self.pair.weak.negative_prompt,
             "raw_prompts": dict(self.raw_prompts),
             **(self.own.pair_record() if hasattr(self.own, "pair_record") else {}),

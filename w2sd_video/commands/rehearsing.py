@@ -22,7 +22,7 @@ def rehearse_pair(plan: Plan) -> None:
     """Raises `UserError` for what of a pair of one latent space cannot be loaded or reflected."""
     given, weak, pair = plan.pair.strong.checkpoint, plan.pair.weak.checkpoint, plan.files
     assert pair is not None
-    changed = plan.lora_sources or plan.pair.weak.skip_layers
+    changed = plan.lora_sources or plan.pair.weak.skip_layers or plan.pair.weak.levels or plan.pair.strong.levels
     if is_bundled(given) and (weak is None or is_bundled(weak)) and not changed:
         return  # these come with the code, and its tests
     if pair.strong.configs is None and (pair.weak is None or pair.weak.configs is None):
@@ -38,6 +38,7 @@ def rehearse_pair(plan: Plan) -> None:
         if files is not None and roles:
             scheduler = rehearsal.scheduler_of(files, plan.scheduler, roles[0], moving=moving)
             rehearsal.check_schedule(scheduler, plan.steps, methods_of(plan, roles))
+            rehearsal.check_levels(scheduler, [plan.side(role).levels for role in roles])
 
 
 def rehearse_networks(plan: Plan, pair: PairDescription) -> dict[str, Any]:

@@ -71,6 +71,7 @@ ANIMATEDIFF_SCHEDULER: dict[str, Any] = {
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
+    "euler-trailing": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),  # of Lightning, Turbo, Hyper, DMD
     "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
 }
 
@@ -327,7 +328,8 @@ def reflectable_scheduler(own: Any, role: str) -> tuple[Any, str]:
     try:
         check_scheduler(own)
     except UserError:
-        taken = _flow(own) if is_flow(own) else _noise("ddim", own)
+        few = type(own).__name__ in ("LCMScheduler", "TCDScheduler")
+        taken = _flow(own) if is_flow(own) else _noise("euler-trailing" if few else "ddim", own)
         kinds = [type(scheduler).__name__ for scheduler in (taken, own)]
         return taken, f"the {role} side samples with {kinds[0]}: its own {kinds[1]} cannot be reflected"
     return own, ""

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from w2sd_video.core import ReflectionConfig
+from w2sd_video.core.trained_timesteps import Timesteps
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.refusals import check_reflections
-from w2sd_video.latents.schedules import Schedule, read_schedule
+from w2sd_video.latents.schedules import Schedule, read_schedule, trained_levels
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of
 from w2sd_video.loading.describe import Description
 from w2sd_video.loading.files import FAMILIES, TensorInfo
@@ -165,6 +166,13 @@ def scheduler_of(files: Description, name: str | None, role: str, *, moving: boo
     else:
         own = class_of(["diffusers", config.get("_class_name")], files.given).from_config(config)
     return reflectable_scheduler(own, role)[0] if name is None else chosen_scheduler(own, name, role)
+
+
+def check_levels(scheduler: Any, levels: Iterable[Timesteps | None]) -> None:
+    """Raises `UserError` for levels of a side that its scheduler does not have; with None for either it passes."""
+    for told in levels:
+        if told is not None and scheduler is not None:
+            trained_levels(told, scheduler)
 
 
 def check_schedule(scheduler: Any, steps: int, methods: Methods) -> Schedule | None:

@@ -14,6 +14,7 @@ from w2sd_video.commands.method_settings import (
     GAPPED,
     SideRows,
     check_lag,
+    check_levels,
     check_reflection,
     check_sides_alone,
     check_used,
@@ -230,7 +231,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         request, done.methods, preset=preset.name, prompts=prompts, size=(height, width), video=video
     )  # after the rest: a function of the user's is imported
     sides = described.sides
-    verdict = checks.verdict_on(sides.strong, sides.weak, own_levels=sides.motion_adapter is None)
+    verdict = checks.verdict_on(sides.strong, sides.weak, own_levels=_own_levels(done.pair, sides))
     return replace(checks.with_cut_texts(done, (sides.strong, sides.weak)), reward=reward, verdict=verdict)
 
 
@@ -291,6 +292,9 @@ def _sides(request: Request, described: Described, loras: LoraPlan) -> dict[str,
     """What the two sides are told beside guidance and prompt."""
     sides: dict[str, dict[str, Any]] = {"strong": {"loras": loras.strong}, "weak": {"loras": loras.weak}}
     sides["weak"]["skip_layers"] = request.get("weak_skip_layers")
+    for role, preset in (("strong", described.preset.pair.strong), ("weak", described.preset.pair.weak)):
+        given = request.get(f"{role}_levels")
+        sides[role]["levels"] = given if given is not None or described.own else preset.levels
     parts = _parts(request, described)
     for role, scale, adapted, default in (
         ("strong", request.control_scale, request.ip_adapter_scale, 1.0),
@@ -322,6 +326,7 @@ def _methods(request: Request, done: Plan) -> tuple[str, ...]:
     if given is not None:
         return given
     alone = done.embedded or done.sampling_guidance("weak") >= 1  # by itself a side samples with 1 or more
+    alone = alone and done.pair.weak.levels is None
     return tuple(name for name in DEFAULT_METHODS if name != "weak" or alone)
 
 
@@ -341,9 +346,11 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     check_sides_alone(done.methods, done.pair, alone, done.raw_prompts)
     scales = (alone["strong"], done.strong_guidance), (alone["weak"], done.weak_guidance)
     check_lag(done.reflection, done.methods, strong=scales[0], weak=scales[1], embedded=done.embedded)
+    schedules = [(side or files).part("scheduler") for side in (files, sides.weak)]
+    check_levels(done.pair, done.reflection, done.methods, strong=schedules[0], weak=schedules[1])
     checks.check_seeds(done.seed, done.num, done.noun)
     if sides.weak is not None and not sides.put_together:
-        checks.check_one_space(files, sides.weak, own_levels=sides.motion_adapter is None)
+        checks.check_one_space(files, sides.weak, own_levels=_own_levels(done.pair, sides))
     motion = sides.motion_adapter or files
     if (found := motion.part("motion_adapter")) is not None:
         check_frames(found, motion.given, done.num_frames)
@@ -354,6 +361,11 @@ def _check(request: Request, done: Plan, described: Described) -> None:
         checks.check_frames(done.num_frames, int((files.part("vae") or {}).get("scale_factor_temporal") or 4))
     if done.num_frames is not None and done.fps is not None:
         check_format(done.video_format, done.height, done.width, done.fps)
+
+
+def _own_levels(pair: ModelPair, sides: PairDescription) -> bool:
+    """Whether the two sides have to be of one noise schedule for their files' sake."""
+    return sides.motion_adapter is None and pair.weak.levels is None
 
 
 def _check_attached(done: Plan, files: Description) -> None:
