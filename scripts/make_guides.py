@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone that is not installed
 
-from w2sd_video.commands.options import Option, options_of
+from w2sd_video.commands.option import Option
+from w2sd_video.commands.options import options_of
 
 GUIDES = Path(__file__).resolve().parent.parent / "docs" / "guide"
 PROGRAMS = ("video", "image", "bridge", "moe", "diagnose", "sweep", "arena", "diff")

@@ -24,7 +24,8 @@ from w2sd_video.commands.method_settings import (
     plan_reflection,
     settled_steps,
 )
-from w2sd_video.commands.options import check_methods, unknown
+from w2sd_video.commands.option import unknown
+from w2sd_video.commands.options import check_methods
 from w2sd_video.commands.plan import Cost, Plan
 from w2sd_video.commands.prompts import both_sides
 from w2sd_video.commands.request import Request

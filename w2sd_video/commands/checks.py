@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2sd_video.commands.options import MAX_SEED, unknown
+from w2sd_video.commands.option import unknown
+from w2sd_video.commands.options import MAX_SEED
 from w2sd_video.demo.bundled import check_captions, check_toy_size, is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import BLACK, check_size

@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any, NoReturn
 
 from w2sd_video import __version__
-from w2sd_video.commands.options import Option, options_of, takers_of
+from w2sd_video.commands.option import Option
+from w2sd_video.commands.options import options_of, takers_of
 from w2sd_video.commands.request import Request
 from w2sd_video.errors import TerminatedError, UserError, terminable, unread
 from w2sd_video.runs.fellows import Worker

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from w2sd_video.commands.options import Option, options_of
+from w2sd_video.commands.option import Option
+from w2sd_video.commands.options import options_of
 from w2sd_video.commands.prompts import without_repeats
 
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from w2sd_video.commands.options import unknown
+from w2sd_video.commands.option import unknown
 from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
 from w2sd_video.pair import Selection

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from w2sd_video.commands.method_settings import without_unused
-from w2sd_video.commands.options import unknown
+from w2sd_video.commands.option import unknown
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from w2sd_video.commands.checks import one_of
 from w2sd_video.commands.lora_flags import LoraFlag
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, REFLECTING, users_of
-from w2sd_video.commands.options import option_of, options_of, unknown
+from w2sd_video.commands.option import unknown
+from w2sd_video.commands.options import option_of, options_of
 from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
 from w2sd_video.pair import MODES
