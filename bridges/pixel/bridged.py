@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bridges.pixel.noise_maps import NoiseMap, Paired
-from bridges.pixel.settings import DRAWS
+from bridges.pixel.settings import DRAWS, WEAK_VIDEO
 from bridges.pixel.side import PixelSide
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run, reflected
@@ -164,10 +164,7 @@ def _check_weak(pipe: Any, model: Any, spec: ModelSpec, zero_gap: bool) -> None:
         if getattr(each, "vae", None) is None:
             raise UserError(f"the {role} {type(each).__name__} has no VAE, which a bridge through pixels needs")
     if not zero_gap and "num_frames" in call_signature(type(model)).parameters:
-        raise UserError(
-            f"the weak {type(model).__name__} makes videos; through pixels the weak side must be an image pipeline, "
-            "which sees a video frame by frame"
-        )
+        raise UserError(f"the weak {type(model).__name__} makes videos; {WEAK_VIDEO}")
 
 
 def needs_no_bridge(pipe: Any, weak: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridges.pixel.presets import BRIDGE_PRESETS, BridgePreset
-from bridges.pixel.settings import DRAWS, TINY_VAES, UNEXPLAINED, BridgeSettings
+from bridges.pixel.settings import DRAWS, TINY_VAES, UNEXPLAINED, WEAK_VIDEO, BridgeSettings
 from w2sd_video.commands import checks
 from w2sd_video.commands.command_line import EXIT_DONE, build_parser, request_of, run_command, said
 from w2sd_video.commands.families.base import Loading, Maker
@@ -118,7 +118,9 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
             )
         ours = describe(strong, "strong", config=request.config, allow_pickle=request.allow_pickle, video=request.video)
         _check_video(request, ours)
-        theirs = describe(weak, "weak", config=request.weak_config, allow_pickle=request.allow_pickle)
+        theirs = describe(weak, "weak", config=request.weak_config, allow_pickle=request.allow_pickle, video=None)
+        if theirs.is_video:
+            raise UserError(f"the weak side {weak} makes videos ({theirs.class_name}); {WEAK_VIDEO}")
         return Described(preset, strong, weak, ours, theirs)
 
     def complete(self, request: Request, description: Described) -> Plan:

@@ -518,6 +518,10 @@ WORDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "is a AutoencoderKL; allowed: AutoencoderTiny",
     ),
     "video of pictures": (lambda d: ["--video"], "for --video give AnimateDiff's"),
+    "weak of videos": (
+        lambda d: ["--weak", str(d / "video")],
+        r"makes videos \(AnimateDiffSDXLPipeline\); .* a whole still video for every picture; give the image model",
+    ),
     "frames of pictures": (lambda d: ["--num-frames", "4"], "--num-frames is for --video"),
     "motion of pictures": (lambda d: ["--motion-adapter", str(d)], "give --video too"),
     "weak unguided": (lambda d: ["--weak-guidance", "0", "--methods", "weak"], "leave the method weak out"),

@@ -235,6 +235,72 @@ def test_what_the_weak_sides_codec_does_to_a_picture_cancels(after: str) -> None
     assert shift(in_pairs(a, b, weak, Noises(2), **half), alike) < 0.1  # the draws' own noise is in both
 
 
+@dataclass
+class Swirled(Space):
+    """A space bent smoothly against the picture's: latents are turned by an angle that grows with their square."""
+
+    swirl: float = 0.0
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self._turned(super().encode(pixels), self.swirl)
+
+    def decode(self, grid: Tensor) -> Tensor:
+        return super().decode(self._turned(grid, -self.swirl))
+
+    def _turned(self, grid: Tensor, swirl: float) -> Tensor:
+        angle = swirl * grid.square().sum(1)
+        one, other = grid.unbind(1)
+        return torch.stack([one * angle.cos() - other * angle.sin(), one * angle.sin() + other * angle.cos()], 1)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The exact model, in any space, of 400 pictures drawn from `PictureModel`'s mixture."""
+
+    space: Space
+    left: float
+
+    def estimate(self, x: Tensor, level: Level) -> Tensor:
+        """E[x0 | x at level]."""
+        pixels = torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        pixels[::2, 0] -= 4
+        pixels[1::2, 0] += 4
+        latents = self.space.encode(pixels[:, :, None, None])[:, :, 0, 0]
+        weights = torch.tensor([self.left, 1 - self.left], dtype=torch.float64).log().repeat(200)
+        return (weights - torch.cdist(x, level.alpha * latents).square() / (2 * level.sigma**2)).softmax(1) @ latents
+
+    def velocity(self, x: Tensor, level: Level) -> Tensor:
+        return (x - self.estimate(x, level)) / level.sigma
+
+    def nearest(self, kappa: float) -> Level | None:
+        return VP_TABLE.nearest(kappa)
+
+    def clean(self, grid: Tensor, level: Level) -> Tensor:
+        return self.estimate(grid[:, :, 0, 0], level)[:, :, None, None]
+
+
+def test_a_smooth_warp_adds_a_bias_of_equal_models_and_leaves_what_a_gap_adds_as_it_is() -> None:
+    """Pairs do not undo a warp: equal models are off in proportion to it, about as through the best linear map."""
+    a, flat = spaces()
+    strong, halfway = Remembered(a, STRONG_LEFT), {}
+    sample(starts(2, 128), LEVELS, strong.velocity, FLOW, callback=lambda i, x: halfway.__setitem__(i + 1, x))
+    x, (start, end) = halfway[4], LEVELS[4:6]
+    true = a.pixels(Remembered(a, WEAK_LEFT).estimate(x, start) - strong.estimate(x, start))
+    bias = {}
+    for swirl in (0.0, 0.2, 0.4):
+        b = Swirled(flat.basis, swirl=swirl)
+        moves = []
+        for left in (STRONG_LEFT, WEAK_LEFT):
+            bridge, sides = Bridge(a, b, Noises(16)), (strong.velocity, Remembered(b, left))
+            x_tilde = reflect_in_pairs(x, start, end, *sides, FLOW, bridge=bridge).latent
+            moves.append(a.pixels(x_tilde - x) / FLOW.clean_coefficient(start, end))
+        bias[swirl], added = size(moves[0]), moves[1] - moves[0]
+        assert size(added) == pytest.approx(size(true), rel=0.1)
+        assert (added * true).sum() > 0.95 * added.norm() * true.norm()
+    assert bias[0.0] < 0.1 * size(true) < 0.2 * size(true) < bias[0.2] < 0.4 * size(true)
+    assert bias[0.4] == pytest.approx(2 * bias[0.2], rel=0.1)
+
+
 def test_no_map_is_needed_and_a_wrong_one_moves_equal_models_far() -> None:
     a, b = spaces()
     plain, weak = plainly(a), WeakSide(PictureModel(b, STRONG_LEFT), NOISE)

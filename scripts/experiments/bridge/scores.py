@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from experiments.engine import (
 from w2sd_video.demo import PICTURE_CAPTIONS, PICTURE_TOKENS, PICTURE_WEIGHTS, oracle, parse_picture_caption, world
 from w2sd_video.errors import UserError
 from w2sd_video.latents.codecs import Codec, codec_of
-from w2sd_video.pair import ModelSpec
+from w2sd_video.pair import ModelSpec, ReflectionConfig
 
 STEPS, REFLECTIONS = 28, 10
 # Of pairs: on 96 pictures from seed 600000 on, strengths 1 to 4 have .854, .885, .917 and .896 of both attributes right
@@ -54,8 +54,11 @@ class Method:
     noise_map: str = "mapped"
     steps: int = STEPS
     draws: int = 2  # of "paired" noise
+    every: int = 1
+    gap_every: int | None = None
 
 
+PAIRED = Method("W2SD in pairs, K 2", partner="weak", noise_map="paired", strength=CHOSEN)
 METHODS: Mapping[str, Method] = {
     "weak": Method("weak (SDXL)", sampled="weak"),
     "strong": Method("strong (Flux)"),
@@ -73,7 +76,7 @@ METHODS: Mapping[str, Method] = {
     "equal-bias": Method("an SDXL of the strong's bias as weak", partner="control"),
     "control": Method("that SDXL by itself", sampled="control"),
     "swapped": Method("swapped roles (SDXL strong, Flux weak)", sampled="weak", partner="strong"),
-    "paired": Method("W2SD in pairs, K 2", partner="weak", noise_map="paired", strength=CHOSEN),
+    "paired": PAIRED,
     "paired-strength-1": Method("W2SD in pairs, K 2, strength 1", partner="weak", noise_map="paired"),
     "paired-4": Method("W2SD in pairs, K 4", partner="weak", noise_map="paired", strength=CHOSEN, draws=4),
     "paired-zero-gap": Method("zero-gap, in pairs", partner="zero-gap", noise_map="paired", strength=CHOSEN),
@@ -84,6 +87,13 @@ METHODS: Mapping[str, Method] = {
         "swapped roles, in pairs", sampled="weak", partner="strong", noise_map="paired", strength=CHOSEN
     ),
     "strong-equal-paired": Method("strong, equal evaluations of pairs (T 78)", steps=STEPS + 5 * REFLECTIONS),
+    "paired-1": replace(PAIRED, label="in pairs, K 1", draws=1),
+    "paired-lambda-5": replace(PAIRED, label="in pairs, K 2, lambda 5", num_reflections=5),
+    "paired-every-2": replace(PAIRED, label="in pairs, K 2, every second step reflected", every=2),
+    **{
+        f"paired-gap-{k}": replace(PAIRED, label=f"in pairs, K 2, gap kept for {k} steps", gap_every=k)
+        for k in (1, 2, 3, 5)
+    },
 }
 
 
@@ -158,8 +168,9 @@ def generate(
         hosted = bridged(
             pipe,
             method.partner if itself else (sides[method.partner], ModelSpec(guidance=1.0)),
-            num_reflections=method.num_reflections,
-            strength=method.strength,
+            config=ReflectionConfig(
+                method.num_reflections, "fused", method.strength, every=method.every, gap_every=method.gap_every
+            ),
             **noise,
             weak_inputs={"max_sequence_length": PICTURE_TOKENS} if method.partner == "strong" else None,
         )
