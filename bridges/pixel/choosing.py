@@ -90,10 +90,10 @@ class Fit:
         """What the terminal and the page say of it."""
         residual = getattr(self.noise_map, "residual", None)
         unexplained = "" if residual is None else f"; it leaves {residual:.1%} of the weak side's variance unexplained"
-        if not self.paired:
-            return f"noise map: {self.origin}{unexplained}"
-        above = f", more than {UNEXPLAINED:.0%}, so noise is paired" if unexplained else ""
-        return f"noise: {self.origin}{unexplained}{above}"
+        if residual is not None and residual > UNEXPLAINED:
+            why = "so noise is paired" if self.paired else "too much to carry noise: --noise-map paired needs no map"
+            unexplained += f", more than {UNEXPLAINED:.0%}, {why}"
+        return f"{'noise' if self.paired else 'noise map'}: {self.origin}{unexplained}"
 
     def chosen(self, draws: int) -> Fit:
         """The same for "auto": paired, where the plan has draws for it, if the spaces are too far from linearly related

@@ -344,6 +344,15 @@ def test_auto_takes_pairs_where_the_best_map_explains_too_little_and_says_why(
         assert (record["num_evaluations"], record["num_decodes"]) == (4 + 3 * (3 - skipped), 4 * (3 - skipped))
 
 
+def test_what_a_map_leaves_unexplained_says_whether_it_can_carry_noise() -> None:
+    few, many = (
+        choosing.Fit(Mapped(torch.eye(2), scale=1.0, residual=share), "fitted to 9 pictures") for share in (0.1, 0.5)
+    )
+    assert few.sentence().endswith("leaves 10.0% of the weak side's variance unexplained")
+    assert "50.0%" in many.sentence() and many.sentence().endswith("--noise-map paired needs no map")
+    assert many.chosen(2).paired and not few.chosen(2).paired and not many.chosen(0).paired
+
+
 def test_paired_noise_is_planned_and_of_each_pictures_own_seed(disk: Path, tmp_path: Path) -> None:
     words = ("--methods", "w2sd", "--noise-map", "paired", "--draws", "3")
     both = run(disk, tmp_path / "both", *words, "--num", "2")

@@ -27,7 +27,8 @@ def fitted(sides):
 def short(name: str, **changes) -> scoring.Method:
     method = scoring.METHODS[name]
     values = {field: getattr(method, field) for field in scoring.Method.__dataclass_fields__}
-    return scoring.Method(**{**values, "steps": 4, "num_reflections": min(method.num_reflections, 2), **changes})
+    reflections = 3 if method.every > 1 or method.gap_every else 2  # the weak side knows no level of the first
+    return scoring.Method(**{**values, "steps": 4, "num_reflections": reflections, **changes})
 
 
 def test_the_noise_map_goes_from_eight_channels_to_four_and_knows_its_vaes(fitted, sides):
