@@ -196,9 +196,9 @@ def inpainting(folder: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "in_channels": 9}))
 
 
-def inpainting_pipeline(folder: Path) -> None:
+def adapter_pipeline(folder: Path) -> None:
     file = folder / "model_index.json"
-    file.write_text(file.read_text().replace("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"))
+    file.write_text(file.read_text().replace("StableDiffusionXLPipeline", "StableDiffusionXLAdapterPipeline"))
 
 
 def without_scheduler(folder: Path) -> None:
@@ -234,7 +234,7 @@ def pickled(folder: Path) -> None:
 
 DAMAGES: dict[Callable[[Path], None], str] = {
     inpainting: "inpainting",
-    inpainting_pipeline: "needs more than text",
+    adapter_pipeline: "needs more than text",
     without_scheduler: "scheduler has no config",
     without_vae_weights: "no .safetensors weights",
     truncated: "cut short",

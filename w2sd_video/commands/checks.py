@@ -14,6 +14,7 @@ from w2sd_video.demo.bundled import check_captions, check_toy_size, is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import BLACK, check_size
 from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces
+from w2sd_video.loading.pipeline_families import family_of_class, makes_videos
 from w2sd_video.loading.tokenizing import cut_notes, read_alike, readers_of, readers_of_pipeline
 from w2sd_video.pair import ModelPair, check_pair, gap
 from w2sd_video.presets import PRESETS
@@ -252,13 +253,15 @@ def check_steerable(controlnet: str | None, ip_adapter: str | None, name: str | 
     class of pipelines (None: not known yet).
     """
     name = name or ""
-    family = "AnimateDiff on SDXL" if name.startswith(ON_SDXL) else "Wan" if name.startswith("Wan") else None
+    others = makes_videos(name) and not name.startswith("AnimateDiff")
+    row = family_of_class(name) if others else None
+    family = "AnimateDiff on SDXL" if name.startswith(ON_SDXL) else None if row is None else row.name
     if controlnet is not None and family is not None:
         raise UserError(
             f"--controlnet: diffusers has no ControlNet for videos of {family} ({name}); AnimateDiff on SD 1.5 has "
             "one: give an SD 1.5 checkpoint with its --motion-adapter, or --preset animatediff-sd15"
         )
-    if ip_adapter is not None and family == "Wan":
+    if ip_adapter is not None and row is not None:
         raise UserError(
             f"--ip-adapter: diffusers has no IP-Adapter for {name}; AnimateDiff on SD 1.5 and on SDXL have one: give "
             "such a checkpoint with its --motion-adapter, or --preset animatediff-sd15"

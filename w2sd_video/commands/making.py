@@ -18,6 +18,7 @@ from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
+from w2sd_video.commands.starts import start_arguments
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.calls import call_signature, networks_of
@@ -25,9 +26,11 @@ from w2sd_video.latents.vaes import cause_of_nan
 from w2sd_video.loading.describe import Description
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import Source
+from w2sd_video.loading.pipeline_families import PipelineFamily
 from w2sd_video.loading.pipelines import (
     adapter_arguments,
     add_ip_adapter,
+    begun_from,
     control_arguments,
     with_controlnet,
 )
@@ -84,7 +87,8 @@ class LoadedSides:
             raw = self._prompt("weak", task.prompt)
             one = "" if raw == task.prompt else " after what the text encoder cuts off"
             return NotMadeError(f"the sides differ in their prompts alone, which are one{one}: leave out {raw!r}")
-        hosted = reflected(pipe, **self._settings(task, own), progress=report)
+        guided = plan.pipelines is not None and plan.pipelines.scale == "guider"  # whose sides are replayed
+        hosted = reflected(pipe, **self._settings(task, own), progress=report, host="replay" if guided else "auto")
         steps = plan.steps_of(task.method)
         try:
             with self.standing(own):
@@ -112,7 +116,7 @@ class LoadedSides:
     def _settings(self, task: Task, own: str) -> dict[str, Any]:
         """What `reflected` is told of a method that samples the side `own`."""
         plan, method = self.plan, task.method
-        reflector = ModelSpec(guidance=self._scale(own, plan.side(own).guidance), levels=plan.side(own).levels)
+        reflector = ModelSpec(guidance=self._inside(own, plan.side(own).guidance), levels=plan.side(own).levels)
         settings: dict[str, Any] = {
             "method": hosted_name(method),
             "config": config_of(method, plan.reflection, reflector),
@@ -123,7 +127,7 @@ class LoadedSides:
             other = "weak" if own == "strong" else "strong"
             alone = plan.sampling_guidance(other) if method in AS_THEY_SAMPLE else None
             scale = plan.side(other).guidance if alone is None else alone
-            weak, inputs = self.other_side(other, task.prompt, self._scale(own, scale))
+            weak, inputs = self.other_side(other, task.prompt, self._inside(own, scale))
             settings |= {"weak": weak, "weak_inputs": inputs or None}
         if method == SELECTING:
             assert plan.reward is not None and self.reward is not None
@@ -138,6 +142,11 @@ class LoadedSides:
     def _scale(self, sampled: str, guidance: float | None) -> float | None:
         """A scale of either side as it has to be said where the sampled side's halves are exchanged, or not."""
         return 1 - guidance if guidance is not None and self.plan.exchanged(sampled) else guidance
+
+    def _inside(self, sampled: str, guidance: float | None) -> float | None:
+        """A scale inside the reflection; None where each frame has its own, which both sides sample with."""
+        by_frame = self.plan.pipelines is not None and self.plan.pipelines.by_frame
+        return None if by_frame else self._scale(sampled, guidance)
 
     def _pipe(self, role: str) -> Any:
         return self.weak if role == "weak" and self.weak is not None else self.strong
@@ -189,15 +198,10 @@ class LoadedSides:
         arguments: dict[str, Any] = {
             **(_exchanged(text) if plan.exchanged(role) else text),
             **self.extra,
-            "height": plan.height,
-            "width": plan.width,
-            "num_inference_steps": steps,
-            "guidance_scale": self._scale(role, plan.sampling_guidance(role)),
+            **call_settings(plan, pipe, steps, self._scale(role, plan.sampling_guidance(role))),
             "generator": torch.Generator("cpu").manual_seed(task.seed),
             "output_type": "np",
         }
-        if plan.num_frames is not None:
-            arguments["num_frames"] = plan.num_frames
         if side.control is not None:
             arguments["controlnet_conditioning_scale"] = side.control["scale"]
         pipe.set_progress_bar_config(disable=True)
@@ -214,8 +218,35 @@ class LoadedSides:
             "negative_prompt": self.negative(role),
             "max_sequence_length": length,
         }
+        if self.plan.pipelines is not None and self.plan.pipelines.scale == "true_cfg_scale":
+            given["negative_prompt"] = given["negative_prompt"] or " "  # without one these pipelines do not guide
         taken = call_signature(type(pipe)).parameters
         return {name: value for name, value in given.items() if value is not None and name in taken}
+
+
+def call_settings(plan: Plan, pipe: Any, steps: int, guidance: float | None) -> dict[str, Any]:
+    """The arguments of a call beside text and pictures, by the names that this family's pipelines have for them.
+
+    A pipeline that takes a picture or a video has its size from that.
+    """
+    family, taken = plan.pipelines or PipelineFamily(""), call_signature(type(pipe)).parameters
+    sized = {"height": plan.height, "width": plan.width, family.frames_name: plan.num_frames}
+    started = plan.start is not None
+    found: dict[str, Any] = {n: v for n, v in sized.items() if v is not None and (n in taken or not started)}
+    count = steps
+    if plan.start is not None and plan.start.denoise is not None:
+        count = plan.start.grid(steps)
+        found["strength"] = plan.start.denoise
+    scale = guidance - 1 if family.excess and guidance is not None else guidance
+    if family.scale == "guider":
+        pipe.guider = pipe.guider.new(guidance_scale=scale)
+    else:
+        found[family.scale] = scale
+    if family.rate_name:
+        found[family.rate_name] = plan.fps if family.rate_name != "fps" else round(plan.fps or 0)
+    if "audio_guidance_scale" in taken:
+        found["audio_guidance_scale"] = scale
+    return {**found, **family.extra, "num_inference_steps": count}
 
 
 def _exchanged(text: dict[str, Any]) -> dict[str, Any]:
@@ -332,12 +363,17 @@ def _equipped(plan: Plan, role: str, pipe: Any, run: Loading) -> Any:
         pipe = with_controlnet(pipe, plan.part("controlnet"), pipe.dtype, allow_pickle=plan.allow_pickle)
     if plan.part("ip_adapter") is not None:
         add_ip_adapter(pipe, plan.part("ip_adapter"))
+    if plan.start is not None:
+        given = plan.side(role).checkpoint or plan.pair.strong.checkpoint
+        pipe = begun_from(pipe, plan.start.pipeline, str(given))
     return pipe
 
 
 def _told(plan: Plan, pipe: Any) -> dict[str, Any]:
     """The pictures that both sides are told."""
     told: dict[str, Any] = {}
+    if plan.start is not None:
+        told |= start_arguments(plan.start, plan.height, plan.width, plan.num_frames)
     if plan.part("control_image") is not None and plan.num_frames is not None:
         frames = read_control_frames(
             plan.part("control_image"), plan.width, plan.height, plan.num_frames, resize=plan.part("resize_control")

@@ -70,6 +70,7 @@ def _lora(flag: str) -> Callable[[str], Any]:
 
 
 SHOW, PAIR, GAPS, PARTS = "what to show", "the pair", "gaps", "gaps of the pipeline (ControlNet, IP-Adapter)"
+START = "what sampling starts from, beside noise"
 HOW, BEYOND, REWARD = "sampling and reflection", "reflections beyond the paper's algorithm", "the reward of w2sd-auto"
 VIDEOS, BRIDGE, NETWORK = "videos", "the bridge through pixels", "the network"
 EXPERTS, SCORES, MACHINE, OUTPUT = "the weak side's experts", "scores (thousands of pictures)", "the machine", "output"
@@ -178,6 +179,21 @@ OPTIONS: tuple[Option, ...] = (
         ("weak_ip_adapter_scale", float, "on the weak side (default: 0, none)",
          {"metavar": "S", "said": "weak IP-Adapter scale"}),
         families=DIRECT,
+    ),
+    *_rows(
+        START,
+        ("image", str, "a picture: of pictures it is noised and sampled anew (--denoise), of videos it is their first "
+         "frame", {"families": ("video", "image"), "metavar": "FILE", "everyday": True, "said": "picture"}),
+        ("mask", str, "with --image: white is made anew, black is kept",
+         {"families": ("image",), "metavar": "FILE", "everyday": True}),
+        ("last_image", str, "with --image: the last frame", {"families": ("video",), "metavar": "FILE"}),
+        ("video", str, "a video that is noised and sampled anew (--denoise)",
+         {"families": ("video",), "metavar": "FILE", "everyday": True}),
+        ("denoise", float, "how much of the noise levels is sampled, up to 1, all of them; T steps are made of that "
+         "part (default: 0.6 of a picture, 1 with a mask, 0.7 of a video)",
+         {"families": ("video", "image"), "metavar": "S", "low": 0.01, "high": 1}),
+        ("resize_image", bool, "scale and crop what it starts from to the output's size",
+         {"families": ("video", "image"), "default": False}),
     ),
     *_rows(
         HOW,

@@ -9,13 +9,16 @@ from typing import Any
 
 from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_rows, reflection_record, rows_at_most
 from w2sd_video.commands.rewards import RewardSettings
+from w2sd_video.commands.starts import FILES, Start
 from w2sd_video.loading.pair_description import PairDescription
+from w2sd_video.loading.pipeline_families import PipelineFamily
 from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.runs.tasks import ALONE, Groups, class_groups, task_groups
 
 NOTHING: Mapping[str, Any] = {}
 PARTS = (  # files of a pair beside its two sides, made absolute in the record
     *("config", "weak_config", "motion_adapter", "controlnet", "control_image", "ip_adapter", "ip_adapter_image"),
+    *FILES,
 )
 
 
@@ -63,6 +66,8 @@ class Plan:
         embedded: guidance is an input of the network, so that it costs no rows.
         files: what the files of a pair of pipelines are, for `loading.pairs`.
         lora_sources: where each LoRA of `pair` comes from.
+        pipelines: the family of both sides' pipelines; None for one that is not in the table.
+        start: what sampling starts from beside noise and prompts; None for nothing.
         parts: files that belong to the pair, by field (PARTS), and how they are used ("canny").
         batch, shown: how many are made together; how many of each method the page shows (None: all).
         notes: what the user should know before anything is made.
@@ -106,6 +111,8 @@ class Plan:
     embedded: bool = False
     files: PairDescription | None = None
     lora_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    pipelines: PipelineFamily | None = None
+    start: Start | None = None
     parts: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     notes: tuple[str, ...] = ()
     verdict: str = "share: one network is both sides"
@@ -234,6 +241,7 @@ class Plan:
             **frames,
             **({"compile": True} if self.compile else {}),
             "max_sequence_length": self.max_sequence_length,
+            **({} if self.start is None else self.start.settings()),
             "seed": self.seed,
             "num_videos" if video else "num_pictures": self.num if self.total is None else self.total,
             **own,
@@ -246,6 +254,7 @@ class Plan:
         parts: dict[str, Any] = {
             "loras": {name: {"from": source, **scales[name]} for name, source in self.lora_sources.items()},
             **{name: located(value) if name in PARTS else value for name, value in self.parts.items()},
+            **({} if self.start is None else {name: located(path) for name, path in self.start.files().items()}),
             "control": {role: side.control["scale"] for role, side in sides.items() if side.control},
             "ip_adapter_scale": {role: side.ip_adapter for role, side in sides.items() if side.ip_adapter is not None},
             "weak_skip_layers": list(self.pair.weak.skip_layers or ()),

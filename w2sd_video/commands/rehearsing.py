@@ -37,7 +37,8 @@ def rehearse_pair(plan: Plan) -> None:
     for files, roles in ((pair.whole, ("strong",) if apart else ("strong", "weak")), (pair.weak, ("weak",) * apart)):
         if files is not None and roles:
             scheduler = rehearsal.scheduler_of(files, plan.scheduler, roles[0], moving=moving)
-            rehearsal.check_schedule(scheduler, plan.steps, methods_of(plan, roles))
+            count = plan.steps if plan.start is None else plan.start.grid(plan.steps)
+            rehearsal.check_schedule(scheduler, count, methods_of(plan, roles), made=plan.steps)
             rehearsal.check_levels(scheduler, [plan.side(role).levels for role in roles])
 
 

@@ -12,11 +12,12 @@ from w2sd_video.commands.app import family_named
 from w2sd_video.commands.command_line import request_of
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.request import Request
-from w2sd_video.diagnosis.sides import VIDEO_KINDS, Side, read_side
+from w2sd_video.diagnosis.sides import Side, read_side
 from w2sd_video.diagnosis.verdicts import Verdict, judge
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import read_json
 from w2sd_video.loading.pair_description import describe_pair
+from w2sd_video.loading.pipeline_families import makes_videos
 from w2sd_video.presets import PRESETS, get_preset
 from w2sd_video.runs.progress import Progress
 
@@ -177,7 +178,7 @@ def _padded(read: list[Side | None]) -> tuple[Side | None, Side | None]:
 def _makes_videos(strong: str) -> bool:
     index = Path(strong).expanduser() / "model_index.json"
     try:
-        return index.is_file() and str(read_json(index).get("_class_name")).startswith(VIDEO_KINDS)
+        return index.is_file() and makes_videos(str(read_json(index).get("_class_name")))
     except UserError:  # said when the side is read
         return False
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.latents.spaces import LatentSpace
-from w2sd_video.loading.describe import NETWORKS, VIDEO_KINDS, WEIGHTED, Description, Weights, describe, named
+from w2sd_video.loading.describe import NETWORKS, WEIGHTED, Description, Weights, describe, named
 from w2sd_video.loading.files import FAMILIES, family_of, is_hub_id, read_json, read_safetensors_header
 from w2sd_video.loading.fingerprints import Fingerprint, fingerprint
+from w2sd_video.loading.pipeline_families import makes_videos
 
 FAMILY_IDS = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
@@ -51,7 +52,7 @@ class Side:
 
     @property
     def makes_videos(self) -> bool:
-        return (self.class_name or "").startswith(VIDEO_KINDS) or self.network.get("_class_name") == "UNetMotionModel"
+        return makes_videos(self.class_name) or self.network.get("_class_name") == "UNetMotionModel"
 
     @property
     def space(self) -> LatentSpace:
@@ -85,7 +86,8 @@ def read_side(given: str, role: str, *, config: str | None = None, allow_pickle:
     if path.is_file() and config is None and path.suffix == ".safetensors":
         return _from_file_alone(given, path, role)
     alone = path.is_dir() and not (path / "model_index.json").is_file()
-    return _described(describe(given, role, config=config, allow_pickle=allow_pickle, video=None, lent=alone), role)
+    reading: dict[str, Any] = {"allow_pickle": allow_pickle, "video": None, "from_text": False}
+    return _described(describe(given, role, config=config, lent=alone, **reading), role)
 
 
 def borrowing(side: Side, other: Side) -> Side:

@@ -37,7 +37,8 @@ IMAGE_VAES = {
     "AutoencoderTiny": "encoder_block_out_channels",
     "AutoencoderDC": "encoder_block_out_channels",
 }
-STAGES = (*dict.fromkeys(IMAGE_VAES.values()), "dim_mult")  # the last of Wan's
+STAGES = (*dict.fromkeys(IMAGE_VAES.values()), "dim_mult")  # the last of Wan's and Qwen-Image's
+RATIOS = ("spatial_compression_ratio", "temporal_compression_ratio")
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,31 @@ def shape_of(vae: Config) -> tuple[Any, ...]:
     return (*(vae.get(key) for key in SHAPES), len(stages))
 
 
+def cell_of(vae: Config) -> int | None:
+    """Returns the pixels of each side of a latent's cell, of VAEs of pictures and videos; None where nothing tells."""
+    kind, given = str(vae.get("_class_name")), vae.get(RATIOS[0])
+    if given:
+        return int(given)
+    if kind.startswith("AutoencoderKLLTX"):
+        return int(vae.get("patch_size") or 4) * 2 ** sum(map(bool, vae.get("spatio_temporal_scaling") or ()))
+    if kind == "AutoencoderKLMochi":
+        return 8
+    stages = next((len(vae[name]) for name in (IMAGE_VAES.get(kind, ""), *STAGES) if name in vae), None)
+    patch = vae.get("patch_size") if kind == "AutoencoderKLWan" else None  # 2.2's smaller model packs pixels
+    return None if stages is None else 2 ** (stages - 1) * int(patch or 1)
+
+
+def frames_of(vae: Config) -> int | None:
+    """Returns how many frames one latent frame of a video holds; None where the config does not tell."""
+    given = vae.get(RATIOS[1]) or vae.get("scale_factor_temporal")
+    if given is None and str(vae.get("_class_name")).startswith("AutoencoderKLLTX"):
+        return int(vae.get("patch_size_t") or 1) * 2 ** sum(map(bool, vae.get("spatio_temporal_scaling") or ()))
+    return None if given is None else int(given)
+
+
 def shape_words(vae: Config) -> str:
-    stages = next((len(vae[name]) for name in STAGES if name in vae), 1)
     channels = vae.get("latent_channels", vae.get("z_dim"))
-    return f"{vae.get('_class_name')}, {channels} channels, cells of {2 ** (stages - 1)} px"
+    return f"{vae.get('_class_name')}, {channels} channels, cells of {cell_of(vae) or 1} px"
 
 
 def scale_words(vae: Config) -> str:

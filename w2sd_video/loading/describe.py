@@ -11,7 +11,7 @@ from typing import Any
 
 from w2sd_video.errors import UserError
 from w2sd_video.latents import noise_levels
-from w2sd_video.latents.spaces import IMAGE_VAES, LatentSpace
+from w2sd_video.latents.spaces import IMAGE_VAES, LatentSpace, cell_of
 from w2sd_video.loading.files import (
     FAMILIES,
     LDM_UNET,
@@ -28,17 +28,23 @@ from w2sd_video.loading.files import (
     read_safetensors_header,
     weight_files,
 )
+from w2sd_video.loading.pipeline_families import (
+    FROM_TEXT,
+    PipelineFamily,
+    family_of_class,
+    makes_videos,
+    start_of_class,
+)
 
 # The parts of a pipeline that hold weights; whatever else a model_index.json names is settings, or left out.
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-WEIGHTED = ("unet", "transformer", "transformer_2", "vae", "motion_adapter", *TEXT_ENCODERS)
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+SOUND = ("audio_vae", "connectors", "vocoder")  # LTX-2's
+WEIGHTED = ("unet", "transformer", "transformer_2", "vae", "motion_adapter", *TEXT_ENCODERS, "image_encoder", *SOUND)
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # not asked for when text makes a picture
-NOT_FROM_TEXT = (
+NOT_FROM_TEXT = (  # of pipelines that are not in the table of families
     *("Img2Img", "Inpaint", "ControlNet", "Control", "Upscale", "Fill", "Redux", "Kontext", "Edit", "Pix2Pix"),
     *("Variation", "Depth", "Prior", "Adapter", "VideoToVideo", "ImageToVideo"),
 )
-VIDEO_VAES = {"AutoencoderKLWan": "dim_mult"}  # likewise, of the pipelines in VIDEO_KINDS that have one of their own
-VIDEO_KINDS = ("AnimateDiff", "Wan")  # how the classes of pipelines that make videos begin
 TWO_NETWORKS = ("Wan",)  # may have a second one for low noise
 NETWORKS = ("unet", "transformer")
 SDXL_UNETS = ("UNet2DConditionModel", "UNetMotionModel")
@@ -47,7 +53,7 @@ FAMILY_CLASSES = {  # whose folders hold the configs of a single file of a famil
     "sd15": ("StableDiffusionPipeline", "AnimateDiffPipeline"),
     "flux": ("FluxPipeline",),
 }
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 QUANTISERS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "optimum", "gguf": "gguf"}
 FLUX_SAMPLE_SIZE = 128  # cells; diffusers has it in code, not in a config
 
@@ -173,12 +179,18 @@ class Description:
         return self.part("unet") or self.part("transformer")
 
     @property
+    def pipelines(self) -> PipelineFamily | None:
+        """Its row of the table of families; None where its class is not in it, or not known."""
+        return family_of_class(self.class_name)
+
+    @property
     def is_video(self) -> bool | None:
-        return None if self.class_name is None else self.class_name.startswith(VIDEO_KINDS)
+        return None if self.class_name is None else makes_videos(self.class_name)
 
     @property
     def is_flux(self) -> bool | None:
-        return None if self.class_name is None else self.class_name.startswith("Flux")
+        name = self.class_name
+        return None if name is None else name.startswith("Flux") and "Flux2" not in name
 
     @property
     def is_flow(self) -> bool | None:
@@ -201,15 +213,15 @@ class Description:
     def cell(self) -> int | None:
         """Pixels of each side of a latent's cell."""
         vae = self.part("vae")
-        return None if vae is None else 2 ** (len(vae[(IMAGE_VAES | VIDEO_VAES)[vae["_class_name"]]]) - 1)
+        return None if vae is None else cell_of(vae)
 
     @property
     def multiple(self) -> int | None:
         """What heights and widths must be multiples of: 8 in diffusers' UNet pipelines, two cells where they are packed
         in patches of two.
         """
-        packed = str(self.class_name).startswith(("Flux", "StableDiffusion3", "Wan"))
-        return None if self.cell is None else max(8, self.cell * (2 if packed else 1))
+        patch = 1 if self.pipelines is None else self.pipelines.patch
+        return None if self.cell is None else max(8, self.cell * patch)
 
     @property
     def own_size(self) -> int | None:
@@ -243,6 +255,7 @@ def describe(
     allow_pickle: bool = False,
     video: bool | None = False,
     lent: bool = False,
+    from_text: bool = True,
 ) -> Description:
     """Returns what `given` is: a hub id, a folder with model_index.json, or a single file.
 
@@ -250,7 +263,7 @@ def describe(
     messages. `config` is where a single file takes configs, tokenizers and whatever it does not hold from: a diffusers
     folder or a hub id. `video` asks for a pipeline that makes videos, False for one that makes pictures; None takes
     either. `lent`: the other side lends what is lacking, so that a folder may hold one SDXL network and nothing else,
-    and a single file need not be completed by its config.
+    and a single file need not be completed by its config. `from_text`: text alone must do, not a picture or a video.
 
     Raises:
         UserError: it does not exist, is damaged, holds pickles that were not allowed, or is no text-to-picture
@@ -278,6 +291,10 @@ def describe(
     if found.is_video and video is False:
         raise UserError(
             f"the {role} side {given} makes videos ({found.class_name}); give a pipeline that makes pictures"
+        )
+    if from_text and start_of_class(found.class_name) not in (None, FROM_TEXT):
+        raise UserError(
+            f"the {role} side {given} holds a {found.class_name}, which needs more than text; give another pipeline"
         )
     return found
 
@@ -341,7 +358,7 @@ def check_class(class_name: str, parts: Mapping[str, Any], place: str) -> None:
     with a VAE, a scheduler and one denoising network.
     """
     held = {name for name, entry in parts.items() if isinstance(entry, list) and entry[-1] is not None}
-    if any(word in class_name for word in NOT_FROM_TEXT):
+    if family_of_class(class_name) is None and any(word in class_name for word in NOT_FROM_TEXT):
         raise UserError(f"{place} holds a {class_name}, which needs more than text; give a text-to-image pipeline")
     foreign = {entry[-1] for entry in parts.values() if isinstance(entry, list) and _picks_code(entry[-1])}
     if foreign:
@@ -378,7 +395,7 @@ def _check_folder(files: Description, role: str, allow_pickle: bool) -> None:
     assert files.index is not None
     check_class(str(files.class_name), files.index, f"the {role} folder {files.given}")
     for part in WEIGHTED:
-        if named(files.index, part):
+        if named(files.index, part) and (part != "image_encoder" or (files.pipelines and files.pipelines.sees)):
             check_weights(folder / part, f"the {role} folder", allow_pickle)
     for part in ("vae", "unet", "transformer", "scheduler"):
         if named(files.index, part) and files.part(part) is None:
@@ -395,7 +412,7 @@ def _check_folder(files: Description, role: str, allow_pickle: bool) -> None:
 
 def _check_vae(files: Description, place: str) -> None:
     vae = files.part("vae") or {}
-    if str(files.class_name).startswith("Wan") and vae.get("_class_name") in VIDEO_VAES:
+    if files.pipelines is not None and files.kind != "file" and cell_of(vae) is not None:
         return
     if vae.get("_class_name") not in IMAGE_VAES or IMAGE_VAES[vae["_class_name"]] not in vae:
         raise UserError(

@@ -73,6 +73,14 @@ def is_hub_id(given: str) -> bool:
     return bool(HUB_ID.fullmatch(given)) and not suffixed and not path.exists() and not path.parent.is_dir()
 
 
+def class_on_hub(given: str) -> str | None:
+    """Returns the class of pipelines of a hub id, None where the local cache does not have it; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(given, "model_index.json")
+    return str(read_json(Path(index)).get("_class_name")) if isinstance(index, str) else None
+
+
 def local_only(given: str | Path) -> bool:
     """Whether nothing may be fetched for what was given: the loaders' `local_files_only`.
 

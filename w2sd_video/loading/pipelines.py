@@ -29,12 +29,12 @@ from diffusers import (
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import WHITE, canny_edges, read_control_image, read_rgb
 from w2sd_video.latents.schedules import check_scheduler, is_flow
+from w2sd_video.latents.spaces import IMAGE_VAES
 from w2sd_video.latents.vaes import vae_dtype
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of, tensors_of
 from w2sd_video.loading.attachments import CONTROLLED, check_controlnet, check_widths, place_of_ip_adapter
 from w2sd_video.loading.describe import (
     LEFT_OUT,
-    VIDEO_KINDS,
     WEIGHTED,
     Description,
     check_class,
@@ -45,6 +45,7 @@ from w2sd_video.loading.describe import (
 )
 from w2sd_video.loading.files import FAMILIES, local_only
 from w2sd_video.loading.parts import Source, check_tokenizers, progress_bars, reading
+from w2sd_video.loading.pipeline_families import family_of_class, makes_videos, start_of_class
 from w2sd_video.loading.placement import install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, share_pipelines
 
@@ -68,6 +69,7 @@ ANIMATEDIFF_SCHEDULER: dict[str, Any] = {
     "clip_sample": False,
     "steps_offset": 1,
 }
+OWN_MODULES = ("ltx2",)  # whose classes a model_index.json names by their folder
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
@@ -125,16 +127,17 @@ def load_described(source: Source, role: str, adapter: MotionAdapter | None, *, 
         pipe = _assembled(source, index, class_of(["diffusers", name], given), adapter, sharing)
     if video and adapter is None and isinstance(getattr(sharing, "unet", None), UNetMotionModel):
         adapter = motion_adapter_of(sharing.unet)
-    if adapter is not None and not type(pipe).__name__.startswith(VIDEO_KINDS):
+    if adapter is not None and not makes_videos(type(pipe).__name__):
         pipe = _with_motion(pipe, given, adapter)
     if sharing is not None:
         share_pipelines(sharing, pipe)
-    makes_videos = type(pipe).__name__.startswith(VIDEO_KINDS)
-    if makes_videos != video:
-        what, wanted = ("videos", "pictures") if makes_videos else ("pictures", "videos (AnimateDiff)")
+    moving = makes_videos(type(pipe).__name__)
+    if moving != video:
+        what, wanted = ("videos", "pictures") if moving else ("pictures", "videos (AnimateDiff)")
         raise UserError(f"the {role} side {given} makes {what}: {type(pipe).__name__}; give one that makes {wanted}")
     network = getattr(pipe, "unet", None) or pipe.transformer
-    if hasattr(pipe.vae.config, "block_out_channels") and (video or pipe.vae.dtype != network.dtype):
+    frames_apart = type(pipe.vae).__name__ in IMAGE_VAES and hasattr(pipe.vae.config, "block_out_channels")
+    if frames_apart and (video or pipe.vae.dtype != network.dtype):
         install_chunked_decode(pipe.vae)  # which also casts the latents to the VAE's dtype
     return pipe
 
@@ -168,7 +171,8 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: Mot
     side lends what a single file and its configs' folder do not hold.
     """
     found, name = source.description, source.name
-    parts: dict[str, Any] = {part: None for part in LEFT_OUT if part in index}
+    sees = found.kind != "file" and (family := family_of_class(kind.__name__)) is not None and family.sees
+    parts: dict[str, Any] = {part: None for part in LEFT_OUT[: 1 if sees else None] if part in index}
     if found.kind == "file" and found.family in ("sdxl", "sd15") and "text_encoder" not in found.lacking:
         parts |= source.text_components(found.family)
     for part in WEIGHTED:
@@ -197,6 +201,7 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: Mot
             local_files_only=local_only(source.place),
             dtype=source.dtype,
             trust_remote_code=False,
+            use_safetensors=None if source.allow_pickle else True,
             **parts,
         )
     if "CLIPTokenizer" in type(getattr(pipe, "tokenizer", None)).__name__:
@@ -221,6 +226,8 @@ def class_of(entry: Any, name: str) -> Any:
     library, found = entry[0], None
     if library in ("diffusers", "transformers"):
         found = getattr(importlib.import_module(library), str(entry[1]), None)
+    elif library in OWN_MODULES:  # of diffusers' own folders of pipelines
+        found = getattr(importlib.import_module(f"diffusers.pipelines.{library}"), str(entry[1]), None)
     if found is None:
         raise UserError(
             f"{name} needs the class {entry[1]} of {library}, which the installed diffusers and transformers do not "
@@ -355,6 +362,34 @@ def _flow(own: Any) -> Any:
 def _noise(name: str, own: Any) -> Any:
     kind, settings = SCHEDULERS[name]
     return kind.from_config(own.config, clip_sample=False, thresholding=False, **settings)
+
+
+# -- what sampling starts from ----------------------------------------------------------------------------------------
+
+
+def begun_from(pipe: Any, name: str, given: str) -> Any:
+    """Returns the pipeline of the same parts whose call starts from something else, of the class `name`.
+
+    Raises:
+        UserError: the network of `given` was not trained for that.
+    """
+    kind = class_of(["diffusers", name], given)
+    if type(pipe) is kind:
+        return pipe
+    own = type(pipe).__name__
+    family = family_of_class(own)
+    if family is None or name not in family.classes.values():
+        raise UserError(f"{given} is a {own}, whose parts make no {name}; give a checkpoint for that one")
+    starts = {start_of_class(own), start_of_class(name)}
+    if starts & set(family.own_weights) and not pipe.config.get("expand_timesteps"):
+        raise UserError(f"the network of {given} is one for {own}, not for {name}; give a checkpoint for that one")
+    taken = [word for word in inspect.signature(kind).parameters if word != "self"]
+    settings = {word: pipe.config[word] for word in taken if word in pipe.config}
+    parts = {word: getattr(pipe, word) for word in taken if word in pipe.components}
+    if "add_watermarker" in taken:
+        settings["add_watermarker"] = False
+    optional = {word: None for word in kind._optional_components if word in taken}
+    return kind(**{**optional, **settings, **parts})
 
 
 # -- ControlNets and IP-Adapters --------------------------------------------------------------------------------------

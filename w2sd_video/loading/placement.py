@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.memory import memory_plan
+from w2sd_video.loading.pipeline_families import family_of_class
 from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines
 
 HOOKED_FIRST = ("sequential", "group")  # then the text encoders, too, never are on the device as a whole
@@ -132,7 +133,7 @@ def _hooked(module: Any) -> bool:
 
 
 def can_encode(pipe: Any) -> bool:
-    """Whether `encoded_prompts` knows this pipeline's family, with or without a ControlNet (`ENCODED`).
+    """Whether `encoded_prompts` knows this pipeline's family, whatever it starts from (`ENCODED`).
 
     Others encode the prompt in each call, so that their text encoders must stay.
     """
@@ -140,7 +141,9 @@ def can_encode(pipe: Any) -> bool:
 
 
 def _family_of(pipe: Any) -> str:
-    return type(pipe).__name__.removesuffix("Pipeline").removesuffix("ControlNet")
+    family = family_of_class(type(pipe).__name__)
+    name = type(pipe).__name__ if family is None or not family.text else family.text
+    return name.removesuffix("Pipeline").removesuffix("ControlNet")
 
 
 @torch.no_grad()

@@ -175,8 +175,9 @@ def check_levels(scheduler: Any, levels: Iterable[Timesteps | None]) -> None:
             trained_levels(told, scheduler)
 
 
-def check_schedule(scheduler: Any, steps: int, methods: Methods) -> Schedule | None:
-    """Returns the noise levels that methods sample on, None where none of them reflects.
+def check_schedule(scheduler: Any, steps: int, methods: Methods, *, made: int | None = None) -> Schedule | None:
+    """Returns the noise levels that methods sample on, None where none of them reflects; of the grid of `steps` these
+    are the last `made`.
 
     Raises:
         UserError: levels that cannot be reflected, or not as often.
@@ -191,7 +192,7 @@ def check_schedule(scheduler: Any, steps: int, methods: Methods) -> Schedule | N
         scheduler.set_timesteps(*(() if dynamic else (steps,)), **settings)
     except ValueError as error:
         raise UserError(f"{type(scheduler).__name__} has no {steps} steps: {error}; give other --steps") from error
-    schedule = read_schedule(scheduler)
+    schedule = read_schedule(scheduler, start=0 if made is None else steps - made)
     for method, options in reflecting:
         check_reflections(method, options, schedule)
     return schedule

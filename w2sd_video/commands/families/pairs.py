@@ -29,11 +29,14 @@ from w2sd_video.commands.prompts import both_sides
 from w2sd_video.commands.rehearsing import rehearse_pair
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
+from w2sd_video.commands.starts import plan_start, rate_of_start, size_of_start, start_arguments
 from w2sd_video.errors import UserError
+from w2sd_video.latents.spaces import frames_of
 from w2sd_video.loading.attachments import check_controlnet, check_ip_adapter
-from w2sd_video.loading.describe import VIDEO_VAES, Description, check_frames, describe, describe_motion_adapter
-from w2sd_video.loading.files import FAMILIES
+from w2sd_video.loading.describe import Description, check_frames, describe, describe_motion_adapter
+from w2sd_video.loading.files import FAMILIES, class_on_hub
 from w2sd_video.loading.pair_description import PairDescription, describe_pair
+from w2sd_video.loading.pipeline_families import PipelineFamily, family_called, family_of_class
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.runs.file_names import video_stems
@@ -45,6 +48,7 @@ from w2sd_video.runs.video_io import check_format
 DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
 DEMOS = {"image": "picture-demo", "video": "demo"}
 FRAMES, FPS = 16, 8.0  # AnimateDiff's own
+STEPS, REFLECTIONS = 28, 10  # of a pair of one's own of newer families: App. E.6, for Flux
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Described:
         strong, weak: both checkpoints; a weak one of None is the strong one's network.
         sides: what their files are.
         sdxl_video: the strong side is SDXL and makes videos, so that a pair of one's own has the paper's settings.
+        pipelines: the family of their pipelines, None for one that is not in the table.
     """
 
     preset: Preset
@@ -65,6 +70,7 @@ class Described:
     sides: PairDescription
     motion_adapter: str | None = None
     sdxl_video: bool = False
+    pipelines: PipelineFamily | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,8 @@ def describe_pipelines(
         assert weak is not None
         frames = request.num_frames or preset.num_frames
         sides = describe_pair(strong, weak, adapter, config=request.config, allow_pickle=pickles, num_frames=frames)
-        return Described(preset, own, strong, weak, sides, adapter, sdxl_video)
-    reading: dict[str, Any] = {"allow_pickle": pickles, "video": request.family == "video"}
+        return Described(preset, own, strong, weak, sides, adapter, sdxl_video, family_called("AnimateDiff SDXL"))
+    reading: dict[str, Any] = {"allow_pickle": pickles, "video": request.family == "video", "from_text": False}
     files = describe(strong, "strong", config=request.config, **reading)
     if weak is not None:
         other = describe(weak, "weak", config=weak_config, lent=True, **reading)
@@ -155,7 +161,37 @@ def describe_pipelines(
         raise UserError("--weak-config is for a --weak that is a single file; leave it out")
     motion = None if adapter is None else describe_motion_adapter(adapter, allow_pickle=pickles)
     sides = PairDescription(files, other, motion, pickles)
-    return Described(preset, own, strong, weak, sides, adapter, sdxl_video)
+    family = _family_of(files, preset, own=own, motion=request.family == "video")
+    if own and family is not None and family.guidance is not None:
+        preset = _as_family(preset, family)
+    return Described(preset, own, strong, weak, sides, adapter, sdxl_video, family)
+
+
+def _family_of(files: Description, preset: Preset, *, own: bool, motion: bool) -> PipelineFamily | None:
+    """The family of pipelines of a strong side; of one that is not here the hub's cache or a preset says it."""
+    if files.class_name is None:
+        known = [each for each in PRESETS.values() if each.pair.strong.checkpoint == files.given]
+        names = [each.family for each in (known if own else [preset])]
+        return family_of_class(class_on_hub(files.given)) or next(map(family_called, names), None)
+    with_motion = {FAMILIES["sdxl"]: "AnimateDiff SDXL", FAMILIES["sd15"]: "AnimateDiff SD 1.5"} if motion else {}
+    return family_called(with_motion.get(files.class_name)) or family_of_class(files.class_name)
+
+
+def _as_family(preset: Preset, family: PipelineFamily) -> Preset:
+    """A preset with the defaults of a family, for a pair of one's own."""
+    assert family.guidance is not None
+    height, width = family.size or (preset.height, preset.width)
+    return replace(
+        preset,
+        family=family.name,
+        steps=STEPS,
+        reflection=replace(preset.reflection, num_reflections=REFLECTIONS),
+        guidance=family.guidance,
+        height=height,
+        width=width,
+        num_frames=family.num_frames,
+        fps=family.fps,
+    )
 
 
 def weak_config_of(request: Request, weak: str | None) -> str | None:
@@ -188,7 +224,10 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     prompts, raw = both_sides(request.prompts, request.prompt_pairs or (), request.weak_prompt, default, preset.name)
     checks.check_toy(request, {"strong": described.strong, "weak": described.weak}, prompts, raw)
     told = _sides(request, described, loras)
-    height, width = _sizes(request, described)
+    start = plan_start(request, files, described.pipelines)
+    if described.sides.weak is not None and described.sides.weak.kind == "folder":
+        plan_start(request, described.sides.weak, described.pipelines)  # its network, too, must be one for this
+    height, width = _sizes(request, described, size_of_start(start))
     weak_told = {"negative_prompt": request.weak_negative_prompt, "checkpoint": described.weak, "guidance": outer}
     done = Plan(
         family=request.family,
@@ -211,7 +250,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         height=height,
         width=width,
         num_frames=(request.num_frames or preset.num_frames or FRAMES) if video else None,
-        fps=(preset.fps or FPS if request.fps is None else request.fps) if video else None,
+        fps=(rate_of_start(start) or preset.fps or FPS if request.fps is None else request.fps) if video else None,
         video_format=request.get("video_format") or "mp4",
         seed=request.seed,
         num=request.num,
@@ -220,8 +259,10 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         memory=request.memory,
         compile=request.compile,
         allow_pickle=request.allow_pickle,
-        embedded=preset.family == "Flux" if files.is_flux is None else bool(files.is_flux),
+        embedded=bool(files.is_flux) if described.pipelines is None else described.pipelines.embedded,
         files=described.sides,
+        pipelines=described.pipelines,
+        start=start,
         lora_sources=loras.sources,
         parts=_parts(request, described),
     )
@@ -315,11 +356,14 @@ def _name(described: Described) -> str:
     return Path(strong).stem if weak is None else f"{Path(strong).stem}-vs-{Path(weak).stem}"
 
 
-def _sizes(request: Request, described: Described) -> tuple[int, int]:
-    preset, files = described.preset, described.sides.whole
+def _sizes(request: Request, described: Described, started: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width: what is given, else of a picture that sampling starts from, else the model's or preset's."""
+    preset, files, family = described.preset, described.sides.whole, described.pipelines
     theirs = described.own and not described.sdxl_video
-    own = (files.own_size, files.own_size) if theirs else (preset.height, preset.width)
-    return checks.check_sizes(request.height, request.width, *own, files)
+    own: tuple[int | None, int | None] = (preset.height, preset.width)
+    if theirs and (family is None or family.size is None or (files.own_size is not None and not family.makes_videos)):
+        own = (files.own_size, files.own_size)
+    return checks.check_sizes(request.height, request.width, *(started or own), files)
 
 
 def _methods(request: Request, done: Plan) -> tuple[str, ...]:
@@ -336,7 +380,7 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     sides, files = described.sides, described.sides.strong
     check_reflection(done.reflection, done.methods, done.steps)
     if SELECTING in done.methods:
-        _check_decoded(files, described.preset)
+        _check_decoded(described.pipelines)
     if set(GAPPED) & set(done.methods):
         in_prompts = "--prompt-pairs FILE" in described.preset.needs
         if in_prompts and not done.raw_prompts and not gap(done.pair.strong, done.pair.weak):
@@ -358,8 +402,17 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     checks.check_parts(request, done.parts, video=done.num_frames is not None)
     checks.check_steered(done)
     _check_attached(done, sides.whole)
-    if done.num_frames is not None and "Wan" in (str(files.class_name)[:3], described.preset.family):
-        checks.check_frames(done.num_frames, int((files.part("vae") or {}).get("scale_factor_temporal") or 4))
+    family = described.pipelines
+    if done.num_frames is not None and family is not None and family.group > 1:
+        checks.check_frames(done.num_frames, frames_of(files.part("vae") or {}) or family.group)
+    if family is not None and family.by_frame and (request.asks("weak_guidance") or request.asks("strong_guidance")):
+        raise UserError(
+            f"{family.name} guides each frame by a scale of its own, up to --guidance, so that neither side can have "
+            "another; leave --strong-guidance and --weak-guidance out"
+        )
+    if done.start is not None:
+        done.start.grid(done.steps)
+        start_arguments(done.start, done.height, done.width, done.num_frames)
     if done.num_frames is not None and done.fps is not None:
         check_format(done.video_format, done.height, done.width, done.fps)
 
@@ -382,13 +435,12 @@ def _check_attached(done: Plan, files: Description) -> None:
         check_ip_adapter(done.part("ip_adapter"), name, network)
 
 
-def _check_decoded(ours: Description, preset: Preset) -> None:
-    """What a reward is shown must be decoded frame by frame; of files that are not here the preset says what it is."""
-    own = str((ours.part("vae") or {}).get("_class_name"))
-    if own in VIDEO_VAES or (ours.class_name is None and preset.family == "Wan"):
+def _check_decoded(family: PipelineFamily | None) -> None:
+    """What a reward is shown must be decoded frame by frame."""
+    if family is not None and family.makes_videos and not family.name.startswith("AnimateDiff"):
         raise UserError(
-            f"{SELECTING} shows the reward single frames of clean estimates, and the VAE of Wan mixes several frames "
-            "in each latent; leave the method out"
+            f"{SELECTING} shows the reward single frames of clean estimates, and the VAE of {family.name} mixes "
+            "several frames in each latent; leave the method out"
         )
 
 

@@ -1,26 +1,22 @@
-"""Videos: AnimateDiff on SDXL, whose sides lend each other what one lacks, AnimateDiff on SD 1.5, and Wan (imports no
-torch until it loads).
+"""Videos: AnimateDiff on SDXL, whose sides lend each other what one lacks, and whole pipelines of every other family in
+the table, from AnimateDiff on SD 1.5 to LTX-2 (imports no torch until it loads).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from w2sd_video.commands.checks import ON_SDXL, check_parts, check_steerable
 from w2sd_video.commands.families.pairs import Described, PairFamily, chosen_preset, describe_pipelines
 from w2sd_video.commands.request import Request
 from w2sd_video.demo import DEMO_PROMPTS
 from w2sd_video.errors import UserError
-from w2sd_video.loading.files import FAMILIES, family_of, read_json, read_safetensors_header
+from w2sd_video.loading.files import FAMILIES, class_on_hub, family_of, is_hub_id, read_json, read_safetensors_header
+from w2sd_video.loading.pipeline_families import family_called, makes_videos
 from w2sd_video.presets import VIDEO_PRESETS
 
 PAPER, OTHERS = "juggernaut-vs-sdxl", "guidance-sdxl"  # whose settings a pair of the user's own gets
-CLASSES = {
-    "AnimateDiff SDXL": "AnimateDiffSDXLPipeline",
-    "AnimateDiff SD 1.5": "AnimateDiffPipeline",
-    "Wan": "WanPipeline",
-}
-WHOLE = ("Wan", "AnimateDiffPipeline", "StableDiffusionPipeline")
 STEERED = ("controlnet", "control_image", "canny", "resize_control", "control_scale", "weak_control_scale",
            "ip_adapter", "ip_adapter_image", "ip_adapter_scale", "weak_ip_adapter_scale")  # fmt: skip
 
@@ -46,7 +42,7 @@ def describe(request: Request) -> Described:
 
 FAMILY = PairFamily(
     name="video",
-    about="videos of a weak/strong pair: AnimateDiff on SDXL or SD 1.5, Wan",
+    about="videos of a weak/strong pair: AnimateDiff, Wan, HunyuanVideo 1.5, LTX, Kandinsky 5 and more",
     examples="""\
   {program}                                the bundled demo, on any machine: weak, strong, W2SD, zero-gap
   {program} --prompt "a red ring moving up" --num 4
@@ -68,20 +64,31 @@ def _whole(request: Request, found: str | None) -> bool:
     """
     if _steered(request):
         return True
-    folder = request.strong is None or Path(request.strong).expanduser().is_dir()
-    return folder and (found or "").startswith(WHOLE)
+    path = None if request.strong is None else Path(request.strong).expanduser()
+    whole = makes_videos(found) and not str(found).startswith(ON_SDXL)
+    return (path is None or not path.is_file()) and (whole or found == FAMILIES["sd15"])
 
 
 def _class_name(request: Request) -> str | None:
     """The strong side's class of pipelines, None for a hub id (or nothing that exists)."""
     if request.strong is None:
         preset = VIDEO_PRESETS.get(request.preset or "demo")
-        return None if preset is None else CLASSES[preset.family]
+        return None if preset is None else _class_of(preset)
     path = Path(request.strong).expanduser()
     if path.is_file() and path.suffix == ".safetensors":
         return FAMILIES[family_of(read_safetensors_header(path), path)] if _steered(request) else None
+    if not path.exists() and is_hub_id(request.strong):
+        return class_on_hub(request.strong) or next(
+            (_class_of(preset) for preset in VIDEO_PRESETS.values() if preset.pair.strong.checkpoint == request.strong),
+            None,
+        )
     index = path / "model_index.json"
     return str(read_json(index).get("_class_name")) if index.is_file() else None
+
+
+def _class_of(preset: Any) -> str | None:
+    family = family_called(preset.family)
+    return None if family is None else next(iter(family.classes.values()))
 
 
 def _steered(request: Request) -> bool:

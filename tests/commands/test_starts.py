@@ -1,0 +1,155 @@
+"""What sampling starts from: pictures, masks, first and last frames, videos; on tiny pipelines saved to disk."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.support import tiny
+from tests.support.family_programs import image as image_program
+from w2sd_video.commands.app import family_named
+from w2sd_video.commands.engine import check_words
+from w2sd_video.commands.starts import Start
+from w2sd_video.errors import UserError
+from w2sd_video.loading.pipeline_families import FAMILIES
+from w2sd_video.loading.pipelines import begun_from
+from w2sd_video.runs.picture_io import read_picture
+
+QUICK = ("--steps", "3", "--reflections", "2", "--device", "cpu", "--prompt", "a cat")
+SHADES = np.stack(np.broadcast_arrays(*np.ogrid[0:256:16, 0:256:16], np.full((16, 16), 90)), -1).astype(np.uint8)
+NOISED = [
+    (family, name) for family in FAMILIES for start, name in family.classes.items() if start in family.noised
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("starts")
+    tiny.sd15(1).save_pretrained(root / "sd15")
+    tiny.flux(1).save_pretrained(root / "flux")
+    tiny.wan(1).save_pretrained(root / "wan")
+    Image.fromarray(SHADES).save(root / "picture.png")
+    Image.fromarray(SHADES[:8]).save(root / "low.png")
+    half = np.where(np.arange(16) < 8, 0, 255).astype(np.uint8)
+    Image.fromarray(np.tile(half, (16, 1))).save(root / "mask.png")
+    Image.new("L", (16, 16)).save(root / "black.png")
+    (root / "text.png").write_text("no picture")
+    inpainting = tiny.sd15(1)
+    inpainting.save_pretrained(root / "nine")
+    config = root / "nine" / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))
+    return root
+
+
+@pytest.mark.parametrize(("family", "name"), NOISED, ids=[name for _, name in NOISED])
+def test_steps_of_a_part_of_the_grid_are_counted_as_each_pipeline_counts_them(family: Any, name: str) -> None:
+    kind = getattr(diffusers, name)
+    for denoise in (0.05, 0.3, 0.55, 0.6, 0.85, 1.0):
+        for steps in (1, 3, 28):
+            start = Start(name, denoise=denoise, rounds_up=family.rounds_up)
+            count = start.grid(steps)
+            scheduler = SimpleNamespace(timesteps=torch.arange(count), order=1, set_begin_index=lambda index: None)
+            needed = {"device": "cpu"} if name == "StableDiffusionXLImg2ImgPipeline" else {}
+            counted = kind.get_timesteps.__code__.co_varnames[1:5]
+            needed |= {"timesteps": scheduler.timesteps} if "timesteps" in counted[:3] else {}
+            needed |= {"device": "cpu"} if "device" in counted else {}
+            made = kind.get_timesteps(
+                SimpleNamespace(scheduler=scheduler), num_inference_steps=count, strength=denoise, **needed
+            )
+            assert len(made[0]) == steps == made[1], (denoise, steps)
+
+
+@functools.cache
+def stock(folder: Path, kind: str, steps: int, **arguments: Any) -> np.ndarray:
+    """The picture of diffusers' own pipeline for the same noise."""
+    pipe = getattr(diffusers, kind).from_pretrained(folder, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    pictures = {name: Image.open(folder.parent / file) for name, file in arguments.items() if name != "strength"}
+    made = pipe(
+        "a cat",
+        **{**arguments, **pictures},
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        generator=torch.Generator("cpu").manual_seed(0),
+        output_type="np",
+    ).images[0]
+    return np.rint(made.clip(0, 1) * 255)
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "kind", "grid"),
+    [
+        ("sd15", "--image picture.png --denoise 0.5", "StableDiffusionImg2ImgPipeline", 6),
+        ("flux", "--image picture.png --mask mask.png --denoise 0.7", "FluxInpaintPipeline", 4),
+    ],
+)
+def test_pictures_start_from_a_picture_as_diffusers_has_it(
+    model: str, words: str, kind: str, grid: int, disk: Path, tmp_path: Path
+) -> None:
+    given = [str(disk / word) if word.endswith(".png") else word for word in words.split()]
+    command = [*QUICK, "--strong", str(disk / model), *given, "--guidance", "3", "--weak-guidance", "1", "--quiet"]
+    assert image_program([*command, "--methods", "strong,w2sd", "--output", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {line["method"]: line["num_evaluations"] for line in lines} == {"strong": 3, "w2sd": 7}
+    made = {name: read_picture(tmp_path / name / "a cat-0.png").pixels.astype(float) for name in ("strong", "w2sd")}
+    arguments: dict[str, Any] = {"image": "picture.png", "strength": float(words.split()[-1])}
+    if "mask" in words:
+        arguments |= {"mask_image": "mask.png"}
+    expected = stock(disk / model, kind, grid, **arguments)
+    assert np.abs(made["strong"] - expected).max() <= 1  # rounding
+    assert np.abs(made["w2sd"] - made["strong"]).max() > 2
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["pair"]["image"] == str(disk / "picture.png")
+    assert record["settings"]["denoise"] == arguments["strength"]
+
+
+REFUSED = {
+    "denoise alone": ("image", "sd15", "--denoise 0.5", "without something to start from"),
+    "mask alone": ("image", "sd15", "--mask mask.png", "--mask is given without --image"),
+    "nothing there": ("image", "sd15", "--image none.png", "there is no picture"),
+    "no picture": ("image", "sd15", "--image text.png", "cannot read the picture to start from"),
+    "another size": ("image", "sd15", "--image low.png --height 16 --width 16", "16 x 8 pixels and the output 16 x 16"),
+    "a mask of another size": ("image", "sd15", "--image picture.png --mask low.png", "16 x 8 pixels"),
+    "a mask of nothing": ("image", "sd15", "--image picture.png --mask black.png", "nothing to make anew"),
+    "too small a part": ("image", "sd15", "--image picture.png --denoise 0.01 --steps 50", "at most 1000"),
+    "an inpainting network": ("image", "nine", "--image picture.png", "trained to fill in a mask"),
+    "a picture to follow": ("image", "sd15", "--image picture.png --controlnet x/y", "picture of its own"),
+    "no first frames": ("video", "wan", "--image picture.png", "was not trained for WanImageToVideoPipeline"),
+    "two starts": ("video", "wan", "--image picture.png --video picture.png", "one of the two"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_started_from_is_refused_with_the_plan(case: str, disk: Path) -> None:
+    family, model, words, message = REFUSED[case]
+    given = [str(disk / word) if word.endswith(".png") else word for word in words.split()]
+    command = ["--steps", "3", "--reflections", "2", "--prompt", "a cat", "--strong", str(disk / model), *given]
+    with pytest.raises(UserError, match=message):
+        check_words(family_named(family), [*command, "--weak-guidance", "1"])
+
+
+def test_the_size_of_a_picture_is_that_of_the_output(disk: Path) -> None:
+    command = [*QUICK, "--strong", str(disk / "sd15"), "--image", str(disk / "low.png"), "--weak-guidance", "1"]
+    plan = check_words(family_named("image"), command)
+    assert (plan.height, plan.width, plan.start.denoise) == (8, 16, 0.6)  # type: ignore[union-attr]
+    resized = check_words(family_named("image"), [*command, "--resize-image", "--height", "16", "--width", "16"])
+    assert (resized.height, resized.width) == (16, 16)
+
+
+def test_parts_of_one_pipeline_make_another_of_its_family() -> None:
+    pipe = tiny.sd15(1)
+    made = begun_from(pipe, "StableDiffusionInpaintPipeline", "a folder")
+    assert type(made) is diffusers.StableDiffusionInpaintPipeline and made.unet is pipe.unet
+    with pytest.raises(UserError, match="is one for WanPipeline"):
+        begun_from(tiny.wan(1), "WanImageToVideoPipeline", "a folder")
+    with pytest.raises(UserError, match="make no FluxImg2ImgPipeline"):
+        begun_from(pipe, "FluxImg2ImgPipeline", "a folder")
