@@ -79,6 +79,8 @@ class Start:
         count = steps
         while self.made(count) < steps:
             count += 1
+        while self.rounds_up and count < MAX_STEPS and self.made(count + 1) == steps:
+            count += 1  # of the grids with that many, the one whose part is nearest to what is asked for
         if count > MAX_STEPS:
             raise UserError(
                 f"{steps} steps of the last {share:g} of the noise levels are {count} of all, and schedulers have at "
