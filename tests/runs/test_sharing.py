@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,42 @@ def test_workers_make_together_what_one_makes_alone(count: int, tmp_path: Path) 
     assert len(made) == len(set(made)) == 8, "nothing twice"
     assert all(drawing.batches for drawing in drawings), "each has a share"
     assert all(summary.complete and len(summary.made) == 8 for summary in summaries)
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(2, True), (3, False), (5, False)])
+def test_shards_make_together_what_one_process_makes(count: int, at_once: bool, tmp_path: Path) -> None:
+    alone = Drawing()
+    perform(tmp_path / "alone", alone)
+    drawings = [Drawing(seconds=0.01) for _ in range(count)]
+
+    def part(number: int) -> Summary:
+        own = replace(plan(tmp_path / "parts"), shard=(number, count))
+        return perform_run(own, drawings[number].load, batch=2)
+
+    if at_once:
+        with ThreadPoolExecutor(count) as pool:
+            summaries = list(pool.map(part, range(count)))
+    else:
+        summaries = [part(number) for number in reversed(range(count))]
+        assert not drawings[0].batches or not summaries[0].all_there
+        assert summaries[-1].all_there
+    assert all(summary.complete and summary.left == 0 for summary in summaries)
+    made = [batch for drawing in drawings for batch in drawing.batches]
+    assert sorted(made) == sorted(alone.batches)  # the very batches, each once
+    assert drawings[0].batches and (count > 2 or drawings[1].batches)
+    one, other = files(tmp_path / "alone"), files(tmp_path / "parts")
+    assert one.keys() == other.keys() and all(one[name] == other[name] for name in one)
+    assert part(0).made == [] and not Drawing().batches
+
+
+def test_a_shard_that_fails_at_something_is_not_complete_and_leaves_others_theirs(tmp_path: Path) -> None:
+    first = replace(plan(tmp_path), shard=(0, 2))
+    summary = perform_run(first, Drawing(failing=5).load, batch=2)
+    assert not summary.complete and summary.left and not (tmp_path / "comparison" / "up_down-0.png").exists()
+    again = Drawing()
+    assert perform_run(first, again.load, batch=2).complete and again.batches
+    with pytest.raises(ValueError, match="shard 2 of 2 is none"):
+        replace(first, shard=(2, 2))
 
 
 def test_what_a_stopped_worker_left_is_kept_and_its_claims_are_taken_over(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
 from w2sd_video.commands.families.base import Family, Loading, Maker
 from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, reflected_steps
-from w2sd_video.commands.options import options_of
+from w2sd_video.commands.options import option_of, options_of
 from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
@@ -79,6 +79,7 @@ folder; only methods may be added, and prompts after those there, and --memory, 
 def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[int, dict[str, Any]]:
     videos = family.name == "video" or bool(getattr(arguments, "video", None))
     progress = TerminalProgress(quiet=bool(arguments.quiet), noun="video" if videos else "picture")
+    shard = None if arguments.shard is None else option_of(family.name, "shard").read(arguments.shard)
     request = request_of(family.name, arguments, progress.note)
     calm_libraries(bars=progress.bars)
     plan = plan_of(family, request)
@@ -95,7 +96,9 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
     for name in ("rows_per_second", "price"):
         if getattr(arguments, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is for a plan; add --dry-run, or leave it out")
-    summary, written = make(family, plan, progress=progress, command=command, shared=bool(arguments.shared))
+    summary, written = make(
+        family, plan, progress=progress, command=command, shared=bool(arguments.shared), shard=shard
+    )
     code = EXIT_DONE if summary.complete else EXIT_FAILED
     if as_json:
         return code, describe_summary(summary, written)
@@ -184,11 +187,18 @@ def settled(family: Family, plan: Plan) -> tuple[Plan, str]:
 
 
 def make(
-    family: Family, plan: Plan, *, progress: Progress | None = None, command: str = "", shared: bool = False
+    family: Family,
+    plan: Plan,
+    *,
+    progress: Progress | None = None,
+    command: str = "",
+    shared: bool = False,
+    shard: tuple[int, int] | None = None,
 ) -> tuple[Summary, Mapping[str, str]]:
     """Makes what a plan names and is not there yet; returns what was done, and what was written of many files.
 
-    With `shared` other processes may do the same at the same time (`accelerate launch` and torchrun imply it).
+    With `shared` other processes may do the same at the same time (`accelerate launch` and torchrun imply it); with
+    `shard` (i, n) this one makes its n-th part only, and what is made of many files comes with the last of the parts.
 
     Raises UserError for what cannot be used or a folder that holds another run, OSError if the disk refuses (nothing
     finished is lost).
@@ -196,7 +206,7 @@ def make(
     progress = progress or Progress()
     worker = Worker.of_environment()
     plan, device_name = settled(family, replace(plan, device=worker.device(plan.device)))
-    run = replace(run_plan(family, plan, command, device_name), shared=shared)
+    run = replace(run_plan(family, plan, command, device_name), shared=shared, shard=shard)
     makers: list[Maker] = []
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:
@@ -220,7 +230,8 @@ def make(
 
     with _few_threads(plan):
         summary = perform(run, load, batch=plan.batch, worker=worker, progress=progress)
-        written = family.finish(plan, run, makers[0] if makers else None, progress) if worker.first else {}
+        last = worker.first if shard is None else summary.all_there
+        written = family.finish(plan, run, makers[0] if makers else None, progress) if last else {}
     return summary, written
 
 
@@ -464,6 +475,8 @@ def summary_text(summary: Summary, written: Mapping[str, str] | None = None, *, 
     kept = f", {summary.kept} were there already" if summary.kept else ""
     failed = f", {len(summary.failed)} FAILED (results.jsonl says why)" if summary.failed else ""
     head = f"{counted(len(made), noun)} made in {summary.seconds:.1f} s{kept}{failed}"
+    if summary.left is not None and not summary.all_there:
+        lines.append(f"of all {summary.total} {summary.kept + len(made)} are there; the rest is of other shards")
     lines += [f"{name}: {path}" for name, path in (written or {}).items()]
     return "\n".join([head, *lines, f"look at them: {page}"])
 

@@ -57,6 +57,14 @@ def window(text: str) -> tuple[float, float]:
     return first, end
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Returns the two numbers of I/N; raises UserError for anything else."""
+    first, _, count = str(text).partition("/")
+    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        raise UserError(f"--shard is {text!r}; give I/N, the I-th of N parts counted from 0: 0/4 to 3/4 for four")
+    return int(first), int(count)
+
+
 def _rows(group: str, *rows: tuple[Any, ...], families: tuple[str, ...] = ALL) -> tuple[Option, ...]:
     """Rows of one group: (field, kind, help), then what differs from the rest."""
     return tuple(
@@ -389,6 +397,9 @@ OPTIONS: tuple[Option, ...] = (
          {"of_run": True, "metavar": "P", "low": 0.0, "families": ALL}),
         ("shared", bool, "let other processes make the same run at the same time: start the same command again",
          {"of_run": True, "default": False, "families": ALL}),
+        ("shard", shard, "make the I-th of N parts only, counted from 0, beside the processes that make the others (a "
+         "Slurm array: --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT)",
+         {"of_run": True, "metavar": "I/N", "families": ALL}),
         families=(*ALL, "diagnose", "sweep", "arena", *FIT, *DIFF),
     ),
 )  # fmt: skip

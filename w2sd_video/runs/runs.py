@@ -83,7 +83,7 @@ class RunPlan:
     "versions". `methods` explains each name in record["methods"], `evaluations` says what one thing costs by it (for
     the progress bar: an estimate will do). `reflected_steps`, counted from 0, are those that a choice is made for.
     Comparisons and the page are of the first `shown` groups. With `shared` other processes may make the same run at the
-    same time.
+    same time. `shard` (i, n) leaves to this one every n-th batch of groups, from the i-th on, counted from 0.
     """
 
     output: Path
@@ -95,8 +95,11 @@ class RunPlan:
     reflected_steps: Sequence[int] = ()
     shown: int | None = None
     shared: bool = False
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
+            raise ValueError(f"shard {self.shard[0]} of {self.shard[1]} is none")
         if missing := [name for name in (*COMPARED, "command", "methods", "versions") if name not in self.record]:
             raise ValueError(f"the run's record lacks {', '.join(missing)}")
         if unknown := set(self.record["methods"]) - (self.methods.keys() & self.evaluations.keys()):
@@ -113,9 +116,17 @@ class RunPlan:
 
     def blocks(self, size: int) -> Iterator[tuple[Sequence[tuple[Task, ...]], list[Batch]]]:
         """Yields `size` groups at a time with their batches, one for each method, in the order they are made."""
-        for start in range(0, len(self.groups), size):
+        for _, groups, batches in self.share(size, None):
+            yield groups, batches
+
+    def share(
+        self, size: int, shard: tuple[int, int] | None
+    ) -> Iterator[tuple[int, Sequence[tuple[Task, ...]], list[Batch]]]:
+        """Yields the blocks of a shard (None: all), with the number of the first group of each."""
+        first, count = shard or (0, 1)
+        for start in range(first * size, len(self.groups), count * size):
             groups = list(self.groups[start : start + size])
-            yield groups, list(zip(*groups, strict=True))
+            yield start, groups, list(zip(*groups, strict=True))
 
 
 @dataclass
@@ -130,6 +141,7 @@ class Summary:
     failed: list[Record] = field(default_factory=list)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    left: int | None = None  # of a shard: how many of its share are not there
 
     @property
     def folder(self) -> Path:
@@ -141,6 +153,12 @@ class Summary:
 
     @property
     def complete(self) -> bool:
+        """Whether all that was to be made is there: of a shard, its share."""
+        return self.all_there if self.left is None else self.left == 0
+
+    @property
+    def all_there(self) -> bool:
+        """Whether the whole run is there, by whatever process."""
         return self.kept + len(self.made) == self.total
 
 
@@ -156,13 +174,14 @@ def perform(
     others go on. Stopped at any moment, the same call finishes the set.
 
     With a `worker` of several, or a plan that is `shared`, any number of processes do this at the same time: each
-    claims what it makes, takes over what a killed one claimed, and returns when everything is there.
+    claims what it makes, takes over what a killed one claimed, and returns when everything is there; one with a `shard`
+    when its share is.
 
     Raises UserError for a folder that holds another run, OSError if the disk refuses (nothing finished is lost), and
     what `load` and the maker raise.
     """
     progress = progress or Progress()
-    shared = plan.shared or (worker is not None and worker.count > 1)
+    shared = plan.shared or plan.shard is not None or (worker is not None and worker.count > 1)
     begin = time.perf_counter()
     with (
         closing(progress),
@@ -171,9 +190,11 @@ def perform(
         making = _Making(plan, journal, progress)
         making.all(load, batch)
         with journal.alone():
+            making.learn()  # of other shards, which nobody waits for
             journal.settle(task.key for _, batches in plan.blocks(batch) for tasks in batches for task in tasks)
             for group in plan.groups[: plan.shown]:
-                _write_comparison(plan, journal, group)
+                if plan.shard is None or not making.missing(group):  # else another shard has it
+                    _write_comparison(plan, journal, group)
             _write_choices(plan, journal)
             _write_page(plan, journal)
         making.summary.notes = list(journal.run.get("notes", ()))
@@ -192,23 +213,29 @@ class _Making:
 
     def all(self, load: Load, size: int) -> None:
         """Makes every batch that is not there; returns when all are, by whatever process."""
-        pending = [tasks for _, batches in self.plan.blocks(size) for tasks in batches if self._missing(tasks)]
-        if not pending:
-            return
+        shard = self.plan.shard
+        pending = [tasks for _, _, batches in self.plan.share(size, shard) for tasks in batches if self.missing(tasks)]
+        if pending:
+            self._all(load, size, pending)
+        if shard is not None:
+            own = (task for _, groups, _ in self.plan.share(size, shard) for group in groups for task in group)
+            self.summary.left = sum(not self.journal.finished(task.key) for task in own)
+
+    def _all(self, load: Load, size: int, pending: Sequence[Batch]) -> None:
         make = load([task for tasks in pending for task in tasks], self.journal)
-        missing = [task for tasks in pending for task in self._missing(tasks)]
+        missing = [task for tasks in pending for task in self.missing(tasks)]
         self.progress.started(sum(self.plan.evaluations[task.method] for task in missing), len(missing))
         del missing
         claimed_by_others = []
-        for start, (groups, batches) in enumerate(self.plan.blocks(size)):
+        for start, groups, batches in self.plan.share(size, self.plan.shard):
             for tasks in batches:
-                if self._missing(tasks) and not self._make(tasks, make):
+                if self.missing(tasks) and not self._make(tasks, make):
                     claimed_by_others.append(tasks)
-            self._show(groups, start * size)
+            self._show(groups, start)
         while claimed_by_others:
-            self._learn()
+            self.learn()
             claimed_by_others = [
-                tasks for tasks in claimed_by_others if self._missing(tasks) and not self._make(tasks, make)
+                tasks for tasks in claimed_by_others if self.missing(tasks) and not self._make(tasks, make)
             ]
             if claimed_by_others:
                 time.sleep(WAIT)
@@ -217,8 +244,8 @@ class _Making:
         """Makes a batch unless another process does; returns whether it is there now."""
         if not self.journal.claim(json.dumps([task.key for task in tasks])):
             return False
-        self._learn()  # whoever claimed it before may have finished it
-        missing = self._missing(tasks)
+        self.learn()  # whoever claimed it before may have finished it
+        missing = self.missing(tasks)
         if not missing:
             return True
         self.progress.making(missing[0].path)
@@ -237,11 +264,11 @@ class _Making:
             self._count(record)
         return True
 
-    def _missing(self, tasks: Batch) -> list[Task]:
+    def missing(self, tasks: Batch) -> list[Task]:
         """Those that nobody finished, nor failed at in this run."""
         return [task for task in tasks if task.key not in self.journal.records]
 
-    def _learn(self) -> None:
+    def learn(self) -> None:
         for record in self.journal.news():
             self.progress.evaluated(self.plan.evaluations.get(record["method"], 0))
             self._count(record)
@@ -258,7 +285,7 @@ class _Making:
         shown = len(self.plan.groups) if self.plan.shown is None else self.plan.shown
         with self.journal.alone():
             for group in groups[: max(0, shown - start)]:
-                if not self._missing(group):
+                if not self.missing(group):
                     _write_comparison(self.plan, self.journal, group)
             _write_page(self.plan, self.journal, every=PAGE_EVERY)
 
