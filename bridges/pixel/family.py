@@ -34,6 +34,8 @@ from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import compare_spaces
 from w2sd_video.loading.describe import Description, describe, describe_motion_adapter
 from w2sd_video.loading.files import check_vae_folder, read_safetensors_header
+from w2sd_video.loading.memory import Load, Machine, Sides
+from w2sd_video.loading.sizes import MOTION, Sizes, sizes_of
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.runs.file_names import video_stems
 from w2sd_video.runs.journal import held
@@ -176,6 +178,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
             dtype=request.dtype if request.dtype != "auto" or preset.dtype is None else preset.dtype,
             device=request.device,
             memory=request.memory,
+            machine=Machine(request.get("gpu_memory"), request.get("host_memory")),
             compile=request.compile,
             allow_pickle=request.allow_pickle,
             lora_sources=loras.sources,
@@ -206,10 +209,38 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
             for method in plan.methods
         }
 
+    def memory(self, plan: Plan) -> Sides | None:
+        """Returns the sizes of both sides and what each has to do; None where a hub id is not among the known ones."""
+        strong, weak = sizes_of(self.described(plan, "strong")), sizes_of(self.described(plan, "weak"))
+        if strong is None or weak is None:
+            return None
+        motion = plan.part("motion_adapter")
+        weights = None if motion is None else describe_motion_adapter(motion, allow_pickle=plan.allow_pickle)
+        here = None if weights is None else weights.weights("motion_adapter")
+        own, weak_rows = plan.own, 1 if plan.pair.weak.guidance in (0, 1) else 2
+        return Sides(
+            strong,
+            weak,
+            (
+                Load(1 if own.true_cfg is None and _is_flux(strong) else 2, plan.height, plan.width, plan.num_frames),
+                Load(weak_rows * (plan.num_frames or 1), own.weak_height, own.weak_width),
+            ),
+            one_vae=False,
+            motion=strong.motion or (here.numel if here is not None else MOTION["SDXL"] if motion else 0),
+            fits_map=own.noise_map == "auto" and not _comes_with_a_map(own),
+        )
+
+    def described(self, plan: Plan, role: str) -> Description:
+        """Returns what the files of a plan's side are."""
+        given, video = plan.side(role).checkpoint, role == "strong" and plan.num_frames is not None
+        assert given is not None
+        config = plan.part("config" if role == "strong" else "weak_config")
+        return describe(given, role, config=config, allow_pickle=plan.allow_pickle, video=video)
+
     def rehearse(self, plan: Plan) -> list[str]:
         from bridges.pixel.rehearsing import rehearse
 
-        return rehearse(plan)
+        return rehearse(plan, {role: self.described(plan, role) for role in ("strong", "weak")})
 
     def load(self, plan: Plan, run: Loading) -> Maker:
         from bridges.pixel.making import load_bridge
@@ -221,6 +252,10 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
 
 
 FAMILY = BridgeFamily()
+
+
+def _is_flux(side: Sizes) -> bool:
+    return str(side.config.get("_class_name")).startswith("Flux")
 
 
 def _preset(request: Request) -> BridgePreset:
@@ -425,7 +460,8 @@ def _fit(arguments: argparse.Namespace, words: list[str]) -> tuple[int, dict[str
         given["prompts"] = PICTURE_PROMPTS[:1]  # the plan wants one, and no picture is made
     whole = Request("bridge", **{**given, "methods": ("strong",)})
     plan = FAMILY.complete(whole, FAMILY.describe(whole))
-    FAMILY.rehearse(plan)
+    if arguments.rehearse or not arguments.dry_run:
+        FAMILY.rehearse(plan)
     if arguments.dry_run:
         report = {"status": "planned", "output": str(target), "pair": plan.pair_record(), "pictures": pictures}
         strong, weak = (side.checkpoint for side in (plan.pair.strong, plan.pair.weak))

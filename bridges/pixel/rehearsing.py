@@ -15,22 +15,22 @@ from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.hosting.cross_latent import LevelTable
 from w2sd_video.latents.schedules import training_levels
 from w2sd_video.latents.spaces import compare_spaces
-from w2sd_video.loading.describe import Description, describe, describe_motion_adapter
+from w2sd_video.loading.describe import Description, describe_motion_adapter
 from w2sd_video.loading.pair_description import PairDescription
 from w2sd_video.loading.rehearsal import check_schedule, scheduler_of
 
 
-def rehearse(plan: Plan) -> list[str]:
-    """Returns what a user should know of the plan; raises `UserError` for what cannot be loaded or reflected."""
-    found: dict[str, Description] = {}
-    for role in ("strong", "weak"):
-        given, video = plan.side(role).checkpoint, role == "strong" and plan.num_frames is not None
-        assert given is not None
-        config, motion = plan.part("config" if role == "strong" else "weak_config"), plan.part("motion_adapter")
-        found[role] = describe(given, role, config=config, allow_pickle=plan.allow_pickle, video=video)
-        adapter = describe_motion_adapter(motion, allow_pickle=plan.allow_pickle) if motion and video else None
-        if found[role].configs is not None and (not is_bundled(given) or plan.lora_sources):
-            rehearse_networks(plan, PairDescription(found[role], None, adapter))
+def rehearse(plan: Plan, found: dict[str, Description]) -> list[str]:
+    """Returns what a user should know of a plan whose sides' files are `found`.
+
+    Raises:
+        UserError: what cannot be loaded or reflected.
+    """
+    for role, files in found.items():
+        motion = plan.part("motion_adapter") if role == "strong" and plan.num_frames is not None else None
+        adapter = describe_motion_adapter(motion, allow_pickle=plan.allow_pickle) if motion else None
+        if files.configs is not None and (not is_bundled(plan.side(role).checkpoint) or plan.lora_sources):
+            rehearse_networks(plan, PairDescription(files, None, adapter))
     said: list[str] = []
     for method, own, other in (
         ("w2sd", "strong", "weak"),

@@ -284,7 +284,7 @@ def run(case: Case, folder: Path, *more: str) -> int:
 def test_a_dry_run_refuses_what_the_run_refuses(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = CASES[name]
     case.damage(folder)
-    assert run(case, folder, "--dry-run") == 2
+    assert run(case, folder, "--dry-run", "--rehearse") == 2
     assert re.search(case.says, capsys.readouterr().err)
     assert not (folder / "out").exists()
 
@@ -309,7 +309,7 @@ def test_a_run_without_the_rehearsal_would_come_to_the_same(
 
 @pytest.mark.parametrize("words", [SDXL, FLUX, VIDEO, MOE])
 def test_what_is_not_damaged_is_planned(words: str, folder: Path) -> None:
-    assert run(Case(words, lambda _: None, ""), folder, "--dry-run") == 0
+    assert run(Case(words, lambda _: None, ""), folder, "--dry-run", "--rehearse") == 0
 
 
 # -- every place that refuses -----------------------------------------------------------------------------------------

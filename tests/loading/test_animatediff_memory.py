@@ -1,4 +1,4 @@
-"""Shared storage, counted bytes, decoding in chunks, offloading, and the estimate made before loading."""
+"""Shared storage, counted bytes, decoding in chunks, offloading."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from tests.support import tiny
 from tests.support.disk_pairs import LoadedPair, loaded_pair, told
 from w2sd_video.loading import placement
 from w2sd_video.loading.animatediff import assemble_motion_unet, motion_adapter_of, tensors_of
-from w2sd_video.loading.memory import estimate_memory
-from w2sd_video.loading.pair_description import describe_pair
 from w2sd_video.loading.placement import decoding_in_chunks, install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, unique_bytes
 
@@ -209,7 +207,6 @@ def test_each_kind_of_offloading_reaches_every_network_of_both_sides(
     other_text: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind, method, helper in (
-        ("model", "enable_model_cpu_offload", "accelerate.cpu_offload_with_hook"),
         ("sequential", "enable_sequential_cpu_offload", "accelerate.cpu_offload"),
         ("group", "enable_group_offload", "diffusers.hooks.apply_group_offloading"),
     ):
@@ -225,40 +222,3 @@ def test_each_kind_of_offloading_reaches_every_network_of_both_sides(
             parts += [pair.weak.text_encoder, pair.weak.text_encoder_2]
         assert seen[0] == "strong"
         assert {id(part) for part in seen[1:]} == {id(part) for part in parts}
-
-
-# -- the estimate ---------------------------------------------------------------------------------------------------
-
-
-def test_the_estimate_for_the_papers_pair_is_what_was_measured_at_real_size() -> None:
-    pair = describe_pair("owner/juggernaut", "owner/sdxl", "owner/motion")
-    found = estimate_memory(pair, dtype="bfloat16", height=1024, width=1024, num_frames=16, rows=2)
-    # Shared motion and VAE, encoders freed, decode in chunks, guidance as a batch of 2: 19.7 GB.
-    assert found.peak == found.sample_peak == pytest.approx(19.7e9, rel=0.005)
-    assert found.decoding_activations == pytest.approx(1.5 * 2**30)
-    assert found.decode_peak < found.sample_peak
-    single = estimate_memory(pair, dtype="bfloat16", height=1024, width=1024, num_frames=16, rows=1)
-    assert single.peak == pytest.approx(15.3e9, rel=0.005)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_estimate_of_the_weights_is_what_loading_takes(tmp_path: Path, dtype: str) -> None:
-    for side in (1, 2):
-        tiny.sdxl(side).save_pretrained(tmp_path / str(side))
-    tiny.motion_adapter().save_pretrained(tmp_path / "motion")
-    given = (str(tmp_path / "1"), str(tmp_path / "2"), str(tmp_path / "motion"))
-    found = estimate_memory(describe_pair(*given), dtype=dtype, height=16, width=16, num_frames=2)
-    pair = loaded_pair(*given, dtype=dtype)
-    networks = unique_bytes(pair.pipe.unet) + unique_bytes(pair.weak_unet) - unique_bytes(pair.pipe.motion_adapter)
-    assert found.strong_unet + found.weak_unet + found.shared == networks
-    assert found.vae == unique_bytes(pair.pipe.vae)
-    encoders = (pair.pipe.text_encoder, pair.pipe.text_encoder_2)
-    assert found.text_encoders == 2 * sum(tensor.nbytes for part in encoders for tensor in part.parameters())
-    same = estimate_memory(describe_pair(given[0], given[0], given[2]), dtype=dtype, height=16, width=16,
-                           num_frames=2)  # fmt: skip
-    assert same.networks == unique_bytes(pair.pipe.unet)
-    peaks = [
-        estimate_memory(describe_pair(*given), dtype=dtype, height=16, width=16, num_frames=2, memory=kind).sample_peak
-        for kind in ("none", "model", "group")
-    ]
-    assert peaks == sorted(peaks, reverse=True)

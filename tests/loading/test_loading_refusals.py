@@ -194,7 +194,7 @@ def test_motion_adapters_that_do_not_fit_are_refused_before_loading(disk: dict[s
 @pytest.mark.parametrize(
     ("chosen", "given", "match"),
     [
-        (memory_plan, "disk", "memory is 'disk'; choose one of resident, model-offload, sequential, group"),
+        (memory_plan, "disk", "memory is 'disk'; choose one of resident, weak-offload, model-offload, group"),
         (memory_plan, "model", "'model-offload' keeps networks off an accelerator, but the device is cpu"),
         (choose_dtype, "int8", "dtype is int8; choose one of float32, float16, bfloat16"),
         (lambda given, _: choose_device(given), "warp", "device 'warp' cannot be used here"),
@@ -209,10 +209,10 @@ def test_checking_a_specification_and_estimating_its_memory_import_no_torch(disk
     program = (
         "import sys\n"
         "from w2sd_video.loading.pair_description import describe_pair\n"
-        "from w2sd_video.loading.memory import estimate_memory\n"
+        "from w2sd_video.loading.sizes import sizes_of\n"
         "from w2sd_video.presets import PRESETS\n"
         f"pair = describe_pair({disk['strong']!r}, {disk['weak.safetensors']!r}, {disk['motion']!r})\n"
-        "estimate_memory(pair, dtype='float16', height=64, width=64, num_frames=2)\n"
+        "assert all(sizes_of(side).networks['unet'] for side in (pair.strong, pair.weak))\n"
         "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)\n"
     )

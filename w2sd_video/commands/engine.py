@@ -13,13 +13,20 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
 from w2sd_video.commands.families.base import Family, Loading, Maker
+from w2sd_video.commands.machines import (
+    choose_memory,
+    cpu_build,
+    machine_of,
+    memory_lines,
+    memory_report,
+    planned_device,
+)
 from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, reflected_steps
 from w2sd_video.commands.options import option_of, options_of
 from w2sd_video.commands.plan import PARTS, Plan
@@ -27,7 +34,7 @@ from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
 from w2sd_video.demo.bundled import is_bundled, said_of
 from w2sd_video.errors import UserError
-from w2sd_video.loading.memory import memory_plan
+from w2sd_video.loading.memory import AUTO, Estimate, Machine, estimate_memory, memory_plan
 from w2sd_video.presets import preset_table
 from w2sd_video.report.page import counted
 from w2sd_video.runs.fellows import Worker
@@ -41,6 +48,7 @@ from w2sd_video.runs.video_io import video_medium
 
 MOST_FILES = 1000  # of a dry run's list
 SHOWN_FILES = 20  # likewise, in its text
+NOT_REHEARSED = "not loaded: --rehearse also checks tensors, LoRAs and noise levels against the classes that load them"
 
 
 def run_family(family: Family, argv: Sequence[str], program: str) -> int:
@@ -87,14 +95,18 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
         progress.note(match_evaluations(request.match_evaluations).sentence())
     as_json = arguments.format == "json"
     if arguments.dry_run:
-        plan, _ = settled(family, plan)
+        plan = planned_device(plan)
+        machine, estimate = machine_of(plan), memory_of(family, plan)
+        plan = choose_memory(plan, estimate, machine)
+        plan = rehearsed(family, plan) if arguments.rehearse else plan
         for message in plan.notes:  # a run tells them, too, and keeps them
             progress.note(message)
-        report = describe(family, plan)
+        report = describe(family, plan, memory_report(plan, estimate, machine))
+        report["rehearsed"] = bool(arguments.rehearse)
         report |= _hours(report, **{name: _of_run(family, arguments, name) for name in ("rows_per_second", "price")})
         return EXIT_DONE, report if as_json else {"text": plan_text(report)}
-    for name in ("rows_per_second", "price"):
-        if getattr(arguments, name) is not None:
+    for name in ("rows_per_second", "price", "rehearse"):
+        if getattr(arguments, name):
             raise UserError(f"--{name.replace('_', '-')} is for a plan; add --dry-run, or leave it out")
     summary, written = make(
         family, plan, progress=progress, command=command, shared=bool(arguments.shared), shard=shard
@@ -150,30 +162,37 @@ def check_words(family: Family, words: Sequence[str]) -> Plan:
     return plan_of(family, request)
 
 
-def _cpu_build() -> bool:
-    """Whether the installed torch knows no accelerator; its version says so, without loading it."""
-    return sys.platform == "linux" and version("torch").endswith("+cpu")
-
-
-def on_device(plan: Any) -> tuple[Any, str]:
+def on_device(plan: Any, family: Family | None = None) -> tuple[Any, str]:
     """Returns the plan with "auto" resolved, and the device's name; refuses what this machine has not.
 
     A plan for the CPU needs no torch.
     """
-    if plan.device == "auto" and _cpu_build():
+    if plan.device == "auto" and cpu_build():
         plan = replace(plan, device="cpu")
     if plan.device == "cpu":
-        memory_plan(getattr(plan, "memory", None), "cpu")
-        return replace(plan, dtype="float32" if plan.dtype == "auto" else plan.dtype), platform.machine()
+        if plan.memory != AUTO:
+            memory_plan(plan.memory, "cpu")
+        plan = replace(plan, dtype="float32" if plan.dtype == "auto" else plan.dtype)
+        return choose_memory(plan, None, Machine()), platform.machine()
     import torch
 
     from w2sd_video.loading.placement import choose_device, choose_dtype
 
     device = choose_device(plan.device)
     dtype = str(choose_dtype(plan.dtype, device)).removeprefix("torch.")
-    memory_plan(getattr(plan, "memory", None), device)
+    plan = replace(plan, device=device, dtype=dtype)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    return replace(plan, device=device, dtype=dtype), name
+    if plan.memory == AUTO and device.startswith("cuda"):
+        free, machine = torch.cuda.mem_get_info(device)[0], machine_of(plan)
+        plan = choose_memory(plan, memory_of(family, plan), Machine(plan.machine.gpu or free, machine.host))
+    memory_plan("resident" if plan.memory == AUTO else plan.memory, device)
+    return choose_memory(plan, None, Machine()), name
+
+
+def memory_of(family: Family | None, plan: Plan) -> Estimate | None:
+    """Returns what a plan whose device is settled takes by each memory plan; None where sizes are not known."""
+    sides = getattr(family, "memory", lambda plan: None)(plan)
+    return None if sides is None else estimate_memory(sides, dtype=plan.dtype, device=plan.device)
 
 
 def settled(family: Family, plan: Plan) -> tuple[Plan, str]:
@@ -182,8 +201,13 @@ def settled(family: Family, plan: Plan) -> tuple[Plan, str]:
     Raises:
         UserError: what a run would refuse before its first evaluation, as far as files tell.
     """
-    plan, name = on_device(plan)
-    return replace(plan, notes=(*plan.notes, *(family.rehearse(plan) or ()))), name
+    plan, name = on_device(plan, family)
+    return rehearsed(family, plan), name
+
+
+def rehearsed(family: Family, plan: Plan) -> Plan:
+    """Returns the plan with what its rehearsal notes; raises `UserError` as that does."""
+    return replace(plan, notes=(*plan.notes, *(family.rehearse(plan) or ())))
 
 
 def make(
@@ -280,7 +304,7 @@ def run_plan(family: Family, plan: Plan, command: str, device_name: str) -> RunP
     )
 
 
-def describe(family: Family, plan: Plan) -> dict[str, Any]:
+def describe(family: Family, plan: Plan, memory: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns what a plan will do as JSON data: methods with their cost, totals, memory, files, the paper's numbers."""
     costs = {method: cost.record() for method, cost in family.cost(plan).items()}
     counted = {name for cost in costs.values() for name in cost if name != "at_most"}
@@ -309,7 +333,7 @@ def describe(family: Family, plan: Plan) -> dict[str, Any]:
         f"{plan.noun}s": plan.per_method * len(plan.methods),
         "prompts": len(plan.prompts),
         **totals,
-        **_memory(plan),
+        **(memory or {}),
         **({"details": plan.own.details()} if hasattr(plan.own, "details") else {}),
         "files": ["run.json", "results.jsonl", "index.html", *files],
         "num_files": 3 + plan.per_method * (len(plan.methods) + (len(plan.methods) > 1)),
@@ -333,28 +357,12 @@ def _hours(report: Mapping[str, Any], rows_per_second: float | None, price: floa
     return {"hours": round(hours, 2), **({} if price is None else {"price": round(hours * price, 2)})}
 
 
-def _memory(plan: Plan) -> dict[str, dict[str, int]]:
-    """What sampling takes, where headers tell: of pairs that make videos of SDXL."""
-    if plan.files is None or not plan.files.put_together:
-        return {}
-    from w2sd_video.commands.families.pairs import memory_of
-
-    memory = memory_of(plan)
-    parts = {
-        "weights": memory.networks,
-        "sampling": memory.sample_peak,
-        "decoding": memory.decode_peak,
-        "peak": memory.peak,
-    }
-    return {"memory_mb": {name: round(size / 2**20) for name, size in parts.items()}}
-
-
 def plan_text(report: Mapping[str, Any]) -> str:
     """Returns a plan as text for people."""
     settings, pair, files = report["settings"], report["pair"], report["files"]
     noun = "videos" if "videos" in report else "pictures"
     frames = f"{counted(settings['num_frames'], 'frame')} at {settings['fps']:g} fps of " if noun == "videos" else ""
-    memory, scale = report.get("memory_mb"), _scale
+    scale = _scale
     shown = (
         *PARTS,
         "loras",
@@ -394,14 +402,12 @@ def plan_text(report: Mapping[str, Any]) -> str:
         "",
         *(["the paper:", *report["paper"], ""] if "paper" in report else []),
     ]
-    if memory is not None:
-        lines.append(
-            f"memory, estimated: {memory['peak']} MB at the peak (weights {memory['weights']}, "
-            f"sampling {memory['sampling']}, decoding {memory['decoding']})"
-        )
+    lines += memory_lines(report)
     lines += [f"files, {report['num_files']} in all:", *(f"  {file}" for file in files[:SHOWN_FILES])]
     if report["num_files"] > SHOWN_FILES:
         lines.append(f"  ... and {report['num_files'] - min(SHOWN_FILES, len(files))} more")
+    if not report.get("rehearsed", True):
+        lines.append(NOT_REHEARSED)
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
 from w2sd_video.core.options import MAX_DRAWS
 from w2sd_video.core.trained_timesteps import read_timesteps
 from w2sd_video.errors import UserError
-from w2sd_video.loading.memory import ALIASES, MEMORY_PLANS
+from w2sd_video.loading.memory import ALIASES, AUTO, MEMORY_PLANS, memory_size
 from w2sd_video.pair import MODES
 from w2sd_video.runs.tasks import METHODS
 
@@ -328,9 +328,13 @@ OPTIONS: tuple[Option, ...] = (
         ("dtype", str, f"{', '.join(DTYPES)} (default: auto: float32 on a CPU, else 16 bits)",
          {"metavar": "DTYPE", "choices": DTYPES, "default": "auto",
           "families": (*ALL, "diagnose", *FIT)}),
-        ("memory", str, f"{', '.join(MEMORY_PLANS)}: where networks wait (default: resident)",
-         {"flags": ("--memory", "--offload"), "metavar": "PLAN", "everyday": True, "choices": tuple(MEMORY_PLANS),
+        ("memory", str, f"auto (the fastest that fits), {', '.join(MEMORY_PLANS)}: where networks wait (default: "
+         "resident)",
+         {"flags": ("--memory", "--offload"), "metavar": "PLAN", "everyday": True, "choices": (AUTO, *MEMORY_PLANS),
           "aliases": ALIASES, "default": "resident", "said": "memory plan", "families": (*ALL, "diagnose")}),
+        ("gpu_memory", memory_size, "of the GPU to plan for, such as 12GB (default: this machine's)",
+         {"families": SAMPLED, "metavar": "SIZE"}),
+        ("host_memory", memory_size, "likewise, beside the GPU", {"families": SAMPLED, "metavar": "SIZE"}),
         ("compile", bool, "compile the networks' blocks; pays off over many videos or pictures",
          {"families": SAMPLED, "default": False}),
         ("tiled", bool, "VAEs work in tiles: less memory, slower", {"families": ("bridge", *FIT), "default": False}),
@@ -391,6 +395,8 @@ OPTIONS: tuple[Option, ...] = (
         ("quiet", bool, "no progress, only failures", {"of_run": True, "everyday": True, "default": False}),
         ("dry_run", bool, "print what would be done, what it costs and what is written; load no model",
          {"of_run": True, "everyday": True, "default": False, "families": (*ALL, "sweep", "arena", *FIT, *DIFF)}),
+        ("rehearse", bool, "with --dry-run: check tensors, LoRAs and noise levels with the classes that load them, too",
+         {"of_run": True, "default": False, "families": (*ALL, "sweep", *FIT)}),
         ("rows_per_second", float, "of your accelerator (num_rows / seconds in a run's results.jsonl): --dry-run says "
          "how many hours all takes", {"of_run": True, "metavar": "R", "low": 1e-9, "families": ALL}),
         ("price", float, "of an hour of your accelerator: --dry-run with --rows-per-second says what all costs",

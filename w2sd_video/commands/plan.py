@@ -10,6 +10,7 @@ from typing import Any
 from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_rows, reflection_record, rows_at_most
 from w2sd_video.commands.rewards import RewardSettings
 from w2sd_video.commands.starts import FILES, Start
+from w2sd_video.loading.memory import Machine
 from w2sd_video.loading.pair_description import PairDescription
 from w2sd_video.loading.pipeline_families import PipelineFamily
 from w2sd_video.pair import Loras, ModelPair, ModelSpec, ReflectionConfig
@@ -69,6 +70,7 @@ class Plan:
         pipelines: the family of both sides' pipelines; None for one that is not in the table.
         start: what sampling starts from beside noise and prompts; None for nothing.
         parts: files that belong to the pair, by field (PARTS), and how they are used ("canny").
+        memory, machine: the memory plan, and what the flags say of the machine that it is for.
         batch, shown: how many are made together; how many of each method the page shows (None: all).
         notes: what the user should know before anything is made.
         verdict: whether the two sides share a latent space, a word of `w2sd diagnose` and why.
@@ -104,6 +106,7 @@ class Plan:
     video_format: str = "mp4"
     max_sequence_length: int | None = None
     memory: str = "resident"
+    machine: Machine = field(default_factory=Machine)
     batch: int = 1
     shown: int | None = None
     compile: bool = False

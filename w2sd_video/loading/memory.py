@@ -1,33 +1,35 @@
 """How networks may be kept in memory, and how much of it a pair will take, before any is loaded (imports no torch).
 
-Weights are counted from the safetensors headers. Activations follow what was measured at real size: the motion UNet's
-peak is 4.07 GiB per batch row for 16 frames at 1024 x 1024 in 16 bits (1.02 at 512, 2.29 at 768: proportional to the
-pixels), the VAE's 1.50 GiB per decoded frame; other widths scale with the networks' first channels.
+A run has phases: the prompts are encoded with the text encoders alone, which are freed; the networks are loaded, and
+sample; the VAE decodes; a bridge fits its noise map before that. For each memory plan the estimate has the bytes on the
+device and on the host in each phase.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from w2sd_video.errors import UserError
-from w2sd_video.loading.describe import Description
-from w2sd_video.loading.pair_description import PairDescription
+from w2sd_video.loading.sizes import Sizes
 
 MEMORY_PLANS: Mapping[str, str] = {
     "resident": "everything on the device",
-    "model-offload": "whole networks come to the device when they are called; strong and weak network stay together",
-    "sequential": "both sides come layer by layer, which takes little memory and is many times slower",
-    "group": "likewise, the next layer coming while one computes; slower by little where computing takes long",
-    "weak-offload": "the strong side stays on the device, the weak one comes one network at a time",
+    "weak-offload": "the strong side stays on the device, the weak one comes layer by layer",
+    "model-offload": "one whole network at a time is on the device, strong and weak in turns",
+    "group": "both sides come layer by layer, the next one while one computes",
+    "sequential": "likewise, one after the other: the least memory, many times slower",
 }
+"""The fastest first."""
+AUTO = "auto"
 ALIASES = {"none": "resident", "model": "model-offload"}
 GIB = 2**30
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# SDXL's own, for hub ids whose files are not here: millions of parameters.
-SDXL_MILLIONS = {"unet": 2567.46, "vae": 83.65, "text": 123.06 + 694.66, "motion": 236.78}
-UNET_VALUES = 4.07 * GIB / 2 / (16 * 128 * 128 * 320)  # values alive per frame, latent position and first channel
-VAE_VALUES = 1.50 * GIB / 2 / (1024 * 1024 * 128)  # values alive per pixel and first channel of the decoder
+RESERVED = 3 * GIB // 4  # on an accelerator, for its context, workspaces and what is left between blocks of memory
+PROCESS = 450 * 2**20  # the program itself, its libraries loaded; beside an accelerator's more
+ACCELERATED_PROCESS = 2 * GIB
 
 
 def memory_plan(given: str | None, device: str | None = None) -> str:
@@ -48,105 +50,242 @@ def memory_plan(given: str | None, device: str | None = None) -> str:
     return plan
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes by part. `shared` counts once what both sides use; the equal tensors of the 2-D UNets are found only later.
+def memory_size(text: str) -> int:
+    """Returns the bytes of "12GB", "12" or "8000MB"; a GB is 2^30 bytes, as graphics cards are sold.
 
-    `text_encoders` are those of both sides, as if they differed. `encode_peak`, `sample_peak` and `decode_peak` are the
-    bytes on the device in the three phases of a call, text encoders freed after the first; `peak` is the largest.
-    Workspace and fragmentation (0.5 to 1 GiB) are not counted.
+    Raises:
+        UserError: anything else.
     """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb|m|)", str(text).strip().lower())
+    size = 0 if found is None else int(float(found[1]) * (2**20 if found[2].startswith("m") else GIB))
+    if found is None or not 2**20 <= size <= 2**50:
+        raise UserError(f"memory is {text!r}; give it as 12GB or 8000MB")
+    return size
 
-    strong_unet: int
-    weak_unet: int
-    shared: int
-    text_encoders: int
-    vae: int
-    sampling_activations: int
-    decoding_activations: int
-    encode_peak: int
-    sample_peak: int
-    decode_peak: int
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is, in bytes: `gpu` of the accelerator, `host` beside it; None is not known."""
+
+    gpu: int | None = None
+    host: int | None = None
+
+
+@dataclass(frozen=True)
+class PlanMemory:
+    """What one memory plan takes, in bytes by phase, on the device (nothing for a CPU) and on the host."""
+
+    device: Mapping[str, int]
+    host: Mapping[str, int]
 
     @property
     def peak(self) -> int:
-        return max(self.encode_peak, self.sample_peak, self.decode_peak)
+        """On the device, or where there is none on the host."""
+        return max((self.device or self.host).values())
+
+    @property
+    def host_peak(self) -> int:
+        return max(self.host.values())
+
+    def fits(self, machine: Machine) -> bool:
+        """Whether a machine has that much; what is not known of it is enough."""
+        on_device = not self.device or machine.gpu is None or max(self.device.values()) + RESERVED <= machine.gpu
+        return on_device and (machine.host is None or self.host_peak <= machine.host)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a pair takes by each memory plan, and of what it is made up, in bytes."""
+
+    plans: Mapping[str, PlanMemory]
+    weights: Mapping[str, int]
+    activations: Mapping[str, int]
 
     @property
     def networks(self) -> int:
-        return self.strong_unet + self.weak_unet + self.shared
+        return sum(self.weights[name] for name in ("strong", "weak", "shared"))
+
+    def choose(self, machine: Machine) -> str | None:
+        """Returns the fastest plan that fits a machine; None where none does."""
+        return next((name for name, plan in self.plans.items() if plan.fits(machine)), None)
+
+    def record(self, machine: Machine) -> dict[str, Any]:
+        """Returns the estimate in MiB as JSON data."""
+        return {
+            "weights": _mib(self.weights),
+            "activations": _mib(self.activations),
+            "plans": {
+                name: {
+                    **({"device": _mib(plan.device)} if plan.device else {}),
+                    "host": _mib(plan.host),
+                    "fits": plan.fits(machine),
+                }
+                for name, plan in self.plans.items()
+            },
+            "take": self.choose(machine),
+        }
 
 
-def estimate_memory(
-    pair: PairDescription,
-    *,
-    dtype: str,
-    height: int,
-    width: int,
-    num_frames: int,
-    rows: int = 2,
-    memory: str = "resident",
-) -> MemoryEstimate:
-    """Returns the memory that `load_pair` and one call will take on the device, in bytes.
+def _mib(parts: Mapping[str, int]) -> dict[str, int]:
+    return {name: round(size / 2**20) for name, size in parts.items()}
 
-    `rows` is the batch of the widest network call: 2 with classifier-free guidance on either side, 1 without. A pair of
-    one and the same checkpoint is counted as shared whole.
+
+@dataclass(frozen=True)
+class Load:
+    """What a side has to do at once: `rows` of its widest evaluation, sizes in pixels, frames (None: a picture)."""
+
+    rows: int
+    height: int
+    width: int
+    num_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is to be estimated.
+
+    Attributes:
+        strong, weak: both sides; a weak one of None is the strong one's network.
+        loads: what each has to do, the weak side's where it has a network of its own.
+        one_vae: the strong side's VAE serves both.
+        motion: numbers of motion modules, which both sides share.
+        more: numbers beside the networks of the strong side: LoRAs, a ControlNet.
+        fits_map: a noise map is fitted before anything is made.
     """
-    item = ITEM_BYTES[dtype]
-    strong, weak = pair.strong, pair.weak or pair.strong
-    first, second = _count(strong), _count(weak)
-    same = strong.given == weak.given
-    motion = first["motion"] or second["motion"]
-    if motion == 0:
-        weights = None if pair.motion_adapter is None else pair.motion_adapter.weights("motion_adapter")
-        motion = int(SDXL_MILLIONS["motion"] * 1e6) if weights is None else weights.numel
-    vae_config = pair.part("strong", "vae") or pair.part("weak", "vae") or {}
-    vae_item = 4 if vae_config.get("force_upcast", True) and dtype == "float16" else item
-    vae = max(first["vae"], second["vae"]) * vae_item
-    text = max(first["text"], second["text"]) if same else first["text"] + second["text"]
 
-    unet_channels = ((pair.part("strong", "unet") or {}).get("block_out_channels") or [320])[0]
-    vae_channels = vae_config.get("block_out_channels") or [128] * 4
-    positions = num_frames * height * width / 4 ** (len(vae_channels) - 1)
-    sampling = int(UNET_VALUES * unet_channels * positions * rows * item)
-    chunk = max(1, min(num_frames, 1024 * 1024 // (height * width)))
-    decoding = int(VAE_VALUES * vae_channels[0] * height * width * chunk * vae_item)
+    strong: Sizes
+    weak: Sizes | None
+    loads: tuple[Load, Load | None]
+    one_vae: bool = True
+    motion: int = 0
+    more: int = 0
+    fits_map: bool = False
 
-    parts = {
-        "strong_unet": 0 if same else first["unet"] * item,
-        "weak_unet": 0 if same else second["unet"] * item,
-        "shared": (motion + (first["unet"] if same else 0)) * item,
-        "text_encoders": text * item,
-    }
-    networks = parts["strong_unet"] + parts["weak_unet"] + parts["shared"]
-    encode, plan = parts["text_encoders"], memory_plan(memory)  # nothing else is on the device before they are freed
-    if plan == "resident":
-        sample = decode = networks + vae
-    elif plan in ("model-offload", "weak-offload"):
-        sample, decode = networks + (vae if plan == "weak-offload" else 0), networks + vae
-    else:  # a layer at a time: roughly a hundredth of a network, a tenth of a small one
-        encode, sample, decode = encode // 10, networks // 100, vae // 10
-    return MemoryEstimate(
-        **parts,
-        vae=vae,
-        sampling_activations=sampling,
-        decoding_activations=decoding,
-        encode_peak=encode,
-        sample_peak=sample + sampling,
-        decode_peak=decode + decoding,
+
+@dataclass(frozen=True)
+class _Bytes:
+    """The sides in bytes."""
+
+    strong: int
+    weak: int
+    shared: int
+    text: tuple[tuple[int, ...], ...]
+    vaes: tuple[int, ...]
+    largest: int
+    largest_text: int
+    sampling: int
+    decoding: int
+    fits_map: bool = False
+    texts: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "texts", tuple(sum(each) for each in self.text) or (0,))
+
+    @property
+    def networks(self) -> int:
+        return self.strong + self.weak + self.shared
+
+    @property
+    def all(self) -> int:
+        return self.networks + sum(self.vaes)
+
+
+def estimate_memory(sides: Sides, *, dtype: str, device: str, plans: Iterable[str] = MEMORY_PLANS) -> Estimate:
+    """Returns what loading a pair and one call of it take by each of the plans (on a CPU there is one: "resident")."""
+    found = _in_bytes(sides, ITEM_BYTES[dtype], dtype)
+    cpu = device.partition(":")[0] == "cpu"
+    made = {"resident": _on_cpu(found)} if cpu else {name: _on_device(found, name) for name in plans}
+    return Estimate(
+        made,
+        {
+            "strong": found.strong,
+            "weak": found.weak,
+            "shared": found.shared,
+            "text_encoders": max(found.texts),
+            "vae": sum(found.vaes),
+        },
+        {"sampling": found.sampling, "decoding": found.decoding},
     )
 
 
-def _count(side: Description) -> dict[str, int]:
-    """Parameters of one side by part; "unet" without the motion modules, which are shared."""
-    if side.kind == "hub":
-        return {part: int(millions * 1e6) for part, millions in SDXL_MILLIONS.items()} | {"motion": 0}
-    counts: dict[str, int] = {}
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        weights = side.weights(part)
-        header = {} if weights is None else weights.header
-        counts[part] = sum(tensor.numel for tensor in header.values())
-        if part == "unet":
-            counts["motion"] = sum(tensor.numel for name, tensor in header.items() if "motion_modules" in name)
-    text = counts.pop("text_encoder") + counts.pop("text_encoder_2")
-    return {**counts, "unet": counts["unet"] - counts["motion"], "text": text}
+def _in_bytes(sides: Sides, item: int, dtype: str) -> _Bytes:
+    strong, weak = sides.strong, sides.weak
+    both = [(strong, sides.loads[0]), *([(weak, sides.loads[1])] if weak is not None else [])]
+    moving = sides.motion > 0
+
+    def vae_item(side: Sizes) -> int:
+        return 4 if side.vae_config.get("force_upcast", True) and dtype == "float16" else item
+
+    decoding = [
+        side.decoded(load.height, load.width, load.num_frames) * vae_item(side)
+        for side, load in both[: 1 if sides.one_vae else 2]
+        if load is not None
+    ]
+    held = [side for side, _ in both if side.vae]
+    return _Bytes(
+        strong=(sum(strong.networks.values()) + sides.more) * item,
+        weak=0 if weak is None else sum(weak.networks.values()) * item,
+        shared=sides.motion * item,
+        text=tuple(tuple(size * item for size in side.text) for side, _ in both if side.text),
+        vaes=tuple(side.vae * vae_item(side) for side in held[: 1 if sides.one_vae else 2]),
+        largest=max(side.largest for side, _ in both) * item,
+        largest_text=max(side.largest_text for side, _ in both) * item,
+        sampling=max(
+            side.alive(load.height, load.width, load.num_frames, moving=moving and load.num_frames is not None)
+            * load.rows
+            for side, load in both
+            if load is not None
+        )
+        * item,
+        decoding=max(decoding, default=0),
+        fits_map=sides.fits_map,
+    )
+
+
+def _phases(found: _Bytes, *, encode: int, sample: int, decode: int) -> dict[str, int]:
+    fit = {"fit": max(sample, decode)} if found.fits_map else {}
+    return {"encode": encode, **fit, "sample": sample, "decode": decode}
+
+
+def _on_cpu(found: _Bytes) -> PlanMemory:
+    host = _phases(
+        found,
+        encode=PROCESS + max(found.texts),
+        sample=PROCESS + found.all + found.sampling,
+        decode=PROCESS + found.all + found.decoding,
+    )
+    return PlanMemory({}, host)
+
+
+def _on_device(found: _Bytes, plan: str) -> PlanMemory:
+    """The bytes of a plan on an accelerator, and beside it."""
+    layer, base = 2 * found.largest, ACCELERATED_PROCESS  # the layer that computes, and the next one
+    vaes, widest = sum(found.vaes), max(found.strong, found.weak) + found.shared
+    encoder = max((size for side in found.text for size in side), default=0)
+    layers = plan in ("group", "sequential")
+    if plan == "sequential":
+        layer = found.largest
+    encode = {"resident": max(found.texts), "weak-offload": max(found.texts), "model-offload": encoder}
+    held = {
+        "resident": found.all,
+        "weak-offload": found.strong + found.shared + found.vaes[0] if found.vaes else found.strong + found.shared,
+        "model-offload": widest,
+    }
+    if plan == "weak-offload" and found.weak:
+        held[plan] += layer
+    decoded = found.vaes[0] if plan == "model-offload" and found.vaes else held.get(plan, layer)
+    device = _phases(
+        found,
+        encode=2 * found.largest_text if layers else encode[plan],
+        sample=held.get(plan, layer) + found.sampling,
+        decode=(max(found.vaes, default=0) if layers else decoded) + found.decoding,
+    )
+    kept = {"resident": found.largest, "weak-offload": found.weak + (found.shared if found.weak else 0) + vaes}
+    waiting = kept.get(plan, found.all)
+    host = _phases(
+        found,
+        encode=base + (found.largest_text if plan == "resident" else max(found.texts)),
+        sample=base + waiting,
+        decode=base + waiting,
+    )
+    return PlanMemory(device, host)

@@ -19,14 +19,14 @@ from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.pipeline_families import family_of_class
 from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines
+from w2sd_video.loading.sizes import CHUNK_PIXELS
+from w2sd_video.loading.turns import Turns
 
-HOOKED_FIRST = ("sequential", "group")  # then the text encoders, too, never are on the device as a whole
+HOOKED_FIRST = ("sequential", "group", "model-offload")  # the text encoders, too, come layer by layer or in turns
 ENCODED = (
     *("Flux", "StableDiffusionXL", "StableDiffusion", "StableDiffusion3"),
     *("AnimateDiffSDXL", "AnimateDiff", "Wan"),
 )
-# A chunk is as many frames as fit this many pixels: one frame at 1024 x 1024, all of a small video.
-CHUNK_PIXELS = 1024 * 1024
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -66,14 +66,12 @@ def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
 def place(strong: Any, weak: Any, device: torch.device | str, memory: str = "resident") -> None:
     """Put a strong pipeline and a weak pipeline or network where a memory plan (`memory.MEMORY_PLANS`) wants them.
 
-    Either may be None. In "model-offload" strong and weak alternate many times, so the weak network takes no turn with
-    the strong one: once called it stays on the device beside it. "weak-offload" gives the weak side copies of its own
-    of what it shares.
+    Either may be None. "weak-offload" gives the weak side copies of its own of what it shares.
     """
     memory, device = memory_plan(memory), torch.device(device)
     if strong is None:
         strong, weak = weak, None
-        memory = "model-offload" if memory == "weak-offload" else memory
+        memory = "group" if memory == "weak-offload" else memory
     if memory == "weak-offload" and weak is not None:
         separate(strong, weak)
     own = [] if weak is None else _own_parts(strong, weak)
@@ -89,10 +87,7 @@ def place(strong: Any, weak: Any, device: torch.device | str, memory: str = "res
         if getattr(strong, "motion_adapter", None) is not None:
             share_equal_tensors(strong.unet, strong.motion_adapter)
     elif memory == "model-offload":
-        strong.enable_model_cpu_offload(device=device)
-        _in_turn(own, device)
-    elif memory == "weak-offload":
-        _in_turn(own, device)
+        Turns(device).add([*_called(strong), *own])
     elif memory == "sequential":
         from accelerate import cpu_offload
 
@@ -103,9 +98,15 @@ def place(strong: Any, weak: Any, device: torch.device | str, memory: str = "res
         from diffusers.hooks import apply_group_offloading
 
         settings = {"offload_type": "leaf_level", "use_stream": device.type == "cuda"}
-        strong.enable_group_offload(onload_device=device, **settings)
+        if memory == "group":
+            strong.enable_group_offload(onload_device=device, **settings)
         for module in own:
             apply_group_offloading(module, onload_device=device, **settings)
+
+
+def _called(pipe: Any) -> list[nn.Module]:
+    """The modules that calls of a pipeline run: not motion modules, which are the network's."""
+    return [part for part in modules_of(pipe) if part is not getattr(pipe, "motion_adapter", None)]
 
 
 def _own_parts(strong: Any, weak: Any) -> list[nn.Module]:
@@ -116,16 +117,6 @@ def _own_parts(strong: Any, weak: Any) -> list[nn.Module]:
     encoders = [getattr(weak, name, None) for name in TEXT_ENCODERS]
     vae = getattr(weak, "vae", None)
     return sorted(parts, key=lambda part: (part is vae, not any(part is encoder for encoder in encoders)))
-
-
-def _in_turn(parts: Iterable[nn.Module], device: torch.device) -> None:
-    """Each comes to the device when it is called, and sends the one before it back."""
-    from accelerate import cpu_offload_with_hook
-
-    hook = None
-    for module in parts:
-        module.to("cpu")
-        hook = cpu_offload_with_hook(module, device, prev_module_hook=hook)[1]
 
 
 def _hooked(module: Any) -> bool:

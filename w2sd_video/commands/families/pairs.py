@@ -33,10 +33,12 @@ from w2sd_video.commands.starts import plan_start, rate_of_start, size_of_start,
 from w2sd_video.errors import UserError
 from w2sd_video.latents.spaces import frames_of
 from w2sd_video.loading.attachments import check_controlnet, check_ip_adapter
-from w2sd_video.loading.describe import Description, check_frames, describe, describe_motion_adapter
-from w2sd_video.loading.files import FAMILIES, class_on_hub
+from w2sd_video.loading.describe import Description, Weights, check_frames, describe, describe_motion_adapter
+from w2sd_video.loading.files import FAMILIES, class_on_hub, found_lora, weight_files
+from w2sd_video.loading.memory import Load, Machine, Sides
 from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.loading.pipeline_families import PipelineFamily, family_called, family_of_class
+from w2sd_video.loading.sizes import MOTION, sizes_of
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.runs.file_names import video_stems
@@ -93,6 +95,9 @@ class PairFamily:
 
     def cost(self, plan: Plan) -> Mapping[str, Cost]:
         return pair_costs(plan)
+
+    def memory(self, plan: Plan) -> Sides | None:
+        return memory_of(plan)
 
     def rehearse(self, plan: Plan) -> None:
         rehearse_pair(plan)
@@ -257,6 +262,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         dtype=request.dtype if request.dtype != "auto" or preset.dtype is None else preset.dtype,
         device=request.device,
         memory=request.memory,
+        machine=Machine(request.get("gpu_memory"), request.get("host_memory")),
         compile=request.compile,
         allow_pickle=request.allow_pickle,
         embedded=bool(files.is_flux) if described.pipelines is None else described.pipelines.embedded,
@@ -444,18 +450,46 @@ def _check_decoded(family: PipelineFamily | None) -> None:
         )
 
 
-def memory_of(plan: Plan) -> Any:
-    """Returns what a pair of videos of SDXL takes, estimated from headers (`loading.memory`)."""
-    from w2sd_video.loading.memory import estimate_memory
+def memory_of(plan: Plan) -> Sides | None:
+    """Returns the sizes of both sides and what each has to do; None where a hub id is not among the known ones."""
+    pair = plan.files
+    assert pair is not None
+    preset = None if plan.preset is None else PRESETS.get(plan.preset)
+    named = preset is not None and plan.pair.name == plan.preset
+    family = preset.family.removeprefix("AnimateDiff ") if preset is not None and (named or pair.put_together) else None
+    strong = sizes_of(pair.strong, family)
+    same = pair.weak is None or pair.weak.given == pair.strong.given
+    weak = None if same or pair.weak is None else sizes_of(pair.weak, family)
+    if strong is None or (weak is None and not same):
+        return None
+    adapter = None if pair.motion_adapter is None else pair.motion_adapter.weights("motion_adapter")
+    motion = max(strong.motion, 0 if weak is None else weak.motion)
+    if adapter is not None:
+        motion = adapter.numel
+    elif plan.part("motion_adapter") is not None:
+        motion = MOTION["SDXL" if family is None else family]
+    whole = strong if strong.vae or weak is None else weak
+    strong = replace(strong, vae=whole.vae, vae_config=whole.vae_config, config=strong.config or whole.config)
+    rows = {
+        role: max(_rows(plan, plan.sampling_guidance(role)), _rows(plan, plan.side(role).guidance or 1.0))
+        for role in ("strong", "weak")
+    }
+    if weak is None:  # both sides may be rows of one call
+        joint = plan.reflection.mode == "fused" and plan.loras_of("strong") != plan.loras_of("weak")
+        rows["strong"] = sum(rows.values()) if joint else max(rows.values())
+    size = (plan.height, plan.width, plan.num_frames)
+    loads = (Load(rows["strong"], *size), None if weak is None else Load(rows["weak"], *size))
+    one_vae = weak is None or not weak.vae or pair.put_together
+    return Sides(strong, weak, loads, one_vae=one_vae, motion=motion, more=_more(plan))
 
-    assert plan.num_frames is not None and plan.files is not None
-    scales = (plan.guidance, plan.strong_guidance, plan.weak_guidance)
-    return estimate_memory(
-        plan.files,
-        dtype=plan.dtype,
-        height=plan.height,
-        width=plan.width,
-        num_frames=plan.num_frames,
-        rows=1 if all(scale in (0, 1) for scale in scales) else 2,
-        memory=plan.memory,
-    )
+
+def _more(plan: Plan) -> int:
+    """The numbers of LoRAs and a ControlNet that are files here."""
+    count = 0
+    for name, source in plan.lora_sources.items():
+        path = found_lora(name, source)
+        count += 0 if path is None else Weights((path,)).numel
+    net = Path(str(plan.part("controlnet") or "")).expanduser()
+    if plan.part("controlnet") and net.is_dir():
+        count += Weights(tuple(weight_files(net))).numel
+    return count

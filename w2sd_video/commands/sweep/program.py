@@ -16,6 +16,7 @@ from w2sd_video.commands.app import family_named
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
 from w2sd_video.commands.engine import parser_of, settled
 from w2sd_video.commands.families.base import Family
+from w2sd_video.commands.machines import planned_device
 from w2sd_video.commands.method_settings import check_used
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.sweep.running import Stop, notes_of, run_sweep, stops_of, sweep_text
@@ -93,8 +94,11 @@ def _run(arguments: argparse.Namespace, command: str, inner: list[str]) -> tuple
     if (own := axis.given(request)) is not None:
         progress.note(f"{axis.setting} is swept, so the {own} that stands after the -- is not used")
     stops, folder = _stops(axis, request, asked.output, family)
-    for stop in stops:
-        settled(family, stop.plan)  # before the first of them is made
+    for stop in stops:  # before the first of them is made
+        if arguments.rehearse or not arguments.dry_run:
+            settled(family, stop.plan)
+        else:
+            planned_device(stop.plan)
     as_json = arguments.format == "json"
     if arguments.dry_run:
         for note in notes_of(stops):
