@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vbench_eval.backbones.weights import CATEGORIES
+from vbench_eval.detections import LIKE, asked_phrases
 from vbench_eval.errors import UserError
 from vbench_eval.folders import Completeness, FolderVideo, check_completeness, read_folder
 from vbench_eval.journal import VideoKey, key_of
@@ -84,6 +85,8 @@ class Inputs:
 
     def wants(self, video: InputVideo, dimension: str) -> bool:
         """Whether the dimension is measured on this video."""
+        if dimension in LIKE and asked_phrases(dimension, video.about) is None:
+            return False
         if self.mode != "vbench_standard" or dimension not in ALL_DIMENSIONS:
             return True
         return dimension in self._belongs.get(nfc(video.prompt or ""), ()) and (video.index or 0) < SAMPLES

@@ -40,11 +40,11 @@ class Judge:
         return _Case(self.backbone, info.about.prompt)
 
 
-class _Case:
+class SpreadFrames:
     """Keeps every k-th frame, k doubling as often as the kept ones are four times as many as are wanted."""
 
-    def __init__(self, judge: VideoJudge, prompt: str) -> None:
-        self._judge, self._prompt = judge, prompt
+    def __init__(self, wanted: int) -> None:
+        self._wanted = wanted
         self._kept: list[Tensor] = []
         self._seen, self._every = 0, 1
 
@@ -53,18 +53,33 @@ class _Case:
             if self._seen % self._every == 0:
                 self._kept.append(frame.clone())
             self._seen += 1
-            if len(self._kept) > 4 * self._judge.num_frames:
+            if len(self._kept) > 4 * self._wanted:
                 self._kept, self._every = self._kept[::2], 2 * self._every
+
+    def frames(self) -> Tensor:
+        """Returns the middles of equal parts of what is kept, `[wanted, H, W, 3]`, uint8."""
+        import torch
+
+        from vbench_eval.dimensions.semantic import middle_frames
+
+        return torch.stack([self._kept[place] for place in middle_frames(len(self._kept), self._wanted)])
+
+
+class _Case:
+    def __init__(self, judge: VideoJudge, prompt: str) -> None:
+        self._judge, self._prompt = judge, prompt
+        self._kept = SpreadFrames(judge.num_frames)
+
+    def add(self, frames: Tensor) -> None:
+        self._kept.add(frames)
 
     def finish(self) -> Measured:
         import torch
 
         from vbench_eval.dimensions import Measured
-        from vbench_eval.dimensions.semantic import middle_frames
 
-        places = middle_frames(len(self._kept), self._judge.num_frames)
         with torch.no_grad():
-            found = float(self._judge.judge(torch.stack([self._kept[place] for place in places]), self._prompt))
+            found = float(self._judge.judge(self._kept.frames(), self._prompt))
         if not math.isfinite(found):
             return Measured(None, None, weight=0.0, reason=f"{self._judge.name} gave a number that is not finite")
         return Measured(found, found, extras={"text": self._prompt})

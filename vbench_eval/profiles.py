@@ -22,6 +22,7 @@ class Profile:
         frame_weighted: the dimensions that are averaged over the frames (or pairs of frames) of all videos, so that a
             longer video weighs more, rather than over videos. In VBench they depend on the number of devices.
         last_frame: whether appearance_style is that of a video's last frame, as VBench averages on several devices.
+        shared_captions: whether scene captions three frames by one of them, as VBench's search mixes them up.
         normalise_fps: whether dynamic_degree measures motion per 1/8 second whatever the frame rate. VBench keeps every
             round(fps/8)-th frame, and what is left may play at 5.3 to 12 frames per second; it believes the container,
             even of a variable rate, and takes the pictures of a folder as they are.
@@ -35,6 +36,7 @@ class Profile:
     score_padding: bool
     frame_weighted: tuple[str, ...]
     last_frame: bool
+    shared_captions: bool
     normalise_fps: bool
     least_moving_pairs: int
     summary: str
@@ -49,6 +51,7 @@ PROFILES = {
             score_padding=True,
             frame_weighted=("subject_consistency", "background_consistency", "appearance_style", "scene"),
             last_frame=False,
+            shared_captions=True,
             normalise_fps=False,
             least_moving_pairs=0,
             summary="VBench 0.1.5 on one device to the letter, quirks included; comparable with published numbers",
@@ -59,6 +62,7 @@ PROFILES = {
             score_padding=True,
             frame_weighted=("background_consistency", "scene"),
             last_frame=True,
+            shared_captions=True,
             normalise_fps=False,
             least_moving_pairs=0,
             summary="the same as VBench averages it with --ngpus 2 or more: subject_consistency over videos, "
@@ -70,6 +74,7 @@ PROFILES = {
             score_padding=False,
             frame_weighted=(),
             last_frame=False,
+            shared_captions=False,
             normalise_fps=True,
             least_moving_pairs=1,
             summary="antialiased resizing, no scored padding, motion per time, every video weighs the same; "

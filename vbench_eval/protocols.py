@@ -6,6 +6,7 @@ the CPU and may return theirs on any device. Gradients are off while they are ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -123,6 +124,30 @@ class ActionRecogniser(Backbone, Shrinking, Protocol):
 
     def probabilities(self, frames: Tensor) -> Tensor:
         """Returns `[labels]`, float32, 0..1, each by itself, of shrunk frames `[num_frames, h, w, 3]`, uint8."""
+        ...
+
+
+@runtime_checkable
+class Captioner(Backbone, Shrinking, Protocol):
+    """Pictures, `num_frames` of a video, to captions (Tag2Text)."""
+
+    num_frames: int
+
+    def captions(self, frames: Tensor) -> list[str]:
+        """Returns a caption for each of some shrunk frames `[T, h, w, 3]`, uint8 RGB, each by itself."""
+        ...
+
+
+@runtime_checkable
+class Detector(Backbone, Protocol):
+    """Pictures and phrases to boxes (OWLv2); a box is found where its score is at least `sure`."""
+
+    sure: float
+
+    def detect(self, frames: Tensor, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns for each phrase the best box of each frame `[T, H, W, 3]`, uint8 RGB: scores `[T, phrases]`, 0..1,
+        and boxes `[T, phrases, 4]`, (left, top, right, bottom) in one unit along both sides.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval import __version__
+from vbench_eval.detections import LIKE, Detected
 from vbench_eval.dimensions import BACKBONE_KINDS, MEASURED, build
 from vbench_eval.errors import UserError
 from vbench_eval.journal import fingerprint
@@ -123,6 +124,11 @@ def select(settings: ScoringSettings) -> Selection:
         )
         dimensions[PREFIX + name] = Judge(PREFIX + name, judge)
         described[PREFIX + name] = _found(judge, official=False)
+    if settings.detector is not None:
+        detector = _detector(settings, device)
+        for name in LIKE:
+            dimensions[name] = Detected(name, detector)
+            described[name] = _found(detector, official=False)
     stamp = {
         "profile": asdict(profile),
         "imaging_mode": settings.imaging_mode,
@@ -180,6 +186,19 @@ def _backbone(name: str, settings: ScoringSettings, device: str) -> Any:
         allow_pickle=settings.allow_pickle,
         cache=settings.cache,
         imaging_mode=settings.imaging_mode,
+    )
+
+
+def _detector(settings: ScoringSettings, device: str) -> Any:
+    from vbench_eval.backbones.registry import resolve_detector
+
+    return resolve_detector(
+        str(settings.detector),
+        device=device,
+        dtype=settings.dtype,
+        offline=settings.offline,
+        allow_pickle=settings.allow_pickle,
+        cache=settings.cache,
     )
 
 

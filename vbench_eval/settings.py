@@ -16,7 +16,7 @@ WITH_CLIP = ("background_consistency", "aesthetic_quality", "appearance_style")
 TABLE_12 = OFFICIAL[:6]  # the columns of the paper's Table 12
 DTYPES = ("float32", "float16", "bfloat16")
 # VBench's other dimensions judge whether the video shows what the prompt says, by detectors and captioners.
-ELSEWHERE = ("object_class", "multiple_objects", "color", "spatial_relationship", "scene")
+ELSEWHERE = ("object_class", "multiple_objects", "color", "spatial_relationship")
 GROUPS = {
     "all": OFFICIAL,
     "table12": TABLE_12,
@@ -80,6 +80,8 @@ class ScoringSettings:
         backbones: a choice per dimension instead of its own: a path, a hub id or "package.module:factory".
         judges: a choice per judge of one's own, measured as "judge_NAME": "package.module:function" or a reward of
             pictures.
+        detector: an open-vocabulary detector for the measures like VBench's object_class, multiple_objects, color and
+            spatial_relationship, "judge_detected_...": "owlv2", a path, a hub id or "package.module:function".
         allow_proxy: whether a proxy's value may stand under an official name whose weights are missing, marked so.
         proxies: whether the proxies that stand next to a missing dimension, and the one that finds stills, are measured
             too, under their own names.
@@ -100,6 +102,7 @@ class ScoringSettings:
     profile: str = "vbench"
     backbones: Mapping[str, str] = field(default_factory=dict)
     judges: Mapping[str, str] = field(default_factory=dict)
+    detector: str | None = None
     allow_proxy: bool = False
     proxies: bool = True
     device: str = "auto"

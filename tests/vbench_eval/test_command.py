@@ -15,11 +15,12 @@ from PIL import Image
 
 from tests.support import vbench_backbones
 from tests.support import vbench_image_networks as networks
-from tests.support.vbench_files import patterned, write_video
+from tests.support.vbench_files import patterned, write_suite, write_video
 from vbench_eval.commands import VERBS, build_parser, main
 from vbench_eval.files import held
 from vbench_eval.progress import Bars, TerminalProgress, bars
 from vbench_eval.proxies import PROXIES
+from vbench_eval.suite import ALL_DIMENSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate_vbench.py"
@@ -239,6 +240,45 @@ def test_vbenchs_own_spellings_do_the_same(made):
     )
     report = json.loads((made / "theirs" / "w2sd_report.json").read_text("utf-8"))
     assert report["dimensions"] == ours["dimensions"]
+
+
+# Every command of VBench's README, and of the scripts that it runs, with `w2sd-vbench` in the place of `vbench` and
+# `python`: evaluate.py, static_filter.py and cal_final_score.py are the verbs evaluate, static_filter and total.
+THEIRS = """\
+evaluate --dimension $D --videos_path videos/w2sd/ --mode=custom_input
+evaluate --dimension $D --videos_path "videos/w2sd/a cat-0.mp4" --mode=custom_input
+evaluate --ngpus=2 --dimension $D --videos_path videos/w2sd --mode=custom_input
+evaluate --videos_path videos/w2sd --dimension $D
+evaluate --videos_path "videos/w2sd" --dimension "$D" --full_json_dir vbench/VBench_full_info.json
+evaluate --videos_path videos/w2sd --dimension $D --mode=vbench_category --category=cats.txt
+evaluate --dimension $D --videos_path videos/w2sd --mode=vbench_category
+total --zip_file evaluation_results.zip --model_name w2sd
+static_filter --videos_path videos/w2sd
+static_filter --videos_path videos/w2sd --filter_scope all
+static_filter --videos_path videos/w2sd --filter_scope cats.json
+"""
+
+
+def test_every_command_of_vbenchs_readme_is_taken(made, monkeypatch, capsys):
+    prompts = [{"prompt_en": prompt, "dimension": list(ALL_DIMENSIONS)} for prompt in ("a cat", "a dog")]
+    for name, content in (("vbench/VBench_full_info.json", prompts), ("cats.json", ["a cat"])):
+        write_suite(made, content, name)
+    (made / "vbench" / "__init__.py").write_text("raise RuntimeError('this needs CUDA')")  # an installed vbench
+    (made / "cats.txt").write_text("a cat\na dog\n")
+    monkeypatch.syspath_prepend(made)
+    monkeypatch.chdir(made)
+    monkeypatch.setattr("vbench_eval.inputs.CATEGORIES", {"cats.txt": ""})  # else it is all of VBench's, fetched
+    for line in THEIRS.splitlines():
+        dimensions = ALL_DIMENSIONS if line.startswith("evaluate") else ("",)
+        for dimension in dimensions:
+            words = shlex.split(line.replace("$D", dimension))
+            arguments = build_parser().parse_args(words)
+            assert callable(arguments.run), line
+        if line.startswith("evaluate"):
+            code = main([*words, "--dry-run", "--format", "json"])
+            found = json.loads(capsys.readouterr().out)
+            whole = "custom" in line or "category" in line  # the suite asks for five of each prompt
+            assert code == int(not whole) and found["videos"] == (1 if "a cat-0" in line else 2), (line, found)
 
 
 def test_frames_are_read_where_vbench_looks_for_them(made):

@@ -338,3 +338,14 @@ def test_half_precision_gives_nearly_the_same_flow_as_float32(tmp_path, dtype):
     assert half.dtype == torch.float32 and half.isfinite().all()
     # Roundings of relative size eps are random and mostly cancel in sums; a layer computed wrongly differs by about 1.
     assert (half - full).norm() / full.norm() < 8 * torch.finfo(getattr(torch, dtype)).eps
+
+
+@pytest.mark.parametrize("side", [64, 72, 96, 120, 128, 136])
+def test_the_side_from_which_vbench_gives_numbers_is_where_its_coordinates_are_numbers(side):
+    """It samples the coarsest level at 2 x / (W - 1) - 1, which is 0 / 0 or infinite for a level of one pixel."""
+    level = side // 8 // 2 ** (RaftSizes().levels - 1)
+    places = torch.arange(3.0).reshape(1, 3, 1, 1)
+    grid = (2 * places / (level - 1) - 1).expand(1, 3, 1, 2)
+    sampled = F.grid_sample(torch.ones(1, 1, level, level), grid, align_corners=True)
+    assert bool(sampled.isnan().all()) == (side < RaftFlow.vbench_side) and level >= 1
+    assert bool(sampled.isnan().any()) == bool(sampled.isnan().all())

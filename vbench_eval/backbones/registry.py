@@ -35,6 +35,7 @@ WEIGHTS_OF: dict[str, tuple[str, ...]] = {
     "temporal_style": ("viclip", "clip_merges"),
     "overall_consistency": ("viclip", "clip_merges"),
     "human_action": ("umt_l16", "kinetics_400"),
+    "scene": ("tag2text", "tag2text_tags", "bert_vocabulary"),
 }
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -76,7 +77,7 @@ def resolve(
             and is given those of `device`, `dtype` and `profile` that it names. aesthetic_quality is made of two: a
             choice is its encoder's, "head=FILE" its head's, "ENCODER,head=FILE" both. So are those that read
             texts, whose second part is the list of merges, "merges=FILE"; human_action
-            takes "labels=FILE", motion_smoothness
+            takes "labels=FILE", scene "tags=FILE,vocabulary=FILE", motion_smoothness
             "CHECKOUT,weights=FILE".
         profile: decides about antialiasing only.
         dtype: "float32" (None), "float16" or "bfloat16", of the network; what it returns is float32.
@@ -187,6 +188,42 @@ def _umt(choice: str | None, asked: _Asked) -> Any:
     return load_umt(asked.find("umt_l16", network), names, **_placing(asked))
 
 
+def _tag2text(choice: str | None, asked: _Asked) -> Any:
+    from vbench_eval.backbones.tag2text import load_tag2text
+
+    rest, vocabulary = _two(choice, "vocabulary")
+    network, tags = _two(rest, "tags")
+    small = asked.find("tag2text_tags", tags), asked.find("bert_vocabulary", vocabulary)
+    return load_tag2text(asked.find("tag2text", network), *small, **_placing(asked))
+
+
+def resolve_detector(
+    choice: str,
+    *,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    offline: bool = True,
+    allow_pickle: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Returns the open-vocabulary detector of "owlv2", a folder, a hub id or "package.module:function"; either of the
+    first three may be followed by ",merges=FILE". Raises as `resolve` does.
+    """
+    from vbench_eval.protocols import Detector
+
+    if DOTTED.fullmatch(choice) and not Path(choice).exists():
+        made = _called(choice, {"device": device, "dtype": dtype})
+        if not isinstance(made, Detector):
+            raise UserError(f"{choice} returned a {type(made).__name__}, no detector: see vbench_eval.protocols")
+        return made
+    from vbench_eval.backbones.owlv2 import load_owlv2
+
+    asked = _Asked(True, device, dtype, offline, allow_pickle, cache, "longer")
+    network, merges = _two(choice, "merges")
+    path = asked.find("owlv2", None if network == "owlv2" and not Path(network).exists() else network)
+    return load_owlv2(path, _tokenizer(path, merges, asked), **_placing(asked))
+
+
 def _two(choice: str | None, second: str) -> tuple[str | None, str | None]:
     """The two parts of "FIRST,second=FILE", either of which may be left out."""
     first, _, other = (choice or "").partition(f"{second}=")
@@ -245,6 +282,7 @@ _LOADERS: dict[str, Callable[[str | None, _Asked], Any]] = {
     "temporal_style": _viclip,
     "overall_consistency": _viclip,
     "human_action": _umt,
+    "scene": _tag2text,
 }
 
 
@@ -252,10 +290,8 @@ def _placing(asked: _Asked) -> dict[str, Any]:
     return {"device": asked.device, "dtype": asked.dtype, "allow_pickle": asked.allow_pickle, "cache": asked.cache}
 
 
-def _made(dimension: str, choice: str, offered: dict[str, Any]) -> Any:
-    """Returns what the user's function makes; for motion_smoothness a network of AMT's kind will do as well."""
-    from vbench_eval import dimensions, protocols
-
+def _called(choice: str, offered: dict[str, Any]) -> Any:
+    """Returns what the function "package.module:function" makes, given those of the offered that it names."""
     module, _, attribute = choice.partition(":")
     try:
         factory: Any = importlib.import_module(module)
@@ -266,7 +302,14 @@ def _made(dimension: str, choice: str, offered: dict[str, Any]) -> Any:
     if not callable(factory):
         raise UserError(f"{choice} is a {type(factory).__name__}, not a function")
     accepted = inspect.signature(factory).parameters
-    made = factory(**{name: value for name, value in offered.items() if name in accepted})
+    return factory(**{name: value for name, value in offered.items() if name in accepted})
+
+
+def _made(dimension: str, choice: str, offered: dict[str, Any]) -> Any:
+    """Returns what the user's function makes; for motion_smoothness a network of AMT's kind will do as well."""
+    from vbench_eval import dimensions, protocols
+
+    made = _called(choice, offered)
     kind = dimensions.BACKBONE_KINDS[dimension]
     if isinstance(made, getattr(protocols, str(kind))):
         return made

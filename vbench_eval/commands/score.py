@@ -79,6 +79,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         f"frames: {', '.join(PICTURE_REWARDS)}; may be given several times",
     )
     what.add_argument(
+        "--detector",
+        metavar="CHOICE",
+        help="an open-vocabulary detector, for measures like object_class, multiple_objects, color and "
+        "spatial_relationship under names of their own: owlv2, a path, a hub id or package.module:function",
+    )
+    what.add_argument(
         "--allow-proxy",
         action="store_true",
         help='write a proxy under the official name where weights are missing, marked "backbone": "proxy:..."',
@@ -179,6 +185,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         profile=arguments.profile,
         backbones=parse_backbones(arguments.backbone),
         judges=parse_judges(arguments.judge),
+        detector=arguments.detector,
         allow_proxy=arguments.allow_proxy,
         proxies=not arguments.no_proxies,
         device=arguments.device,

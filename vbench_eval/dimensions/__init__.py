@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vbench_eval.detections import LIKE, asked_phrases
 from vbench_eval.errors import UserError
 from vbench_eval.profiles import Profile
 from vbench_eval.video_info import About
@@ -35,7 +36,7 @@ OFFICIAL = (
     "temporal_flickering",
 )
 """VBench's dimensions of quality: they need no prompt."""
-SEMANTIC = ("appearance_style", "temporal_style", "overall_consistency", "human_action")
+SEMANTIC = ("appearance_style", "temporal_style", "overall_consistency", "human_action", "scene")
 """Those of its dimensions of meaning that are computed here: they need the prompt, or the suite's words for it."""
 MEASURED = (*OFFICIAL, *SEMANTIC)
 
@@ -71,6 +72,7 @@ VBENCH_EXTRAS: Mapping[str, tuple[str, ...]] = {
     "background_consistency": ("video_sim", "cnt_per_video"),
     "appearance_style": ("frame_results", "cur_sim"),
     "human_action": ("cor_num_per_video",),
+    "scene": ("success_frame_count", "frame_count"),
 }
 
 
@@ -107,6 +109,7 @@ _CLASSES = {
     "temporal_style": "semantic.PromptConsistency",
     "overall_consistency": "semantic.PromptConsistency",
     "human_action": "semantic.HumanAction",
+    "scene": "semantic.Scene",
 }
 BACKBONE_KINDS: Mapping[str, str | None] = {
     "subject_consistency": "FrameEncoder",
@@ -120,6 +123,7 @@ BACKBONE_KINDS: Mapping[str, str | None] = {
     "temporal_style": "VideoTextEncoder",
     "overall_consistency": "VideoTextEncoder",
     "human_action": "ActionRecogniser",
+    "scene": "Captioner",
 }
 
 
@@ -127,12 +131,15 @@ def asked_text(name: str, about: About) -> str | None:
     """Returns what the dimension asks whether a video shows it, None if nobody says: the prompt, or the words of the
     prompt suite that belong to the dimension. Of other dimensions it is None.
     """
-    if name == "appearance_style":
+    if name in ("appearance_style", "scene"):
         words = about.words.get(name)
         found = words.get(name) if isinstance(words, Mapping) else None
         return found if isinstance(found, str) else None
     if name == "human_action" and about.prompt is not None:  # VBench takes it from the file's name, so far as here
         return about.prompt.lower().split("-")[0].split("person is ")[-1].split("_")[0]
+    if name in LIKE:
+        phrases = asked_phrases(name, about)
+        return None if phrases is None else ", ".join(phrases)
     return about.prompt if name in SEMANTIC or name.startswith("judge_") else None
 
 

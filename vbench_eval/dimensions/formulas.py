@@ -38,8 +38,9 @@ def refuse_small(backbone: Backbone, profile: Profile, frames: Tensor) -> None:
     """Raises VideoError for padded frames [1, 3, H, W] on which VBench's own code divides by zero.
 
     Networks with a pyramid of correlations (RAFT, AMT) say in `vbench_side` from which side on VBench's code works:
-    below, the coarsest level is one pixel wide, VBench's coordinates become NaN, and it calls every video still. Our
-    code gives finite numbers there, which would not be VBench's: under its profile there is no value.
+    below, the coarsest level is one pixel wide and its coordinates 2 x / (W - 1) - 1 are no numbers. On a CPU every
+    flow and every interpolated frame of VBench's own code is NaN there, at all sides from 64 to 120: it calls every
+    video still, and compares with black frames. Our code gives finite numbers, which are not VBench's: no value.
     """
     height, width = frames.shape[-2:]
     least = getattr(backbone, "vbench_side", 0)

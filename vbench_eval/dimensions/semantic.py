@@ -13,7 +13,7 @@ from torch import Tensor
 from vbench_eval.dimensions import Measured, asked_text
 from vbench_eval.dimensions.formulas import finite_mean, of_shape, unmeasured
 from vbench_eval.profiles import Profile
-from vbench_eval.protocols import ActionRecogniser, Shrinking, TextScorer, VideoTextEncoder
+from vbench_eval.protocols import ActionRecogniser, Captioner, Shrinking, TextScorer, VideoTextEncoder
 from vbench_eval.video_info import VideoError, VideoInfo
 
 
@@ -151,3 +151,40 @@ class _Action:
         right = seen.get(self._text, 0.0) >= SURE
         extras = {"cor_num_per_video": int(right), "text": self._text, "likeliest": seen}
         return Measured(right, float(right), extras=extras)
+
+
+BEAMS = 3  # of VBench's search for a caption
+
+
+class Scene:
+    """The share of captions, of sixteen middle frames, that have every word of the scene that the prompt suite names.
+
+    In VBench the frame i is captioned by what is seen in frame i // 3: the search has three beams for each frame, to
+    which it gives the pictures of the first frames, repeated nine times and cut to their number.
+    """
+
+    def __init__(self, name: str, profile: Profile, backbone: Captioner) -> None:
+        self.name, self.profile, self.backbone = name, profile, backbone
+
+    def start(self, info: VideoInfo) -> _Captions:
+        return _Captions(self, text_of(self.name, info))
+
+
+class _Captions:
+    def __init__(self, dimension: Scene, text: str) -> None:
+        self._dimension, self._text = dimension, text
+        self._middle = MiddleFrames(dimension.backbone, dimension.backbone.num_frames)
+
+    def add(self, frames: Tensor) -> None:
+        self._middle.add(frames)
+
+    @torch.no_grad()
+    def finish(self) -> Measured:
+        frames = self._middle.frames()
+        each = BEAMS if self._dimension.profile.shared_captions else 1
+        different = self._dimension.backbone.captions(frames[: math.ceil(len(frames) / each)])
+        captions = [different[number // each] for number in range(len(frames))]
+        right = sum(all(word in caption for word in self._text.split(" ")) for caption in captions)
+        score = right / len(captions)
+        extras = {"success_frame_count": right, "frame_count": len(captions), "text": self._text, "captions": different}
+        return Measured(score, score, weight=float(len(captions)), extras=extras)
