@@ -5,8 +5,6 @@ A judge is measured under a name of its own, `judge_NAME`, never under one of VB
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -116,6 +114,7 @@ def load_judge(
 
     Raises UserError for what is none, and Unavailable where a reward's weights are not on this machine.
     """
+    from vbench_eval.backbones.registry import called
     from vbench_eval.protocols import VideoJudge
 
     if choice in PICTURE_REWARDS:
@@ -130,20 +129,10 @@ def load_judge(
             cache=None if cache is None else os.fspath(cache),
         )
         return PictureJudge(network, choice)
-    module, colon, attribute = choice.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), attribute) if colon else None
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--judge {name}={choice} cannot be imported: {error}") from error
-    if not callable(factory):
+    if ":" not in choice:
         rewards = ", ".join(PICTURE_REWARDS)
         raise UserError(f"--judge is {choice!r}; give one of {rewards}, or NAME=package.module:function")
-    offered = {"device": device, "dtype": dtype}
-    try:
-        accepted = set(inspect.signature(factory).parameters)
-    except ValueError:  # some that are written in C tell nothing
-        accepted = set()
-    made = factory(**{key: value for key, value in offered.items() if key in accepted})
+    made = called(choice, {"device": device, "dtype": dtype})
     if not isinstance(made, VideoJudge) or made.num_frames < 1:
         raise UserError(f"{choice} returned a {type(made).__name__}, no judge: see vbench_eval.protocols.VideoJudge")
     return made

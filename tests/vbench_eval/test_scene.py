@@ -253,7 +253,7 @@ def test_a_checkpoint_captions_frames_each_by_itself(state, tmp_path):
     # With plain norms what is seen counts; random ones make every caption the same.
     plain = {key: torch.ones_like(value) if key.endswith("weight") else 0 * value for key, value in state.items()}
     state = {key: plain[key] if "norm" in key.lower() else value for key, value in state.items()}
-    state["text_decoder.cls.predictions.bias"] *= 0
+    state["text_decoder.cls.predictions.bias"] = plain["text_decoder.cls.predictions.bias"]
     captioner = loaded(state, tmp_path)
     assert captioner.shrink(noise(2, 20, 48)).shape == (2, 32, 32, 3)
     frames = noise(9, 32, 32)

@@ -212,7 +212,7 @@ def resolve_detector(
     from vbench_eval.protocols import Detector
 
     if DOTTED.fullmatch(choice) and not Path(choice).exists():
-        made = _called(choice, {"device": device, "dtype": dtype})
+        made = called(choice, {"device": device, "dtype": dtype})
         if not isinstance(made, Detector):
             raise UserError(f"{choice} returned a {type(made).__name__}, no detector: see vbench_eval.protocols")
         return made
@@ -290,7 +290,7 @@ def _placing(asked: _Asked) -> dict[str, Any]:
     return {"device": asked.device, "dtype": asked.dtype, "allow_pickle": asked.allow_pickle, "cache": asked.cache}
 
 
-def _called(choice: str, offered: dict[str, Any]) -> Any:
+def called(choice: str, offered: dict[str, Any]) -> Any:
     """Returns what the function "package.module:function" makes, given those of the offered that it names."""
     module, _, attribute = choice.partition(":")
     try:
@@ -301,7 +301,10 @@ def _called(choice: str, offered: dict[str, Any]) -> Any:
         raise UserError(f"{choice} cannot be imported: {error}") from error
     if not callable(factory):
         raise UserError(f"{choice} is a {type(factory).__name__}, not a function")
-    accepted = inspect.signature(factory).parameters
+    try:
+        accepted = set(inspect.signature(factory).parameters)
+    except ValueError:  # some that are written in C tell nothing
+        accepted = set()
     return factory(**{name: value for name, value in offered.items() if name in accepted})
 
 
@@ -309,7 +312,7 @@ def _made(dimension: str, choice: str, offered: dict[str, Any]) -> Any:
     """Returns what the user's function makes; for motion_smoothness a network of AMT's kind will do as well."""
     from vbench_eval import dimensions, protocols
 
-    made = _called(choice, offered)
+    made = called(choice, offered)
     kind = dimensions.BACKBONE_KINDS[dimension]
     if isinstance(made, getattr(protocols, str(kind))):
         return made
