@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.vbench_backbones import Stub, noise, number_of, numbered
+from tests.support.vbench_backbones import Stub, number_of, numbered
 from tests.support.vbench_files import write_suite
 from vbench_eval.backbones.owlv2 import Owlv2Detector
 from vbench_eval.backbones.registry import resolve_detector
@@ -178,7 +178,7 @@ def owl():
         )
         network = Owlv2ForObjectDetection(config).eval()
         for parameter in network.parameters():
-            parameter.data += 0.2 * torch.randn(parameter.shape)
+            parameter.data += 0.05 * torch.randn(parameter.shape)
     return network
 
 
@@ -186,24 +186,33 @@ def owl():
 def test_owlv2_gives_the_best_box_of_each_phrase_as_its_own_processing_does(owl):
     from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
 
-    detector = Owlv2Detector(owl, Letters(), provenance={"id": "owl"})
-    frames, phrases = noise(5, 24, 40), ("bus", "dog", "cat")
+    seen = {}
+
+    def network(**inputs):
+        seen.update(inputs)
+        return owl(**inputs)
+
+    network.config, network.class_head = owl.config, owl.class_head
+    detector = Owlv2Detector(network, Letters(), provenance={"id": "owl"})
+    phrases = ("bus", "dog", "cat")
+    places = torch.arange(96 * 160).reshape(96, 160, 1) * torch.tensor([1, 2, 3]) % 251
+    frames = torch.stack([places, 250 - places, places.flip(1)]).to(torch.uint8)
     scores, boxes = detector.detect(frames, phrases)
-    assert scores.shape == (5, 3) and boxes.shape == (5, 3, 4)
-    # transformers' own preparation and boxes, of the same numbers of places; its resize differs a little
+    # transformers' own preparation, whose filter differs a little (and the square around, grey in OWLv2's own code,
+    # which several versions leave black), and its boxes for these numbers
     processor = Owlv2ImageProcessorPil(size={"height": 48, "width": 48})
     pixels = processor(list(frames.permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
-    tokens = Letters()(phrases, 8)
-    for number in range(5):
-        made = owl(input_ids=tokens, attention_mask=tokens > 0, pixel_values=pixels[number : number + 1])
-        theirs = processor.post_process_object_detection(made, threshold=0.0, target_sizes=[(1, 1)])[0]
-        for place in range(3):
-            mine = theirs["labels"] == place
-            best = made.logits[0, :, place].sigmoid().max()
-            torch.testing.assert_close(scores[number, place], best, rtol=0.05, atol=0.02)
-            if mine.any() and float(theirs["scores"][mine].max()) == float(best):
-                expected = theirs["boxes"][mine][theirs["scores"][mine].argmax()]
-                torch.testing.assert_close(boxes[number, place], expected, rtol=0.05, atol=0.05)
-    swapped = detector.detect(frames, ("dog", "bus", "cat"))[0]
-    torch.testing.assert_close(swapped[:, [1, 0, 2]], scores)
-    assert float((scores[:, 0] - scores[:, 1]).abs().max()) > 1e-4
+    assert seen["pixel_values"].shape == pixels.shape
+    assert float((seen["pixel_values"] - pixels)[..., :28, :].abs().mean()) < 0.1 < float(pixels.std())
+    assert float(seen["pixel_values"][..., 31:, :].abs().max()) < 0.4  # near CLIP's mean
+    made = owl(**seen)
+    for number, found in enumerate(
+        processor.post_process_object_detection(made, threshold=0.0, target_sizes=[(1, 1)] * 3)
+    ):
+        best = found["scores"].argmax()
+        phrase = int(found["labels"][best])
+        torch.testing.assert_close(boxes[number, phrase], found["boxes"][best])
+        torch.testing.assert_close(scores[number, phrase], found["scores"][best])
+        assert scores[number].max() == scores[number, phrase]
+    torch.testing.assert_close(detector.detect(frames, ("dog", "bus", "cat"))[0][:, [1, 0, 2]], scores)
+    torch.testing.assert_close(detector.detect(frames[1:2], phrases)[0], scores[1:2])

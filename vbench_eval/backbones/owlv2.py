@@ -18,7 +18,7 @@ from vbench_eval.errors import UserError
 from vbench_eval.resizing import resize, to_float
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
-GREY = 127.5  # of the square that a picture is put into, at its top left
+GREY = 127.5  # of the square that a picture is put into, at its top left, in OWLv2's own code
 SURE = 0.1  # the score from which transformers takes a box for found
 BATCH = 4
 
