@@ -87,7 +87,7 @@ def test_judges_are_journalled_reported_and_compared_under_names_of_their_own(fo
     said = report_text(written)
     assert said.index("judges, in units of their own") < said.index("judge_taste") and "lacking" not in said
     for choice in ("no_such_thing", "torch"):
-        with pytest.raises(UserError, match=r"cannot be imported|give one of pickscore"):
+        with pytest.raises(UserError, match=r"cannot be imported|not a function"):
             run(choice)
 
 
