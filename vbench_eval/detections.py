@@ -76,6 +76,8 @@ def relation_score(direction: str, first: Sequence[float], second: Sequence[floa
 class Detected:
     """One of these measures over sixteen frames, evenly spread."""
 
+    backbone: Any
+
     def __init__(self, name: str, backbone: Detector) -> None:
         self.name, self.backbone = name, backbone
 

@@ -18,6 +18,8 @@ from vbench_eval.results import MODES, check_name, default_name
 from vbench_eval.suite import ALL_DIMENSIONS, added_words, read_category, read_suite
 from vbench_eval.video_info import About
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
 
 @dataclass(frozen=True)
 class InputVideo:
@@ -31,10 +33,11 @@ class InputVideo:
     index: int | None
     generation: Mapping[str, Any]
     words: Mapping[str, Any] = field(default_factory=dict)
+    picture: str | None = None
 
     @property
     def about(self) -> About:
-        return About(self.prompt, self.words)
+        return About(self.prompt, self.words, self.picture)
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def find_inputs(
     mode: str = "custom_input",
     category: str | None = None,
     dimensions: Iterable[str] = (),
+    image_folder: str | Path | None = None,
 ) -> Inputs:
     """Returns the videos of a folder (or one video) with their prompts.
 
@@ -114,7 +118,8 @@ def find_inputs(
     of an installed vbench package), of which the prompts of `dimensions` are then expected, with VBench's indices 0 to
     4. Mode "vbench_category" takes the videos of the prompts of `category`, one of VBench's or a file of prompts, in
     every dimension. A manifest is checked against a suite that is given beside it. Either says what VBench adds to a
-    prompt (the style of appearance_style, say). `prompt` is that of a single video.
+    prompt (the style of appearance_style, say). `prompt` is that of a single video; `image_folder` holds the pictures
+    that videos were made from, for VBench-I2V's dimensions.
 
     Raises UserError for a folder without videos, and for files that cannot be used.
     """
@@ -129,9 +134,8 @@ def find_inputs(
         plan = sample(
             read_suite(suite), [name for name in dimensions if name in ALL_DIMENSIONS] or None, samples=SAMPLES
         )
-    words = added_words(
-        read_suite(suite).prompts if plan is None and suite is not None else plan.prompts if plan else ()
-    )
+    known = read_suite(suite).prompts if plan is None and suite is not None else plan.prompts if plan else ()
+    words = added_words(known)
     if prompt is not None:
         prompt_file = _single_prompt(Path(folder), prompt, prompt_file)
     found = read_folder(
@@ -160,7 +164,8 @@ def find_inputs(
             notes += check.lines()
     else:
         notes += _repeated(videos)
-    inputs = tuple(_input(video, root, words) for video in videos)
+    pictures = {} if image_folder is None else _pictures(Path(image_folder), known)
+    inputs = tuple(_input(video, root, words, pictures) for video in videos)
     return Inputs(root, inputs, mode, plan, check, tuple(notes))
 
 
@@ -194,9 +199,37 @@ def _of_category(
     return kept, notes
 
 
-def _input(video: FolderVideo, root: Path, words: Mapping[str, Mapping[str, Any]]) -> InputVideo:
-    added = words.get(nfc(video.prompt or ""), {})
-    return InputVideo(video.path, key_of(video.path, root), video.prompt, video.index, video.generation, added)
+def _input(
+    video: FolderVideo, root: Path, words: Mapping[str, Mapping[str, Any]], pictures: Mapping[str, Path]
+) -> InputVideo:
+    prompt = nfc(video.prompt or "")
+    picture = pictures.get(prompt)
+    return InputVideo(
+        video.path,
+        key_of(video.path, root),
+        video.prompt,
+        video.index,
+        video.generation,
+        words.get(prompt, {}),
+        None if picture is None else str(picture),
+    )
+
+
+def _pictures(folder: Path, prompts: Iterable[Any]) -> dict[str, Path]:
+    """The pictures of a folder, and of those inside it, by prompt: the one that VBench-I2V's suite names for it
+    ("image_name"), else the one that is called like it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--image-folder is {folder}, which is no folder; give the one with the videos' pictures")
+    found = {path.name: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES}
+    if not found:
+        raise UserError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+    by_prompt = {nfc(Path(name).stem): path for name, path in found.items()}
+    for prompt in prompts:
+        for entry in prompt.entries:
+            if (picture := found.get(str(entry.get("image_name", "")))) is not None:
+                by_prompt[nfc(prompt.prompt)] = picture
+    return by_prompt
 
 
 def _single_prompt(path: Path, prompt: str, prompt_file: object) -> dict[str, str]:

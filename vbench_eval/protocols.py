@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 
@@ -36,6 +37,15 @@ class FrameEncoder(Backbone, Protocol):
         """Returns features `[T, dim]`, float32, not normalised, of frames `[T, H, W, 3]`, uint8 RGB. The result of a
         frame does not depend on the frames beside it (but for rounding).
         """
+        ...
+
+
+@runtime_checkable
+class PictureEncoder(FrameEncoder, Protocol):
+    """A frame encoder that takes a picture of any size too, prepared in a way of its own (DINO in VBench-I2V)."""
+
+    def encode_picture(self, picture: Image.Image) -> Tensor:
+        """Returns the features `[1, dim]`, float32, not normalised, of a picture in RGB."""
         ...
 
 

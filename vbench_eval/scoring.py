@@ -86,6 +86,7 @@ def score_folder(
     suite: str | Path | None = None,
     mode: str = "custom_input",
     category: str | None = None,
+    image_folder: str | Path | None = None,
     workers: int = 1,
     require_complete: bool = False,
     progress: Progress | None = None,
@@ -110,6 +111,7 @@ def score_folder(
         suite=suite,
         mode=mode,
         category=category,
+        image_folder=image_folder,
         dimensions=asked.dimensions,
     )
     return score_inputs(

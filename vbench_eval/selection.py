@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vbench_eval import __version__
 from vbench_eval.detections import LIKE, Detected
-from vbench_eval.dimensions import BACKBONE_KINDS, MEASURED, build
+from vbench_eval.dimensions import BACKBONE_KINDS, I2V, MEASURED, build
+from vbench_eval.dimensions.clips import InClips
 from vbench_eval.errors import UserError
 from vbench_eval.journal import fingerprint
 from vbench_eval.judges import PREFIX, Judge, load_judge
@@ -98,7 +99,8 @@ def select(settings: ScoringSettings) -> Selection:
                     stand_ins[name] = proxy
                     described[name]["backbone"] = {"id": f"proxy:{proxy}"}
                 continue
-            dimensions[name] = build(name, profile, backbone)
+            dimension = build(name, profile, backbone)
+            dimensions[name] = InClips(dimension) if settings.long and name not in I2V else dimension
             described[name] = _found(backbone, official=True)
         elif name in ELSEWHERE:
             described[name] = _lacking(
@@ -136,6 +138,8 @@ def select(settings: ScoringSettings) -> Selection:
         "dtype": settings.dtype or "float32",
         "versions": versions(device),
     }
+    if settings.long:
+        stamp["long"] = "videos over 5 s by the mean of their clips, as VBench-Long cuts them"
     return Selection(dimensions, described, stand_ins, stamp, tuple(dimensions))
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from vbench_eval.dimensions import BACKBONE_KINDS, MEASURED, OFFICIAL, SEMANTIC
+from vbench_eval.dimensions import BACKBONE_KINDS, I2V, MEASURED, OFFICIAL, SEMANTIC
 from vbench_eval.errors import UserError
 from vbench_eval.judges import PICTURE_REWARDS
 from vbench_eval.profiles import IMAGING_MODES, get_profile
@@ -21,7 +21,8 @@ GROUPS = {
     "all": OFFICIAL,
     "table12": TABLE_12,
     "semantic": SEMANTIC,
-    "vbench": (*MEASURED, *ELSEWHERE),
+    "vbench": (*OFFICIAL, *SEMANTIC, *ELSEWHERE),
+    "i2v": I2V,
     "proxies": tuple(PROXIES),
 }
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?")
@@ -29,7 +30,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?")
 
 def parse_dimensions(words: str | Iterable[str]) -> tuple[str, ...]:
     """Returns the names of the dimensions, once each, from names, comma lists and the groups: all (those of quality,
-    which need no prompt), table12, semantic, vbench (all sixteen), proxies.
+    which need no prompt), table12, semantic, vbench (all sixteen), i2v, proxies.
 
     Raises UserError for a name that is none of VBench's and none of the proxies.
     """
@@ -93,6 +94,7 @@ class ScoringSettings:
         allow_pickle: open weight files that can run code.
         cache: folder of weights to look in first.
         imaging_mode: how imaging_quality resizes, VBench's `imaging_quality_preprocessing_mode`.
+        long: whether videos over five seconds are cut into clips, as VBench-Long does, in VBench's dimensions.
         chunk_bytes: of decoded frames held at a time.
 
     Raises UserError for what is not allowed.
@@ -112,6 +114,7 @@ class ScoringSettings:
     allow_pickle: bool = False
     cache: str | None = None
     imaging_mode: str = "longer"
+    long: bool = False
     chunk_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:

@@ -31,10 +31,12 @@ class About:
     Attributes:
         prompt: letter for letter; None where nobody says.
         words: by dimension what VBench's prompt suite adds to the prompt ("auxiliary_info").
+        picture: the path of the picture that the video was made from, for those made from one.
     """
 
     prompt: str | None = None
     words: Mapping[str, Any] = field(default_factory=dict)
+    picture: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ class _Heads(nn.Module):
         self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(seen, width), nn.Linear(seen, width)
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None) -> Tensor:
-        parts = [
+        q, k, v = (
             layer(of).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, of in ((self.query, x), (self.key, seen), (self.value, seen))
-        ]
-        return F.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2).flatten(2)
+        )
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class _Sum(nn.Module):

@@ -8,18 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from PIL.Image import Resampling
 from torch import Tensor, nn
 
 from vbench_eval.backbones.loading import load_state, origin, placed, pretrained
 from vbench_eval.backbones.weights import WEIGHTS
 from vbench_eval.errors import UserError
-from vbench_eval.resizing import resize, shorter_side_size, to_float
+from vbench_eval.resizing import centre_crop, resize, shorter_side_size, to_float
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE = 224
+I2V_SIDE = 256
 BATCH = 16
+BICUBIC = Resampling.BICUBIC
 EPSILON = 1e-6  # of the original network; the hub's configuration says 1e-12
 
 
@@ -62,6 +67,28 @@ class DinoEncoder:
         return dict(self._provenance)
 
 
+class DinoForPictures(DinoEncoder):
+    """The same for VBench-I2V: shorter side to 256, bicubic and antialiased, and the middle 224; pictures by Pillow."""
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Returns normalised pixels `[T, 3, 224, 224]`."""
+        size = shorter_side_size(frames.shape[1], frames.shape[2], I2V_SIDE)
+        return self._normalised(resize(to_float(frames), size, mode="bicubic", antialias=True))
+
+    @torch.no_grad()
+    def encode_picture(self, picture: Image.Image) -> Tensor:
+        """Returns features `[1, dim]`, on the CPU."""
+        height, width = shorter_side_size(picture.height, picture.width, I2V_SIDE)
+        small = torch.from_numpy(np.array(picture.resize((width, height), BICUBIC)))
+        weight = next(self._network.parameters())
+        pixels = self._normalised(to_float(small[None].to(weight.device))).to(weight.dtype)
+        return self._network(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0].float().cpu()
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (MEAN, STD))
+        return (centre_crop(x, SIDE) / 255 - mean) / std
+
+
 def position_table(table: Tensor, height: int, width: int, *, patch: int) -> Tensor:
     """Returns the position embeddings `[1, 1 + n, dim]` for frames of height x width from the learned square ones.
 
@@ -83,6 +110,7 @@ def load_dino(
     path: Path,
     *,
     antialias: bool,
+    kind: type[DinoEncoder] = DinoEncoder,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     allow_pickle: bool = False,
@@ -101,9 +129,7 @@ def load_dino(
             ViTModel, None, source=path, config=config, state_dict=dino_names(state), add_pooling_layer=False
         )
     placed(network, device, dtype)
-    return DinoEncoder(
-        network, provenance=origin(WEIGHTS["dino_vitb16"], path, network, cache=cache), antialias=antialias
-    )
+    return kind(network, provenance=origin(WEIGHTS["dino_vitb16"], path, network, cache=cache), antialias=antialias)
 
 
 def dino_sizes(state: Mapping[str, Tensor], *, source: str) -> dict[str, int]:

@@ -36,6 +36,8 @@ WEIGHTS_OF: dict[str, tuple[str, ...]] = {
     "overall_consistency": ("viclip", "clip_merges"),
     "human_action": ("umt_l16", "kinetics_400"),
     "scene": ("tag2text", "tag2text_tags", "bert_vocabulary"),
+    "i2v_subject": ("dino_vitb16",),
+    "i2v_background": ("dreamsim",),
 }
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -146,6 +148,23 @@ def _dino(choice: str | None, asked: _Asked) -> Any:
     from vbench_eval.backbones.dino import load_dino
 
     return load_dino(path, antialias=asked.antialias, **_placing(asked))
+
+
+def _dino_i2v(choice: str | None, asked: _Asked) -> Any:
+    path = asked.find("dino_vitb16", choice)
+    from vbench_eval.backbones.dino import DinoForPictures, load_dino
+
+    return load_dino(path, antialias=True, kind=DinoForPictures, **_placing(asked))
+
+
+def _dreamsim(choice: str | None, asked: _Asked) -> Any:
+    weights = WEIGHTS["dreamsim"]
+    message = (
+        f"i2v_background needs {weights.what}, from the package dreamsim, which wants timm and open_clip "
+        "and is no part of this one; give a function of yours that returns it as a vbench_eval.protocols.PictureEncoder, --backbone "
+        "i2v_background=package.module:function"
+    )
+    raise UserError(message) if choice else Unavailable(message, weights=weights.name)
 
 
 def _clip(choice: str | None, asked: _Asked, *, name: str) -> Any:
@@ -283,6 +302,8 @@ _LOADERS: dict[str, Callable[[str | None, _Asked], Any]] = {
     "overall_consistency": _viclip,
     "human_action": _umt,
     "scene": _tag2text,
+    "i2v_subject": _dino_i2v,
+    "i2v_background": _dreamsim,
 }
 
 

@@ -213,6 +213,16 @@ WEIGHTS = {
             fetchable=False,
         ),
         Weights(
+            "dreamsim",
+            "DreamSim, ensemble",
+            1900,
+            "MIT",
+            True,
+            file="dreamsim_ensemble_checkpoint.zip",
+            url="https://github.com/ssundaram21/dreamsim/releases/download/v0.1.0/dreamsim_ensemble_checkpoint.zip",
+            fetchable=False,
+        ),
+        Weights(
             "dino_vits16",
             "DINO ViT-S/16",
             87,

@@ -14,7 +14,7 @@ from vbench_eval.commands.arguments import (
     listed,
     positive,
 )
-from vbench_eval.dimensions import OFFICIAL, SEMANTIC
+from vbench_eval.dimensions import I2V, OFFICIAL, SEMANTIC
 from vbench_eval.errors import UserError
 from vbench_eval.judges import PICTURE_REWARDS
 from vbench_eval.profiles import PROFILES
@@ -35,6 +35,7 @@ examples:
 
 {listed("dimensions of quality, all of them", OFFICIAL)}
 {listed("dimensions of meaning, which need the prompt or the suite", SEMANTIC)}
+{listed("dimensions of videos made from pictures (--image-folder)", I2V)}
 {listed("proxies", PROXIES)}
 {chr(10).join(listed(f"profile {profile.name}", [profile.summary]) for profile in PROFILES.values())}
 
@@ -77,6 +78,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="NAME=CHOICE",
         help="a judge of yours beside the dimensions, package.module:function, or a reward of pictures over eight "
         f"frames: {', '.join(PICTURE_REWARDS)}; may be given several times",
+    )
+    what.add_argument(
+        "--long",
+        action="store_true",
+        help="cut videos over 5 s into clips of 2 s (10 s where an action or a style over time is judged), measure "
+        "each and take the mean, as VBench-Long does by default",
     )
     what.add_argument(
         "--detector",
@@ -152,6 +159,12 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         "--category", metavar="NAME", help="VBench's animal, architecture, ..., or a file with a prompt a line"
     )
     inputs.add_argument(
+        "--image-folder",
+        "--custom_image_folder",
+        metavar="FOLDER",
+        help="the pictures that the videos were made from, named like the prompts, for i2v_subject and i2v_background",
+    )
+    inputs.add_argument(
         "--read_frame",
         nargs="?",
         const="True",
@@ -186,6 +199,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         backbones=parse_backbones(arguments.backbone),
         judges=parse_judges(arguments.judge),
         detector=arguments.detector,
+        long=arguments.long,
         allow_proxy=arguments.allow_proxy,
         proxies=not arguments.no_proxies,
         device=arguments.device,
@@ -204,6 +218,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         suite=arguments.suite,
         mode=mode,
         category=arguments.category,
+        image_folder=arguments.image_folder,
         dimensions=settings.dimensions,
     )
     if arguments.dry_run:

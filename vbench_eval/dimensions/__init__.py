@@ -11,9 +11,11 @@ How the frames are cut into chunks changes nothing. No accumulator keeps more th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vbench_eval.detections import LIKE, asked_phrases
@@ -38,7 +40,9 @@ OFFICIAL = (
 """VBench's dimensions of quality: they need no prompt."""
 SEMANTIC = ("appearance_style", "temporal_style", "overall_consistency", "human_action", "scene")
 """Those of its dimensions of meaning that are computed here: they need the prompt, or the suite's words for it."""
-MEASURED = (*OFFICIAL, *SEMANTIC)
+I2V = ("i2v_subject", "i2v_background")
+"""VBench-I2V's: they need the picture that the video was made from."""
+MEASURED = (*OFFICIAL, *SEMANTIC, *I2V)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ _CLASSES = {
     "overall_consistency": "semantic.PromptConsistency",
     "human_action": "semantic.HumanAction",
     "scene": "semantic.Scene",
+    "i2v_subject": "image_to_video.KeepsToPicture",
+    "i2v_background": "image_to_video.KeepsToPicture",
 }
 BACKBONE_KINDS: Mapping[str, str | None] = {
     "subject_consistency": "FrameEncoder",
@@ -124,6 +130,8 @@ BACKBONE_KINDS: Mapping[str, str | None] = {
     "overall_consistency": "VideoTextEncoder",
     "human_action": "ActionRecogniser",
     "scene": "Captioner",
+    "i2v_subject": "PictureEncoder",
+    "i2v_background": "PictureEncoder",
 }
 
 
@@ -137,6 +145,13 @@ def asked_text(name: str, about: About) -> str | None:
         return found if isinstance(found, str) else None
     if name == "human_action" and about.prompt is not None:  # VBench takes it from the file's name, so far as here
         return about.prompt.lower().split("-")[0].split("person is ")[-1].split("_")[0]
+    if name in I2V:
+        try:
+            return (
+                None if about.picture is None else f"{Path(about.picture).name}, {os.path.getsize(about.picture)} bytes"
+            )
+        except OSError:
+            return None
     if name in LIKE:
         phrases = asked_phrases(name, about)
         return None if phrases is None else ", ".join(phrases)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vbench_eval.dimensions import Measured, asked_text
 from vbench_eval.dimensions.formulas import finite_mean, of_shape, unmeasured
+from vbench_eval.errors import UserError
 from vbench_eval.profiles import Profile
 from vbench_eval.protocols import ActionRecogniser, Captioner, Shrinking, TextScorer, VideoTextEncoder
 from vbench_eval.video_info import VideoError, VideoInfo
@@ -182,7 +183,12 @@ class _Captions:
     def finish(self) -> Measured:
         frames = self._middle.frames()
         each = BEAMS if self._dimension.profile.shared_captions else 1
-        different = self._dimension.backbone.captions(frames[: math.ceil(len(frames) / each)])
+        network, seen = self._dimension.backbone, frames[: math.ceil(len(frames) / each)]
+        different = network.captions(seen)
+        if len(different) != len(seen):
+            raise UserError(
+                f"{network.name} gave {len(different)} captions for {len(seen)} frames; it must give as many"
+            )
         captions = [different[number // each] for number in range(len(frames))]
         right = sum(all(word in caption for word in self._text.split(" ")) for caption in captions)
         score = right / len(captions)
