@@ -160,9 +160,9 @@ def _dino_i2v(choice: str | None, asked: _Asked) -> Any:
 def _dreamsim(choice: str | None, asked: _Asked) -> Any:
     weights = WEIGHTS["dreamsim"]
     message = (
-        f"i2v_background needs {weights.what}, from the package dreamsim, which wants timm and open_clip "
-        "and is no part of this one; give a function of yours that returns it as a vbench_eval.protocols.PictureEncoder, --backbone "
-        "i2v_background=package.module:function"
+        f"i2v_background needs {weights.what}, from the package dreamsim, which wants timm and open_clip and is not "
+        "part of this one; give a function of yours that returns it as a vbench_eval.protocols.PictureEncoder, "
+        "--backbone i2v_background=package.module:function"
     )
     raise UserError(message) if choice else Unavailable(message, weights=weights.name)
 
