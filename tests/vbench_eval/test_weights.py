@@ -131,7 +131,7 @@ def test_a_missing_file_is_told_with_name_size_licence_addresses_and_one_command
         ("dynamic_degree", "math:no_such_name", "cannot be imported"),
         ("dynamic_degree", "math:pi", "is a float, not a function"),
         ("temporal_flickering", "some/thing", "needs no backbone"),
-        ("scene", None, r"scene.*choose one of subject_consistency"),
+        ("color", None, r"color.*choose one of subject_consistency"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused_with_its_reason(dimension, choice, told):
