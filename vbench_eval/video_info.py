@@ -133,7 +133,9 @@ def in_chunks(
                 "frames of one video must have one size"
             )
         if chunk is None:
-            chunk, filled = torch.empty((capacity, height, width, 3), dtype=torch.uint8), 0
+            # Where a GPU is in use, memory that it can read by itself; the allocator keeps and reuses it.
+            pinned = torch.cuda.is_initialized()
+            chunk, filled = torch.empty((capacity, height, width, 3), dtype=torch.uint8, pin_memory=pinned), 0
         chunk[filled].numpy()[:] = frame
         filled += 1
         if filled == capacity:

@@ -477,7 +477,7 @@ def test_doctor_says_for_every_dimension_and_metric_what_it_needs_and_where_to_g
     assert all(row["found"] is None and row["command"] for row in rows.values())
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    assert said.split("metrics of pictures:")[0].count("MISSING") == 15 and "CC-BY-NC-4.0, no commercial use" in said
+    assert said.split("metrics of pictures:")[0].count("MISSING") == 20 and "CC-BY-NC-4.0, no commercial use" in said
     assert "fetch raft_things" in said and "fetch hps_v2.1" in said and "pickscore, hps_v2.1, hps_v2" in said
 
 

@@ -120,7 +120,8 @@ class WordPieces:
     def __init__(self, words: Sequence[str]) -> None:
         self._words = (*words, DECODER, ENCODER)
         self._ids = {word: number for number, word in enumerate(self._words)}
-        self.end, self.start, self.encoder = self._ids[SEP], self._ids[DECODER], self._ids[ENCODER]
+        self.first, self.end = self._ids[CLS], self._ids[SEP]
+        self.start, self.encoder = self._ids[DECODER], self._ids[ENCODER]
         self._special = {self._ids[word] for word in (CLS, SEP, UNKNOWN, PADDING, DECODER, ENCODER)}
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from vbench_eval.commands.arguments import (
     table,
 )
 from vbench_eval.errors import UserError
-from vbench_eval.images import IMAGE_METRICS
+from vbench_eval.images import IMAGE_METRICS, QUESTIONS
 
 EXAMPLES = f"""\
 examples:
@@ -25,10 +25,11 @@ examples:
   w2sd-vbench images pictures/w2sd --metrics clip_i,dino --reference photos
   w2sd-vbench images pictures/w2sd --metrics fid,is --reference imagenet.npz        needs w2sd-video[metrics]
   w2sd-vbench images pictures/w2sd --metrics mps --plugin mps=my.judge:prefer --baseline pictures/strong
+  w2sd-vbench images pictures/w2sd --metrics geneval2 --plugin geneval2=my.answers:make    questions about pictures
   w2sd-vbench images pictures/w2sd --weights pickscore=/models/pickscore
 
 metrics:
-{chr(10).join(f"  {metric.name:<10}{metric.summary}" for metric in IMAGE_METRICS.values())}
+{chr(10).join(f"  {metric.name:<14}{metric.summary}" for metric in IMAGE_METRICS.values())}
 
 Prompts come from --prompts, else from the results.jsonl of a generator, else from names "<prompt>-<index>.png". A
 metric without its weights is reported as unavailable, never as a number.
@@ -55,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--plugin",
         action="append",
         default=[],
-        metavar="mps=CHOICE",
+        metavar="METRIC=CHOICE",
         help="package.module:function or TorchScript file",
     )
     machine = add_network_flags(parser)
@@ -81,8 +82,8 @@ def run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     weights, plugins = _pairs(arguments.weights, "--weights"), _pairs(arguments.plugin, "--plugin")
     for key in weights:
         named(key)
-    if strangers := [key for key in plugins if key != "mps"]:
-        raise UserError(f"--plugin names {strangers[0]!r}; only mps is a plug-in")
+    if strangers := [key for key in plugins if key not in ("mps", *QUESTIONS)]:
+        raise UserError(f"--plugin names {strangers[0]!r}; only mps, {', '.join(QUESTIONS)} take one")
     device = find_device(arguments.device)
     folder = Path(arguments.output)
     with held(folder):

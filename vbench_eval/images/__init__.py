@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vbench_eval.images.rewards import reward
     from vbench_eval.images.scoring import score_images
 
+QUESTIONS = ("geneval2", "dpg")  # the metrics that ask questions, each with a file of its own
 __all__ = ["IMAGE_METRICS", "ImageMetric", "reward", "score_images"]
 _HOMES = {"reward": "rewards", "score_images": "scoring"}
 
@@ -87,6 +88,13 @@ IMAGE_METRICS: Mapping[str, ImageMetric] = {
             weights=("clip_vit_b_32",),
         ),
         ImageMetric(
+            "image_reward",
+            "ImageReward: what people rank higher",
+            "reward, of deviation 1",
+            needs=("prompts",),
+            weights=("image_reward", "bert_vocabulary"),
+        ),
+        ImageMetric(
             "clip_i",
             "CLIP-I: pictures and references in CLIP ViT-B/32",
             "100 x mean cosine",
@@ -101,6 +109,22 @@ IMAGE_METRICS: Mapping[str, ImageMetric] = {
             100.0,
             needs=("reference",),
             weights=("dino_vits16",),
+        ),
+        ImageMetric(
+            "geneval2",
+            "GenEval 2: questions about what the prompt asks for, by Qwen3-VL or a plug-in of yours",
+            "100 x geometric mean of probabilities",
+            100.0,
+            needs=("prompts",),
+            weights=("geneval2_questions", "qwen3_vl_8b"),
+        ),
+        ImageMetric(
+            "dpg",
+            "DPG-Bench: the same, each yes or no, some depending on others",
+            "100 x share of questions",
+            100.0,
+            needs=("prompts",),
+            weights=("dpg_questions", "qwen3_vl_8b"),
         ),
         ImageMetric(
             "mps",

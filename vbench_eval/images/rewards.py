@@ -9,6 +9,7 @@
   names and their own way to prepare pictures: the longer side to 224, black to a square, so that nothing is cut off.
 - AES: LAION's improved aesthetic predictor, a head on CLIP ViT-L/14 trained on people's ratings from 1 to 10. It is not
   the linear head of VBench's aesthetic_quality.
+- ImageReward: a BLIP with a head, trained on people's rankings; of a file of its own (`image_reward.py`).
 - CLIP-T and CLIP-I in the convention of DreamBooth: cosines in CLIP ViT-B/32, with the prompt or with references.
 """
 
@@ -181,12 +182,12 @@ class Aesthetic:
         return {**self._origin, "tower": tower, "preparation": "CLIP's: shorter side, bicubic (Pillow), centre"}
 
 
-def build_head() -> Any:
-    """The head [N, 768] -> [N, 1]: five linear layers with nothing between them (the dropouts of training are off)."""
+def build_head(width: int = WIDTHS[0]) -> Any:
+    """The head [N, width] -> [N, 1]: five linear layers with nothing between them (training has dropouts)."""
     from torch import nn
 
     layers = nn.Sequential()
-    for place, inputs, outputs in zip(PLACES, WIDTHS[:-1], WIDTHS[1:], strict=True):
+    for place, inputs, outputs in zip(PLACES, (width, *WIDTHS[1:-1]), WIDTHS[1:], strict=True):
         layers.add_module(str(place), nn.Linear(inputs, outputs))
     return layers
 
@@ -212,6 +213,12 @@ def load_aesthetic(sources: Sources) -> Aesthetic:
         raise UserError(f"the head needs {WIDTHS[0]} features of CLIP ViT-L/14; the CLIP given for it has {towers.dim}")
     head = head.eval().requires_grad_(False)
     return Aesthetic(towers, head, origin(named("aesthetic_mlp"), path, head, cache=sources.cache))
+
+
+def _image_reward(sources: Sources) -> Reward:
+    from vbench_eval.images.image_reward import load_image_reward
+
+    return load_image_reward(sources)
 
 
 class Reward(Protocol):
@@ -286,5 +293,6 @@ REWARDS: Mapping[str, tuple[str, Callable[[Sources], Reward]]] = {
     "hps_v2": ("hps_v2", partial(load_hps, version="v2")),
     "aes": ("aesthetic_mlp", load_aesthetic),
     "clip_t": ("clip_vit_b_32", load_clip_t),
+    "image_reward": ("image_reward", _image_reward),
 }
 """Each reward's own weights and how it is loaded."""

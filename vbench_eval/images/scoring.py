@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbench_eval.errors import UserError
-from vbench_eval.images import IMAGE_METRICS, frechet
+from vbench_eval.images import IMAGE_METRICS, QUESTIONS, frechet
 from vbench_eval.images.rewards import REWARDS
 from vbench_eval.images.sources import Gallery, PictureError, Sources, find_pictures, read_gallery, read_picture
 from vbench_eval.statistics import Interval, difference_interval, mean_interval, win_rate
@@ -127,20 +127,30 @@ def measure(name: str, job: Job) -> dict[str, Any]:
     factor = IMAGE_METRICS[name].factor
     prompts = dict(zip(job.ours.names, job.ours.prompts, strict=True))
     ours = _each(scorer, job.ours, job, factor)
-    report = {**_mean(ours, prompts), "per_picture": ours, "provenance": scorer.provenance()}
+    report = {**_mean(ours, prompts), "per_picture": ours, **_benchmark(scorer), "provenance": scorer.provenance()}
     if job.theirs is not None:
         theirs = _each(scorer, _paired(job.theirs, job), job, factor)
         others = dict(zip(job.theirs.names, job.theirs.prompts, strict=True))
-        report["baseline"] = {**_mean(theirs, others), "per_picture": theirs}
+        report["baseline"] = {**_mean(theirs, others), "per_picture": theirs, **_benchmark(scorer)}
         report["against_baseline"] = against(ours, theirs, job.pairs, prompts)
         if name == "pickscore":
             report["against_baseline"]["preference"] = _preference(ours, theirs, job.pairs)
     return report
 
 
+def _benchmark(scorer: Reward) -> dict[str, Any]:
+    """A benchmark's own numbers, of the pictures since they were last asked for; nothing for other metrics."""
+    summary = getattr(scorer, "summary", None)
+    return {} if summary is None else {"benchmark": summary()}
+
+
 def _scorer(name: str, job: Job) -> Reward:
     if name in REWARDS:
         return REWARDS[name][1](job.sources)
+    if name in QUESTIONS:
+        from vbench_eval.images.questions import load_questioner
+
+        return load_questioner(name, job.sources, job.plugins.get(name))
     assert job.reference is not None
     pictures = (picture for path in find_pictures(job.reference) if (picture := job.open(path)) is not None)
     if name == "clip_i":
