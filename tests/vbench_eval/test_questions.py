@@ -86,8 +86,15 @@ def test_geneval_2_takes_geometric_means_over_prompts_and_arithmetic_ones_over_s
     assert found["per_picture"]["two red cups-0.png"] == pytest.approx(cups, rel=1e-6)
     benchmark = found["benchmark"]
     assert benchmark["total"] == pytest.approx((cups + 70 + 7) / 3, rel=1e-6)
-    assert benchmark["by_kind"] == {"attribute": pytest.approx(40), "count": pytest.approx(90), "object": 38.5}
-    assert benchmark["by_atoms"] == {"3": pytest.approx(cups), "4": 38.5} and benchmark["prompts_without_picture"] == 0
+    assert benchmark["by_kind"] == {
+        "attribute": pytest.approx(40),
+        "count": pytest.approx(90),
+        "object": pytest.approx(38.5),
+    }
+    assert (
+        benchmark["by_atoms"] == {"3": pytest.approx(cups), "4": pytest.approx(38.5)}
+        and benchmark["prompts_without_picture"] == 0
+    )
     assert found["provenance"] == {"id": "answering"} and Answering.answers == YES
 
 
