@@ -367,7 +367,7 @@ def test_an_unavailable_metric_and_a_broken_picture_are_said_and_end_with_code_1
     [
         (["--weights", "pickscore"], "--weights is 'pickscore'; write NAME=CHOICE"),
         (["--weights", "pikscore=x"], "no weights are called 'pikscore'"),
-        (["--plugin", "hps=x:y"], "only mps is a plug-in"),
+        (["--plugin", "hps=x:y"], "only mps, geneval2, dpg take one"),
         (["--batch", "0"], "not a whole number"),
         (["--weights", "pickscore=path:nowhere"], "does not exist"),
         (["--metrics", "imagereward"], "no image metric is called 'imagereward'; choose from pickscore"),
