@@ -19,7 +19,7 @@ from w2sd_video.demo.captions import CAPTIONS, MOTIONS
 
 STILL = 0.7  # of the clips whose captions name a motion: the part that is shown standing still
 CORRUPTION = 0.10  # of captions, each attribute: less than the bundled strong side's 0.15
-PHASE = Phase(6, steps=450, batch=16, learning_rate=6e-4, ema=0.99)
+PHASE = Phase(6, steps=240, batch=16, learning_rate=6e-4, ema=0.99, horizon=450)
 PER_CAPTION = 16
 
 
