@@ -59,7 +59,7 @@ class Fake(Runner):
 
 def test_settings_are_chosen_on_some_seeds_and_scored_on_others(tmp_path: Path) -> None:
     entrants = chosen(["W2SD fused"])
-    runner = Fake(entered(VIDEO, Request("video", device="cpu", seed=7), entrants, (40,)), tmp_path, (), Progress)
+    runner = Fake(entered(VIDEO, Request("video", device="cpu", seed=7), entrants, ("40",)), tmp_path, (), Progress)
     plain, fused = compared(runner, tuned=3, count=5)
     assert (fused.trial.settings["strength"], fused.tries, fused.tuned) == (3.0, 3, 3.0)
     assert fused.mean.value == 6.0 and plain.mean.value == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,6 +82,8 @@ def test_rows_are_two_for_a_guided_evaluation_of_either_side() -> None:
     assert num_rows("w2sd", fused, T, together) == 2 * T + 2 * LAM
     assert num_rows("w2sd-auto", fused, T, together) == 2 * T + 2 * LAM
     assert num_rows("autoguided", fused, T, together) == 2 * T
+    limited = replace(fused, window=(0.0, 0.5))
+    assert num_rows("autoguided", limited, T, together) == 2 * (T // 2) + T // 2 * together.strong
     assert num_rows("w2sd", ReflectionConfig(LAM, lag=True), T, sides) == 2 * T + 2 + LAM
     assert num_rows("w2sd", ReflectionConfig(LAM, fixed_point=1), T, sides) == 2 * T + 4 * LAM
 

@@ -188,7 +188,7 @@ REFUSED = (
     ("sweep", "--setting T --values 2 --scorer math:pi", "is no function"),
     ("sweep", "--setting T --values 2 -- --output x", "stands after the --"),
     ("arena", "--entrants 'auto guidance'", "unknown entrant.*did you mean 'auto-guidance'"),
-    ("arena", "--budgets 40,x", "is no list of whole numbers above 0"),
+    ("arena", "--budgets 40,x", "the budgets name 'x'; give whole"),
     ("arena", "--videos --budgets 3", "3 rows have no room for 4 steps of plain"),
     ("arena", "--reward oracel", "there is no scorer 'oracel'"),
     ("arena", "-- --methods w2sd", "the arena has its own: give --entrants"),

@@ -206,6 +206,21 @@ def test_auto_guidance_by_guidance_takes_one_forward_per_step(monkeypatch):
     assert (together - plain).abs().max() <= rounding(plain, (4.5,))
 
 
+def test_auto_guidance_in_a_part_of_the_steps_is_guidance_raised_there():
+    pipe = tiny.sdxl()
+    settings = {"method": "autoguided", "strength": 0.5, "window": (0.5, 1.0)}
+    with reflected(pipe, ModelSpec(guidance=0.0), **settings) as run:
+        limited = sampled(pipe, tiny.IMAGE_CALL, 3.0)
+    assert (run.num_evaluations, run.num_rows) == (STEPS + STEPS // 2, 2 * STEPS)
+
+    def raised(stock: Any, step: int, timestep: Any, told: dict[str, Any]) -> dict[str, Any]:
+        stock._guidance_scale = 4.5 if step + 1 >= STEPS // 2 else 3.0
+        return told
+
+    plain = sampled(pipe, tiny.IMAGE_CALL, 3.0, callback_on_step_end=raised)
+    assert (limited - plain).abs().max() <= rounding(plain, (4.5,))
+
+
 def test_to_first_order_a_fused_guidance_gap_is_guidance_at_twice_the_strong_less_the_weak():
     # One fused reflection and its step are x + c (w - s)(cond - uncond) and a step at s from there. As the interval
     # shrinks, evaluating there and at x come to the same, and the step is one at guidance 2 s - w.

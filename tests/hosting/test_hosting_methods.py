@@ -59,6 +59,7 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("resample-aligned", {}, 5 + 2 * 4),
     ("resample-opposed", {"mode": "fused", "window": (0.5, 1.0)}, 5 + 2),  # step 3
     ("autoguided", {"strength": 2.0}, 2 * 5),
+    ("autoguided", {"window": (0.2, 0.8), "guider": "apg"}, 5 + 3),
 ]
 
 

@@ -36,6 +36,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "lag": True,
     "gap_every": 2,
     "motion_strength": 0.5,
+    "guider": "apg",
 }  # of `ReflectionConfig`, none at its default
 Evaluate = Callable[[Tensor, int, int], Tensor]  # of a latent, the step's index and the half: 0 negative, 1 prompt
 Predict = Callable[[Tensor, int], Tensor]  # a guided prediction in float64, for a latent and the step's index

@@ -17,7 +17,9 @@ from w2sd_video.runs.tasks import ALONE, METHODS, SELECTING
 REFLECTING = tuple(name for name, method in METHODS.items() if method.reflects)
 GAPPED = ("w2sd", "swapped", "resample-aligned", "resample-opposed")  # of no use without a gap inside the reflection
 AS_THEY_SAMPLE = (SELECTING, "autoguided")  # both sides are asked as they sample by themselves
-REFINEMENTS = ("every", "window", "fixed_point", "noise", "cap", "lag", "gap_every", "motion_strength", "draws")
+REFINEMENTS = (
+    *("every", "window", "fixed_point", "noise", "cap", "lag", "gap_every", "motion_strength", "draws", "guider"),
+)
 LEAST = 4  # evaluations; below, not even one step would be reflected
 REWARD = ("reward", "reward_weights", "reward_threshold", "reward_frames")
 
@@ -235,7 +237,8 @@ def num_rows(method: str, reflection: ReflectionConfig, num_steps: int, sides: S
     count, either = len(steps), max(sides.strong, sides.weak)
     both = 2 if sides.together else sides.strong + sides.weak
     if method == "autoguided":
-        return num_steps * both
+        guided = len(config_of(method, reflection).guided_steps(num_steps))
+        return guided * both + (num_steps - guided) * sides.strong
     if method == SELECTING and count:
         inverting = 0 if reflection.mode == "fused" else (1 + fixed) * either
         return num_steps * either + count * (both + inverting)

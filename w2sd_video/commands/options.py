@@ -12,7 +12,7 @@ from typing import Any
 from w2sd_video.commands.lora_flags import parse_lora
 from w2sd_video.commands.option import Option, unknown
 from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
-from w2sd_video.core.options import MAX_DRAWS
+from w2sd_video.core.options import GUIDERS, MAX_DRAWS
 from w2sd_video.core.trained_timesteps import read_timesteps
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import ALIASES, AUTO, MEMORY_PLANS, memory_size
@@ -36,14 +36,6 @@ PAIRS = (*SAMPLED, "diagnose", *FIT)
 def words(text: str) -> tuple[str, ...]:
     """Returns the words of a comma-separated list."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Returns the whole numbers above 0 of a comma-separated list; raises UserError for anything else."""
-    found = words(text)
-    if not found or not all(word.isascii() and word.isdigit() and int(word) for word in found):
-        raise UserError(f"{text!r} is no list of whole numbers above 0; give some, such as 40,80")
-    return tuple(map(int, found))
 
 
 def window(text: str) -> tuple[float, float]:
@@ -237,7 +229,7 @@ OPTIONS: tuple[Option, ...] = (
         BEYOND,
         ("every", int, "reflect each K-th of these steps only: saves evaluations (default: 1)",
          {"metavar": "K", "low": 1, "sweeps": "users", "about": "reflect each k-th of these steps only"}),
-        ("window", window, "reflect within this part of the steps only, from 0 (the noisiest) to 1 (default: 0:1)",
+        ("window", window, "reflect, or auto-guide, in this part of the steps only, 0 (the noisiest) to 1 (default: all)",
          {"metavar": "A:B"}),
         ("fixed_point", int, "0, 1 or 2 iterations that bring the inversion of mode paper nearer to exact, an "
          "evaluation each; for 20 steps or more (default: 0)",
@@ -256,6 +248,10 @@ OPTIONS: tuple[Option, ...] = (
          "sampling steps, where the strong side is asked anyway, at every K-th; 0 is once, at the start",
          {"metavar": "K", "low": 0, "sweeps": "users",
           "about": "steps between two measurements of a cached gap; 0 is one, at the start"}),
+        ("guider", str, "how auto-guidance combines two predictions (default: linear); with --weak-guidance 0 it is "
+         f"classifier-free guidance: {', '.join(GUIDERS)}",
+         {"families": ("video", "image", "moe"), "metavar": "NAME", "choices": GUIDERS, "sweeps": "users",
+          "about": "how auto-guidance combines two predictions"}),
         ("lag", bool, "an approximation: the strong prediction of the step before inside each reflection; saves an "
          "evaluation", {"families": ("video", "image", "moe"), "default": False}),
     ),
@@ -373,7 +369,7 @@ OPTIONS: tuple[Option, ...] = (
         "the arena",
         ("reward", str, "what scores: a scorer of `w2sd sweep` or a function of yours (default: oracle)",
          {"metavar": "NAME", "default": "oracle", "everyday": True}),
-        ("budgets", numbers, "rows (through the networks, for one picture or video) that every method may take "
+        ("budgets", words, "rows (through the networks, for one picture or video) that every method may take "
          "(default: as many as the strong side's plain sampling, and twice as many)",
          {"metavar": "LIST", "everyday": True}),
         ("tuned", int, "on how many each method's settings are chosen (default: 24)",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from w2sd_video.core.denoisers import (
         CachedDenoiser,
         Callback,
+        Combine,
         Denoiser,
         GapDenoiser,
         JointDenoiser,
@@ -52,6 +53,7 @@ __all__ = [
     "CachedDenoiser",
     "CachedGap",
     "Callback",
+    "Combine",
     "CustomReflection",
     "DPMSolverMultistep",
     "Denoiser",

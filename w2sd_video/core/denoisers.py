@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, final
 
 import torch
@@ -20,6 +20,9 @@ JointDenoiser = Callable[[Tensor, Level], tuple[Tensor, Tensor]]
 
 GapDenoiser = Callable[[Tensor, Level], "tuple[Tensor, Tensor | None]"]
 """The prediction of the sampling step, and the gap weak - strong at the same latent, None where it is not known."""
+
+Combine = Callable[[int, Tensor, Tensor], Tensor]
+"""One prediction of step i from those of the strong and the weak side."""
 
 NoiseSampler = Callable[[Tensor], Tensor]
 """Standard normal noise of the shape, dtype and device of a latent."""
@@ -54,18 +57,30 @@ def lerp_guidance(unconditional: Tensor, conditional: Tensor, scale: float) -> T
 
 
 def autoguidance(
-    strong: Denoiser, weak: Denoiser, weight: float = 1.0, *, joint: JointDenoiser | None = None
+    strong: Denoiser,
+    weak: Denoiser,
+    weight: float = 1.0,
+    *,
+    joint: JointDenoiser | None = None,
+    guided: Mapping[Level, int] | None = None,
+    combine: Combine | None = None,
 ) -> Denoiser:
     """The denoiser ``strong + weight * (strong - weak)`` (Eq. 36-38). Two evaluations, or one of ``joint``.
 
     The baseline of App. E.5: to first order, W2SD is sampling with this at weight 1. The combination is made of the
-    predictions, in which a step is affine: of first order, it is that of the two latents.
+    predictions, in which a step is affine: of first order, it is that of the two latents. `guided` are the levels where
+    it is done, with the number of their step (None: at all of them); elsewhere the strong side is asked alone.
+    `combine` makes the prediction in the place of that sum.
     """
 
     def combined(x: Tensor, level: Level) -> Tensor:
+        if guided is not None and level not in guided:
+            return strong(x, level)
         good, bad = (strong(x, level), weak(x, level)) if joint is None else joint(x, level)
-        good = like(good, x)
-        return torch.add(good, good - like(bad, x), alpha=weight)
+        good, bad = like(good, x), like(bad, x)
+        if combine is None:
+            return torch.add(good, good - bad, alpha=weight)
+        return combine(0 if guided is None else guided[level], good, bad)
 
     return combined
 

@@ -22,12 +22,14 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "resample": ("num_reflections", "reflector", "every", "window"),  # Alg. 3
     "resample-aligned": ("num_reflections", "mode", "reflector", "every", "window"),  # Alg. 4
     "resample-opposed": ("num_reflections", "mode", "reflector", "every", "window"),  # its control, Table 15
-    "autoguided": ("strength",),  # App. E.5
+    "autoguided": ("strength", "window", "guider"),  # App. E.5
 }
 """Of each method, the fields of `ReflectionConfig` that it takes."""
 
 METHODS = tuple(SETTINGS)
 MAX_DRAWS = 64
+GUIDERS = ("linear", "cfg-zero", "apg", "tcfg")
+"""How auto-guidance combines two predictions: linearly (Eq. 36-38), or by the rule of another kind of guidance."""
 
 MOST_MOTION = 10.0  # of `ReflectionConfig.motion_strength`, either way
 
@@ -63,6 +65,9 @@ class ReflectionConfig:
             printed; at 0 each reflection moves all frames alike and leaves their differences to the strong model.
         draws: K, of a bridge between latent spaces only: both models estimate the same picture anew under K draws of
             noise of their own, 1 + 2 K evaluations a reflection. 0, the default, is one evaluation of each model.
+        guider: of auto-guidance, one of GUIDERS. Its `window` is the part of the steps that is guided (a limited
+            interval, arXiv 2404.07724); the others cost one evaluation. With a weak side at guidance 0 it is
+            classifier-free guidance at the scale 1 + strength.
 
     Raises:
         UserError: a value outside these ranges, or fixed points in a mode whose inversion has none.
@@ -81,6 +86,7 @@ class ReflectionConfig:
     gap_every: int | None = None
     motion_strength: float = 1.0
     draws: int = 0
+    guider: str = "linear"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -109,6 +115,8 @@ class ReflectionConfig:
             raise UserError(
                 f"draws is {self.draws!r}; it must be a whole number from 1 to {MAX_DRAWS}, or 0 where noise is mapped"
             )
+        if self.guider not in GUIDERS:
+            raise UserError(f"guider is {self.guider!r}; choose one of {', '.join(GUIDERS)}")
         self._check_window()
         self._check_fixed_point()
         self._check_gap_every()
@@ -200,9 +208,18 @@ class ReflectionConfig:
         if method == "autoguided":
             return ()
         lam = num_steps - 1 if self.num_reflections is None else self.num_reflections
-        first, end = (math.ceil(edge * num_steps - 1e-9) for edge in self.window)
+        first, end = self._ends(num_steps)
         steps = tuple(range(first, min(end, lam, num_steps), self.every))
         return steps if self.gap_every is None else tuple(step for step in steps if step > 0)
+
+    def guided_steps(self, num_steps: int) -> range:
+        """The steps of T that auto-guidance guides: those in the window."""
+        first, end = self._ends(num_steps)
+        return range(first, min(end, num_steps))
+
+    def _ends(self, num_steps: int) -> tuple[int, int]:
+        first, end = (math.ceil(edge * num_steps - 1e-9) for edge in self.window)
+        return first, end
 
     def gap_steps(self, num_steps: int, method: str = "w2sd") -> tuple[int, ...]:
         """The steps at which a cached gap is measured: every k-th of those before a reflection, or the first alone."""
@@ -220,8 +237,9 @@ class ReflectionConfig:
         reflected, measured = self.steps(num_steps, method), self.gap_steps(num_steps, method)
         if self.gap_every is not None:
             return [1 + (2 * self.draws or 1) * (i in measured) for i in range(num_steps)]
-        plain = 2 if method == "autoguided" else 1
-        return [plain + (self._reflection_cost(i, method) if i in reflected else 0) for i in range(num_steps)]
+        if method == "autoguided":
+            return [1 + (i in self.guided_steps(num_steps)) for i in range(num_steps)]
+        return [1 + (self._reflection_cost(i, method) if i in reflected else 0) for i in range(num_steps)]
 
     def evaluations(self, num_steps: int, method: str = "w2sd") -> int:
         """The evaluations of T steps, all in all: the sum of `costs`."""

@@ -19,6 +19,7 @@ from w2sd_video.core import (
     Denoiser,
     GapDenoiser,
     JointDenoiser,
+    NoisePath,
     NoiseSampler,
     Observed,
     OnReflect,
@@ -28,6 +29,7 @@ from w2sd_video.core import (
     Selector,
     autoguidance,
 )
+from w2sd_video.hosting.guiders import combine_by
 from w2sd_video.hosting.run import EvaluationBar, FiniteWatch, Run
 from w2sd_video.hosting.sides import Side, Sides
 from w2sd_video.latents.layouts import mean_over_latent_frames
@@ -108,7 +110,11 @@ class Sampling:
         if options.plain(method):
             pass
         elif method == "autoguided":
-            strong = autoguidance(strong, weak, options.strength, joint=joint(sides.strong))
+            guided = {levels[i]: i for i in options.guided_steps(schedule.num_steps)}
+            flow = not isinstance(path, NoisePath)
+            combine = combine_by(options.guider, options.strength, schedule.num_steps, flow=flow)
+            both = joint(sides.strong)
+            strong = autoguidance(strong, weak, options.strength, joint=both, guided=guided, combine=combine)
         elif options.gap_every is not None:
             cached = CachedGap(levels, strong, measured, path, options, **own)
             reflection, strong = cached, cached.strong

@@ -1,4 +1,4 @@
-"""Rewards of the digits for `w2sd sweep` and `w2sd arena`: python -m w2sd_video arena --family moe --reward FILE:right"""
+"""A reward of the digits: w2sd arena --family moe --reward scripts/experiments/digits/reward.py:right"""
 
 from __future__ import annotations
 

@@ -63,11 +63,38 @@ def _zigzag(scale: float, **settings: Any) -> Settings:
     return {"guidance": scale, "strong_guidance": scale, "weak_guidance": 0.0, **settings}
 
 
+def _scaled(scale: float, **settings: Any) -> Settings:
+    """Classifier-free guidance at a scale as auto-guidance by the unconditional prediction."""
+    return {"guidance": 1.0, "strong_guidance": 1.0, "weak_guidance": 0.0, "strength": scale - 1, **settings}
+
+
+WINDOWS = ((0.0, 0.5), (0.2, 0.8))
+
 ENTRANTS: tuple[Entrant, ...] = (
     Entrant("weak", PLAIN, "weak"),
     Entrant("plain", PLAIN, "strong", source="more steps"),
     Entrant("CFG", GUIDANCE, "strong", _grid(guidance=SCALES), source="arXiv 2207.12598"),
+    Entrant(
+        "limited CFG", GUIDANCE, "autoguided",
+        tuple(_scaled(scale, window=window) for window in WINDOWS for scale in (3.0, 5.0)), one_network=True,
+        source="arXiv 2404.07724: in a part of the steps",
+    ),
+    *(
+        Entrant(
+            name, GUIDANCE, "autoguided", tuple(_scaled(scale, guider=guider) for scale in SCALES), one_network=True,
+            source=f"{source}, by diffusers' guider",
+        )
+        for name, guider, source in (
+            ("CFG-Zero*", "cfg-zero", "arXiv 2503.18886"),
+            ("APG", "apg", "arXiv 2410.02416"),
+            ("TCFG", "tcfg", "arXiv 2503.18137"),
+        )
+    ),
     Entrant("auto-guidance", GUIDANCE, "autoguided", _grid(strength=(0.5, *STRENGTHS)), source="arXiv 2406.02507"),
+    Entrant(
+        "limited auto-guidance", GUIDANCE, "autoguided", _grid(window=WINDOWS, strength=STRENGTHS[:2]),
+        source="in a part of the steps",
+    ),
     Entrant("Re-Sampling", GUIDANCE, "resample", source="Algorithm 3; predict and perturb, as in arXiv 2601.18577"),
     Entrant(
         "Z-Sampling", GUIDANCE, "w2sd", tuple(_zigzag(scale, mode="paper") for scale in SCALES), one_network=True,
@@ -93,6 +120,7 @@ ENTRANTS: tuple[Entrant, ...] = (
 
 NAMES = tuple(entrant.name for entrant in ENTRANTS)
 LEFT_OUT = {
+    "FDG": "its guider in diffusers needs kornia",
     "SGG": "three sides in one step",
     "PAG, SEG": "attention perturbed inside a network; a gap of skipped blocks (SLG, S2-Guidance) is a pair here: "
     "`--weak-skip-layers`",
@@ -132,8 +160,10 @@ def asked(entrant: Entrant, settings: Settings, request: Request, base: Plan) ->
 
 def _one_network(request: Request, base: Plan) -> Settings:
     """What makes both sides the strong network, as far as checkpoints go."""
+    if base.family == "moe":
+        return {"weak_experts": "top", "k": None}
     if base.family not in ("image", "video") or base.pair.strong.loras or base.raw_prompts:
-        raise UserError("its weak side is the strong one itself, which this pair (LoRAs, prompts, experts) cannot be")
+        raise UserError("its weak side is the strong one itself, which this pair (of LoRAs or prompts) cannot be")
     changes: dict[str, Any] = {"weak_skip_layers": None}
     if base.pair.weak.checkpoint is not None:
         changes |= {"preset": base.preset if request.strong is None else None, "weak": base.pair.strong.checkpoint}

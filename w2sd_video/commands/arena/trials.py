@@ -74,7 +74,7 @@ class Arena:
         return [trial for trial in self.trials if (trial.budget, trial.entrant) == (budget, entrant)]
 
 
-def entered(family: Family, request: Request, entrants: Sequence[Entrant], budgets: Sequence[int] | None) -> Arena:
+def entered(family: Family, request: Request, entrants: Sequence[Entrant], budgets: Sequence[str] | None) -> Arena:
     """Returns the arena of a request: each entrant with as many steps as each budget of rows has room for.
 
     Raises:
@@ -88,7 +88,7 @@ def entered(family: Family, request: Request, entrants: Sequence[Entrant], budge
         random.Random(0).shuffle(prompts)
         request = request.changed(prompts=tuple(prompts))
     share = None if request.reflections is None else request.reflections / base.steps
-    asked_budgets = tuple(dict.fromkeys(budgets or (stock, 2 * stock)))
+    asked_budgets = tuple(dict.fromkeys(map(_whole, budgets))) if budgets else (stock, 2 * stock)
     trials: list[Trial] = []
     missing: dict[str, str] = {}
     for budget in asked_budgets:
@@ -104,6 +104,12 @@ def entered(family: Family, request: Request, entrants: Sequence[Entrant], budge
                     missing[entrant.name] = str(error)
     kept = {trial.entrant.name for trial in trials}
     return Arena(family, base, asked_budgets, tuple(trials), {k: v for k, v in missing.items() if k not in kept})
+
+
+def _whole(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and int(word)):
+        raise UserError(f"the budgets name {word!r}; give whole numbers of rows above 0, such as 40,80")
+    return int(word)
 
 
 def _fitted(
