@@ -229,7 +229,7 @@ OPTIONS: tuple[Option, ...] = (
         BEYOND,
         ("every", int, "reflect each K-th of these steps only: saves evaluations (default: 1)",
          {"metavar": "K", "low": 1, "sweeps": "users", "about": "reflect each k-th of these steps only"}),
-        ("window", window, "reflect, or auto-guide, in this part of the steps only, 0 (the noisiest) to 1 (default: all)",
+        ("window", window, "reflect, or auto-guide, in this part of the steps only; 0 is the noisiest (default: 0:1)",
          {"metavar": "A:B"}),
         ("fixed_point", int, "0, 1 or 2 iterations that bring the inversion of mode paper nearer to exact, an "
          "evaluation each; for 20 steps or more (default: 0)",
