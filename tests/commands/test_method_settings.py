@@ -119,7 +119,7 @@ def test_a_method_takes_only_the_settings_that_it_has() -> None:
     every = ReflectionConfig(LAM, "paper", 0.5, every=2, window=(0.0, 0.5), fixed_point=1, noise=0.1, cap=0.3)
     taken = {method: config_of(method, every, INSIDE) for method in METHODS}
     assert taken["strong"] == taken["weak"] == ReflectionConfig(0)
-    assert taken["autoguided"] == ReflectionConfig(strength=0.5)
+    assert taken["autoguided"] == ReflectionConfig(strength=0.5, window=(0.0, 0.5))
     steps = ReflectionConfig(LAM, reflector=INSIDE, every=2, window=(0.0, 0.5))
     assert taken["resample"] == taken["resample-aligned"] == steps
     assert taken["w2sd"].reflector == INSIDE and taken["w2sd"].cap == 0.3
