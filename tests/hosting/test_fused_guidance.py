@@ -208,8 +208,8 @@ def test_auto_guidance_by_guidance_takes_one_forward_per_step(monkeypatch):
 
 def test_auto_guidance_in_a_part_of_the_steps_is_guidance_raised_there():
     pipe = tiny.sdxl()
-    settings = {"method": "autoguided", "strength": 0.5, "window": (0.5, 1.0)}
-    with reflected(pipe, ModelSpec(guidance=0.0), **settings) as run:
+    config = ReflectionConfig(strength=0.5, window=(0.5, 1.0))
+    with reflected(pipe, ModelSpec(guidance=0.0), method="autoguided", config=config) as run:
         limited = sampled(pipe, tiny.IMAGE_CALL, 3.0)
     assert (run.num_evaluations, run.num_rows) == (STEPS + STEPS // 2, 2 * STEPS)
 
