@@ -235,6 +235,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"motion_strength": math.nan}, r"motion_strength is nan;"),
     ({"gap_every": -1, "mode": "fused"}, r"gap_every is -1; it must be a whole number: 1 measures"),
     ({"gap_every": True, "mode": "fused"}, r"gap_every is True;"),
+    ({"gap_every": (3, 1), "mode": "fused"}, r"gap_every is \(3, 1\); as a list .* in order"),
+    ({"gap_every": (), "mode": "fused"}, r"gap_every is \(\); as a list"),
     ({"gap_every": 2}, r"gap_every is 2 in mode 'paper'; .*choose that mode"),
     ({"gap_every": 2, "mode": "fused", "lag": True}, r"gap_every and lag both save .*leave one"),
 ]
@@ -302,7 +304,7 @@ def test_settings_that_do_not_go_together_are_refused_before_any_evaluation() ->
 
 
 def test_a_gap_is_measured_before_every_kth_reflection_or_once_and_the_first_step_of_all_has_none() -> None:
-    def plan(gap_every: int, **settings: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    def plan(gap_every: Any, **settings: Any) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         options = ReflectionConfig(mode="fused", gap_every=gap_every, **settings)
         return options.gap_steps(12), options.steps(12), options.evaluations(12)
 
@@ -311,6 +313,10 @@ def test_a_gap_is_measured_before_every_kth_reflection_or_once_and_the_first_ste
     assert plan(0, num_reflections=6) == ((0,), (1, 2, 3, 4, 5), 13)
     assert plan(1, num_reflections=8, window=(0.25, 1.0), every=2) == ((2, 4, 6), (3, 5, 7), 15)
     assert plan(2, num_reflections=8, window=(0.25, 1.0), every=2) == ((2, 6), (3, 5, 7), 14)
+    assert plan((0, 1, 3), num_reflections=6) == ((0, 1, 3), (1, 2, 3, 4, 5), 15), "at the steps that are named"
+    assert plan((2, 4, 9), num_reflections=6) == ((2, 4), (3, 4, 5), 14), (
+        "no reflection without a gap, none for nothing"
+    )
     assert plan(3, num_reflections=1) == plan(0, num_reflections=0) == ((), (), 12)
     assert ReflectionConfig(5).gap_steps(12) == ()
 

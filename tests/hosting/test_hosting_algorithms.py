@@ -68,6 +68,7 @@ REFINED: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
         {"strength": 1.5, "cap": 0.05, "steps": (1, 2), "measured": (0, 1)},
         6,
     ),
+    "cached gap, named": ({**CACHED, "gap_every": (1,)}, {"strength": 1.5, "steps": (2,), "measured": (1,)}, 5),
     "cached gap, once": ({**CACHED, "gap_every": 0}, {"strength": 1.5, "steps": (1, 2), "measured": (0,)}, 5),
 }
 

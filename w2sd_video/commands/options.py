@@ -13,6 +13,7 @@ from w2sd_video.commands.lora_flags import parse_lora
 from w2sd_video.commands.option import Option, unknown
 from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
 from w2sd_video.core.options import GUIDERS, MAX_DRAWS
+from w2sd_video.core.options import GUIDERS, MAX_DRAWS, gap_steps
 from w2sd_video.core.trained_timesteps import read_timesteps
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import ALIASES, AUTO, MEMORY_PLANS, memory_size
@@ -244,9 +245,9 @@ OPTIONS: tuple[Option, ...] = (
          "the differences between frames, motion, to the strong side (default: 1, as printed)",
          {"families": ("video", "bridge"), "metavar": "S", "low": -10, "high": 10, "sweeps": "users",
           "about": "how much of a move's differences between frames is made"}),
-        ("gap_every", int, "nearly the price of plain sampling: reflections (of mode fused) move by a gap measured at "
-         "sampling steps, where the strong side is asked anyway, at every K-th; 0 is once, at the start",
-         {"metavar": "K", "low": 0, "sweeps": "users",
+        ("gap_every", gap_steps, "nearly the price of plain sampling: reflections (of mode fused) move by a gap of "
+         "sampling steps, where the strong side is asked anyway: every K-th, 0 once at the start, or those of a list",
+         {"metavar": "K", "sweeps": "users",
           "about": "steps between two measurements of a cached gap; 0 is one, at the start"}),
         ("guider", str, "how auto-guidance combines two predictions (default: linear); with --weak-guidance 0 it is "
          f"classifier-free guidance: {', '.join(GUIDERS)}",

@@ -58,7 +58,8 @@ class ReflectionConfig:
             reflection: an approximation that saves an evaluation. The strong side must reflect as it samples.
         gap_every: the gap weak - strong is measured at sampling steps, where the strong side is asked anyway, and the
             reflections that follow move by that cached gap (mode "fused"): at every k-th of the steps that come
-            before a reflection, 0 for the first of them alone. None measures it anew in each reflection. T + lambda / k
+            before a reflection, 0 for the first of them alone, or at the steps of a tuple, counted from 0 (dense where
+            the gap turns, as the doctor finds it). None measures it anew in each reflection. T + lambda / k
             evaluations instead of T + 2 lambda, and equal sides move nothing. The strong side may reflect at another
             classifier-free guidance than it samples at, and else as it samples.
         motion_strength: of videos: multiplies what a move has beside its mean over the frames, -10 to 10. At 1 as
@@ -83,7 +84,7 @@ class ReflectionConfig:
     noise: float = 0.0
     cap: float | None = None
     lag: bool = False
-    gap_every: int | None = None
+    gap_every: int | tuple[int, ...] | None = None
     motion_strength: float = 1.0
     draws: int = 0
     guider: str = "linear"
@@ -144,10 +145,16 @@ class ReflectionConfig:
         every = self.gap_every
         if every is None:
             return
-        if not (is_whole(every) and every >= 0):
+        if isinstance(every, tuple | list):
+            rising = all(map(is_whole, every)) and list(every) == sorted({*every}) and min(every, default=-1) >= 0
+            if not rising:
+                raise UserError(f"gap_every is {every!r}; as a list it must be steps from 0 on, each once and in order")
+            object.__setattr__(self, "gap_every", tuple(every))
+        elif not (is_whole(every) and every >= 0):
             raise UserError(
                 f"gap_every is {every!r}; it must be a whole number: 1 measures the gap at every step before a "
-                "reflection, 2 at every second, 0 once at the start; None in the reflections themselves"
+                "reflection, 2 at every second, 0 once at the start (or a list of steps); None in the reflections "
+                "themselves"
             )
         if self.mode != "fused":
             raise UserError(
@@ -203,14 +210,17 @@ class ReflectionConfig:
     def steps(self, num_steps: int, method: str = "w2sd") -> tuple[int, ...]:
         """The reflected ones of T steps, counted from 0: every k-th in the window, of the first lambda.
 
-        With `gap_every` the first step of all has no gap before it and is not among them.
+        With `gap_every` the steps that have no gap before them, such as the first of all, are not among them.
         """
         if method == "autoguided":
             return ()
         lam = num_steps - 1 if self.num_reflections is None else self.num_reflections
         first, end = self._ends(num_steps)
         steps = tuple(range(first, min(end, lam, num_steps), self.every))
-        return steps if self.gap_every is None else tuple(step for step in steps if step > 0)
+        if self.gap_every is None:
+            return steps
+        measured = self.gap_every[0] if isinstance(self.gap_every, tuple) else 0
+        return tuple(step for step in steps if step > measured)
 
     def guided_steps(self, num_steps: int) -> range:
         """The steps of T that auto-guidance guides: those in the window."""
@@ -222,10 +232,12 @@ class ReflectionConfig:
         return first, end
 
     def gap_steps(self, num_steps: int, method: str = "w2sd") -> tuple[int, ...]:
-        """The steps at which a cached gap is measured: every k-th of those before a reflection, or the first alone."""
+        """The steps at which a cached gap is measured: every k-th before a reflection, the first, or those named."""
         if self.gap_every is None:
             return ()
         before = tuple(step - 1 for step in self.steps(num_steps, method))
+        if isinstance(self.gap_every, tuple):
+            return tuple(step for step in self.gap_every if before and step <= before[-1])
         return before[:: self.gap_every] if self.gap_every else before[:1]
 
     def costs(self, num_steps: int, method: str = "w2sd") -> list[int]:
@@ -253,6 +265,15 @@ class ReflectionConfig:
         if self.draws:
             return 1 + 2 * self.draws
         return 2 + self.fixed_point - (self.lag and step > 0)
+
+
+def gap_steps(given: str | float) -> int | tuple[int, ...]:
+    """Returns what a text says of `gap_every`: k, or the steps of a list such as "0,1,3"."""
+    parts = [part.strip() for part in str(given).removesuffix(".0").split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UserError(f"gap every is {given!r}; give a whole number from 0 on, or steps such as 0,1,3")
+    found = tuple(map(int, parts))
+    return found if len(found) > 1 else found[0]
 
 
 def is_finite(value: Any) -> bool:

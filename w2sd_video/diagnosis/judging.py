@@ -132,10 +132,42 @@ def _cheaper(cosine: NDArray[np.floating], reflections: int, steps: int, measure
     mean = float(cosine.mean()) if cosine.size else float("nan")
     turned = mean ** (measured_steps / steps) if mean > 0 else 0.0
     every = max((k for k in GAP_EVERY if turned**k >= ALIGNED), default=None)
-    if every is None or reflections < 2:
+    if reflections < 2:
         return []
-    costs = [ReflectionConfig(reflections, "fused", gap_every=k).evaluations(steps) for k in (every, None)]
-    return [
-        f"cheaper: --mode fused --gap-every {every} makes {costs[0]} evaluations in place of {costs[1]}: successive "
-        f"gaps have a cosine of {mean:.2f}, so that one {counted(every, 'step')} old points as a new one does"
-    ]
+    schedule = gap_schedule(cosine.mean(0) if cosine.size else np.zeros(0), reflections, steps, measured_steps)
+    found = []
+    if every is not None:
+        costs = [ReflectionConfig(reflections, "fused", gap_every=k).evaluations(steps) for k in (every, None)]
+        found.append(
+            f"cheaper: --mode fused --gap-every {every} makes {costs[0]} evaluations in place of {costs[1]}: "
+            f"successive gaps have a cosine of {mean:.2f}, so "
+            f"that one {counted(every, 'step')} old points as a new one does"
+        )
+    uneven = schedule != tuple(range(0, reflections - 1, every or 1))
+    if uneven and 1 < len(schedule) < reflections - 1:
+        named, most = ",".join(map(str, schedule)), steps + 2 * reflections
+        cost = ReflectionConfig(reflections, "fused", gap_every=schedule).evaluations(steps)
+        found.append(
+            f"cheaper, by level: --mode fused --gap-every {named} makes {cost} evaluations in place of {most}: dense "
+            f"where the gap turns, so that a cached one keeps a cosine of {ALIGNED:g} with a new one"
+        )
+    return found
+
+
+def gap_schedule(cosine: NDArray[np.floating], reflections: int, steps: int, measured_steps: int) -> tuple[int, ...]:
+    """Returns the steps of a run of `steps` at which to measure the gap anew: as late as a cached one still has a
+    cosine of ALIGNED with a fresh one, and no later than after the longest of GAP_EVERY.
+
+    `cosine` [N] is of the gaps of the successive levels 1 .. N of `measured_steps` steps with those before them.
+    """
+    if not len(cosine):
+        return ()
+    level = np.arange(1, len(cosine) + 1) / measured_steps
+    near = np.interp(np.arange(1, reflections) / steps, level, np.clip(cosine, 0, 1)) ** (measured_steps / steps)
+    found, kept = [0], 1.0
+    for step in range(1, reflections):
+        kept *= near[step - 1]  # the cosine of the cached gap with the one at this step, as cosines multiply
+        if step - found[-1] > 1 and (kept < ALIGNED or step - found[-1] > max(GAP_EVERY)):
+            found.append(step - 1)
+            kept = near[step - 1]
+    return tuple(found)
