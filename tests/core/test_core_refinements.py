@@ -262,6 +262,7 @@ OTHERS: dict[str, Any] = {
     "gap_every": 2,
     "motion_strength": 0.5,
     "draws": 2,
+    "guider": "apg",
 }  # none at its default
 
 
