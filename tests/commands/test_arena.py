@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from w2sd_video.commands.app import family_named
-from w2sd_video.commands.arena import results
+from w2sd_video.commands.arena import results, trials
 from w2sd_video.commands.arena.entrants import ASKING, ENTRANTS, GUIDANCE, REFLECTED, Entrant, chosen
 from w2sd_video.commands.arena.program import main as arena
 from w2sd_video.commands.arena.results import Row, compared, front, sentence
@@ -66,6 +67,31 @@ def test_settings_are_chosen_on_some_seeds_and_scored_on_others(tmp_path: Path) 
     seeds = {(part, count): seed for _, part, seed, count in runner.asked}
     assert seeds == {("tuned", 3): 7, ("scored", 5): 7 + OTHER_SEEDS}
     assert [method for method, part, *_ in runner.asked if part == "scored"] == ["strong", "w2sd", "zero-gap"]
+
+
+def test_what_is_scored_is_not_made_again_and_a_torn_line_is_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def fake(family: Any, plan: Any, **_: Any) -> tuple[Any, dict[str, str]]:
+        made.append(plan)
+        return SimpleNamespace(failed=[], plan=plan), {}
+
+    monkeypatch.setattr(trials, "make", fake)
+    found = {"strong": {Key("a", 0): 0.5, Key("b", 1): 1.0}}
+    monkeypatch.setattr(trials, "scored", lambda summary, scorer: found)
+    there = entered(VIDEO, Request("video", device="cpu"), chosen(["CFG"]), ("20",))
+    runner = Runner(there, tmp_path, (find_scorer("oracle"), find_scorer("motion")), Progress)
+    first, *others = (trial for trial in there.trials if trial.method == "strong")
+    assert runner.scores(first, "tuned", 2) == runner.scores(first, "tuned", 2) == [found["strong"]] * 2
+    assert len(made) == 1
+    journal = tmp_path / trials.SCORES
+    journal.write_text(journal.read_text()[:40])
+    runner.scores(first, "tuned", 2)
+    runner.scores(first, "scored", 2)
+    runner.scores(others[0], "tuned", 2)
+    assert len(made) == 4, "other seeds and other settings are other runs"
 
 
 def row(name: str, kind: str, scores: Sequence[float], videos: Arena, *, rows: int = 40) -> Row:

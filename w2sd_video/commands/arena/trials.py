@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +24,8 @@ from w2sd_video.runs.progress import Progress
 
 LEAST_STEPS = 4
 OTHER_SEEDS = 100_000  # from the first that settings are chosen on to the first that is scored
+
+SCORES = "scores.jsonl"
 
 Found = Mapping[Key, float]
 """A number for each picture or video."""
@@ -162,15 +167,38 @@ class Runner:
         return replace(plan_of(self.arena.family, request), num=1, total=count)
 
     def check(self, counts: Mapping[str, int]) -> None:
-        """Raises `UserError` for a trial that cannot be loaded or reflected, as far as files tell."""
-        for trial in self.arena.trials:
+        """Raises `UserError` for a method that cannot be loaded or reflected, as far as files tell."""
+        for trial in {trial.entrant.name: trial for trial in self.arena.trials}.values():
             settled(self.arena.family, self.plan(trial, "tuned", counts["tuned"]))
 
     def scores(self, trial: Trial, part: str, count: int) -> list[Found]:
         """Returns what each scorer says of `count` of a trial."""
         plan, told = self.plan(trial, part, count), self.progress()
+        record = [plan.settings(), plan.pair_record(), plan.prompts, plan.dtype, plan.device, trial.method]
+        record += [[scorer.name, scorer.source] for scorer in self.scorers]
+        name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        if (known := self._known(name)) is not None:
+            return known
         told.note(f"{part}, at most {trial.budget} rows: {trial.entrant.name} ({trial.method}; {trial.said()})")
         summary, _ = make(self.arena.family, plan, progress=told, command=self.command)
         if summary.failed:
             raise UserError(f"{len(summary.failed)} could not be made: {summary.folder}/results.jsonl says why")
-        return [scored(summary, scorer)[trial.method] for scorer in self.scorers]
+        found = [scored(summary, scorer)[trial.method] for scorer in self.scorers]
+        kept = [[key.prompt, key.index, *(each[key] for each in found)] for key in found[0]]
+        with (self.folder / SCORES).open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps({"run": name, "folder": str(plan.output), "scores": kept}) + "\n")
+        return found
+
+    def _known(self, name: str) -> list[Found] | None:
+        """The scores of a trial that is finished; a torn line is none."""
+        path = self.folder / SCORES
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if entry["run"] == name:
+                    keys = [Key(prompt, index) for prompt, index, *_ in entry["scores"]]
+                    return [
+                        dict(zip(keys, values, strict=True))
+                        for values in zip(*(s[2:] for s in entry["scores"]), strict=True)
+                    ]
+        return None
