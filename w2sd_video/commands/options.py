@@ -12,7 +12,6 @@ from typing import Any
 from w2sd_video.commands.lora_flags import parse_lora
 from w2sd_video.commands.option import Option, unknown
 from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
-from w2sd_video.core.options import GUIDERS, MAX_DRAWS
 from w2sd_video.core.options import GUIDERS, MAX_DRAWS, gap_steps
 from w2sd_video.core.trained_timesteps import read_timesteps
 from w2sd_video.errors import UserError
