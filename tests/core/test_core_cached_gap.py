@@ -1,6 +1,7 @@
 """A cached gap: one that is measured at a sampling step and moves the reflections that follow, on exact models."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from tests.support.sampled import by_w2sd
 from w2sd_video.core import Denoiser, Level, NoisePath, ReflectionConfig, sample, w2sd
+from w2sd_video.core.variations import CachedGap
 
 SCHEDULES = ("sdxl", "ddpm", "flow")
 GAP_EVERY = (1, 2, 5, 0)
@@ -78,6 +80,28 @@ def test_a_reflection_moves_by_the_gap_of_the_step_before_scaled_to_its_level(na
         keep = 1.0 if name == "flow" else s.alpha / t.alpha
         x = keep * x + (s.sigma - keep * t.sigma) * native(x, t, "s")
     torch.testing.assert_close(got, x, rtol=0, atol=1e-11)
+
+
+def test_where_there_is_no_gap_the_next_step_measures_it_if_a_reflection_follows() -> None:
+    """As of a weak side in another latent space, that knows no level so noisy."""
+    path, levels = PATHS["flow"], schedule("flow", 8)
+    strong, weak = (model.denoiser(path) for model in (STRONG, logit_weak(2)))
+    for known_from, reflected in ((2, [3, 4, 5]), (8, [])):
+        asked: list[int] = []
+        moved: list[int] = []
+
+        def measured(x: Tensor, level: Level, known_from: int = known_from, asked: list[int] = asked) -> Any:
+            asked.append(levels.index(level))
+            prediction = strong(x, level)
+            return prediction, None if asked[-1] < known_from else weak(x, level) - prediction
+
+        cached = CachedGap(levels, strong, measured, path, ReflectionConfig(6, "fused", gap_every=3))
+        x = 3 * normal_quantiles(9)
+        for i, (start, end) in enumerate(itertools.pairwise(levels)):
+            tilde = cached.reflect(i, x)
+            moved += [] if tilde is None else [i]
+            x = path.step(x if tilde is None else tilde, cached.strong(x, start), start, end)
+        assert (asked, moved) == ([0, 1, 2, 3] if reflected else [0, 1, 2, 3, 4], reflected)
 
 
 @pytest.mark.parametrize("gap_every", GAP_EVERY)

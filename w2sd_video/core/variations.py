@@ -127,7 +127,8 @@ class CachedGap:
     from the level it was measured at to theirs (`Path.gap_growth`). What it changes over the steps between is of first
     order in their size, so that samples differ from those of mode "fused" by a first order too. Equal models move
     nothing, bit for bit. With k 1 this is akin to auto-guidance of the first lambda - 1 steps (Eq. 38), and the same
-    but for that scaling on a grid of equal flow steps.
+    but for that scaling on a grid of equal flow steps. Where there is no gap to measure (a weak side in another latent
+    space may know no level so noisy), the next step measures it.
     """
 
     levels: Sequence[Level]
@@ -149,7 +150,10 @@ class CachedGap:
         if level not in self._asked:
             return self.plain(x, level)
         prediction, gap = self.measured(x, level)
-        self._cached = self._cached if gap is None else (level, gap)
+        if gap is not None:
+            self._cached = level, gap
+        elif (after := self.levels.index(level) + 1) < max(self.steps):
+            self._asked.add(self.levels[after])
         return prediction
 
     def reflect(self, i: int, x: Tensor) -> Tensor | None:
