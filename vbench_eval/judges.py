@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vbench_eval.video_info import VideoInfo
 
 PREFIX = "judge_"
-PICTURE_REWARDS = ("pickscore", "hps_v2.1", "hps_v2", "clip_t", "aes", "image_reward")
+PICTURE_REWARDS = ("pickscore", "hps_v2.1", "hps_v2", "clip_t", "aes", "image_reward", "vqascore")
 FRAMES = 8  # of a video that a reward of pictures looks at
 
 

@@ -75,14 +75,14 @@ class Counts:
             VideoFile.chunks = decoded  # type: ignore[method-assign]
 
 
-def write_video(path: Path, side: int) -> None:
+def write_video(path: Path, side: int, frames: int = FRAMES) -> None:
     """A texture that drifts by 3 pixels in 256 per frame, H.264 at crf 17."""
     world = texture(2 * side)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "17"})
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
-        for index in range(FRAMES):
+        for index in range(frames):
             start = index * 3 * side // 256
             frame = world[start : start + side, start : start + side].contiguous().numpy()
             for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
@@ -171,7 +171,12 @@ def with_networks(*, layers: int = 12, width: int = 768) -> tuple[dict[str, Dime
 
 
 def time_networks(
-    side: int, path: Path, dimensions: Mapping[str, Dimension], networks: Sequence[nn.Module], rounds: int
+    side: int,
+    path: Path,
+    dimensions: Mapping[str, Dimension],
+    networks: Sequence[nn.Module],
+    rounds: int,
+    frames: int = FRAMES,
 ) -> Iterator[Row]:
     """Scoring by networks against nothing but the calls of these networks."""
     print(f"measuring: networks, {side}x{side}", file=sys.stderr, flush=True)
@@ -182,7 +187,7 @@ def time_networks(
         taken.append(cpu_seconds(lambda: one_pass(path, dimensions)))
 
     ratio, spread = paired_ratio(scored, bare, rounds)
-    size = f"{side}x{side}, {FRAMES} frames"
+    size = f"{side}x{side}, {frames} frames"
     what = f"scoring by {' and '.join(dimensions)} / the networks' bare calls, {size}"
     yield at_most("networks", what, ratio, MOST_OVER_NETWORKS, spread)
     yield Row("rate", f"videos per second of one core with these networks, {size}", 1 / statistics.median(taken[1:]))
@@ -210,6 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.only in (None, "times"):
                 rows += time_passes(side, path, dimensions, 3 if options.quick else 7)
             if options.only in (None, "networks"):
-                sizes = {"layers": 4, "width": 384} if options.quick else {}
-                rows += time_networks(side, path, *with_networks(**sizes), 3)
+                # Networks of true size: beside smaller ones the share of all else would be another.
+                frames, rounds = (FRAMES // 4, 1) if options.quick else (FRAMES, 3)
+                short = Path(folder) / f"short {side}-0.mp4"
+                write_video(short, side, frames)
+                rows += time_networks(side, short, *with_networks(), rounds, frames)
     return report(rows, options.output, {"quick": options.quick, "measures": list(dimensions)})

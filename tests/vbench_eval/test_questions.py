@@ -11,13 +11,16 @@ from vbench_eval.images.questions import (
     YES,
     ChatAnswerer,
     Question,
+    VqaScore,
     read_dpg,
     read_geneval2,
     right_answers,
     soft_tifa,
     with_dependencies,
 )
+from vbench_eval.images.rewards import REWARDS
 from vbench_eval.images.scoring import score_images
+from vbench_eval.judges import PICTURE_REWARDS
 
 GENEVAL = [
     {
@@ -132,6 +135,17 @@ def test_a_picture_of_no_prompt_of_the_benchmark_is_refused(gallery):
     Image.new("RGB", (4, 4)).save(gallery / "ours" / "a cat-0.png")
     with pytest.raises(UserError, match="'a cat' is no prompt of geneval2"):
         scored(gallery, "geneval2", geneval_file(gallery))
+
+
+def test_vqascore_asks_whether_the_picture_shows_its_prompt():
+    class Believing(Answering):
+        def probability(self, picture, question, answers):
+            assert question == 'Does this image show "a dog"? Answer the question with Yes or No.' and answers == YES
+            return picture.getpixel((0, 0))[0] / 255
+
+    pictures = [Image.new("RGB", (4, 4), (red, 0, 0)) for red in (255, 51)]
+    assert VqaScore(Believing())(pictures, ["a dog"] * 2).tolist() == pytest.approx([1.0, 0.2])
+    assert "vqascore" in PICTURE_REWARDS and REWARDS["vqascore"][0] == "qwen3_vl_8b"
 
 
 def test_an_answer_is_the_sum_of_its_first_tokens_probabilities():

@@ -95,6 +95,14 @@ IMAGE_METRICS: Mapping[str, ImageMetric] = {
             weights=("image_reward", "bert_vocabulary"),
         ),
         ImageMetric(
+            "vqascore",
+            "VQAScore: whether Qwen3-VL says that the picture shows its prompt",
+            "100 x probability",
+            100.0,
+            needs=("prompts",),
+            weights=("qwen3_vl_8b",),
+        ),
+        ImageMetric(
             "clip_i",
             "CLIP-I: pictures and references in CLIP ViT-B/32",
             "100 x mean cosine",

@@ -242,6 +242,16 @@ def load_questioner(name: str, sources: Sources, plugin: str | None = None) -> Q
         if not isinstance(made, PictureAnswerer):
             raise UserError(f"{plugin} returned a {type(made).__name__}, which is no PictureAnswerer")
         return Questioner(name, prompts, made)
+    return Questioner(name, prompts, load_chat_answerer(sources))
+
+
+def load_chat_answerer(sources: Sources) -> ChatAnswerer:
+    """Qwen3-VL, or another vision-language model that transformers loads with its processor.
+
+    Raises:
+        Unavailable: it is nowhere.
+        UserError: what was given for it cannot be used.
+    """
     path = sources.find("qwen3_vl_8b")
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -251,4 +261,25 @@ def load_questioner(name: str, sources: Sources, plugin: str | None = None) -> Q
     network = placed(pretrained(AutoModelForImageTextToText, path), sources.device, sources.dtype)
     processor = AutoProcessor.from_pretrained(path, local_files_only=True)
     told = origin(named("qwen3_vl_8b"), path, network, cache=sources.cache)
-    return Questioner(name, prompts, ChatAnswerer(network, processor, told=told))
+    return ChatAnswerer(network, processor, told=told)
+
+
+class VqaScore:
+    """VQAScore (arXiv 2404.01291) as GenEval 2 asks it: how likely a picture is said to show its prompt."""
+
+    name = "vqascore"
+
+    def __init__(self, answerer: PictureAnswerer) -> None:
+        self._answerer = answerer
+
+    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
+        import torch
+
+        found = as_pictures(pictures)
+        check_prompts(found, prompts)
+        asked = [f'Does this image show "{prompt}"? Answer the question with Yes or No.' for prompt in prompts]
+        each = zip(found, asked, strict=True)
+        return torch.tensor([self._answerer.probability(picture, question, YES) for picture, question in each])
+
+    def provenance(self) -> dict[str, Any]:
+        return self._answerer.provenance()

@@ -10,6 +10,7 @@
 - AES: LAION's improved aesthetic predictor, a head on CLIP ViT-L/14 trained on people's ratings from 1 to 10. It is not
   the linear head of VBench's aesthetic_quality.
 - ImageReward: a BLIP with a head, trained on people's rankings; of a file of its own (`image_reward.py`).
+- VQAScore: how likely a vision-language model (Qwen3-VL) says that the picture shows its prompt (`questions.py`).
 - CLIP-T and CLIP-I in the convention of DreamBooth: cosines in CLIP ViT-B/32, with the prompt or with references.
 """
 
@@ -221,6 +222,12 @@ def _image_reward(sources: Sources) -> Reward:
     return load_image_reward(sources)
 
 
+def _vqascore(sources: Sources) -> Reward:
+    from vbench_eval.images.questions import VqaScore, load_chat_answerer
+
+    return VqaScore(load_chat_answerer(sources))
+
+
 class Reward(Protocol):
     """What every metric of single pictures is."""
 
@@ -294,5 +301,6 @@ REWARDS: Mapping[str, tuple[str, Callable[[Sources], Reward]]] = {
     "aes": ("aesthetic_mlp", load_aesthetic),
     "clip_t": ("clip_vit_b_32", load_clip_t),
     "image_reward": ("image_reward", _image_reward),
+    "vqascore": ("qwen3_vl_8b", _vqascore),
 }
 """Each reward's own weights and how it is loaded."""
