@@ -149,6 +149,8 @@ MAKE = (
             "train_bridge_demo",
             "train_digits",
             "train_dataset_gap",
+            "train_still",
+            "score_still",
             "score_dataset_gap",
             "score_digits",
             "calibrate_diagnosis",
