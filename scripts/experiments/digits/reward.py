@@ -19,4 +19,4 @@ def _judge() -> Judge:
 def right(frames: Any, prompt: str) -> float:
     """The share that the judge reads as the class asked for."""
     pictures = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)
-    return float(_judge().read(pictures).probabilities.argmax(dim=1)[0] == int(prompt))
+    return float(_judge().read(pictures).probabilities.argmax(dim=1)[0] == int(prompt.split()[0]))
