@@ -20,6 +20,7 @@ from w2sd_video.commands.app import family_named
 from w2sd_video.commands.engine import check_words
 from w2sd_video.commands.starts import Start
 from w2sd_video.errors import UserError
+from w2sd_video.hosting.calls import call_signature
 from w2sd_video.loading.pipeline_families import FAMILIES
 from w2sd_video.loading.pipelines import begun_from
 from w2sd_video.runs.picture_io import read_picture
@@ -136,6 +137,23 @@ def test_what_cannot_be_started_from_is_refused_with_the_plan(case: str, disk: P
     command = ["--steps", "3", "--reflections", "2", "--prompt", "a cat", "--strong", str(disk / model), *given]
     with pytest.raises(UserError, match=message):
         check_words(family_named(family), [*command, "--weak-guidance", "1"])
+
+
+def test_every_family_has_classes_of_diffusers_that_take_what_it_says() -> None:
+    for family in FAMILIES:
+        for start, name in family.classes.items():
+            taken = call_signature(getattr(diffusers, name)).parameters
+            wanted = {"text": [], "image": ["image"], "mask": ["image", "mask_image"], "video": ["video"]}[start]
+            wanted = [*wanted, *(["strength"] if start in family.noised and start != "text" else [])]
+            if start == "image" and family.last_image:
+                wanted.append("last_image")
+            if start == "text":
+                wanted += [*(["height", "width"] if family.size else []), *family.extra]
+                wanted += [family.frames_name] if family.makes_videos else []
+            if family.scale != "guider":
+                wanted.append(family.scale)
+            wanted += [family.rate_name] if family.rate_name else []
+            assert [each for each in wanted if each not in taken] == [], name
 
 
 def test_the_size_of_a_picture_is_that_of_the_output(disk: Path) -> None:

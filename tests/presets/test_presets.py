@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.family_programs import video as main
+from w2sd_video.core.trained_timesteps import trained_timesteps
 from w2sd_video.errors import UserError
+from w2sd_video.loading.pipeline_families import family_called
 from w2sd_video.pair import ModelSpec, check_pair
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, TABLE_12, VIDEO_PRESETS, get_preset, preset_table
+from w2sd_video.presets.newer import PICTURES_2026, VIDEOS_2026
 
 # T, lambda, sampling guidance, guidance inside the reflection (strong, weak); where the paper says so.
 SETTINGS = {
@@ -194,3 +197,15 @@ def test_presets_import_no_torch() -> None:
     program = "import sys, w2sd_video.presets; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", [preset.name for preset in (*PICTURES_2026, *VIDEOS_2026)])
+def test_a_pair_of_2026_says_what_it_takes_and_that_nothing_of_it_was_measured(name: str) -> None:
+    preset = PRESETS[name]
+    assert "chosen, not measured" in preset.chosen and "scheduler its own, " in preset.chosen and not preset.paper
+    family = family_called(preset.family)
+    assert family is not None and family.makes_videos == preset.is_video
+    assert not preset.is_video or (preset.num_frames - 1) % family.group == 0  # type: ignore[operator]
+    assert len(re.findall(r"\d[\d.]*", preset.memory)) == (2 if preset.pair.weak.checkpoint else 1) + 1  # "16 bits"
+    if preset.pair.weak.levels is not None:  # a flow's levels need its shift
+        assert trained_timesteps(preset.pair.weak.levels, flow=True)

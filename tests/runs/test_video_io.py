@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vbench_eval.files import write_bytes
 from w2sd_video.errors import UserError
+from w2sd_video.runs.tasks import Sound
 from w2sd_video.runs.video_io import read_video, rgb_to_yuv420, write_video
 
 FLAT_TOLERANCE = 3
@@ -49,6 +50,32 @@ def noise(frames: int = 4, height: int = 18, width: int = 22, seed: int = 0) -> 
 
 def levels_between(got: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> int:
     return int(np.abs(got.astype(int) - wanted).max())
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(24000, 2), (16000, 1)])
+def test_an_mp4_has_the_sound_at_its_rate_no_longer_than_the_frames(tmp_path: Path, rate: int, channels: int) -> None:
+    path, seconds = tmp_path / "v.mp4", 1.5
+    time = np.arange(2 * rate) / rate  # longer than the frames
+    tone = np.tile(0.5 * np.sin(2 * np.pi * 440 * time), (channels, 1)).astype(np.float32)
+    write_video(path, noise(12, 18, 22), 8, SETTINGS, sound=Sound(tone, rate))
+    assert read_video(path).frames.shape == (12, 18, 22, 3) and read_video(path).metadata == SETTINGS
+    with av.open(str(path)) as file:
+        stream = file.streams.audio[0]
+        heard = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)
+        assert (stream.rate, len(heard)) == (rate, channels)
+    assert abs(heard.shape[1] - seconds * rate) <= 2 * 1024  # AAC's frames
+    spectrum = np.abs(np.fft.rfft(heard[0, : int(seconds * rate)]))
+    assert abs(spectrum.argmax() / seconds - 440) < 2
+
+
+def test_a_sound_that_an_mp4_cannot_hold_is_refused(tmp_path: Path) -> None:
+    for sound, message in (
+        (Sound(np.zeros((3, 100), np.float32), 24000), "one or two channels"),
+        (Sound(np.zeros((1, 100), np.float32), 12345), "holds AAC of"),
+    ):
+        with pytest.raises(UserError, match=message):
+            write_video(tmp_path / "v.mp4", noise(), 8, sound=sound)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("frames", [1, 2, 8, 17])

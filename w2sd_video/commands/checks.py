@@ -241,7 +241,14 @@ def check_one_space(ours: Description, theirs: Description, *, own_levels: bool 
     found = compare_spaces(*spaces)
     reason = None if found.name in ("share", "undecided") else found.message
     networks = [(files.network or {}).get("_class_name") for files in (ours, theirs)]
-    if reason is None and None not in networks and networks[0] != networks[1]:
+    apart = None not in networks and networks[0] != networks[1]
+    if apart and reason is None and ours.kind == theirs.kind == "folder":
+        own = [
+            replace(space, weights=partial(_vae_of, side)) for space, side in zip(spaces, (ours, theirs), strict=True)
+        ]
+        found = compare_spaces(*own)
+        apart, reason = found.name != "share", None if found.name == "share" else found.message
+    if reason is None and apart:
         reason = f"their networks are a {networks[0]} and a {networks[1]}; {REMEDIES['bridge']}"
     if reason is not None:
         kinds = f"({ours.class_name} and {theirs.class_name})"

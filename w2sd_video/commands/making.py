@@ -45,7 +45,7 @@ from w2sd_video.loading.placement import (
 )
 from w2sd_video.pair import ModelSpec, gap
 from w2sd_video.runs.runs import Made, NotMadeError, Report
-from w2sd_video.runs.tasks import ALONE, SELECTING, Task, as_text
+from w2sd_video.runs.tasks import ALONE, SELECTING, Sound, Task, as_text
 
 Texts = dict[str, dict[str, Tensor]]
 """The call arguments that stand for each prompt."""
@@ -193,7 +193,7 @@ class LoadedSides:
             yield
 
     def _call(self, pipe: Any, role: str, task: Task, steps: int) -> Any:
-        """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture."""
+        """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture, and their sound."""
         plan, side, text = self.plan, self.plan.side(role), self.text(role, task.prompt)
         arguments: dict[str, Any] = {
             **(_exchanged(text) if plan.exchanged(role) else text),
@@ -205,7 +205,8 @@ class LoadedSides:
         if side.control is not None:
             arguments["controlnet_conditioning_scale"] = side.control["scale"]
         pipe.set_progress_bar_config(disable=True)
-        return frames_of(pipe(**arguments))
+        output = pipe(**arguments)
+        return frames_of(output), sound_of(output, pipe)
 
     def text(self, role: str, prompt: str) -> dict[str, Any]:
         """The call arguments that stand for a side's prompt."""
@@ -263,6 +264,15 @@ def frames_of(output: Any) -> Any:
     return np.asarray(output.frames)[0] if hasattr(output, "frames") else np.asarray(output.images)
 
 
+def sound_of(output: Any, pipe: Any) -> Sound | None:
+    """Returns the sound that a pipeline makes beside its frames, of the first video; None for most."""
+    waves, vocoder = getattr(output, "audio", None), getattr(pipe, "vocoder", None)
+    if waves is None or vocoder is None:
+        return None
+    samples = waves[0].detach().float().cpu().numpy()
+    return Sound(samples, int(vocoder.config.output_sampling_rate))
+
+
 def measured(
     hosted: AbstractContextManager[Any],
     call: Callable[[], Any],
@@ -274,7 +284,8 @@ def measured(
 ) -> tuple[Made, Any]:
     """Returns what `call` makes inside `hosted`, with what it cost, and the run that `hosted` counts in.
 
-    `call` returns frames [F, H, W, 3] in [0, 1]; `counts` are more of the run's counts to take over.
+    `call` returns frames [F, H, W, 3] in [0, 1], or these and their sound; `counts` are more of the run's
+    counts to take over.
 
     Raises:
         NonFiniteLatentError: the frames are not finite.
@@ -284,7 +295,8 @@ def measured(
         torch.cuda.reset_peak_memory_stats(device)
     begin = time.perf_counter()
     with hosted as run:
-        frames = call()
+        called = call()
+    frames, sound = called if isinstance(called, tuple) else (called, None)
     seconds = time.perf_counter() - begin
     if not np.isfinite(frames).all():
         raise NonFiniteLatentError(steps, steps, "the decoding that follows", cause_of_nan(str(dtype)))
@@ -296,6 +308,7 @@ def measured(
         seconds=seconds,
         peak_memory_mb=torch.cuda.max_memory_allocated(device) / 2**20 if cuda else peak_memory(),
         counts={name: getattr(run, name) for name in counts},
+        sound=sound,
     )
     return made, run
 

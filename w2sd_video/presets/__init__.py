@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from w2sd_video.errors import UserError
 from w2sd_video.pair import ModelSpec
+from w2sd_video.presets.newer import PICTURES_2026, VIDEOS_2026
 from w2sd_video.presets.pictures import PICTURES
 from w2sd_video.presets.preset import Preset
 from w2sd_video.presets.tables import TABLE_12, PaperTable
@@ -24,7 +25,9 @@ __all__ = [
     "preset_table",
 ]
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in (*VIDEOS, *PICTURES)})
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {preset.name: preset for preset in (*VIDEOS, *VIDEOS_2026, *PICTURES, *PICTURES_2026)}
+)
 VIDEO_PRESETS, PICTURE_PRESETS = (
     MappingProxyType({name: preset for name, preset in PRESETS.items() if preset.is_video == videos})
     for videos in (True, False)
@@ -60,13 +63,20 @@ def _lines(preset: Preset) -> list[str]:
     ]
     parts = {"motion": preset.motion_adapter, "ControlNet": preset.controlnet, "IP-Adapter": preset.ip_adapter}
     lines += [f"  {name:10s} {given}" for name, given in parts.items() if given]
-    for name, text in (("give", ", ".join(preset.needs)), ("paper", preset.source), ("chosen", preset.chosen)):
+    for name, text in (
+        ("memory", preset.memory),
+        ("give", ", ".join(preset.needs)),
+        ("paper", preset.source),
+        ("chosen", preset.chosen),
+    ):
         lines += [f"  {name:10s} {text}"] if text else []
     return lines + [f"    {line}" for table in preset.paper for line in table.lines()]
 
 
 def _side(spec: ModelSpec, sources: Mapping[str, str | None]) -> str:
     said = [spec.checkpoint] if spec.checkpoint else []
+    if spec.levels is not None:
+        said.append(f"trained at {spec.levels}")
     if spec.guidance is not None:
         said.append(f"guidance {spec.guidance:g} inside the reflection")
     said += [f"LoRA {name} at {scale:g}" for name, scale in spec.loras]

@@ -30,6 +30,7 @@ class Preset:
         controlnet, ip_adapter: a hub id, None where there is none.
         scheduler: a name of `--scheduler`; None is the checkpoint's own.
         dtype: None leaves the choice to the device.
+        memory: what both sides' networks take, in words.
         needs: flags that have to be given, as the preset cannot bring what they name.
         source: where the paper has the settings.
         chosen: what the paper leaves open, and what stands here for it.
@@ -55,6 +56,7 @@ class Preset:
     ip_adapter: str | None = None
     scheduler: str | None = None
     dtype: str | None = None
+    memory: str = ""
     needs: tuple[str, ...] = ()
     source: str = ""
     chosen: str = ""

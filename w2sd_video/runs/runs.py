@@ -31,7 +31,7 @@ from w2sd_video.runs.comparison import Panel, of_one_size, panel_note, side_by_s
 from w2sd_video.runs.fellows import Worker
 from w2sd_video.runs.journal import COMPARED, JOINED, Journal, Record, fingerprint
 from w2sd_video.runs.progress import Progress
-from w2sd_video.runs.tasks import SELECTING, Groups, Medium, Method, Task
+from w2sd_video.runs.tasks import SELECTING, Groups, Medium, Method, Sound, Task
 
 CHOICES = "choices.png"
 PAGE_EVERY = 20.0  # seconds between rewritings of index.html during a run
@@ -52,7 +52,7 @@ class NotMadeError(Exception):
 
 @dataclass(frozen=True)
 class Made:
-    """What a maker returns: frames `[F, H, W, 3]` uint8 RGB (one frame is a picture) and what they cost.
+    """What a maker returns: frames `[F, H, W, 3]` uint8 RGB (one frame is a picture), their sound, what they cost.
 
     `counts` holds more numbers of the same kind by name ("num_decodes"): they go into results.jsonl and the page.
     `choices` is a letter per selection of a method that selects (`tasks.as_text`).
@@ -66,6 +66,7 @@ class Made:
     peak_memory_mb: float
     counts: Mapping[str, float] = field(default_factory=dict)
     choices: str | None = None
+    sound: Sound | None = None
 
 
 Make = Callable[[Batch, Report], Sequence[Made | NotMadeError]]
@@ -303,7 +304,8 @@ def _write_made(task: Task, plan: RunPlan, made: Made | NotMadeError) -> Record:
         return {**record, "path": None, "status": "failed", "reason": str(made)}
     path = plan.output / task.path
     path.parent.mkdir(exist_ok=True)
-    plan.medium.write(path, made.frames, _file_settings(plan.record, task))
+    sound = {} if made.sound is None else {"sound": made.sound}
+    plan.medium.write(path, made.frames, _file_settings(plan.record, task), **sound)
     return {
         **record,
         "frames": len(made.frames),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,16 +122,27 @@ def _group(methods: Sequence[str], prompt: str, index: int, seed: int, name: str
 
 
 @dataclass(frozen=True)
+class Sound:
+    """The sound of a video: `samples` float32 [channels, samples] in -1 to 1, of one or two channels, and their rate in
+    Hz.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int
+
+
+@dataclass(frozen=True)
 class Medium:
     """How what is made becomes files: `noun` names one ("video"), `suffix` ends the name of a comparison's file.
 
-    `write` puts frames `[F, H, W, 3]` uint8 RGB and the settings in a file, complete or not at all; `read` returns the
-    frames of one, or raises UserError. `fps` is None for pictures, which are one frame.
+    `write` puts frames `[F, H, W, 3]` uint8 RGB and the settings in a file, complete or not at all, and of videos a
+    `sound` where there is one; `read` returns the frames of one, or raises UserError. `fps` is None for pictures, which
+    are one frame.
     """
 
     noun: str
     suffix: str
-    write: Callable[[Path, NDArray[np.uint8], Mapping[str, Any]], None]
+    write: Callable[..., None]
     read: Callable[[Path], NDArray[np.uint8]]
     fps: float | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,12 +25,15 @@ from vbench_eval.files import PARTIAL, sync_folder, write_bytes
 from vbench_eval.pictures import Animation, Colour, pictures_in
 from vbench_eval.videos import CONTAINERS, open_video
 from w2sd_video.errors import UserError
-from w2sd_video.runs.tasks import Medium
+from w2sd_video.runs.tasks import Medium, Sound
 
 FORMATS = ("mp4", "gif", "webp", "png")
 CRF = 12  # x264's constant quality: well below what the eye tells apart (17 or so), so that scores measure the model
 MIN_FPS, MAX_FPS = 0.1, 1000  # slower ones overflow a gif's times and are not exact fractions in an mp4
 MAX_GIF_FPS = 50  # browsers play a gif frame of less than 2 hundredths of a second at 10 fps
+SOUND_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+SOUND_BITS = 192_000  # a second
+LAYOUTS = {1: "mono", 2: "stereo"}
 _NOT_WRITTEN = (".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".png")  # else taken for a folder's name
 
 
@@ -60,7 +64,12 @@ def check_format(video_format: str, height: int, width: int, fps: float) -> None
 
 
 def write_video(
-    path: str | Path, frames: NDArray[np.uint8], fps: float, metadata: Mapping[str, Any] | None = None
+    path: str | Path,
+    frames: NDArray[np.uint8],
+    fps: float,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    sound: Sound | None = None,
 ) -> None:
     """Writes frames `[F, H, W, 3]` (uint8 RGB) in the format the name's suffix says; without one, a folder of png.
 
@@ -70,8 +79,9 @@ def write_video(
     gif: 256 colours a frame, times in hundredths of a second. webp and png: lossless.
     The metadata goes in as JSON: the mp4's and gif's comment, webp's EXIF description, a text chunk `settings` of
     every png.
+    A sound goes into an mp4, as AAC, no longer than the frames; other formats hold none.
 
-    Raises UserError for frames or a rate that the format cannot hold as they are, OSError if the disk refuses.
+    Raises UserError for frames, a rate or a sound that the format cannot hold as they are, OSError if the disk refuses.
     """
     path = Path(path)
     if path.suffix.lower() in _NOT_WRITTEN:
@@ -88,8 +98,11 @@ def write_video(
     if video_format == "png":
         _write_png_folder(path, frames, fps, text)
     else:
-        encode = {"mp4": _mp4, "gif": _gif, "webp": _webp}[video_format]
-        write_bytes(path, encode(frames, fps, text))
+        if video_format == "mp4":
+            encoded = _mp4(frames, fps, text, sound)
+        else:
+            encoded = {"gif": _gif, "webp": _webp}[video_format](frames, fps, text)
+        write_bytes(path, encoded)
 
 
 def read_video(path: str | Path, *, most: int | None = None, background: Colour | None = None) -> Video:
@@ -124,7 +137,7 @@ def video_medium(fps: float) -> Medium:
     return Medium(
         "video",
         ".mp4",
-        write=lambda path, frames, settings: write_video(path, frames, fps, settings),
+        write=lambda path, frames, settings, **more: write_video(path, frames, fps, settings, **more),
         read=lambda path: read_video(path).frames,
         fps=fps,
     )
@@ -147,7 +160,7 @@ def rgb_to_yuv420(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.rint(flat).astype(np.uint8).reshape(height * 3 // 2, width)
 
 
-def _mp4(frames: NDArray[np.uint8], fps: float, text: str) -> bytes:
+def _mp4(frames: NDArray[np.uint8], fps: float, text: str, sound: Sound | None = None) -> bytes:
     import av
 
     buffer = io.BytesIO()  # in memory, so that a full disk is met by plain file writing and reported as such
@@ -163,11 +176,34 @@ def _mp4(frames: NDArray[np.uint8], fps: float, text: str) -> bytes:
         codec.max_b_frames = 0
         codec.colorspace = codec.color_primaries = codec.color_trc = 1  # BT.709
         codec.color_range = 1  # limited
+        heard = None if sound is None else _sound_stream(container, sound)
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(rgb_to_yuv420(frame), format="yuv420p")
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
+        if sound is not None and heard is not None:
+            longest = math.ceil(len(frames) / fps * sound.rate)
+            samples = np.ascontiguousarray(sound.samples[:, :longest].clip(-1, 1), np.float32)
+            played = av.AudioFrame.from_ndarray(samples, format="fltp", layout=LAYOUTS[len(samples)])
+            played.sample_rate, played.pts = sound.rate, 0
+            container.mux(heard.encode(played))
+            container.mux(heard.encode(None))
     return buffer.getvalue()
+
+
+def _sound_stream(container: Any, sound: Sound) -> Any:
+    """The stream of a sound, to be made before anything is written."""
+    if sound.samples.ndim != 2 or len(sound.samples) not in LAYOUTS or not sound.samples.shape[1]:
+        raise UserError(
+            f"the sound is {list(sound.samples.shape)}; give one or two channels, [channels, samples], with a sample"
+        )
+    if sound.rate not in SOUND_RATES:
+        rates = ", ".join(map(str, SOUND_RATES))
+        raise UserError(f"the sound's rate is {sound.rate} Hz; an mp4 holds AAC of {rates}")
+    stream = container.add_stream("aac", rate=sound.rate)
+    stream.layout = LAYOUTS[len(sound.samples)]
+    stream.bit_rate = SOUND_BITS
+    return stream
 
 
 def _gif(frames: NDArray[np.uint8], fps: float, text: str) -> bytes:
