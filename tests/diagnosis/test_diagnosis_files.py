@@ -139,6 +139,22 @@ def test_another_shift_of_a_flow_is_no_obstacle(folders: Path, tmp_path: Path, c
     assert any("grid" in remark for remark in report["remarks"])
 
 
+def test_two_architectures_share_where_the_hashes_of_their_vaes_agree(
+    folders: Path, tmp_path: Path, capsys: Any
+) -> None:
+    chroma = changed(folders, tmp_path / "chroma", "transformer", "flux", _class_name="ChromaTransformer2DModel")
+    index = json.loads((chroma / "model_index.json").read_text())
+    classes = {"_class_name": "ChromaPipeline", "transformer": ["diffusers", "ChromaTransformer2DModel"]}
+    (chroma / "model_index.json").write_text(json.dumps({**index, **classes}))
+    report = diagnose(capsys, "--strong", folders / "flux", "--weak", chroma)
+    assert report["verdict"] == "share" and "two architectures: no bridge is needed" in report["reason"]
+    named = next(row for row in report["compared"] if row["what"] == "latent space")
+    assert (named["strong"], named["weak"], named["relation"]) == ("Flux.1's", "Flux.1's", "same")
+    settings = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.0609}
+    tiny.vae(77, scaling_factor=1.5035, **settings).save_pretrained(chroma / "vae")
+    assert diagnose(capsys, "--strong", folders / "flux", "--weak", chroma)["verdict"] == "re-encode"
+
+
 def test_a_flow_and_a_noise_path_meet_in_pixels(folders: Path, capsys: Any) -> None:
     report = diagnose(capsys, "--strong", folders / "flux", "--weak", folders / "weak", *SIZE)
     assert report["verdict"] == "bridge" and "flow" in report["reason"]
@@ -337,4 +353,10 @@ def test_noise_levels_read_from_a_config_are_those_of_the_scheduler(settings: di
 def test_the_schedulers_known_here_are_those_that_are_reflected() -> None:
     from w2sd_video.latents import schedules
 
-    assert set(noise_levels.REFLECTED) == {*schedules.GRID, *schedules.EULER, *schedules.FLOW, schedules.DPM}
+    assert set(noise_levels.REFLECTED) == {
+        *schedules.GRID,
+        *schedules.EULER,
+        *schedules.FLOW,
+        schedules.DPM,
+        schedules.UNIPC,
+    }

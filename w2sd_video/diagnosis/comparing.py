@@ -11,6 +11,7 @@ from w2sd_video.latents import noise_levels
 from w2sd_video.latents.spaces import Relation, compare_spaces, scale_words, shape_words
 from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.fingerprints import difference, same_weights
+from w2sd_video.loading.pipeline_families import family_of_class
 
 UNKNOWN = "unknown"
 DIMENSIONS = {
@@ -24,6 +25,7 @@ DIMENSIONS = {
 
 
 PARTS = {  # where each row comes from
+    "latent space": "vae",
     "latents": "vae",
     "VAE weights": "vae",
     "latents' scale": "vae",
@@ -84,6 +86,7 @@ def compare(strong: Side, weak: Side) -> Comparison:
     classes = (_text(strong.class_name), _text(weak.class_name))
     rows = [
         Row("pipeline", *classes, _equal(*classes)),
+        Row("latent space", *(space_of(side) for side in (strong, weak)), space.weights),
         Row("latents", *_words(vaes, shape_words), space.shape),
         Row("VAE weights", *_names(strong, weak, "vae"), space.weights),
         Row("latents' scale", *_words(vaes, scale_words), space.scale),
@@ -105,6 +108,12 @@ def compare(strong: Side, weak: Side) -> Comparison:
         network_weights=network_weights,
         distance=distance,
     )
+
+
+def space_of(side: Side) -> str:
+    """Returns whose latents a side's family has, as people say it; only the VAEs' weights tell for certain."""
+    family = family_of_class(side.class_name)
+    return UNKNOWN if family is None or not family.vae else family.vae
 
 
 def _as_borrowed(row: Row, strong: Side, weak: Side) -> Row:

@@ -9,6 +9,7 @@ from w2sd_video.diagnosis.comparing import Comparison, Row, compare
 from w2sd_video.diagnosis.sides import Side, borrowing
 from w2sd_video.latents import noise_levels
 from w2sd_video.latents.spaces import IMAGE_VAES, RELATIONS
+from w2sd_video.loading.pipeline_families import FROM_TEXT, family_of_class, start_of_class
 
 VERDICTS: Mapping[str, str] = {
     **RELATIONS,
@@ -104,6 +105,8 @@ def _unfit(ours: Side, theirs: Side, adapted: bool) -> list[str]:
     for side in (ours, theirs):
         network, vae = side.network, side.parts.get("vae", {})
         takes, gives = network.get("in_channels"), network.get("out_channels")
+        if _told_more(side):
+            continue
         if takes is not None and gives is not None and takes != gives:
             found.append(
                 f"the network of the {side.role} side {side.given} takes {takes} channels and returns {gives}: it is "
@@ -130,6 +133,13 @@ def _unfit(ours: Side, theirs: Side, adapted: bool) -> list[str]:
                 + "; give two of one kind"
             )
     return found
+
+
+def _told_more(side: Side) -> bool:
+    """Whether the networks of a side's pipelines are known to be told more than a latent (a first frame, a mask)."""
+    family = family_of_class(side.class_name)
+    of_video = family is not None and family.makes_videos and not family.name.startswith("AnimateDiff")
+    return of_video or start_of_class(side.class_name) not in (None, FROM_TEXT)
 
 
 def _apart(ours: Side, theirs: Side, found: Comparison, adapted: bool) -> list[tuple[str, str]]:
@@ -183,7 +193,7 @@ def _remarks(ours: Side, theirs: Side, found: Comparison) -> list[str]:
 def _shared(found: Comparison, gaps: tuple[str, ...]) -> str:
     text = found.space.reason
     if found.network_class is False:
-        text += ", in two architectures"
+        text += ", in two architectures: no bridge is needed"
     if found.distance:
         text += f"; the networks' weights are {found.distance:.1%} apart"
     return text + (f"; beside them the sides differ in {', '.join(gaps)}" if gaps else "")

@@ -11,7 +11,7 @@ Config = Mapping[str, Any]
 # Whose steps `reflected` makes; of other schedulers the commands take the noise levels and step with DDIM or Euler.
 REFLECTED = (
     *("DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler", "EulerDiscreteScheduler"),
-    *("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"),
+    *("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"),
 )
 FARTHEST = 0.1  # in the log of signal to noise, as `reflected` allows two pipelines
 
