@@ -86,7 +86,7 @@ def compare(strong: Side, weak: Side) -> Comparison:
     classes = (_text(strong.class_name), _text(weak.class_name))
     rows = [
         Row("pipeline", *classes, _equal(*classes)),
-        Row("latent space", *(space_of(side) for side in (strong, weak)), space.weights),
+        Row("latent space", space_of(strong), space_of(weak), space.weights),
         Row("latents", *_words(vaes, shape_words), space.shape),
         Row("VAE weights", *_names(strong, weak, "vae"), space.weights),
         Row("latents' scale", *_words(vaes, scale_words), space.scale),
