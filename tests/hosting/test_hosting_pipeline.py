@@ -100,15 +100,22 @@ def test_an_interrupt_ends_sampling_at_that_step(attribute):
     assert len(reached) == 2 and torch.equal(latents, reached[-1])
 
 
-def test_turning_guidance_off_in_a_callback_works_where_no_side_needs_both_halves():
+@pytest.mark.parametrize("host", ["record", "replay"])
+def test_turning_guidance_off_in_a_callback_works_where_no_side_needs_both_halves(host):
     pipe = tiny.sdxl()
     cutoff = diffusers.callbacks.SDXLCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
     stock = call(pipe, callback_on_step_end=cutoff)
-    with reflected(pipe, num_reflections=0) as run:
-        hosted = call(pipe, callback_on_step_end=cutoff)
+    with reflected(pipe, num_reflections=0, host=host) as run:
+        hosted = call(pipe, callback_on_step_end=diffusers.callbacks.MultiPipelineCallbacks([cutoff]))
     assert run.num_rows == 2 * 2 + 2
     assert (stock - hosted).abs().max() < 1e-5
-    with reflected(pipe, ModelSpec(guidance=0.0)), pytest.raises(UserError, match="unconditional half"):
+    with reflected(pipe, ModelSpec(guidance=1.0), host=host) as run:
+        call(pipe, callback_on_step_end=cutoff)
+    assert run.num_evaluations == 4 + 2 * 3
+    with (
+        reflected(pipe, ModelSpec(guidance=0.0), host=host),
+        pytest.raises(UserError, match=r"unconditional half|two halves of guidance"),
+    ):
         call(pipe, callback_on_step_end=cutoff)
 
 

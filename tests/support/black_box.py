@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from w2sd_video.core import Level, w2sd
@@ -26,9 +27,9 @@ class _Found(Exception):
 
 @contextmanager
 def stepped(
-    scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor], Tensor | None], *, repeated: bool = False
+    scheduler: Any, on_step: Callable[[int, int, Tensor, Tensor, Any], Tensor | None], *, repeated: bool = False
 ) -> Iterator[None]:
-    """Inside, `on_step(number, part, output, sample)` may give another result for a step of the scheduler or a copy.
+    """Inside, `on_step(number, part, output, sample, timestep)` may give another result for a step of the scheduler.
 
     `repeated` has the first timestep twice (of a flow, whose latents have no scale).
     """
@@ -40,17 +41,20 @@ def stepped(
         if key not in parts:
             parts.append(key)
         number = counts[key] = counts.get(key, -1) + 1
-        made = kind.step(self, model_output, timestep, sample, *args, **kwargs)
         by_token = kwargs.get("per_token_timesteps") is not None  # there the scheduler steps the other way
-        other = on_step(number, parts.index(key), -model_output if by_token else model_output, sample)
+        other = on_step(number, parts.index(key), -model_output if by_token else model_output, sample, timestep)
         if other is None:
-            return made
-        return (other, *made[1:]) if isinstance(made, tuple) else type(made)(prev_sample=other)
+            return kind.step(self, model_output, timestep, sample, *args, **kwargs)
+        if getattr(self, "_step_index", 0) is None:
+            self._init_step_index(timestep)
+        if hasattr(self, "_step_index"):
+            self._step_index += 1
+        return SchedulerOutput(prev_sample=other) if kwargs.get("return_dict", True) else (other,)
 
     @functools.wraps(kind.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
         kind.set_timesteps(self, *args, **kwargs)
-        for name in ("timesteps", "sigmas") if repeated else ():
+        for name in [name for name in ("timesteps", "sigmas") if repeated and hasattr(self, name)]:
             values = getattr(self, name)
             setattr(self, name, torch.cat([values[:1], values, *([values[-1:]] if name == "sigmas" else [])]))
 
@@ -79,14 +83,17 @@ def algorithm_1(
     there twice, where it is not what the pipeline prepares.
     """
     start: list[Tensor] = []
+    told: list[Any] = []
 
-    def first(_number: int, _part: int, _output: Tensor, sample: Tensor) -> None:
+    def first(_number: int, _part: int, _output: Tensor, sample: Tensor, timestep: Any) -> None:
         start.append(sample.clone())
+        told.append(timestep)
         if len(start) == parts:
             raise _Found
 
     _until(pipe, strong, first)
-    schedule = read_schedule(pipe.scheduler, count=getattr(pipe, "_num_timesteps", None))
+    begin = pipe.scheduler.timesteps.tolist().index(float(told[0]))  # later than 0 of image to image
+    schedule = read_schedule(pipe.scheduler, start=begin, count=getattr(pipe, "_num_timesteps", None))
     levels, scales = list(schedule.levels), schedule.scales
     sizes = [part.numel() for part in start]
 
@@ -97,35 +104,49 @@ def algorithm_1(
         pieces = (x * scale).split(sizes)
         return [piece.reshape(part.shape).to(part.dtype) for piece, part in zip(pieces, start, strict=True)]
 
+    changed: list[int] = []  # of samples that are not what was put in: the pipeline blends some of its own
+
+    def asked_at(i: int, x: Tensor, call: Call) -> tuple[list[Tensor], list[Tensor]]:
+        """What the pipeline hands its scheduler at step i for the latent x: predictions, and what x became."""
+        given, outputs, samples = split(x, scales[i]), [], []
+        asked = i + repeated
+
+        def on_step(number: int, part: int, output: Tensor, sample: Tensor, _timestep: Any) -> Tensor | None:
+            if number == asked:
+                kept = sample == given[part]
+                assert bool(kept.all()) or (blended and float(kept.float().mean()) > 0.05)
+                changed.extend([] if bool(kept.all()) else [i])
+                samples.append(sample.clone())
+                learned = output.shape != sample.shape and output.shape[1] == 2 * sample.shape[1]
+                outputs.append(output[:, : sample.shape[1]] if learned else output)  # without a variance
+                if len(outputs) == parts:
+                    raise _Found
+            return given[part] if number == asked - 1 else sample  # those before do not matter
+
+        with _beginning(pipe, start, given if asked == 0 else start):
+            _until(pipe, call, on_step, repeated=repeated)
+        return outputs, samples
+
     def denoiser(call: Call) -> Callable[[Tensor, Level], Tensor]:
         def predict(x: Tensor, level: Level) -> Tensor:
             i = next(k for k, known in enumerate(levels) if known is level)
-            given, outputs = split(x, scales[i]), []
-            asked = i + repeated
-
-            def on_step(number: int, part: int, output: Tensor, sample: Tensor) -> Tensor | None:
-                if number == asked:
-                    kept = sample == given[part]
-                    assert bool(kept.all()) or (blended and float(kept.float().mean()) > 0.5)
-                    outputs.append(output)
-                    if len(outputs) == parts:
-                        raise _Found
-                return given[part] if number == asked - 1 else None
-
-            with _beginning(pipe, start, given if asked == 0 else start):
-                _until(pipe, call, on_step, repeated=repeated)
+            outputs, _ = asked_at(i, x, call)
             return to_native(schedule.prediction, joined(outputs).to(x.dtype), x, level)
 
         return predict
 
     path: list[Tensor] = []
 
-    def note(_i: int, x: Tensor) -> None:
+    def note(i: int, x: Tensor) -> Tensor | None:
         path.append(x)
+        if not changed or i + 1 == len(levels) - 1:
+            return None
+        _, samples = asked_at(i + 1, x, strong)
+        return joined([sample / scales[i + 1] for sample in samples])
 
     x = joined([part / scales[0] for part in start])
-    models = denoiser(strong), denoiser(weak)
-    w2sd(x, levels, *models, schedule.path, num_reflections=num_reflections, callback=note)
+    models, settings = (denoiser(strong), denoiser(weak)), {"num_reflections": num_reflections, "callback": note}
+    w2sd(x, levels, *models, schedule.path, solver=schedule.solver, **settings)
     with stepped(pipe.scheduler, lambda number, part, *_: split(path[number], scales[number + 1])[part]):
         return strong()
 

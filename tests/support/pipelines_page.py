@@ -46,7 +46,8 @@ def network_of(pipe: Any) -> Any:
 def latents(output: Any) -> Tensor:
     """All that a call sampled, sound too."""
     every = [output[0], output[1]] if hasattr(output, "audio") else [output[0]]
-    return torch.cat([torch.as_tensor(each).reshape(-1) for each in every])
+    parts = [part for each in every for part in (each if isinstance(each, list) else [each])]
+    return torch.cat([torch.as_tensor(part).reshape(-1) for part in parts])
 
 
 def with_network(pipe: Any, network: Any, call: Callable[[], Any]) -> Any:

@@ -17,6 +17,7 @@ from w2sd_video.hosting.arguments import Arguments, equal
 from w2sd_video.hosting.calls import CallGuidance, networks_of
 from w2sd_video.hosting.listening import LATENTS, Exchange, put
 from w2sd_video.hosting.outputs import count_of
+from w2sd_video.hosting.own_scale import check_guider
 from w2sd_video.hosting.recording import TIME_NAMES, mask, parameter_names
 from w2sd_video.hosting.refusals import DIFFERS_IN_NOTHING, GAP_EVERY, LAG, check_placement
 from w2sd_video.hosting.sampling import Sampler
@@ -201,6 +202,7 @@ class Evaluations:
         sides = self._sampler.sides
         for side in (sides.reflector, sides.weak):
             target = side.network or network
+            check_guider(self._pipe, side)
             if side.network is not None:
                 check_placement(side.network, network)
             self._switches.check(target, side.settings)

@@ -25,6 +25,7 @@ from w2sd_video.hosting.calls import call_arguments, call_guidance, check_spec, 
 from w2sd_video.hosting.cross_latent import CrossLatentSide
 from w2sd_video.hosting.judging import Judge, check_pictures
 from w2sd_video.hosting.listening import Exchange, Listener
+from w2sd_video.hosting.own_scale import guider_of
 from w2sd_video.hosting.recording import NotRecorded, Recorder
 from w2sd_video.hosting.refusals import (
     check_call,
@@ -39,13 +40,14 @@ from w2sd_video.hosting.run import EvaluationBar, Run, progress_bar_replaced
 from w2sd_video.hosting.sampling import Sampler
 from w2sd_video.hosting.sides import Side, SideMaker, Sides, WeakSide
 from w2sd_video.hosting.stepping import HostedCall
-from w2sd_video.hosting.wishes import guider_of, noise_states, put_back
+from w2sd_video.hosting.wishes import noise_states, put_back
 from w2sd_video.latents.schedules import check_scheduler
 from w2sd_video.pair import ModelSpec, Selection
 
 Weak = Any  # a pipeline | nn.Module | ModelSpec | (pipeline or nn.Module, ModelSpec) | "zero-gap" | None
 Progress = bool | Callable[[int, int], None] | None
-CALLBACKS = ("callback_on_step_end", "callback")
+ON_STEP_END = "callback_on_step_end"
+CALLBACKS = (ON_STEP_END, "callback")
 OWN_CALLBACKS = (PipelineCallback, MultiPipelineCallbacks)  # pipelines ask for these classes
 HOSTED = "_w2sd_hosted"
 HOSTS = ("auto", "record", "replay")
@@ -187,7 +189,7 @@ class _Host:
     _progress: Progress
     _host: str
     _busy: bool = False
-    _replays: bool = False
+    _why: NotRecorded | None = None  # calls are replayed
 
     def call(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         if self._busy:
@@ -205,7 +207,7 @@ class _Host:
         self._run.reset()
         arguments = call_arguments(kind, pipe, args, kwargs)
         check_scheduler(pipe.scheduler, first_order=self._first_order)
-        if self._host == "replay" or self._replays:
+        if self._host == "replay" or self._why is not None:
             return self._replayed(arguments)
         as_it_was = noise_states(arguments.get("generator"))
         try:
@@ -213,12 +215,11 @@ class _Host:
         except NotRecorded as error:
             if self._host == "record" or self._cross_latent is not None or self._run.num_steps:
                 raise
-            why = error
+            self._why = error  # further calls need not find that out
         put_back(as_it_was)
         getattr(pipe, "maybe_free_model_hooks", lambda: None)()
         self._run.reset()
-        self._run.note(f"replayed: {why}")
-        self._replays = True  # further calls need not find that out
+        self._run.note(f"replayed: {self._why}")
         return self._replayed(arguments)
 
     def _recorded(self, arguments: dict[str, Any]) -> Any:
@@ -244,12 +245,13 @@ class _Host:
         pipe, kind = self._pipe, self._kind
         self._run.host = "replay"
         check_call(pipe, arguments, self._options, controls=True, recorded=False)
-        check_replay(pipe, arguments, self._method, cross_latent=self._cross_latent is not None)
         if self._weak is not None and self._weak.pipe is not None:
             check_pipelines(pipe, self._weak.pipe)  # its own loop is the strong side's
         guidance = call_guidance(kind, pipe, arguments)
         specs = [self._reflector, *([] if self._weak is None else [self._weak.spec])]
-        own = guidance.embedded is None and any(spec.guidance not in (None, 1.0) for spec in specs)
+        guidances = [] if guidance.embedded is not None else [spec.guidance for spec in specs]
+        check_replay(pipe, self._why, guidances, cross_latent=self._cross_latent is not None)
+        own = any(each not in (None, 1.0) for each in guidances)
         forced = own and not guidance.real and guider_of(pipe) is None
         given = with_both_halves(guidance, arguments) if forced else arguments
         both = forced or guidance.real
@@ -289,8 +291,10 @@ class _Host:
         """What the pipeline's own call returns, with everything in place around it."""
         pipe, kind = self._pipe, self._kind
         bar = functools.partial(self._bar, sampler)
-        callbacks = {n: f for n in CALLBACKS if callable(f := given.get(n)) and not isinstance(f, OWN_CALLBACKS)}
-        lifted = {name: recorder.lifted(function) for name, function in callbacks.items()}
+        callbacks = {name: f for name in CALLBACKS if callable(f := given.get(name))}
+        lifted: dict[str, Any] = {name: recorder.lifted(function) for name, function in callbacks.items()}
+        if isinstance(object_ := callbacks.get(ON_STEP_END), OWN_CALLBACKS):  # whose inputs pipelines ask it for
+            lifted[f"{ON_STEP_END}_tensor_inputs"] = object_.tensor_inputs
         count = vars(pipe).pop("_num_timesteps", None)  # to be this call's own
         try:
             with progress_bar_replaced(pipe, bar), recorder.installed():

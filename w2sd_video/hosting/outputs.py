@@ -12,25 +12,36 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Halves:
-    """The outputs of one step's network calls by half of guidance: of one call with the batch doubled, or of two."""
+    """The outputs of one step's network calls by half of guidance: of one call with the batch doubled, or of two.
+
+    `others` are those of calls of its other guidances, after the doubled one.
+    """
 
     first: Any
     second: Any
     doubled: bool
+    others: Sequence[Any] = ()
 
     def joined(self, first: Any, second: Any) -> list[Any]:
         """The outputs of the calls, with these halves."""
-        return [_pair(lambda a, b: torch.cat([a, b]), first, second, lists=True)] if self.doubled else [first, second]
+        if not self.doubled:
+            return [first, second]
+        return [_pair(lambda a, b: torch.cat([a, b]), first, second, lists=True), *self.others]
+
+
+def can_be_halved(rows: Sequence[int], batch: int) -> bool:
+    """Whether calls of these batches are two halves of `batch` latents each, others being of other guidances."""
+    return (len(rows) == 2 and rows[0] == rows[1]) or list(rows) == [2 * batch, *[batch] * (len(rows) - 1)]
 
 
 def as_halves(outputs: Sequence[Any], rows: Sequence[int], batch: int) -> Halves | None:
     """The halves of one step's outputs, None where there are not two of `batch` latents each."""
+    if not can_be_halved(rows, batch):
+        return None
     if len(outputs) == 2 and rows[0] == rows[1]:
         return Halves(outputs[0], outputs[1], False)
-    if len(outputs) == 1 and rows[0] == 2 * batch:
-        first, second = (_half(outputs[0], rows[0], k) for k in (0, 1))
-        return Halves(first, second, True)
-    return None
+    first, second = (_half(outputs[0], rows[0], k) for k in (0, 1))
+    return Halves(first, second, True, outputs[1:])
 
 
 def moved(conditional: Any, unconditional: Any, factor: float) -> Any:

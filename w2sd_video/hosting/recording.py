@@ -40,7 +40,13 @@ PROBE_SIZES = (1.0, 2.0, 0.5)  # of one step after the other; powers of two, by 
 
 
 class NotRecorded(UserError):
-    """What a pipeline does cannot be recorded and repeated at another latent; its own loop may do it (`replay`)."""
+    """What a pipeline does cannot be recorded and repeated at another latent; its own loop may do it (`replay`).
+
+    `rows` are the batches of the network's calls at the first step, as far as it came to one; `batch` is its latents'.
+    """
+
+    rows: tuple[int, ...] = ()
+    batch = 0
 
 
 class RecordingDone(Exception):
@@ -121,8 +127,13 @@ class Recorder:
 
         @functools.wraps(kind.step)  # pipelines look at its signature
         def stand_in(this: Any, *args: Any, **kwargs: Any) -> Any:
-            # Copies of the scheduler (for a second latent, such as sound) step as ever.
-            return self._step(*args, **kwargs) if this is scheduler else kind.step(this, *args, **kwargs)
+            if this is scheduler:
+                return self._step(*args, **kwargs)
+            if self._calls:  # of which it would be given probes
+                raise NotRecorded(
+                    f"{self._name} makes its steps by copies of its {kind.__name__}, which reflection cannot take over"
+                )
+            return kind.step(this, *args, **kwargs)
 
         @functools.wraps(kind.set_timesteps)
         def noted(this: Any, *args: Any, **kwargs: Any) -> Any:
@@ -133,6 +144,10 @@ class Recorder:
         self._put(self._masks)
         try:
             yield
+        except Exception as error:
+            if isinstance(error, UserError) or not self._calls or self._made:
+                raise
+            raise NotRecorded(f"{self._name} makes something else of what its network returns ({error})") from error
         finally:
             self._put(self._classes)
             scheduler.__class__ = kind
@@ -167,9 +182,8 @@ class Recorder:
         made = probe(latent.new_zeros(shape), first=len(self._calls) == 1, size=self._size)
         if call.arguments.get("return_dict") is not False:
             return Transformer2DModelOutput(sample=made)
-        return _Alone.of(
-            made, f"{self._name} takes more than a prediction from its {self._classes[id(network)].__name__}"
-        )
+        taken = f"{self._name} takes more than a prediction from its {self._classes[id(network)].__name__}"
+        return Alone.of(made, f"{taken} (sound, a cache ...), which reflection cannot repeat at another latent")
 
     @property
     def _size(self) -> float:
@@ -209,7 +223,7 @@ class Recorder:
             latent = self._on_step(RecordedStep(calls, combined, timestep, sample, options, controls, self._schedules))
         finally:
             self._put(self._masks)
-        return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
+        return SchedulerOutput(prev_sample=latent) if return_dict else Alone.stepped(self._name, latent)
 
 
 def mask(kind: type, record: Callable[[Any, tuple, dict], Any], *, cached: bool = True) -> type:
@@ -245,16 +259,23 @@ def probe(zeros: Tensor, *, first: bool, size: float = 1.0) -> Tensor:
     return zeros
 
 
-class _Alone(tuple):
-    """The outputs of a recorded network: the prediction alone, an error for whoever asks for more."""
+class Alone(tuple):
+    """The outputs of a recorded network or a step: the first one alone, an error for whoever asks for more."""
 
     _why = ""
 
     @classmethod
-    def of(cls, prediction: Tensor, why: str) -> _Alone:
-        outputs = cls((prediction,))
-        outputs._why = f"{why} (sound, a cache ...), which reflection cannot repeat at another latent"
+    def of(cls, output: Tensor, why: str) -> Alone:
+        outputs = cls((output,))
+        outputs._why = why
         return outputs
+
+    @classmethod
+    def stepped(cls, name: str, latent: Tensor) -> Alone:
+        """What a scheduler's step returns to a pipeline of that name."""
+        return cls.of(
+            latent, f"{name} takes more than the next latent from its scheduler, which reflection does not make"
+        )
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int) and index not in (0, -1):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor, nn
 
 from w2sd_video.core import ReflectionConfig
@@ -16,6 +15,8 @@ from w2sd_video.gaps.control_settings import check_control
 from w2sd_video.hosting.calls import networks_of
 from w2sd_video.hosting.conditioning import Conditioning
 from w2sd_video.hosting.controls import check_same_latent
+from w2sd_video.hosting.outputs import can_be_halved
+from w2sd_video.hosting.own_scale import OwnScale
 from w2sd_video.hosting.recording import NotRecorded, RecordedStep
 from w2sd_video.latents.schedules import Schedule
 from w2sd_video.latents.spaces import LatentSpace, check_shared, compare_spaces
@@ -112,15 +113,32 @@ def _check_reflections(arguments: Mapping[str, Any], options: ReflectionConfig) 
         )
 
 
-def check_replay(pipe: Any, arguments: Mapping[str, Any], method: str, *, cross_latent: bool) -> None:
-    """Raises `UserError` for what a call whose loop makes every evaluation cannot do."""
+def check_replay(pipe: Any, why: NotRecorded | None, guidances: Sequence[float | None], *, cross_latent: bool) -> None:
+    """Raises `UserError` for what a call whose loop makes every evaluation cannot do.
+
+    `why` it was not recorded says how many branches of guidance it has; `guidances` are the sides' own.
+    """
     if cross_latent:
         raise UserError("a pair of two latent spaces cannot be replayed; leave host out")
-    for name, value in arguments.items():
-        if isinstance(value, PipelineCallback | MultiPipelineCallbacks):
-            raise UserError(
-                f"{name} is a {type(value).__name__}, which would act in the middle of a replayed step; give a function"
-            )
+    rows, batch = (why.rows, why.batch) if why is not None else ((), 0)
+    if len(rows) > 1 and sum(rows) == batch:
+        raise UserError(
+            f"{type(pipe).__name__} has its scheduler step both halves of guidance, which reflection does not follow; "
+            "use a pipeline of that family that steps their combination"
+        )
+    known = not rows or can_be_halved(rows, batch) or OwnScale(pipe).value is not None
+    scale = next((each for each in guidances if each is not None), None)
+    if scale is not None and not known and list(rows) != [batch]:
+        raise UserError(no_halves(type(pipe).__name__, scale, rows, batch))
+
+
+def no_halves(name: str, scale: float, rows: Sequence[int], batch: int) -> str:
+    """Why a side can have no guidance of its own."""
+    return (
+        f"guidance {scale:g} of a side needs two halves of guidance, and {name} evaluates {list(rows)} rows for "
+        f"{batch} latents at a step, with a scale that cannot be changed on the way; leave the guidance of the sides "
+        "alone: let them differ in a checkpoint, a LoRA or a prompt"
+    )
 
 
 def check_selection(method: str, selection: Any) -> None:
@@ -189,6 +207,12 @@ def check_pipelines(strong: Any, weak: Any, *, own_levels: bool = False) -> None
 def first_index(scheduler: Any, timestep: Any) -> int:
     """Returns where in the scheduler's timesteps a pipeline's loop starts (later than 0 for image to image)."""
     timesteps = scheduler.timesteps.tolist()
+    flow = type(scheduler).__name__.startswith("FlowMatch")
+    if flow and float(scheduler.sigmas.max()) > 1 + 1e-4:
+        raise UserError(
+            f"{type(scheduler).__name__} has sigmas up to {float(scheduler.sigmas.max()):g} here, and a flow's end "
+            "at 1; this pipeline brings levels of its own (Cosmos 2), which reflection does not know"
+        )
     if float(timestep) not in timesteps:
         raise UserError(f"the pipeline starts at timestep {float(timestep):g}, which is not one of its scheduler's")
     return timesteps.index(float(timestep))

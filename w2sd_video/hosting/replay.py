@@ -6,8 +6,7 @@ Here nothing is repeated but the loop: a visit hands the pipeline the latent tha
 to hand its scheduler is the prediction. The algorithm runs in a thread of its own (`turns`) and asks for predictions.
 
 A visit either evaluates the networks, as the side that is asked for has them, or feeds the pipeline their outputs from
-before: to hand over the next latent, and to have the outputs combined at another guidance. For that the unconditional
-half is moved along the line through both, so that the pipeline's own rule, whatever it is, applies at that scale.
+before: to hand over the next latent, and to have the outputs combined at another guidance (`side_guidance`).
 """
 
 from __future__ import annotations
@@ -27,11 +26,12 @@ from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import CallGuidance
 from w2sd_video.hosting.evaluations import Evaluations
 from w2sd_video.hosting.listening import bound, wrapped
-from w2sd_video.hosting.outputs import as_halves, moved, weights_of
-from w2sd_video.hosting.recording import check_options, subclass
+from w2sd_video.hosting.own_scale import OwnScale, guider_of, guider_state, restore_guider
+from w2sd_video.hosting.recording import Alone, check_options, subclass
 from w2sd_video.hosting.refusals import DIFFERS_IN_NOTHING, check_reflections, first_index
 from w2sd_video.hosting.run import FiniteWatch, likely_cause
 from w2sd_video.hosting.sampling import Sampler, Sampling
+from w2sd_video.hosting.side_guidance import SideGuidance
 from w2sd_video.hosting.sides import Side
 from w2sd_video.hosting.turns import Done, Turns
 from w2sd_video.hosting.visits import Timesteps, numbers_of_timesteps
@@ -42,13 +42,9 @@ from w2sd_video.hosting.wishes import (
     Visit,
     Wish,
     evaluated,
-    guider_of,
-    guider_state,
-    nearer,
     ours,
     prediction_for,
     put_back,
-    restore_guider,
     theirs,
 )
 from w2sd_video.latents.schedules import Schedule, read_schedule, to_native
@@ -76,16 +72,18 @@ class Replay:
         forced: bool = False,
     ) -> None:
         self._noise_states = noise_states
-        self._pipe, self._kind, self._sampler, self._guidance, self._forced = pipe, kind, sampler, guidance, forced
+        self._pipe, self._kind, self._sampler = pipe, kind, sampler
         self._evaluations = Evaluations(pipe, kind, sampler, guidance)
         self._parts: dict[int, Part] = {}
         self._visited = 0
         self._plan: Generator[Visit, None, None] | None = None
         self._visit: Visit | None = None
         self._stepped: set[int] = set()
-        self._scales: dict[tuple[int, ...], tuple[bool, float]] = {}
         self._evaluated: tuple[Side, float | None] | None = None
-        self._guider_state: Any = None
+        self._sampled: list[Any] = []  # outputs of the strong side, as it samples
+        self._own_scale = OwnScale(pipe)
+        self._guidance = SideGuidance(kind.__name__, guidance, forced, self._evaluations, self._parts, self._own_scale)
+        self._guider_state: dict[str, Any] = {}
         self._drawn_before: NoiseStates = []
         self._drawn_since: NoiseStates | None = None
         self._watch: FiniteWatch | None = None
@@ -147,21 +145,29 @@ class Replay:
         self._stepped.clear()
         restore_guider(guider_of(self._pipe), self._guider_state)
         assert self._visit is not None
+        self._own_scale.put(self._visit.scale)
         schedule = next((part.schedule for part in self._parts.values()), None)
         place = (0, 1) if schedule is None else (self._visited, len(schedule.steps))
         told = self._visit.timestep
         self._evaluations.visit(self._visit.side, self._visit.fed, place, elsewhere=told is not None)
         return timestep if told is None else torch.full_like(timestep, told)
 
+    @property
+    def before(self) -> int:
+        return int(self._visit is not None and self._visit.hands)
+
     def leave(self) -> bool:
         visit, plan = self._visit, self._plan
         assert visit is not None and plan is not None
         put_back(self._drawn_since or ())
+        self._own_scale.put(None)
         if not self._stepped or visit.last:  # interrupted, or done
             self._end_step()
             return False
         if visit.fed is None:
             self._evaluated = visit.side, visit.timestep
+            if visit.side == evaluated(self._sampler.sides.strong) and visit.timestep is None:
+                self._sampled = self._evaluations.outputs
         self._visit = next(plan)
         return True
 
@@ -185,12 +191,12 @@ class Replay:
             if self._evaluations.alike_at_own_scale:
                 pair = self._sampler.sides.reflector, self._sampler.sides.weak
                 guided = next(side for side in pair if side.guidance is not None)
-                if (yield from self._at_guidance(guided)) is None:
+                if not (yield from self._guidance.visits(guided)):
                     raise UserError(DIFFERS_IN_NOTHING)
             wishes = self._start(first=True)
         elif self._number is None:  # a timestep visited twice, a last step that goes nowhere
             self._visited += 1
-            yield Visit(strong, self._evaluations.outputs, last=True)
+            yield Visit(strong, self._sampled, last=True)
             return
         else:
             wishes = self._start()
@@ -204,19 +210,17 @@ class Replay:
             moved_on = any(wish.x is not latent for wish, latent in zip(wishes, at, strict=True))
             if moved_on:
                 self._hand([wish.x for wish in wishes])
-                yield Visit(wishes[0].side, self._evaluations.outputs)
+                yield Visit(wishes[0].side, self._evaluations.outputs, hands=True)
                 self._hand(None)
             if moved_on or wishes[0].model != self._evaluated:
                 yield Visit(evaluated(wishes[0].side), timestep=wishes[0].timestep)
             at = [wish.x for wish in wishes]
-            fed = yield from self._at_guidance(wishes[0].side)
-            if fed is not None:
-                yield Visit(wishes[0].side, fed)
+            by_us = yield from self._guidance.visits(wishes[0].side)
             answers = []
             for part, wish in zip(parts, wishes, strict=True):
                 assert part.sampling is not None and part.schedule is not None and part.turns is not None
                 kind = wish.side.prediction or part.schedule.prediction
-                output = prediction_for(part.native if fed is None else part.output, wish.x)
+                output = prediction_for(part.output if by_us else part.native, wish.x)
                 answers.append(part.turns.answer(to_native(kind, output, wish.x, wish.level)))
             if wishes[0].counted:
                 parts[0].sampling.evaluated()  # type: ignore[union-attr]
@@ -226,7 +230,7 @@ class Replay:
             wishes = [wish for wish in answers if isinstance(wish, Wish)]
         assert len(done) == len(parts), "all parts of a pipeline are asked for the same"
         self._finish([each.value for each in done])
-        yield Visit(strong, self._evaluations.outputs, last=True)
+        yield Visit(strong, self._sampled or self._evaluations.outputs, last=True)
 
     @property
     def _number(self) -> int | None:
@@ -382,48 +386,6 @@ class Replay:
         strong = self._asked(part, sides.reflector, x, level, counted=False)  # at another guidance at most
         return sampling, self._asked(part, sides.weak, x, level) - strong
 
-    # -- guidance ---------------------------------------------------------------------------------------------------
-
-    def _at_guidance(self, side: Side) -> Generator[Visit, None, list[Any] | None]:
-        """The outputs to feed for the side's guidance, None where the pipeline's own is that."""
-        scale = self._guidance.scale if self._forced and side.guidance is None else side.guidance
-        outputs, rows = self._evaluations.outputs, self._evaluations.rows
-        if scale is None or (scale == 1 and rows == [self._batch]):
-            return None
-        halves = as_halves(outputs, rows, self._batch)
-        if halves is None:
-            raise UserError(
-                f"guidance {scale:g} of a side needs two halves of guidance, and {self._kind.__name__} evaluates "
-                f"{rows} rows for {self._batch} latents at step {self._visited + 1}; turn its other guidance off, or "
-                "leave the guidance of the sides alone"
-            )
-        key = tuple(rows)
-        if key not in self._scales or scale != 1:  # a scale may change on the way
-            part = next(iter(self._parts.values()))
-            own, seen = part.native, []
-            for half in (halves.first, halves.second):
-                yield Visit(side, halves.joined(half, half))
-                seen.append(part.output)
-            weights = weights_of(own, *seen)
-            if weights is None and scale != 1:
-                raise UserError(
-                    f"{self._kind.__name__} combines its two predictions in a way that reflection does not know, "
-                    "so that no side can have a guidance of its own but 1; give the sides the call's guidance or 1"
-                )
-            known = weights if weights is not None else nearer(own, *seen)
-            self._scales[key] = known[0] >= known[1], max(known)
-        first, measured = self._scales[key]
-        factor = 0.0 if scale == 1 else (scale - 1) / (measured - 1)
-        if factor == 1 or abs(factor - 1) < 1e-6:
-            return None
-        conditional, unconditional = (halves.first, halves.second) if first else (halves.second, halves.first)
-        other = moved(conditional, unconditional, factor)
-        return halves.joined(conditional, other) if first else halves.joined(other, conditional)
-
-    @property
-    def _batch(self) -> int:
-        return len(next(iter(self._parts.values())).sample)
-
     # -- calls of the networks and steps of the schedulers ------------------------------------------------------------
 
     def _set_timesteps(self, kind: type) -> Any:
@@ -441,7 +403,8 @@ class Replay:
         if self._watch is not None:
             self._watch.finish()
         self._end_step()
-        self._parts, self._visited = {}, 0
+        self._parts.clear()
+        self._visited = 0
 
     def _stand_in(self, kind: type) -> Any:
         def step(this: Any, *args: Any, **kwargs: Any) -> Any:
@@ -480,7 +443,7 @@ class Replay:
         if visit.last and getattr(scheduler, "_step_index", None) is not None:
             scheduler._step_index += 1
         latent = sample if part.handed is None else part.handed
-        return SchedulerOutput(prev_sample=latent) if return_dict else (latent,)
+        return SchedulerOutput(prev_sample=latent) if return_dict else Alone.stepped(self._kind.__name__, latent)
 
     @property
     def _scheduled(self) -> bool:

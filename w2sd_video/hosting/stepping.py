@@ -17,7 +17,7 @@ from w2sd_video.hosting.calls import BOTH_HALVES, CallGuidance, networks_of
 from w2sd_video.hosting.conditioning import Conditioning, Guided, combined_alike, predict_each, read_conditioning
 from w2sd_video.hosting.controls import check_scales
 from w2sd_video.hosting.one_batch import by_sample, check_loras, in_one_batch, side_by_side
-from w2sd_video.hosting.recording import RecordedStep
+from w2sd_video.hosting.recording import NotRecorded, RecordedStep
 from w2sd_video.hosting.refusals import (
     DIFFERS_IN_NOTHING,
     GAP_EVERY,
@@ -58,6 +58,13 @@ class HostedCall:
 
     def step(self, recorded: RecordedStep) -> Tensor:
         """Returns the pipeline's next latent; called in place of `scheduler.step`."""
+        try:
+            return self._step(recorded)
+        except NotRecorded as error:
+            error.rows, error.batch = tuple(len(call.latent) for call in recorded.calls), len(recorded.sample)
+            raise
+
+    def _step(self, recorded: RecordedStep) -> Tensor:
         if self._schedule is not None and recorded.schedule != self._schedules:
             self._restart()
         schedule = self._schedule or self._begin(recorded)
@@ -83,11 +90,12 @@ class HostedCall:
         return sent
 
     def finish(self) -> None:
-        """Raises if some latent was not finite; to be called after the pipeline's loop."""
-        if self._schedule is not None:
-            self._watch.finish()
-            if self.cross_latent is not None:
-                self.cross_latent.finish()
+        """Raises if some latent was not finite, or nothing was sampled; to be called after the pipeline's loop."""
+        if not self.run.num_steps:
+            raise NotRecorded(f"{type(self.pipe).__name__} made no step that reflection could follow")
+        self._watch.finish()
+        if self.cross_latent is not None:
+            self.cross_latent.finish()
 
     def close(self) -> None:
         """Leaves the networks as they were before the call; to be called whatever became of it."""

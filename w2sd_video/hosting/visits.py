@@ -38,6 +38,10 @@ KEPT = (
 class Loop(Protocol):
     """Who decides about the visits of one loop."""
 
+    @property
+    def before(self) -> int:
+        """How many numbers before its timestep's own the present visit has."""
+
     def arrive(self, timestep: Any) -> Any:
         """Called before each visit; returns the timestep that the pipeline is to take it for."""
 
@@ -98,7 +102,7 @@ def _is_bar(iterable: Any) -> bool:
 def _numbered_visits(steps: Timesteps, start: int, bar: Any) -> Iterator[tuple[int, Any]]:
     for number, item in builtins.enumerate(steps.as_subclass(Tensor), start):
         for each in _visits([item], steps.loop):
-            yield number, each
+            yield number - steps.loop.before, each
     if _is_bar(bar):
         bar.close()
 

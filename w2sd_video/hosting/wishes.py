@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,12 +103,16 @@ class Visit:
     """What a visit is for: `fed` are network outputs (None evaluates `side`), `last` is the last one of a timestep.
 
     `timestep` is what the pipeline is to take it for, None for its own.
+    `scale` is put where the pipeline keeps its scale of guidance (`OwnScale`) while they are fed. `hands` is whether it
+    only hands over a latent of this timestep: what is blended into that (a known part) is then of this timestep too.
     """
 
     side: Side
     fed: list[Any] | None = None
     last: bool = False
     timestep: float | None = None
+    scale: float | None = None
+    hands: bool = False
 
 
 def ours(sample: Tensor, scale: float) -> Tensor:
@@ -136,17 +139,3 @@ def nearer(own: Tensor, first: Tensor, second: Tensor) -> tuple[float, float]:
     """Which half a guided prediction leans to, where its rule is not known: 1 for that one."""
     away = [(own - each).double().square().sum() for each in (first, second)]
     return (1.0, 0.0) if bool(away[0] <= away[1]) else (0.0, 1.0)
-
-
-def guider_of(pipe: Any) -> Any:
-    """The object that guides, where a pipeline has one."""
-    return getattr(pipe, "guider", None)
-
-
-def guider_state(guider: Any) -> Any:
-    return None if guider is None else copy.deepcopy(getattr(guider, "momentum_buffer", None))
-
-
-def restore_guider(guider: Any, state: Any) -> None:
-    if guider is not None and hasattr(guider, "momentum_buffer"):
-        guider.momentum_buffer = copy.deepcopy(state)
