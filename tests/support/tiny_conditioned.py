@@ -263,7 +263,7 @@ def kandinsky5_i2v() -> Conditioned:
         frames = arguments["hidden_states"]
         return torch.cat([frames[:, :1, ..., :4].flatten(), frames[..., 4:].flatten()])
 
-    return pipe, {**settings, "num_frames": 9, "max_sequence_length": 5}, given
+    return pipe, {**settings, "num_frames": 17, "max_sequence_length": 5}, given
 
 
 def _hunyuan_vae() -> Any:
