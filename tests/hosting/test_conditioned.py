@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -78,11 +79,11 @@ def test_three_branches_of_a_scale_that_cannot_be_changed_are_refused_before_the
     why = NotRecorded("three branches")
     why.rows, why.batch = (3,), 1
     with pytest.raises(UserError, match=r"guidance 1 of a side needs two halves .* evaluates \[3\] rows"):
-        check_replay(object(), why, [1.0], cross_latent=False)
-    check_replay(object(), why, [None], cross_latent=False)  # sides of one guidance need none
+        check_replay(SimpleNamespace(), why, [1.0], cross_latent=False)
+    check_replay(SimpleNamespace(), why, [None], cross_latent=False)  # sides of one guidance need none
     why.rows, why.batch = (1, 1), 2
     with pytest.raises(UserError, match="step both halves of guidance"):
-        check_replay(object(), why, [None], cross_latent=False)
+        check_replay(SimpleNamespace(), why, [None], cross_latent=False)
 
 
 def test_frames_stepped_by_copies_of_the_scheduler_are_refused_before_the_first_evaluation() -> None:
