@@ -234,6 +234,8 @@ class _Host:
             self._cross_latent.prepare(pipe, kind, arguments)
         given = arguments
         if any(side.conditioning is None and side.guidance not in (None, 1.0) for side in (reflector, weak)):
+            if guidance.name is None and guider_of(pipe) is not None:
+                raise NotRecorded(f"{type(guider_of(pipe)).__name__} guides this {kind.__name__}")
             given = with_both_halves(guidance, arguments)
         sampler = self._sampler(arguments, Sides(maker.strong(), reflector, weak))
         hosted = HostedCall(pipe, sampler, guidance, forced=given is not arguments)
