@@ -25,6 +25,14 @@ __all__ = [
 ]
 
 RANKS = ("top", "bottom")
+PRECISIONS = {  # of the weights of linear and convolution layers, rounded to nearest
+    "full": "as loaded",
+    "int8": "8 bits, a scale for each output channel",
+    "fp8": "float8_e4m3fn",
+    "int4": "4 bits, a scale for every 64 weights",
+    "nf4": "4 bits, the values of QLoRA's NF4",
+    "int2": "2 bits (-1, 0, 1), a scale for every 64 weights",
+}
 
 Loras = tuple[tuple[str, float | tuple[float, ...]], ...]
 """LoRA adapters in force, each with its scale, or with one scale per sample of the batch."""
@@ -107,6 +115,7 @@ class ModelSpec:
     is asked at the nearest one, as `core.TrainedLevels` says exactly. Both sides of a gap may be asked there: a side
     that leaves it out is asked at the levels of the strong side as it reflects. How a side samples by itself does not
     depend on it: a few-step strong side is sampled in as many steps, by its scheduler.
+    `precision` is that of the network's weights, one of `PRECISIONS`: "int4" is the same network rounded to 4 bits.
     """
 
     checkpoint: str | None = None
@@ -119,6 +128,7 @@ class ModelSpec:
     ip_adapter: float | None = None
     skip_layers: tuple[str | int, ...] | None = None
     levels: Timesteps | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.guidance is not None and not math.isfinite(self.guidance):
@@ -138,6 +148,8 @@ class ModelSpec:
             object.__setattr__(self, "skip_layers", _checked_layers(self.skip_layers))
         if self.levels is not None:
             object.__setattr__(self, "levels", checked_timesteps(self.levels))
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise UserError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
 
     def settings(self) -> dict[str, Any]:
         """The fields that say something, by name."""

@@ -168,6 +168,7 @@ class LoadedSides:
             ip_adapter=side.ip_adapter,
             levels=side.levels,
             skip_layers=() if role == "strong" and plan.pair.weak.skip_layers is not None else side.skip_layers,
+            precision="full" if role == "strong" and plan.pair.weak.precision is not None else side.precision,
         )
         inputs = {} if told_alike else self.text(role, prompt)
         return (self._pipe(role), spec) if apart else spec, inputs
@@ -186,6 +187,10 @@ class LoadedSides:
                     from w2sd_video.gaps.layer_skips import find_layer_skips
 
                     stack.enter_context(find_layer_skips(network).set_to(side.skip_layers))
+                if side.precision is not None:
+                    from w2sd_video.gaps.precision import find_precision
+
+                    stack.enter_context(find_precision(network).set_to(side.precision))
                 if side.ip_adapter is not None:
                     from w2sd_video.gaps.switches import find_ip_adapters
 

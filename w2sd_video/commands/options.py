@@ -16,7 +16,7 @@ from w2sd_video.core.options import GUIDERS, MAX_DRAWS, gap_steps
 from w2sd_video.core.trained_timesteps import read_timesteps
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import ALIASES, AUTO, MEMORY_PLANS, memory_size
-from w2sd_video.pair import MODES
+from w2sd_video.pair import MODES, PRECISIONS
 from w2sd_video.runs.tasks import METHODS
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -162,6 +162,8 @@ OPTIONS: tuple[Option, ...] = (
          "another noise schedule (default: all)", {"metavar": "LEVELS"}),
         ("strong_levels", read_timesteps, "those that the strong side is asked at inside the reflection; the weak one "
          "too, unless said (default: all)", {"metavar": "LEVELS"}),
+        ("weak_precision", str, f"of the weak side's weights: {', '.join(PRECISIONS)}; the same network rounded to few "
+         "bits", {"metavar": "NAME", "choices": tuple(PRECISIONS)}),
         families=("video", "image"),
     ),
     *_rows(

@@ -263,6 +263,7 @@ class Plan:
             "weak_skip_layers": list(self.pair.weak.skip_layers or ()),
             "strong_levels": self.pair.strong.levels,
             "weak_levels": self.pair.weak.levels,
+            "weak_precision": self.pair.weak.precision,
             "weak_negative_prompt": self.pair.weak.negative_prompt,
             "raw_prompts": dict(self.raw_prompts),
             **(self.own.pair_record() if hasattr(self.own, "pair_record") else {}),

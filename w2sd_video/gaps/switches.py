@@ -12,6 +12,7 @@ from torch import nn
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.layer_skips import find_layer_skips
 from w2sd_video.gaps.loras import find_loras
+from w2sd_video.gaps.precision import find_precision
 from w2sd_video.gaps.routing import find_router
 from w2sd_video.pair import ModelSpec
 
@@ -99,6 +100,7 @@ SWITCHES: dict[str, Callable[[nn.Module], Switch]] = {
     "loras": find_loras,
     "ip_adapter": find_ip_adapters,
     "skip_layers": find_layer_skips,
+    "precision": find_precision,
 }
 
 

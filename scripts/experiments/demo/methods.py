@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.demo.videos import Method, fused, load, paper, score, zero_gap
+from experiments.demo.videos import Method, add_difference, fused, load, paper, score, zero_gap
 from experiments.engine import (
     Curve,
     Progress,
@@ -72,6 +72,27 @@ SETTINGS: Mapping[str, Method] = {
     "paper, noise 0.4": paper(noise=0.4),
 }
 
+# The weak side without a second network in memory, each beside the weak network itself and the controls.
+ONE_NETWORK: Mapping[str, Method] = {
+    "strong": Method(),
+    **EQUAL,
+    "zero-gap, fused": zero_gap(mode="fused"),
+    "weak network, fused": fused(),
+    **{
+        f"its difference at rank {r}, fused": Method(partner=f"rank-{r}", settings={"mode": "fused"})
+        for r in (2, 8, 32)
+    },
+    **{
+        f"strong at {name}, fused": Method(partner=name, settings={"mode": "fused"}) for name in ("int2", "int4", "nf4")
+    },
+    "strong at int2, fused, strength 2": Method(partner="int2", settings={"mode": "fused", "strength": 2.0}),
+    "zero-gap, paper mode": zero_gap(),
+    "weak network, paper mode": paper(),
+    "its difference at rank 8, paper mode": Method(partner="rank-8"),
+    "strong at int2, paper mode": Method(partner="int2"),
+    "strong at int4, paper mode": Method(partner="int4"),
+}
+
 LAMBDAS = (0, 2, 5, 10, 15, 19)
 STRENGTHS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 
@@ -102,7 +123,11 @@ CURVES: Mapping[str, Curve] = {
 
 def groups() -> dict[str, list[Method]]:
     """The methods of each table and curve, by its name."""
-    tables = {"algorithms": list(ALGORITHMS.values()), "settings": list(SETTINGS.values())}
+    tables = {
+        "algorithms": list(ALGORITHMS.values()),
+        "settings": list(SETTINGS.values()),
+        "one-network": list(ONE_NETWORK.values()),
+    }
     return {**tables, **{name: [m for line in curve.lines.values() for m in line] for name, curve in CURVES.items()}}
 
 
@@ -111,7 +136,8 @@ def groups() -> dict[str, list[Method]]:
 
 def zero_gap_of(method: Method) -> Method | None:
     """The same reflections with the strong side on both sides; None where a method reflects otherwise."""
-    if method.algorithm not in ("w2sd", "w2sd-auto") or (method.partner, method.sampled) != ("weak", "strong"):
+    apart = method.partner not in (None, "strong", "zero-gap") and method.sampled == "strong"
+    if method.algorithm not in ("w2sd", "w2sd-auto") or not apart:
         return None
     return dataclasses.replace(method, partner="zero-gap", algorithm="w2sd", reward=None)
 
@@ -161,13 +187,14 @@ def run(options: argparse.Namespace) -> int:
 
     def make(key: str, method: Method, progress: Progress) -> Score:
         sides.update(sides or load(weights))
+        add_difference(sides, weights, method.partner)
         return score(sides, method, options.count, progress)[0]
 
     wanted = {method.key: method for name in names for method in found[name]}
     mine = dict(list(wanted.items())[part - 1 :: parts])
     kept.fill(mine, make, count=options.count, quiet=options.quiet)
     scores = kept.finished({method.key: method for methods in found.values() for method in methods})
-    print(table(ALGORITHMS, scores), table(SETTINGS, scores), sep="\n\n")
+    print(table(ALGORITHMS, scores), table(SETTINGS, scores), table(ONE_NETWORK, scores), sep="\n\n")
     for name, curve in CURVES.items():
         print("", curve.table(scores), sep="\n")
         if curve.draw(scores, "share right in colour, shape and motion", options.output / f"{name}.png"):

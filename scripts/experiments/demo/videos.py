@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,12 +38,15 @@ from w2sd_video.demo import WEIGHTS, oracle, world
 from w2sd_video.demo.captions import CAPTIONS, parse_caption
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import reflected
+from w2sd_video.loading.differences import find_difference, write_difference
+from w2sd_video.loading.loras import load_loras
 from w2sd_video.loading.pair_description import describe_pair
 from w2sd_video.loading.pairs import load_pair
-from w2sd_video.pair import ReflectionConfig, Selection
+from w2sd_video.pair import PRECISIONS, ModelSpec, ReflectionConfig, Selection
 from w2sd_video.runs.video_io import read_video
 
 STEPS, REFLECTIONS, BATCH = 20, 10, 24
+RANK = "rank-"
 Reward = Callable[[NDArray[np.uint8], str | None], float]
 
 
@@ -52,7 +56,9 @@ class Method:
 
     Attributes:
         sampled: "strong" or "weak", the side whose steps make the sample.
-        partner: the side that inverts: "weak", "strong" (swapped roles) or "zero-gap"; None without reflections.
+        partner: the side that inverts: "weak", "strong" (swapped roles) or "zero-gap"; a precision ("int4"), the strong
+            network's own weights rounded to it; "rank-8", the weak one as its difference of that rank to the strong
+            one (`add_difference`). None without reflections.
         algorithm: the `method` of `reflected`.
         settings: of `ReflectionConfig`, where not the paper's with lambda 10.
         steps: T.
@@ -135,6 +141,19 @@ def load(weights: Path) -> dict[str, AnimateDiffSDXLPipeline]:
     return load_pair(describe_pair(str(weights), str(weights / "weak")), dtype=torch.float32, quiet=True)
 
 
+def add_difference(sides: Mapping[str, Any], weights: Path, partner: str | None) -> None:
+    """Gives the strong side the weak one as a difference, if that is the partner and it has not got it yet."""
+    if partner is None or not partner.startswith(RANK) or partner in getattr(sides["strong"].unet, "peft_config", {}):
+        return
+    pair = describe_pair(str(weights), str(weights / "weak"))
+    assert pair.weak is not None
+    rank = int(partner.removeprefix(RANK))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "difference.safetensors"
+        write_difference(file, *find_difference(pair.strong, pair.weak, rank=rank), {"rank": rank})
+        load_loras(sides["strong"], {partner: file})
+
+
 def reward_called(name: str) -> Reward:
     """A new reward: "oracle" (share of attributes right), "colour" (that alone) or "random" (seeded, blind)."""
     if name == "random":
@@ -150,7 +169,13 @@ def generate(
     """Frames [B, F, 3, H, W] in [0, 1] and the run that made them, for one batch of prompts and noise seeds."""
     pipe = sides[method.sampled]
     pipe.set_progress_bar_config(disable=True)
-    weak: Any = sides[method.partner].unet if method.partner in ("strong", "weak") else method.partner
+    weak: Any = method.partner
+    if weak in ("strong", "weak"):
+        weak = sides[weak].unet
+    elif weak in PRECISIONS:
+        weak = ModelSpec(precision=weak)
+    elif weak is not None and weak.startswith(RANK):
+        weak = ModelSpec(loras={weak: 1.0})
     selection = None
     if method.reward is not None:
         selection = Selection(reward_called(method.reward), frames=world.NUM_FRAMES)

@@ -343,6 +343,7 @@ def _sides(request: Request, described: Described, loras: LoraPlan) -> dict[str,
     for role, preset in (("strong", described.preset.pair.strong), ("weak", described.preset.pair.weak)):
         given = request.get(f"{role}_levels")
         sides[role]["levels"] = given if given is not None or described.own else preset.levels
+    sides["weak"]["precision"] = request.get("weak_precision")
     parts = _parts(request, described)
     for role, scale, adapted, default in (
         ("strong", request.control_scale, request.ip_adapter_scale, 1.0),
