@@ -107,8 +107,8 @@ class Precision:
     def check(self, value: str) -> None:
         if value != "full" and any(layer.weight.is_meta for layer in self._layers if value not in self._made):
             raise UserError(
-                f"precision is {value}, and the weights of {type(self._network).__name__} are not in memory (sequential "
-                "offloading); choose another memory plan"
+                f"precision is {value}, and the weights of {type(self._network).__name__} are not in memory "
+                "(sequential offloading); choose another memory plan"
             )
 
     @property

@@ -75,22 +75,20 @@ SETTINGS: Mapping[str, Method] = {
 # The weak side without a second network in memory, each beside the weak network itself and the controls.
 ONE_NETWORK: Mapping[str, Method] = {
     "strong": Method(),
-    **EQUAL,
-    "zero-gap, fused": zero_gap(mode="fused"),
     "weak network, fused": fused(),
-    **{
-        f"its difference at rank {r}, fused": Method(partner=f"rank-{r}", settings={"mode": "fused"})
-        for r in (2, 8, 32)
-    },
-    **{
-        f"strong at {name}, fused": Method(partner=name, settings={"mode": "fused"}) for name in ("int2", "int4", "nf4")
-    },
-    "strong at int2, fused, strength 2": Method(partner="int2", settings={"mode": "fused", "strength": 2.0}),
+    "its difference at rank 8, fused": fused("rank-8"),
+    "strong at int2, fused": fused("int2"),
+    "strong at int4, fused": fused("int4"),
+    "strong, equal evaluations (T 40)": Method(steps=40),
+    "its difference at rank 32, fused": fused("rank-32"),
+    "its difference at rank 2, fused": fused("rank-2"),
+    "zero-gap, fused": zero_gap(mode="fused"),
     "zero-gap, paper mode": zero_gap(),
     "weak network, paper mode": paper(),
-    "its difference at rank 8, paper mode": Method(partner="rank-8"),
-    "strong at int2, paper mode": Method(partner="int2"),
-    "strong at int4, paper mode": Method(partner="int4"),
+    "its difference at rank 8, paper mode": paper("rank-8"),
+    "strong at int2, paper mode": paper("int2"),
+    "strong at int4, paper mode": paper("int4"),
+    "strong at int2, fused, strength 2": fused("int2", strength=2.0),
 }
 
 LAMBDAS = (0, 2, 5, 10, 15, 19)

@@ -86,12 +86,12 @@ class Method:
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def paper(**settings: Any) -> Method:
-    return Method(partner="weak", settings=settings)
+def paper(partner: str = "weak", **settings: Any) -> Method:
+    return Method(partner=partner, settings=settings)
 
 
-def fused(**settings: Any) -> Method:
-    return paper(mode="fused", **settings)
+def fused(partner: str = "weak", **settings: Any) -> Method:
+    return paper(partner, mode="fused", **settings)
 
 
 def zero_gap(**settings: Any) -> Method:
