@@ -64,6 +64,7 @@ def pixels(output: Path, method: str) -> np.ndarray:
     return read_picture(output / method / f"{PROMPT}-0.png").pixels
 
 
+BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 LORA = (*GUIDED, "--lora", "a=@lora-5.safetensors:0.8")
 CONTROL = (*GUIDED, "--controlnet", "@net", "--control-image", "@picture.png")
 ADAPTER = (*GUIDED, "--ip-adapter", "@ip/adapter.safetensors", "--ip-adapter-image", "@picture.png")
@@ -94,13 +95,22 @@ def test_the_weak_side_by_itself_is_the_plain_pipeline_and_the_strong_one_is_not
     assert records["w2sd"]["num_rows"] == 3 * 2 + 2 * (1 + 1)
 
 
-def test_blocks_left_out_are_a_weak_side_of_every_method(disk: Path, tmp_path: Path) -> None:
-    block, methods = "mid_block.attentions.0.transformer_blocks.0", ("weak", "strong", "w2sd", "zero-gap", "swapped")
-    records = run(disk, tmp_path, *GUIDED, "--weak-skip-layers", block, "--methods", ",".join(methods))
+@pytest.mark.parametrize(
+    ("gap", "value", "kept", "other"),
+    [
+        ("skip_layers", BLOCK, [BLOCK], "mid_block"),
+        ("precision", "int2", "int2", "int3"),
+    ],
+)
+def test_what_changes_the_network_makes_a_weak_side_of_every_method(
+    gap: str, value: str, kept: Any, other: str, disk: Path, tmp_path: Path
+) -> None:
+    flag, methods = f"--weak-{gap.replace('_', '-')}", ("weak", "strong", "w2sd", "zero-gap", "swapped")
+    records = run(disk, tmp_path, *GUIDED, flag, value, "--methods", ",".join(methods))
     assert len({pixels(tmp_path, method).tobytes() for method in methods}) == 5
     assert [records[method]["num_evaluations"] for method in methods] == [3, 3, 7, 7, 7]
-    assert json.loads((tmp_path / "run.json").read_text())["pair"]["weak_skip_layers"] == [block]
-    assert main([*words(disk, "--weak-skip-layers", "mid_block", "--output", str(tmp_path / "none"))]) == 2
+    assert json.loads((tmp_path / "run.json").read_text())["pair"][f"weak_{gap}"] == kept
+    assert main([*words(disk, flag, other, "--output", str(tmp_path / "none"))]) == 2
 
 
 def test_a_weak_side_of_a_few_levels_is_asked_at_them_and_both_sides_at_the_strong_ones(
