@@ -63,12 +63,6 @@ def with_free_init() -> Any:
     return pipe
 
 
-def with_cache() -> Any:
-    pipe = tiny.flux()
-    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
-    return pipe
-
-
 def with_vae_of(pipe: Any, other: Any) -> Any:
     other.vae = pipe.vae
     return other
@@ -213,7 +207,6 @@ PIPELINES = [
         arguments={"image": torch.zeros(1, 3, 16, 16), "guess_mode": True},
         build=controlled,
     ),
-    Row("disable_cache", build=with_cache),
     Row(
         "EulerAncestralDiscreteScheduler draws noise",
         build=lambda: tiny.sdxl(scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(tiny.ddim().config)),

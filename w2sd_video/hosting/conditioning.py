@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -203,8 +204,12 @@ def predict_each(
     *,
     counter: Counter,
     network: nn.Module | None = None,
+    named: Callable[[nn.Module, str], AbstractContextManager[None]] = lambda network, half: nullcontext(),
 ) -> list[Tensor]:
-    """Returns the prediction at `x` at each guidance, all from one evaluation of the halves that count for some."""
+    """Returns the prediction at `x` at each guidance, all from one evaluation of the halves that count for some.
+
+    Each call of the network is made inside `named` of it and the half.
+    """
     net = conditioning.network if network is None else network
     residuals = None if conditioning.control is None else conditioning.control.at_latent(counter)
 
@@ -216,7 +221,8 @@ def predict_each(
         counter.rows += latent.shape[0]
         given.update(return_dict=False)
         given[conditioning.latent_name] = latent.to(conditioning.dtype)
-        output = net(**given)
+        with named(net, half):
+            output = net(**given)
         output = output if isinstance(output, Tensor) else output[0]  # some return it bare
         if output.shape != latent.shape and output.shape[1] == 2 * latent.shape[1]:
             output = output[:, : latent.shape[1]]  # the other half is a learned variance

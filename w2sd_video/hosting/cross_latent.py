@@ -15,6 +15,7 @@ from torch import Tensor
 
 from w2sd_video.core import Denoiser, FlowPath, Level, NoisePath
 from w2sd_video.errors import UserError
+from w2sd_video.hosting.caches import check_uncached
 from w2sd_video.hosting.calls import call_guidance, call_signature, replaced, with_both_halves
 from w2sd_video.hosting.conditioning import Conditioning, Counter, predict, read_conditioning
 from w2sd_video.hosting.refusals import check_state
@@ -119,6 +120,7 @@ class RecordedModel:
         )
 
     def _clean(self, z: Tensor, level: Level, rows: Sequence[int], counter: Counter) -> Tensor:
+        check_uncached(self.conditioning.network)
         passed = self.conditioning.timestep
         timestep = torch.tensor(level.timestep * self.time_unit, dtype=torch.float32, device=passed.device)
         conditioning = self.conditioning.for_rows(rows).at(timestep)

@@ -14,6 +14,7 @@ from w2sd_video.gaps.control_settings import control_of, nets_of
 from w2sd_video.gaps.loras import Rows, samples_in
 from w2sd_video.gaps.switches import SwitchBoard
 from w2sd_video.hosting.arguments import Arguments, equal
+from w2sd_video.hosting.caches import CacheContexts
 from w2sd_video.hosting.calls import CallGuidance, networks_of
 from w2sd_video.hosting.listening import LATENTS, Exchange, put
 from w2sd_video.hosting.outputs import count_of
@@ -49,6 +50,7 @@ class Evaluations:
         self._further: dict[tuple[Any, ...], list[Any]] = {}
         self.schedule: Schedule | None = None
         self._elsewhere, self._timestep = False, list[Any]()
+        self._contexts, self._name = CacheContexts(), ""
 
     @contextmanager
     def installed(self) -> Generator[None, None, None]:
@@ -86,8 +88,11 @@ class Evaluations:
         is given another timestep than that step's.
         """
         self._elsewhere = elsewhere
+        if place[0] != self._place[0]:
+            self._contexts.next_step()
         self._side, self._fed, self._place, self._fed_count, self._control_count = side, fed, place, 0, 0
         if side is not None and fed is None:
+            self._name = self._contexts.visit(_key(side))
             self.outputs, self.rows, self._control_outputs = [], [], []
 
     def compare(self) -> None:
@@ -106,6 +111,7 @@ class Evaluations:
 
     def close(self) -> None:
         self._switches.close()
+        self._contexts.close()
 
     def _call(self, network: Any, args: tuple, kwargs: dict) -> Any:
         if self._side is None:
@@ -147,7 +153,8 @@ class Evaluations:
         counter.forwards += 1
         counter.rows += rows
         self.rows.append(rows)
-        with self._switches.in_force(target, settings):
+        named = self._contexts.named(self._name, target, f"call {len(self.outputs) + 1}")
+        with self._switches.in_force(target, settings), named:
             return target(**arguments)
 
     def _check_timestep(self, network: nn.Module, arguments: Arguments) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from w2sd_video.core import NoiseSampler, OnReflect, ReflectionConfig, Selector
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import check_spec_control, control_of
+from w2sd_video.hosting.caches import check_caches
 from w2sd_video.hosting.calls import call_arguments, call_guidance, check_spec, networks_of, with_both_halves
 from w2sd_video.hosting.cross_latent import CrossLatentSide
 from w2sd_video.hosting.judging import Judge, check_pictures
@@ -393,6 +394,7 @@ def _weak_side(pipe: Any, weak: Weak, inputs: Mapping[str, Any] | None, *, asked
     if hasattr(type(model), HOSTED):
         raise UserError("the weak pipeline is itself inside a `with reflected(...)`; leave that one first")
     check_spec(spec, "weak", networks_of(model))
+    check_caches(networks_of(model))
     check_spec_control(spec.control, "weak", model)
     check_pipelines(pipe, model, own_levels=spec.levels is not None)
     return WeakSide(model, None, spec, inputs)

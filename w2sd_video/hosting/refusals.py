@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from w2sd_video.core import ReflectionConfig
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_settings import check_control
+from w2sd_video.hosting.caches import check_caches
 from w2sd_video.hosting.calls import networks_of
 from w2sd_video.hosting.conditioning import Conditioning
 from w2sd_video.hosting.controls import check_same_latent
@@ -73,12 +74,7 @@ def _check_loop(pipe: Any, arguments: Mapping[str, Any]) -> None:
         raise UserError(
             "FreeInit restarts the sampling loop, which reflection does not follow; call disable_free_init()"
         )
-    for network in networks_of(pipe):
-        if getattr(network, "is_cache_enabled", False):
-            raise UserError(
-                f"{type(network).__name__} has a cache enabled, which would mix the evaluations of a reflection; "
-                "call its disable_cache()"
-            )
+    check_caches(networks_of(pipe))
 
 
 def check_state(pipe: Any, arguments: Mapping[str, Any], *, controls: bool = False) -> None:
@@ -272,7 +268,8 @@ def check_same_space(other: Conditioning, ours: Conditioning, sample: Tensor, *,
 
 
 def check_placement(weak: nn.Module, own: nn.Module) -> None:
-    """Raises `UserError` if the weak network cannot be evaluated where the pipeline's own is."""
+    """Raises `UserError` if the weak network cannot be evaluated where the pipeline's own is, or as it is cached."""
+    check_caches([weak])
     dtypes = [next((p.dtype for p in net.parameters() if p.is_floating_point()), None) for net in (weak, own)]
     if dtypes[0] != dtypes[1]:
         raise UserError(

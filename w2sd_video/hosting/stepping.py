@@ -13,6 +13,7 @@ from torch import Tensor
 from w2sd_video.core import Denoiser, JointDenoiser, Level
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.switches import SwitchBoard
+from w2sd_video.hosting.caches import CacheContexts
 from w2sd_video.hosting.calls import BOTH_HALVES, CallGuidance, networks_of
 from w2sd_video.hosting.conditioning import Conditioning, Guided, combined_alike, predict_each, read_conditioning
 from w2sd_video.hosting.controls import check_scales
@@ -55,6 +56,7 @@ class HostedCall:
         self._sent: tuple[Tensor, int] | None = None
         self._latent: Tensor | None = None
         self._now: dict[int, Resolved] = {}
+        self._contexts = CacheContexts()
 
     def step(self, recorded: RecordedStep) -> Tensor:
         """Returns the pipeline's next latent; called in place of `scheduler.step`."""
@@ -80,6 +82,7 @@ class HostedCall:
         self._current, self._recorded = self._read(recorded), recorded
         check_scales(self._current.control, self._sides.strong.control, *self._place(schedule))
         self._now = {}
+        self._contexts.next_step()
         x = self._sampling.advance(i, self._received(recorded.sample, schedule.scales[i]))
         self._watch.add(i, "the sampling part", x)
         self.run.num_steps += 1
@@ -100,6 +103,7 @@ class HostedCall:
     def close(self) -> None:
         """Leaves the networks as they were before the call; to be called whatever became of it."""
         self._switches.close()
+        self._contexts.close()
 
     def _restart(self) -> None:
         """Ends a schedule after which the pipeline sets its timesteps anew (videos made section by section)."""
@@ -236,7 +240,7 @@ class HostedCall:
 
         def predict(x: Tensor, level: Level) -> Tensor:
             now = self._at_step(side)
-            return self._predictions(now, [now.guidance], x, level)[0]
+            return self._predictions(side, now, [now.guidance], x, level)[0]
 
         return predict
 
@@ -250,7 +254,7 @@ class HostedCall:
         assert self._schedule is not None and self.cross_latent is not None
         now, path = self._at_step(self._sides.reflector), self._schedule.path
         scale = self._at_step(self._sides.strong).guidance
-        sampling, strong = self._predictions(now, [scale, now.guidance], x, level)
+        sampling, strong = self._predictions(self._sides.reflector, now, [scale, now.guidance], x, level)
         gap = self.cross_latent.gap(x, level, strong, self._denoiser(self._sides.reflector))
         return sampling, None if gap is None else gap * path.native_gap(level)
 
@@ -274,15 +278,15 @@ class HostedCall:
         alike = weak_side is not strong  # the control costs what a pair does
         one_batch = alike and in_one_batch(strong, weak_side, now, weak, ours)
         if not one_batch and not (alike and weak_side.differs_in_guidance_alone(strong)):
-            good = self._predictions(now, ours, x, level)
+            good = self._predictions(strong, now, ours, x, level)
             theirs = [weak.guidance] if alike else ours  # the same rows, or rounding would be a gap
-            return [*good, self._predictions(weak, theirs, x, level)[-1]]
+            return [*good, self._predictions(weak_side, weak, theirs, x, level)[-1]]
         model, latent = (side_by_side(now, weak, x, ours), torch.cat([x, x])) if one_batch else (now, x)
-        *good, bad = self._predictions(model, [*ours, weak.guidance], latent, level, evaluations=2)
+        *good, bad = self._predictions(strong, model, [*ours, weak.guidance], latent, level, evaluations=2)
         return [*(each[: len(x)] for each in good), bad[-len(x) :]]
 
     def _predictions(
-        self, now: Resolved, guidances: Sequence[float], x: Tensor, level: Level, *, evaluations: int = 1
+        self, side: Side, now: Resolved, guidances: Sequence[float], x: Tensor, level: Level, *, evaluations: int = 1
     ) -> list[Tensor]:
         """The path's native predictions of a side, one for each guidance."""
         if now.levels is not None:
@@ -294,10 +298,12 @@ class HostedCall:
             timestep = torch.tensor(told, dtype=torch.float32).to(now.conditioning.timestep.device)
             there = replace(now, conditioning=now.conditioning.at(timestep, dtype), levels=None)
             passed = trained.passed(x, level, near)
-            made = self._predictions(there, guidances, passed, near, evaluations=evaluations)
+            made = self._predictions(side, there, guidances, passed, near, evaluations=evaluations)
             return [trained.answer(each, x, level, near, path) for each in made]
+        named = partial(self._contexts.named, self._contexts.visit(id(side), evaluations))
+        counter = self.run._counter
         with self._switches.in_force(now.network, by_sample(now, guidances, x)):
-            outputs = predict_each(now.conditioning, x, guidances, counter=self.run._counter, network=now.network)
+            outputs = predict_each(now.conditioning, x, guidances, counter=counter, network=now.network, named=named)
         for _ in range(evaluations):
             self._sampling.evaluated()
         return [to_native(now.prediction, output.to(x.dtype), x, level) for output in outputs]

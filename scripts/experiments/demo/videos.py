@@ -175,7 +175,7 @@ def generate(
     elif weak in PRECISIONS:
         weak = ModelSpec(precision=weak)
     elif weak is not None and weak.startswith(RANK):
-        weak = ModelSpec(loras={weak: 1.0})
+        weak = ModelSpec(loras=((weak, 1.0),))
     selection = None
     if method.reward is not None:
         selection = Selection(reward_called(method.reward), frames=world.NUM_FRAMES)
