@@ -10,7 +10,7 @@ from typing import Any
 
 from w2sd_video.latents.spaces import LatentSpace
 from w2sd_video.loading.describe import NETWORKS, WEIGHTED, Description, Weights, describe, named
-from w2sd_video.loading.files import FAMILIES, family_of, is_hub_id, read_json, read_safetensors_header
+from w2sd_video.loading.files import FAMILIES, GGUF, family_of, is_hub_id, read_json, read_safetensors_header
 from w2sd_video.loading.fingerprints import Fingerprint, fingerprint
 from w2sd_video.loading.pipeline_families import makes_videos
 
@@ -59,8 +59,9 @@ class Side:
         return LatentSpace(self.parts.get("vae"), self.parts.get("scheduler"), lambda: self.fingerprint("vae"))
 
     def fingerprint(self, part: str) -> Fingerprint | None:
-        """The fingerprint of a part's weights, None where they are not here (or are pickles)."""
-        return _fingerprint(self.weights[part]) if part in self.weights else None
+        """The fingerprint of a part's weights, None where they are not here, or are not compared (pickles, GGUF)."""
+        known = part in self.weights and not any(path.suffix == GGUF for path in self.weights[part].files)
+        return _fingerprint(self.weights[part]) if known else None
 
 
 @cache

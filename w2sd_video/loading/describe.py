@@ -14,6 +14,7 @@ from w2sd_video.latents import noise_levels
 from w2sd_video.latents.spaces import IMAGE_VAES, LatentSpace, cell_of
 from w2sd_video.loading.files import (
     FAMILIES,
+    GGUF,
     LDM_UNET,
     LDM_VAE,
     PICKLES,
@@ -28,6 +29,7 @@ from w2sd_video.loading.files import (
     read_safetensors_header,
     weight_files,
 )
+from w2sd_video.loading.gguf_files import read_gguf_header
 from w2sd_video.loading.pipeline_families import (
     FROM_TEXT,
     PipelineFamily,
@@ -72,7 +74,7 @@ class Weights:
 
     @property
     def header(self) -> dict[str, TensorInfo]:
-        read = (read_safetensors_header(file) for file in self.files)
+        read = (read_gguf_header(file) if file.suffix == GGUF else read_safetensors_header(file) for file in self.files)
         return {name: tensor for each in read for name, tensor in each.items() if name.startswith(self.prefix)}
 
 
@@ -433,9 +435,15 @@ def _check_installed(config: Mapping[str, Any], place: Path) -> None:
     if not settings:
         return
     method = str(settings.get("quant_method", "?") if isinstance(settings, Mapping) else settings)
+    check_package(method, place)
+
+
+def check_package(method: str, place: Path) -> None:
+    """Raises `UserError` for weights quantised by a method whose package is not here."""
     package = next((package for start, package in QUANTISERS.items() if method.startswith(start)), None)
     if package is None or find_spec(package) is None:
-        remedy = "" if package is None else f"pip install {package}, or "
+        installed = {"optimum": "optimum-quanto"}.get(str(package), package)
+        remedy = "" if package is None else f"pip install {installed}, or "
         raise UserError(f"{place} holds weights quantised by {method}; {remedy}give weights in 16 or 32 bits")
 
 
@@ -461,10 +469,14 @@ def describe_file(
     if path.suffix == ".safetensors":
         header = read_safetensors_header(path)
         family = family_of(header, path)
+    elif path.suffix == GGUF:
+        header = read_gguf_header(path)
+        family = family_of(header, path)
+        check_package("gguf", path)
     elif not (path.suffix in PICKLES and allow_pickle):
         kind = "a pickle, which can run code when opened" if path.suffix in PICKLES else f"a {path.suffix!r} file"
         raise UserError(
-            f"the {role} side {given} is {kind}; give a .safetensors file (convert it), or a folder"
+            f"the {role} side {given} is {kind}; give a .safetensors or .gguf file (convert it), or a folder"
             + (", or allow pickles if you trust where it came from" if path.suffix in PICKLES else "")
         )
     if config is None:

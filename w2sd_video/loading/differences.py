@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vbench_eval.files import write_bytes
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import TEXT_ENCODERS, Description, Weights
-from w2sd_video.loading.files import LDM_UNET
+from w2sd_video.loading.files import GGUF, LDM_UNET
 from w2sd_video.loading.fingerprints import WIDTHS, fingerprint, same_weights
 from w2sd_video.loading.rehearsal import check_networks
 
@@ -104,6 +104,8 @@ def check_sides(strong: Description, weak: Description) -> str:
             )
         if "quantization_config" in config:
             raise UserError(f"the {role} side {side.given} is quantised; give it in 16 or 32 bits")
+        if any(path.suffix == GGUF for path in weights.files):
+            raise UserError(f"the {role} side {side.given} is a GGUF file; give it in 16 or 32 bits")
         if side.kind == "file" and part == "transformer":
             raise UserError(
                 f"the {role} side {side.given} is a single file of Flux; give a folder of diffusers' layout"

@@ -17,6 +17,7 @@ from vbench_eval.network import may_fetch
 from w2sd_video.errors import UserError
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+GGUF = ".gguf"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # The original layouts of single files: SDXL and SD 1.5 share the prefixes; Flux has them or not.
 LDM_UNET = "model.diffusion_model."
@@ -69,7 +70,7 @@ class TensorInfo:
 def is_hub_id(given: str) -> bool:
     """Whether a name that is no path here can be a repository of the hub (owner/name)."""
     path = Path(given).expanduser()
-    suffixed = path.suffix in (".safetensors", *PICKLES)
+    suffixed = path.suffix in (".safetensors", GGUF, *PICKLES)
     return bool(HUB_ID.fullmatch(given)) and not suffixed and not path.exists() and not path.parent.is_dir()
 
 

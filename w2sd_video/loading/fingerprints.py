@@ -20,8 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import Weights
-from w2sd_video.loading.files import read_safetensors_header
+from w2sd_video.loading.files import GGUF, read_safetensors_header
 
 BLOCKS, BLOCK = 16, 4096  # of a tensor, values that are looked at: all of up to 65 536, else 16 runs of 4096
 KEPT = 64  # of these, values that are compared as numbers
@@ -69,6 +70,8 @@ def fingerprint(weights: Weights) -> Fingerprint:
     """
     tensors = {}
     for path in weights.files:
+        if path.suffix == GGUF:
+            raise UserError(f"{path} is a GGUF file, whose weights are not compared; give it in 16 or 32 bits")
         read_safetensors_header(path)  # refuses what is cut short
         # Offsets are read here: safetensors' own reader gives rows or whole tensors, and numpy has no bfloat16.
         with path.open("rb") as file:

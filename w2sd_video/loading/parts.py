@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    GGUFQuantizationConfig,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -28,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from vbench_eval.network import hub_file
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import Description
-from w2sd_video.loading.files import LDM_UNET, TensorInfo, is_hub_id, local_only, read_json, weight_files
+from w2sd_video.loading.files import GGUF, LDM_UNET, TensorInfo, is_hub_id, local_only, read_json, weight_files
 from w2sd_video.loading.tokenizing import check_vocabulary
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
@@ -143,6 +144,16 @@ def check_header(kind: Any, config: dict[str, Any], header: Mapping[str, TensorI
             raise UserError(f"the {part} of {name} {problem.format(len(found))}: {first_of(found)}; {remedy}")
 
 
+def check_device(config: Mapping[str, Any], name: str) -> None:
+    """Raises `UserError` for a quantised network that this machine has no device for."""
+    method = str((config.get("quantization_config") or {}).get("quant_method", ""))
+    if method.startswith("bitsandbytes") and not torch.cuda.is_available():
+        raise UserError(
+            f"{name} holds weights quantised by {method}, which diffusers runs on a GPU alone, and there is none here; "
+            "give weights in 16 or 32 bits (--weak-precision nf4 makes such a weak side of them)"
+        )
+
+
 def check_all_used(files: Description, module: nn.Module, part: str) -> None:
     """Raises `UserError` for tensors of a single file's network that diffusers would drop without a word, as the config
     does not describe them.
@@ -212,10 +223,16 @@ class Source:
         return self._from_file(kind, part, dtype) if single else self._from_folder(kind, part, dtype, settings)
 
     def _from_file(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
-        place = {"config": self.place, "local_files_only": local_only(self.place)}
+        place: dict[str, Any] = {"config": self.place, "local_files_only": local_only(self.place)}
+        described = None
+        if self.description.path is not None and self.description.path.suffix == GGUF:
+            place["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
+            # What is packed has other sizes than its config describes.
+            described = without_values(kind, self.config(part) or {}, self.name, part)
         with reading(self.name, part):
             module = kind.from_single_file(str(self.description.path), subfolder=part, dtype=dtype, **place)
-        check_all_used(self.description, check_complete(module, self.name, part), part)
+        check_complete(module, self.name, part)
+        check_all_used(self.description, described or module, part)
         return module
 
     def _from_folder(self, kind: Any, part: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
@@ -232,7 +249,10 @@ class Source:
             variants = ["fp16", None]
         name = self.name if self.description.kind != "file" else self.place
         weights, config = (None, None) if part not in NETWORKS else (self.description.weights(part), self.config(part))
-        if weights is not None and config is not None and "quantization_config" not in config:
+        quantised = config is not None and bool(config.get("quantization_config"))
+        if config is not None and quantised:
+            check_device(config, name)
+        elif weights is not None and config is not None:
             check_header(kind, config, weights.header, name, part)
         for variant in variants:
             with reading(name, part):
@@ -251,6 +271,11 @@ class Source:
                         raise
                     continue
             surplus = info.get("unexpected_keys") or ()
+            if quantised and weights is not None:  # a tensor may be there as several, named after it
+                held = {key.rpartition(".")[0] for key in weights.header}
+                info["missing_keys"] = [key for key in info.get("missing_keys") or () if key not in held]
+                known = set(module.state_dict())
+                surplus = [key for key in surplus if key.rpartition(".")[0] not in known]
             if surplus and part in NETWORKS:
                 raise UserError(
                     f"the {part} of {name} holds {len(surplus)} tensors that its config has no place for: "

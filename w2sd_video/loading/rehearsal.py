@@ -26,7 +26,14 @@ from w2sd_video.loading.describe import Description
 from w2sd_video.loading.files import FAMILIES, TensorInfo
 from w2sd_video.loading.loras import check_lora
 from w2sd_video.loading.pair_description import PairDescription
-from w2sd_video.loading.parts import check_all_used, check_header, check_none_missing, reading, without_values
+from w2sd_video.loading.parts import (
+    check_all_used,
+    check_device,
+    check_header,
+    check_none_missing,
+    reading,
+    without_values,
+)
 from w2sd_video.loading.pipelines import chosen_scheduler, class_of, motion_scheduler, reflectable_scheduler
 
 OTHERS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -45,6 +52,8 @@ def check_networks(files: Description) -> dict[str, nn.Module]:
     found = {}
     for part in PARTS:
         weights, config = files.weights(part), files.part(part)
+        if config is not None and config.get("quantization_config"):
+            check_device(config, files.given)
         if weights is None or config is None or "quantization_config" in config:
             continue
         single = files.kind == "file" and part not in files.lacking
