@@ -22,11 +22,11 @@ from tests.support import disk_pairs, tiny
 from tests.support.layouts import flux_to_original
 from w2sd_video import reflected
 from w2sd_video.errors import UserError
-from w2sd_video.loading import describe as describing
+from w2sd_video.loading import quantised_files
 from w2sd_video.loading.describe import describe
-from w2sd_video.loading.gguf_files import read_gguf_header
 from w2sd_video.loading.parts import Source, check_device
 from w2sd_video.loading.pipelines import load_pipeline
+from w2sd_video.loading.quantised_files import check_package, read_gguf_header
 
 Q8_0 = 8
 
@@ -62,7 +62,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every package were there, up to its use."""
-    monkeypatch.setattr(describing, "find_spec", lambda name: name)
+    monkeypatch.setattr(quantised_files, "find_spec", lambda name: name)
 
 
 def test_a_gguf_header_has_names_and_shapes_and_is_checked_against_the_file(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_gguf_header_has_names_and_shapes_and_is_checked_against_the_file(tmp_
 def test_a_missing_package_or_gpu_is_named_before_anything_is_loaded(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(describing, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantised_files, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"flux\.gguf holds weights quantised by gguf; pip install gguf, or"):
         describe(str(disk / "flux.gguf"), "weak", config=str(disk / "flux"))
     for method, package in (
@@ -99,7 +99,7 @@ def test_a_missing_package_or_gpu_is_named_before_anything_is_loaded(
         ("bitsandbytes_4bit", "bitsandbytes"),
     ):
         with pytest.raises(UserError, match=f"quantised by {method}; pip install {package}"):
-            describing.check_package(method, tmp_path)
+            check_package(method, tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"on a GPU alone, and there is none.*--weak-precision nf4"):
         check_device({"quantization_config": {"quant_method": "bitsandbytes"}}, "x")

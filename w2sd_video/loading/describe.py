@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from w2sd_video.loading.files import (
     read_safetensors_header,
     weight_files,
 )
-from w2sd_video.loading.gguf_files import read_gguf_header
 from w2sd_video.loading.pipeline_families import (
     FROM_TEXT,
     PipelineFamily,
@@ -37,6 +35,7 @@ from w2sd_video.loading.pipeline_families import (
     makes_videos,
     start_of_class,
 )
+from w2sd_video.loading.quantised_files import check_installed, check_package, read_gguf_header
 
 # The parts of a pipeline that hold weights; whatever else a model_index.json names is settings, or left out.
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
@@ -56,7 +55,6 @@ FAMILY_CLASSES = {  # whose folders hold the configs of a single file of a famil
     "flux": ("FluxPipeline",),
 }
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-QUANTISERS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "optimum", "gguf": "gguf"}
 FLUX_SAMPLE_SIZE = 128  # cells; diffusers has it in code, not in a config
 
 
@@ -350,7 +348,7 @@ def _describe_network(given: str, path: Path, role: str, classes: tuple[str, ...
     config = read_json(folder / "config.json")
     if (name := config.get("_class_name")) not in classes:
         raise UserError(f"the {role} folder {folder} holds a {name}; allowed: {' or '.join(classes)}")
-    _check_installed(config, folder)
+    check_installed(config, folder)
     check_weights(folder, f"the {role} folder", allow_pickle)
     return Description(given, "network", folder)
 
@@ -402,7 +400,7 @@ def _check_folder(files: Description, role: str, allow_pickle: bool) -> None:
     for part in ("vae", "unet", "transformer", "scheduler"):
         if named(files.index, part) and files.part(part) is None:
             raise UserError(f"the {role} folder {folder / part} has no config; download the folder again")
-        _check_installed(files.part(part) or {}, folder / part)
+        check_installed(files.part(part) or {}, folder / part)
     for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         there = [name for name in TOKENIZER_FILES if (folder / part / name).is_file()]
         if named(files.index, part) and not there:
@@ -427,24 +425,6 @@ def named(index: Mapping[str, Any], part: str) -> bool:
     """Whether a model_index.json has this part."""
     entry = index.get(part)
     return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
-
-
-def _check_installed(config: Mapping[str, Any], place: Path) -> None:
-    """Raises `UserError` for a network quantised by a package that is not here."""
-    settings = config.get("quantization_config")
-    if not settings:
-        return
-    method = str(settings.get("quant_method", "?") if isinstance(settings, Mapping) else settings)
-    check_package(method, place)
-
-
-def check_package(method: str, place: Path) -> None:
-    """Raises `UserError` for weights quantised by a method whose package is not here."""
-    package = next((package for start, package in QUANTISERS.items() if method.startswith(start)), None)
-    if package is None or find_spec(package) is None:
-        installed = {"optimum": "optimum-quanto"}.get(str(package), package)
-        remedy = "" if package is None else f"pip install {installed}, or "
-        raise UserError(f"{place} holds weights quantised by {method}; {remedy}give weights in 16 or 32 bits")
 
 
 def _check_first_layer(files: Description, folder: Path) -> None:

@@ -1,18 +1,21 @@
-"""GGUF files by their headers: the names, shapes and types of their tensors (imports no torch, needs no package).
+"""Quantised checkpoints by their headers: which package they need, and what GGUF files hold (imports no torch).
 
-The layout is ggml's: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+The layout of GGUF is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, version 2 or 3, little-endian.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import TensorInfo
 
+QUANTISERS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "optimum", "gguf": "gguf"}
 # By ggml's number: the name of a type, and how many bytes hold how many numbers.
 TYPES = {
     0: ("F32", 4, 1),
@@ -32,6 +35,24 @@ TYPES = {
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of values in the metadata, by type
 STRING, LIST = 8, 9
 MOST = 1_000_000  # tensors, entries, characters: more is a damaged file
+
+
+def check_installed(config: Mapping[str, Any], place: Path) -> None:
+    """Raises `UserError` for a network quantised by a package that is not here."""
+    settings = config.get("quantization_config")
+    if not settings:
+        return
+    method = str(settings.get("quant_method", "?") if isinstance(settings, Mapping) else settings)
+    check_package(method, place)
+
+
+def check_package(method: str, place: Path) -> None:
+    """Raises `UserError` for weights quantised by a method whose package is not here."""
+    package = next((package for start, package in QUANTISERS.items() if method.startswith(start)), None)
+    if package is None or find_spec(package) is None:
+        installed = {"optimum": "optimum-quanto"}.get(str(package), package)
+        remedy = "" if package is None else f"pip install {installed}, or "
+        raise UserError(f"{place} holds weights quantised by {method}; {remedy}give weights in 16 or 32 bits")
 
 
 def read_gguf_header(path: Path) -> dict[str, TensorInfo]:
