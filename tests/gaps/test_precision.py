@@ -13,6 +13,8 @@ from tests.support import tiny
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.precision import BITS, GROUP, NF4, find_precision, rounded
+from w2sd_video.loading.placement import kept_in_fp8
+from w2sd_video.loading.sharing import share_equal_tensors, unique_bytes
 
 FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sdxl": (tiny.sdxl, tiny.IMAGE_CALL),
@@ -112,3 +114,24 @@ def test_what_cannot_be_rounded_is_refused() -> None:
         switch.check("int4")
     with pytest.raises(UserError, match="no linear and no convolution layer"):
         find_precision(nn.Identity())
+
+
+@torch.no_grad()
+def test_networks_kept_in_fp8_are_sides_of_half_the_bytes() -> None:
+    """The predictions are those of the rounded weights; what both sides share is kept once, and 4 bits are a gap."""
+    pipe, plain = tiny.sdxl(), tiny.sdxl()
+    weak = tiny.sdxl_unet(2)
+    share_equal_tensors(pipe.unet, weak)
+    before = unique_bytes(pipe.unet, weak)
+    kept_in_fp8([pipe.unet, weak, pipe.unet])
+    assert 0.25 <= unique_bytes(pipe.unet, weak) / before < 0.35  # a byte for four, norms as they are
+    for module in plain.unet.modules():
+        if isinstance(module, LAYERS):
+            module.weight.copy_(rounded(module.weight, "fp8").weight(module.weight))
+    near, own = call(pipe, tiny.IMAGE_CALL), call(plain, tiny.IMAGE_CALL)
+    assert (near - own).abs().max() < 0.05 * own.abs().max()
+    for other in (weak, ModelSpec(precision="int4")):
+        with reflected(pipe, other, num_reflections=2) as run:
+            call(pipe, tiny.IMAGE_CALL)
+        assert min(run.gaps) > 0
+    assert torch.equal(call(pipe, tiny.IMAGE_CALL), near)

@@ -40,6 +40,7 @@ from w2sd_video.loading.placement import (
     compile_networks,
     encoded_prompts,
     free_text_encoders,
+    kept_in_fp8,
     peak_memory,
     place,
 )
@@ -343,6 +344,8 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
         quiet=not run.bars,
     )
     strong, weak = (_equipped(plan, role, pipes[role], run) if role in pipes else None for role in ("strong", "weak"))
+    if plan.fp8:
+        kept_in_fp8(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
     loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
     note_cut_texts((strong, weak), plan, run.prompts, run.note)
     _place(loaded, run.prompts)

@@ -329,6 +329,9 @@ OPTIONS: tuple[Option, ...] = (
         ("host_memory", memory_size, "likewise, beside the GPU", {"families": SAMPLED, "metavar": "SIZE"}),
         ("compile", bool, "compile the networks' blocks; pays off over many videos or pictures",
          {"families": SAMPLED, "default": False}),
+        ("fp8", bool, "keep the networks' weights in fp8 and cast them layer by layer as they compute: half the memory "
+         "of 16 bits, and the rounding of fp8 (files that are plain fp8 lose nothing)", {"families": ("video", "image"),
+         "default": False}),
         ("tiled", bool, "VAEs work in tiles: less memory, slower", {"families": ("bridge", *FIT), "default": False}),
         ("batch", int, "how many are made together (default: 16)", {"families": ("moe",), "metavar": "B", "low": 1,
          "high": 65536}),

@@ -110,6 +110,7 @@ class Plan:
     batch: int = 1
     shown: int | None = None
     compile: bool = False
+    fp8: bool = False
     allow_pickle: bool = False
     embedded: bool = False
     files: PairDescription | None = None
@@ -243,6 +244,7 @@ class Plan:
             "width": self.width,
             **frames,
             **({"compile": True} if self.compile else {}),
+            **({"fp8": True} if self.fp8 else {}),
             "max_sequence_length": self.max_sequence_length,
             **({} if self.start is None else self.start.settings()),
             "seed": self.seed,

@@ -264,6 +264,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         memory=request.memory,
         machine=Machine(request.get("gpu_memory"), request.get("host_memory")),
         compile=request.compile,
+        fp8=request.fp8,
         allow_pickle=request.allow_pickle,
         embedded=bool(files.is_flux) if described.pipelines is None else described.pipelines.embedded,
         files=described.sides,
