@@ -1,9 +1,9 @@
 """Measure step caches and compiled blocks under a reflection: python scripts/benchmark_caches.py [--quick] [--compile]
 
 The bundled Flux makes pictures with a gap of guidance (1 over 0), T 28, lambda 10, paper mode, with diffusers' step
-caches at several settings. Printed: the share of transformer blocks that were run, seconds a picture, how far the
-pictures are from those without a cache (norm of the difference of the latents, over that between W2SD and plain
-sampling), and the share that the oracle reads as the caption says. Plain sampling with the same caches stands beside.
+caches at several settings. Printed: the share of linear layers that were run, seconds a picture, the share that the
+oracle reads as the caption says, and how far the pictures are from those without a cache (norm of the difference of the
+latents, over that between W2SD and plain sampling). Plain sampling with the same caches stands beside.
 """
 
 import argparse
