@@ -14,7 +14,7 @@ from bridges.pixel.fitting import fit_from_pictures
 from bridges.pixel.mapped import Mapped, cell_ratio
 from bridges.pixel.noise_maps import NoiseMap, noise_map_of
 from bridges.pixel.presets import NOISE_MAP
-from bridges.pixel.settings import UNEXPLAINED
+from bridges.pixel.settings import UNEXPLAINED, UNRELATED
 from w2sd_video.commands.plan import Plan
 from w2sd_video.errors import UserError
 from w2sd_video.latents.codecs import Codec, same_space
@@ -93,6 +93,8 @@ class Fit:
         if residual is not None and residual > UNEXPLAINED:
             why = "so noise is paired" if self.paired else "too much to carry noise: --noise-map paired needs no map"
             unexplained += f", more than {UNEXPLAINED:.0%}, {why}"
+        if residual is not None and residual > UNRELATED:
+            unexplained += f"; above {UNRELATED:.0%} nothing was gained where it was measured: compare with zero-gap"
         return f"{'noise' if self.paired else 'noise map'}: {self.origin}{unexplained}"
 
     def chosen(self, draws: int) -> Fit:

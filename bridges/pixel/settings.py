@@ -9,6 +9,7 @@ from typing import Any
 DRAWS = 2  # of paired noise: the second is the first turned round
 UNEXPLAINED = 0.2  # by the best linear map, of the weak side's variance; above it noise is paired and not mapped
 
+UNRELATED = 0.5  # likewise: above it nothing was gained where it was measured, with a map or in pairs
 WEAK_VIDEO = (
     "through pixels the weak side must be an image pipeline, which sees a video frame by frame: a video model would "
     "have to answer a whole still video for every picture; give the image model that it is built on, or another one"

@@ -346,11 +346,13 @@ def test_auto_takes_pairs_where_the_best_map_explains_too_little_and_says_why(
 
 
 def test_what_a_map_leaves_unexplained_says_whether_it_can_carry_noise() -> None:
-    few, many = (
-        choosing.Fit(Mapped(torch.eye(2), scale=1.0, residual=share), "fitted to 9 pictures") for share in (0.1, 0.5)
+    few, many, most = (
+        choosing.Fit(Mapped(torch.eye(2), scale=1.0, residual=share), "fitted") for share in (0.1, 0.4, 0.6)
     )
     assert few.sentence().endswith("leaves 10.0% of the weak side's variance unexplained")
-    assert "50.0%" in many.sentence() and many.sentence().endswith("--noise-map paired needs no map")
+    assert many.sentence().endswith("40.0% of the weak side's variance unexplained, more than 20%, too much to carry "
+                                    "noise: --noise-map paired needs no map")  # fmt: skip
+    assert "so noise is paired; above 50% nothing was gained" in most.chosen(2).sentence()
     assert many.chosen(2).paired and not few.chosen(2).paired and not many.chosen(0).paired
 
 

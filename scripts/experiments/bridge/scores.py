@@ -77,7 +77,6 @@ METHODS: Mapping[str, Method] = {
     "control": Method("that SDXL by itself", sampled="control"),
     "swapped": Method("swapped roles (SDXL strong, Flux weak)", sampled="weak", partner="strong"),
     "paired": PAIRED,
-    "paired-strength-1": Method("W2SD in pairs, K 2, strength 1", partner="weak", noise_map="paired"),
     "paired-4": Method("W2SD in pairs, K 4", partner="weak", noise_map="paired", strength=CHOSEN, draws=4),
     "paired-zero-gap": Method("zero-gap, in pairs", partner="zero-gap", noise_map="paired", strength=CHOSEN),
     "paired-equal-bias": Method(
@@ -87,6 +86,13 @@ METHODS: Mapping[str, Method] = {
         "swapped roles, in pairs", sampled="weak", partner="strong", noise_map="paired", strength=CHOSEN
     ),
     "strong-equal-paired": Method("strong, equal evaluations of pairs (T 78)", steps=STEPS + 5 * REFLECTIONS),
+    "paired-strength-1": replace(PAIRED, label="in pairs, K 2, strength 1", strength=1.0),
+    "paired-zero-gap-strength-1": replace(
+        PAIRED, label="zero-gap, in pairs, strength 1", partner="zero-gap", strength=1.0
+    ),
+    "paired-equal-bias-strength-1": replace(
+        PAIRED, label="an SDXL of the strong's bias, in pairs, strength 1", partner="control", strength=1.0
+    ),
     "paired-1": replace(PAIRED, label="in pairs, K 1", draws=1),
     "paired-lambda-5": replace(PAIRED, label="in pairs, K 2, lambda 5", num_reflections=5),
     "paired-every-2": replace(PAIRED, label="in pairs, K 2, every second step reflected", every=2),
