@@ -79,7 +79,7 @@ def read_total(paths: Iterable[str | Path]) -> Total:
     sources: dict[str, str] = {}
     doubts: dict[str, None] = {}
     for path in map(Path, paths):
-        for source, data, report in _files(path):
+        for source, data, report in result_files(path):
             for key, value in data.items():
                 name = key.replace(" ", "_")
                 found = value if isinstance(value, list) and value else [value]
@@ -111,14 +111,14 @@ def write_total(total: Total, folder: Path, name: str) -> list[Path]:
     return [path, archive]
 
 
-def _files(path: Path) -> Iterable[tuple[str, dict[str, Any], Mapping[str, Any] | None]]:
+def result_files(path: Path) -> Iterable[tuple[str, dict[str, Any], Mapping[str, Any] | None]]:
     """Yields each result file's name, content and, where it lies beside it, our report of the same run."""
     if path.is_dir():
         inside = sorted(path.glob(f"*{EVAL_SUFFIX}"))
         if not inside:
             raise UserError(f"folder {path} holds no *{EVAL_SUFFIX}; {REMEDY}")
         for file in inside:
-            yield from _files(file)
+            yield from result_files(file)
         return
     data = read_bytes(path, "results")
     if path.suffix.lower() == ".zip":
@@ -164,6 +164,9 @@ def _doubts(source: str, data: Mapping[str, Any], report: Mapping[str, Any] | No
         yield f"{source} was measured with the profile {profile}"
     if report.get("mode") not in (None, "vbench_standard"):
         yield f"{source} was measured in mode {report['mode']}, not each dimension on its own prompts of the suite"
+    stamp = report.get("stamp")
+    if isinstance(stamp, dict) and stamp.get("long"):
+        yield f"{source} was measured over clips (--long)"
     check = report.get("completeness")
     if isinstance(check, dict) and check.get("missing"):
         yield f"{source} lacks {len(check['missing'])} of {check.get('expected')} videos"

@@ -80,6 +80,7 @@ def test_what_is_missing_makes_it_partial_and_is_named(tmp_path, capsys):
         ({"profile": "vbench", "mode": "custom_input"}, {}, "in mode custom_input"),
         ({"profile": "vbench", "completeness": {"missing": ["x"], "expected": 5}}, {}, "lacks 1 of 5 videos"),
         ({}, {"backbone": "proxy:flow_dynamic"}, "color of .* is a proxy's"),
+        ({"profile": "vbench", "stamp": {"long": "clips"}}, {}, r"over clips \(--long\)"),
     ],
 )
 def test_numbers_that_are_not_vbenchs_never_make_it_official(tmp_path, report, entry, said):
@@ -121,3 +122,33 @@ def test_two_numbers_for_one_dimension_are_refused_and_equal_ones_are_one(tmp_pa
     (tmp_path / "bad.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match="zip file"):
         read_total([tmp_path / "bad.zip"])
+
+
+VBENCH_2 = {  # by category, as VBench-2.0's script lists them
+    "creativity": "Composition Diversity",
+    "commonsense": "Instance_Preservation Motion_Rationality",
+    "controllability": "Camera_Motion Complex_Landscape Complex_Plot Dynamic_Attribute Dynamic_Spatial_Relationship "
+    "Human_Interaction Motion_Order_Understanding",
+    "human fidelity": "Human_Anatomy Human_Clothes Human_Identity",
+    "physics": "Material Mechanics Multi-View_Consistency Thermotics",
+}
+
+
+def test_vbench_2s_total_is_the_mean_of_its_categories_and_says_what_is_missing(tmp_path, capsys):
+    draw = random.Random(4)
+    values = {name: draw.random() for names in VBENCH_2.values() for name in names.split()}
+    path = write(tmp_path / "a_eval_results.json", {name.replace("_", " "): value for name, value in values.items()})
+    assert main(["total", "--suite", "vbench-2.0", str(path), "--format", "json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    means = {kind: sum(values[n] for n in names.split()) / len(names.split()) for kind, names in VBENCH_2.items()}
+    for kind, mean in means.items():
+        assert scores[kind]["value"] == pytest.approx(mean, abs=1e-12) and scores[kind]["complete"]
+    assert scores["total"]["value"] == pytest.approx(sum(means.values()) / 5, abs=1e-12)
+    part = write(tmp_path / "part" / "b_eval_results.json", {"Diversity": 0.25, "color": 0.5})
+    assert main(["total", "--suite", "vbench-2.0", str(part)]) == 1
+    said = capsys.readouterr().out
+    assert "creativity score over 1 of 2 (partial): 25.00" in said and "missing: Composition, Instance" in said
+    for content in ({"color": 0.5}, {"Diversity": 25.0}):
+        bad = write(tmp_path / "bad" / "c_eval_results.json", content)
+        assert main(["total", "--suite", "vbench-2.0", str(bad)]) == 2
+        assert "VBench-2.0" in capsys.readouterr().err
