@@ -139,9 +139,10 @@ class ActionRecogniser(Backbone, Shrinking, Protocol):
 
 @runtime_checkable
 class Captioner(Backbone, Shrinking, Protocol):
-    """Pictures, `num_frames` of a video, to captions (Tag2Text)."""
+    """Pictures, `num_frames` of a video, to captions (Tag2Text); it looks at squares of `side` pixels."""
 
     num_frames: int
+    side: int
 
     def captions(self, frames: Tensor) -> list[str]:
         """Returns a caption for each of some shrunk frames `[T, h, w, 3]`, uint8 RGB, each by itself."""

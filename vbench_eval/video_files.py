@@ -9,9 +9,10 @@ untagged and tagged BT.601 or BT.709, limited and full range, turned or not. Of 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,38 @@ def _frames(path: str) -> Iterator[NDArray[np.uint8]]:
                 raise VideoError(f"its frame {index} is damaged")
             check_size(frame.height, frame.width)  # it may change on the way
             yield upright(frame)
+
+
+def scaled_frames(path: str | Path, places: Sequence[int], side: int) -> NDArray[np.uint8]:
+    """Returns the frames at these places as `[places, side, side, 3]`, uint8 RGB, whatever their shape, as decord (0.6)
+    scales them to the same bits: by swscale's bilinear filter, from the file's own colours. Decodes the file anew.
+    """
+    import numpy as np
+    from av.filter import Graph
+
+    found: dict[int, NDArray[np.uint8]] = {}
+    with _opened(str(path)) as container:
+        stream = _video_stream(container)
+        graph = Graph()
+        nodes = [
+            graph.add_buffer(template=stream),
+            graph.add("scale", f"{side}:{side}:flags=bilinear"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        for first, second in pairwise(nodes):
+            first.link_to(second)
+        graph.configure()
+        for index, frame in enumerate(container.decode(stream)):
+            if index in places:
+                turns = _quarter_turns(frame)
+                graph.push(frame)
+                found[index] = np.rot90(graph.pull().to_ndarray(), turns)
+            if len(found) == len(set(places)):
+                break
+    if lacking := sorted(set(places) - set(found)):
+        raise VideoError(f"its frame {lacking[0]} is not there when it is read again")
+    return np.stack([found[place] for place in places])
 
 
 def upright(frame: Any) -> NDArray[np.uint8]:

@@ -10,16 +10,23 @@ import pytest
 import torch
 
 from tests.support.vbench_backbones import DAMAGES, Stub, damaged, info, measure, noise, number_of, numbered
+from tests.support.vbench_files import patterned, write_video
 from vbench_eval.backbones.bert import BertSizes, WordPieces, beam_search, read_vocabulary
 from vbench_eval.backbones.tag2text import PROMPT, Tag2Text, Tag2TextSizes, load_tag2text, own_names, read_tags
+from vbench_eval.dimensions import build
+from vbench_eval.dimensions.semantic import middle_frames
 from vbench_eval.errors import UserError
-from vbench_eval.video_info import About
+from vbench_eval.one_pass import measure as one_pass
+from vbench_eval.profiles import get_profile
+from vbench_eval.video_files import scaled_frames
+from vbench_eval.video_info import About, VideoError
+from vbench_eval.videos import open_video
 
 SCENE = About("a beach, oil painting", {"scene": {"scene": "tropical beach"}})
 
 
 class Told(Stub):
-    num_frames = 16
+    num_frames, side = 16, 8
 
     def __init__(self, captions: dict[int, str]) -> None:
         self.told = captions
@@ -48,6 +55,35 @@ def test_a_caption_must_have_every_word_of_the_scene(profile, captions, right, s
     measured = measure("scene", numbered(33), network, profile=profile, about=replace(info(), about=SCENE), cuts=[5])
     assert measured.value == right / 16 and network.frames == seen
     assert measured.extras["success_frame_count"] == right and measured.extras["frame_count"] == measured.weight == 16
+
+
+def test_a_file_is_read_again_and_scaled_from_its_own_colours(tmp_path):
+    class Looking(Told):
+        def captions(self, frames):
+            self.seen = frames
+            return ["a tropical beach"] * len(frames)
+
+    path = tmp_path / "a beach-0.mp4"
+    write_video(path, patterned(20, 32, 48, 3))
+    network = Looking({})
+    found = {}
+    for profile in ("vbench", "fixed"):
+        dimension = build("scene", get_profile(profile), network)
+        found[profile] = one_pass(open_video(path), {"scene": dimension}, about=SCENE).measured["scene"]
+        assert found[profile]["value"] == 1.0
+        assert network.seen.shape == ((6, 8, 8, 3) if profile == "vbench" else (16, 1, 1, 3))
+        if profile == "vbench":
+            expected = torch.from_numpy(scaled_frames(path, middle_frames(20, 16)[:6], 8))
+            assert torch.equal(network.seen, expected) and len({frame.sum().item() for frame in expected}) > 1
+    again = scaled_frames(path, [6, 0, 6], 8)
+    assert (again[0] == again[2]).all() and (again[1] == expected[0].numpy()).all()
+    # at its own size nothing is scaled: the very frames that are decoded
+    square = tmp_path / "b-0.mp4"
+    write_video(square, patterned(3, 32, 32, 4))
+    frames = torch.cat([chunk.clone() for chunk in open_video(square).chunks()])
+    assert int((torch.from_numpy(scaled_frames(square, [0, 1, 2], 32)).int() - frames.int()).abs().max()) <= 8
+    with pytest.raises(VideoError, match="frame 3 is not there"):
+        scaled_frames(square, [1, 3], 8)
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"|.,-'", "a", "picture", "of", "dog", "##s", "s", "sand", "##y", "beach"]

@@ -259,7 +259,7 @@ def read_tags(path: Path) -> tuple[str, ...]:
 
 
 class Tag2TextCaptioner:
-    """Pictures to captions, behind decord's resizing: to 384x384 whatever their shape, by swscale's bicubic filter."""
+    """Pictures to captions, at 384x384 whatever their shape, by swscale's bilinear filter."""
 
     num_frames = 16
 
@@ -269,20 +269,18 @@ class Tag2TextCaptioner:
         self.name = str(provenance["id"])
         if len(tags) != network.sizes.tags:
             raise UserError(f"{len(tags)} tags are given and the network knows {network.sizes.tags}")
+        self.side = network.sizes.side
         self._network, self._tags, self._words = network, tuple(tags), words
         self._provenance = dict(provenance)
 
     def shrink(self, frames: Tensor) -> Tensor:
-        """Returns the frames at `[T, side, side, 3]`, uint8.
-
-        VBench's reader scales from the file's own colours; here the decoded frame is scaled.
-        """
+        """Returns the frames at `[T, side, side, 3]`, uint8."""
         import av
 
-        side = self._network.sizes.side
+        side = self.side
         small = [
             av.VideoFrame.from_ndarray(frame.cpu().numpy(), format="rgb24")
-            .reformat(side, side, "rgb24", interpolation="BICUBIC")
+            .reformat(side, side, "rgb24", interpolation="BILINEAR")
             .to_ndarray()
             for frame in frames.contiguous()
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from vbench_eval.dimensions import Measured, asked_text
 from vbench_eval.dimensions.formulas import finite_mean, of_shape, unmeasured
 from vbench_eval.errors import UserError
-from vbench_eval.profiles import Profile
+from vbench_eval.profiles import Profile, is_vbench
 from vbench_eval.protocols import ActionRecogniser, Captioner, Shrinking, TextScorer, VideoTextEncoder
+from vbench_eval.video_files import scaled_frames
 from vbench_eval.video_info import VideoError, VideoInfo
 
 
@@ -168,20 +170,39 @@ class Scene:
         self.name, self.profile, self.backbone = name, profile, backbone
 
     def start(self, info: VideoInfo) -> _Captions:
-        return _Captions(self, text_of(self.name, info))
+        return _Captions(self, text_of(self.name, info), info)
+
+
+FILES = (".mp4", ".mov", ".webm", ".mkv", ".m4v", ".avi")
 
 
 class _Captions:
-    def __init__(self, dimension: Scene, text: str) -> None:
+    """VBench's reader scales frames from the file's own colours, before they are RGB; so a file is read again for its
+    few frames, under VBench's profile. What is no file, and every video under another profile, is scaled as it comes.
+    """
+
+    def __init__(self, dimension: Scene, text: str, info: VideoInfo) -> None:
         self._dimension, self._text = dimension, text
+        path = Path(info.path)
+        again = is_vbench(dimension.profile) and path.suffix.lower() in FILES and path.is_file()
+        self._path = path if again else None
         self._middle = MiddleFrames(dimension.backbone, dimension.backbone.num_frames)
+        self._count = 0
 
     def add(self, frames: Tensor) -> None:
-        self._middle.add(frames)
+        self._count += len(frames)
+        if self._path is None:
+            self._middle.add(frames)
+
+    def _frames(self) -> Tensor:
+        if self._path is None:
+            return self._middle.frames()
+        network = self._dimension.backbone
+        return torch.from_numpy(scaled_frames(self._path, middle_frames(self._count, network.num_frames), network.side))
 
     @torch.no_grad()
     def finish(self) -> Measured:
-        frames = self._middle.frames()
+        frames = self._frames()
         each = BEAMS if self._dimension.profile.shared_captions else 1
         network, seen = self._dimension.backbone, frames[: math.ceil(len(frames) / each)]
         different = network.captions(seen)
