@@ -48,8 +48,8 @@ def read_vbench2(paths: Iterable[str | Path]) -> dict[str, float]:
     from 0 to 1, and for two numbers of one dimension.
     """
     aggregates: dict[str, float] = {}
-    paths = [Path(path) for path in paths]
-    for path in paths:
+    files = [Path(path) for path in paths]
+    for path in files:
         for source, data, _ in result_files(path):
             for key, value in data.items():
                 name = key.replace(" ", "_")
@@ -61,5 +61,5 @@ def read_vbench2(paths: Iterable[str | Path]) -> dict[str, float]:
                 if aggregates.setdefault(name, float(number)) != number:
                     raise UserError(f"{name} is {aggregates[name]} in one file and {number} in {source}; give one")
     if not aggregates:
-        raise UserError(f"none of VBench-2.0's dimensions ({EIGHTEEN[0]}, ...) is in {', '.join(map(str, paths))}")
+        raise UserError(f"none of VBench-2.0's dimensions ({EIGHTEEN[0]}, ...) is in {', '.join(map(str, files))}")
     return aggregates
