@@ -8,22 +8,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.support import tiny
+from tests.support import tiny, tiny_loops
 from tests.support.family_programs import image as image_program
+from tests.support.family_programs import video as video_program
 from w2sd_video.commands.app import family_named
 from w2sd_video.commands.engine import check_words
 from w2sd_video.commands.starts import Start
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import call_signature
 from w2sd_video.loading.pipeline_families import FAMILIES
-from w2sd_video.loading.pipelines import begun_from
+from w2sd_video.loading.pipelines import begun_from, chosen_scheduler, reflectable_scheduler
 from w2sd_video.runs.picture_io import read_picture
+from w2sd_video.runs.video_io import read_video
 
 QUICK = ("--steps", "3", "--reflections", "2", "--device", "cpu", "--prompt", "a cat")
 SHADES = np.stack(np.broadcast_arrays(*np.ogrid[0:256:16, 0:256:16], np.full((16, 16), 90)), -1).astype(np.uint8)
@@ -162,6 +165,46 @@ def test_the_size_of_a_picture_is_that_of_the_output(disk: Path) -> None:
     assert (plan.height, plan.width, plan.start.denoise) == (8, 16, 0.6)  # type: ignore[union-attr]
     resized = check_words(family_named("image"), [*command, "--resize-image", "--height", "16", "--width", "16"])
     assert (resized.height, resized.width) == (16, 16)
+
+
+def test_cogvideox_keeps_its_shifted_noise_levels() -> None:
+    own = diffusers.CogVideoXDPMScheduler(
+        snr_shift_scale=1.0, rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
+    taken, remark = reflectable_scheduler(own, "strong")
+    assert type(taken) is diffusers.CogVideoXDDIMScheduler and "cannot be reflected" in remark
+    assert torch.equal(taken.alphas_cumprod, own.alphas_cumprod) and taken.config.prediction_type == "v_prediction"
+    with pytest.raises(UserError, match="does not have the noise levels"):
+        chosen_scheduler(own, "euler", "strong")
+
+
+def _run_of_videos(root: Path, output: Path, *words: str) -> dict[str, Any]:
+    quick = [*QUICK, "--quiet", "--methods", "strong,w2sd", "--weak-guidance", "1", "--guidance", "3"]
+    assert video_program([*quick, *words, "--output", str(output)]) == 0
+    return json.loads((output / "run.json").read_text())
+
+
+def test_videos_start_from_their_first_and_last_frame(disk: Path, tmp_path: Path) -> None:
+    pipe, _ = tiny_loops.wan_i2v()
+    pipe.save_pretrained(disk / "frames")
+    sizes = ["--strong", str(disk / "frames"), "--height", "16", "--width", "16", "--num-frames", "5"]
+    frames = ["--image", str(disk / "picture.png"), "--last-image", str(disk / "picture.png")]
+    record = _run_of_videos(disk, tmp_path / "made", *sizes, *frames)
+    made = {name: read_video(tmp_path / "made" / name / "a cat-0.mp4") for name in ("strong", "w2sd")}
+    assert made["w2sd"].frames.shape == (5, 16, 16, 3) and made["w2sd"].fps == 16
+    assert not np.array_equal(made["w2sd"].frames, made["strong"].frames)
+    assert record["pair"]["last_image"] == str(disk / "picture.png") and "denoise" not in record["settings"]
+
+
+@pytest.mark.slow
+def test_the_sound_of_ltx2_is_in_its_files(disk: Path, tmp_path: Path) -> None:
+    tiny_loops.ltx2_from_text().save_pretrained(disk / "ltx2")
+    sizes = ["--strong", str(disk / "ltx2"), "--height", "32", "--width", "32", "--num-frames", "5"]
+    _run_of_videos(disk, tmp_path / "made", *sizes)
+    for method in ("strong", "w2sd"):
+        with av.open(str(tmp_path / "made" / method / "a cat-0.mp4")) as file:
+            assert (file.streams.audio[0].rate, file.streams.audio[0].channels) == (24000, 2)
+            assert sum(frame.samples for frame in file.decode(audio=0)) >= 1
 
 
 def test_parts_of_one_pipeline_make_another_of_its_family() -> None:

@@ -323,6 +323,30 @@ def ltx2() -> Made:
     return _made(diffusers.LTX2Pipeline, network, **parts), settings
 
 
+def ltx2_from_text() -> Any:
+    """As `ltx2`, with a text encoder and its tokenizer."""
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors
+
+    pipe, _ = ltx2()
+    heads = {f"{kind}_connector_{name}": value for kind in ("video", "audio") for name, value in CONNECTED.items()}
+    settings = {**pipe.connectors.config, **heads, "caption_channels": 32, "text_proj_in_factor": 3}
+    parts = {
+        **pipe.components,
+        "connectors": tiny.seeded(2, lambda: LTX2TextConnectors.from_config(settings)).eval(),
+        "text_encoder": tiny.t5_encoder(),
+        "tokenizer": tiny.t5_tokenizer(),
+    }
+    network = {**pipe.transformer.config, "caption_channels": 32}
+    return _made(
+        diffusers.LTX2Pipeline,
+        tiny.seeded(1, lambda: diffusers.LTX2VideoTransformer3DModel.from_config(network)),
+        **{name: part for name, part in parts.items() if name not in ("transformer",)},
+    )
+
+
+CONNECTED = {"num_attention_heads": 2, "attention_head_dim": 16}
+
+
 def ltx_i2v() -> Made:
     """A first frame that is no part of what its scheduler steps, put before the other frames after each step."""
     pipe, settings = ltx_condition()

@@ -17,6 +17,7 @@ from diffusers import (
     AnimateDiffPipeline,
     AnimateDiffSDXLPipeline,
     AutoencoderTiny,
+    CogVideoXDDIMScheduler,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -361,6 +362,12 @@ def _flow(own: Any) -> Any:
 
 def _noise(name: str, own: Any) -> Any:
     kind, settings = SCHEDULERS[name]
+    if type(own).__name__.startswith("CogVideoX"):  # whose noise levels are shifted, which others do not know
+        if name != "ddim":
+            raise UserError(
+                f"the scheduler {name} does not have the noise levels of {type(own).__name__}; leave it out"
+            )
+        kind = CogVideoXDDIMScheduler
     return kind.from_config(own.config, clip_sample=False, thresholding=False, **settings)
 
 
