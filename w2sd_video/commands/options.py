@@ -340,6 +340,8 @@ OPTIONS: tuple[Option, ...] = (
         "what is measured",
         ("files_only", bool, "judge the files and load no model", {"default": False, "everyday": True}),
         ("seeds", int, "noises per prompt (default: 1)", {"metavar": "N", "everyday": True}),
+        ("blocks", bool, "also rank the strong network's blocks by how their leaving out points as less guidance does",
+         {"default": False}),
         families=("diagnose",),
     ),
     *_rows(

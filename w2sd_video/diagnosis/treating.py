@@ -16,6 +16,7 @@ from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.plan import Plan
 from w2sd_video.core import OnReflect
 from w2sd_video.diagnosis.asking import Question, seeds_of, steps_of_run
+from w2sd_video.diagnosis.blocks import BlockGaps, blocks_text
 from w2sd_video.diagnosis.judging import calibration, failures, recommend, thresholds
 from w2sd_video.diagnosis.measuring import Array, Measured, Pair, evaluations, measure, together
 from w2sd_video.diagnosis.reporting import describe_measured, measured_text
@@ -51,12 +52,14 @@ def treat(question: Question, plan: Plan, progress: Progress) -> Treated:
     """
     seeds = seeds_of(question)
     count = len(plan.prompts) * seeds
-    parts = []
+    parts, blocks = [], BlockGaps()
     progress.started(count * evaluations(plan.steps), count)
     try:
         for prompt, seed, pair in loaded(plan, seeds, progress):
             progress.making(f"{prompt} (seed {seed})")
             parts.append(measure(pair))
+            if question.arguments.blocks:
+                blocks.add(pair, max(1, plan.steps // 2))
     except NonFiniteLatentError as error:
         message = f"the measurement broke off: {error}"
         return Treated({"failed": str(error)}, message, finished=False)
@@ -70,6 +73,9 @@ def treat(question: Question, plan: Plan, progress: Progress) -> Treated:
     asked = {"samples": count, "prompts": len(plan.prompts), "steps": plan.steps, "prompt_texts": list(plan.prompts)}
     report = describe_measured(measured, failing, limits, calibration(), advice, asked)
     picture, text = None, measured_text(report)
+    if question.arguments.blocks:
+        report["blocks"] = blocks.record()
+        text += f"\n\n{blocks_text(report['blocks'])}"
     if question.arguments.output is not None and not figures.available():
         text += f"\n\nplot {figures.NOT_DRAWN}"
     elif question.arguments.output is not None:

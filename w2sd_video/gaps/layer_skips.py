@@ -53,6 +53,11 @@ class LayerSkips:
             if NAME in getattr(getattr(block, "_diffusers_hook", None), "hooks", ())
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The full names of all blocks that can be skipped."""
+        return tuple(f"{stack}.{i}" for stack, blocks in self._stacks.items() for i in range(len(blocks)))
+
     def check(self, value: Sequence[str | int]) -> None:
         for name in value:
             self._place(name)
