@@ -79,7 +79,8 @@ def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | Non
     """Returns `module` in evaluation mode, once every tensor of it is known to come from the checkpoint."""
     unset = set((info or {}).get("missing_keys") or ())
     unset |= {key for key, *_ in (info or {}).get("mismatched_keys") or ()}
-    unset |= {key for key, tensor in module.named_parameters() if tensor.is_meta}
+    # A quantised tensor (quanto's) may report no device of its own; what it holds does.
+    unset |= {key for key, tensor in module.named_parameters() if getattr(tensor, "_data", tensor).is_meta}
     check_none_missing(unset, name, part)
     return module.eval()
 
