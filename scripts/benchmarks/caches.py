@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     import torch
 
-    from w2sd_video.demo import PICTURE_CAPTIONS, PICTURE_WEIGHTS, oracle, parse_picture_caption
+    from w2sd_video.demo import PICTURE_CAPTIONS, PICTURE_TOKENS, PICTURE_WEIGHTS, oracle, parse_picture_caption
     from w2sd_video.hosting import reflected
     from w2sd_video.loading.pipelines import load_pipeline
     from w2sd_video.loading.placement import compile_networks
@@ -85,6 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
                         width=32,
                         num_inference_steps=steps,
                         guidance_scale=1.0,
+                        max_sequence_length=PICTURE_TOKENS,
                         generator=[torch.Generator().manual_seed(500_000 + i) for i in range(count)[part]],
                         output_type="latent",
                     ).images
