@@ -61,3 +61,9 @@ def check_guider(pipe: Any, side: Side) -> None:
             "predictions, which another network would do without; use ClassifierFreeGuidance as pipe.guider, or let "
             "the sides differ in a LoRA, guidance or a prompt"
         )
+    if side.network is not None and getattr(pipe, "do_perturbed_attention_guidance", False):
+        raise UserError(
+            f"perturbed-attention guidance changes the attention of this {type(pipe).__name__}'s own network, which "
+            "another network would do without; call it with pag_scale=0, or let the sides differ in a LoRA, guidance "
+            "or a prompt"
+        )
