@@ -14,8 +14,10 @@ from torch import Tensor
 from tests.support import black_box, tiny, tiny_conditioned, tiny_loops
 from tests.support.pipelines_page import LAMBDA, STEPS, latents, network_of
 from w2sd_video import ModelSpec, UserError, reflected
+from w2sd_video.hosting.own_scale import check_guider
 from w2sd_video.hosting.recording import NotRecorded
 from w2sd_video.hosting.refusals import check_replay
+from w2sd_video.hosting.sides import Side
 
 LONG = (
     "wan_animate",
@@ -114,3 +116,12 @@ def test_a_guider_with_momentum_remembers_the_sampling_steps_alone() -> None:
     weak = tiny_loops.another(pipe.transformer)
     with pytest.raises(UserError, match="changes its own network"), reflected(pipe, weak, num_reflections=LAMBDA):
         sampled(pipe, settings)
+
+
+def test_perturbed_attention_of_the_pipelines_own_network_is_refused_beside_another_network() -> None:
+    pipe, other = SimpleNamespace(do_perturbed_attention_guidance=True), Side(network=torch.nn.Identity())
+    check_guider(pipe, Side())
+    with pytest.raises(UserError, match="perturbed-attention guidance changes the attention"):
+        check_guider(pipe, other)
+    pipe.do_perturbed_attention_guidance = False
+    check_guider(pipe, other)

@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ltx_condition": {"blended": True},
     "ltx_i2v": {"repeated": True},
     "ltx2": {"parts": 2},
-    "ltx2_i2v": {"parts": 2},
+    "ltx2_i2v": {"parts": 2, "repeated": True},
     "kandinsky5_i2v": {"repeated": True},
     "z_image_inpaint": {"blended": True, "repeated": True},
 }
@@ -233,7 +233,8 @@ The small random pipelines of diffusers' own tests that can be built here and de
 harness outside of this repository (docs/results/pipelines.json); where a pipeline's default scheduler cannot be
 reflected, the one named is used. Of {} pipelines {reflected} are reflected within 1e-5 (lambda 0 and zero gap, shares
 of the largest value) and 1e-4 (against the reference), {rounding} only as far as their decoder enlarges rounding (1),
-{refused} are refused before the first evaluation, and {open} are not decided.
+{refused} are refused before the first evaluation, and {open} are not decided. "-" is no reference: calls of a black box
+do not carry on a guider's momentum, and one (HiDream) was too slow.
 """
 SCHEDULERS = """
 ## Schedulers

@@ -49,6 +49,7 @@ Weak = Any  # a pipeline | nn.Module | ModelSpec | (pipeline or nn.Module, Model
 Progress = bool | Callable[[int, int], None] | None
 ON_STEP_END = "callback_on_step_end"
 CALLBACKS = (ON_STEP_END, "callback")
+MASKS = ("mask_image", "mask")  # of what is known, blended in again between steps
 OWN_CALLBACKS = (PipelineCallback, MultiPipelineCallbacks)  # pipelines ask for these classes
 HOSTED = "_w2sd_hosted"
 HOSTS = ("auto", "record", "replay")
@@ -261,7 +262,8 @@ class _Host:
         maker = SideMaker(pipe, kind, arguments, guidance, both=both, read=Exchange.of, recorder=Listener)
         sampler = self._sampler(arguments, Sides(maker.strong(), *self._reflector_and_weak(maker)))
         states = functools.partial(noise_states, arguments.get("generator"))
-        replay = Replay(pipe, kind, sampler, guidance, noise_states=states, forced=forced)
+        blends = any(arguments.get(name) is not None for name in MASKS)
+        replay = Replay(pipe, kind, sampler, guidance, noise_states=states, forced=forced, blends=blends)
         return self._made(sampler, replay, replay, given, maker, forced=forced)
 
     def _reflector_and_weak(self, maker: SideMaker) -> tuple[Side, Side]:

@@ -59,6 +59,7 @@ class Replay:
         guidance: how the user's call guides.
         noise_states: the states of the noise that the call draws from.
         forced: whether the pipeline is given a scale that only makes it prepare both halves of guidance.
+        blends: whether it blends a known part into its latents, with the noise of the timestep after its number.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Replay:
         *,
         noise_states: Callable[[], NoiseStates],
         forced: bool = False,
+        blends: bool = False,
     ) -> None:
+        self._blends = blends
         self._noise_states = noise_states
         self._pipe, self._kind, self._sampler = pipe, kind, sampler
         self._evaluations = Evaluations(pipe, kind, sampler, guidance)
@@ -154,7 +157,7 @@ class Replay:
 
     @property
     def before(self) -> int:
-        return int(self._visit is not None and self._visit.hands)
+        return int(self._blends and self._visit is not None and self._visit.hands)
 
     def leave(self) -> bool:
         visit, plan = self._visit, self._plan
