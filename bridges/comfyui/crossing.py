@@ -14,11 +14,12 @@ from torch import Tensor
 
 from bridges.comfyui.guiders import W2SDGuider
 from bridges.comfyui.sampling import Grid
-from bridges.pixel.step import Bridge, reflect_in_pairs
+from bridges.pixel.step import Bridge, gap_in_pairs, reflect_in_pairs
 from w2sd_video.core.denoisers import Denoiser
 from w2sd_video.core.levels import Level
 from w2sd_video.core.options import ReflectionConfig
 from w2sd_video.core.sampling import CustomReflection
+from w2sd_video.core.variations import CachedGap
 from w2sd_video.errors import UserError
 
 
@@ -27,6 +28,7 @@ class BridgeGuider(W2SDGuider):
 
     Each reflection decodes what the strong model expects, and both models answer that picture anew under ``draws``
     draws of noise (`reflect_in_pairs`): 1 + draws strong and ``draws`` weak evaluations, 4 decodings and 4 encodings.
+    A cached gap saves the first of these, and all of them where it is not measured anew.
     """
 
     def __init__(self, strong: Any, strong_vae: Any, weak_vae: Any, draws: int = 1) -> None:
@@ -52,18 +54,29 @@ class BridgeGuider(W2SDGuider):
         channels = self.weak.model_patcher.model.latent_format.latent_channels
         return torch.zeros(noise.shape[0], channels, *(side // theirs for side in size))
 
-    def crossing(self, grid: Grid, strong: Denoiser, config: ReflectionConfig, seed: int | None) -> CustomReflection:
-        """The reflections of a run, as core's loop asks for them."""
-        if config.mode != "fused" or config.gap_every is not None:
+    def crossing(
+        self, grid: Grid, strong: Denoiser, config: ReflectionConfig, seed: int | None, sampling: Denoiser
+    ) -> CustomReflection | CachedGap:
+        """The reflections of a run, as core's loop asks for them; ``sampling`` is the strong model as it samples."""
+        if config.mode != "fused":
             raise UserError(
-                f"the W2SD sampler's mode is {config.mode!r}"
-                + (" with a cached gap" if config.gap_every is not None else "")
-                + '; across latent spaces both models are asked at one latent: set mode "fused" and gap_every -1'
+                f"the W2SD sampler's mode is {config.mode!r}; across latent spaces both models are asked at one "
+                'latent: set mode "fused"'
             )
         ours = _Autoencoder(self.vaes[0], self.inner_model, self.reload)
         theirs = _Autoencoder(self.vaes[1], self.weak.inner_model, self.reload)
         bridge = Bridge(ours, theirs, _Draws(self.draws, seed or 0))
         weak = _Weak(self.weak, lambda: self._weak_options, seed)
+
+        if config.gap_every is not None:
+
+            def measured(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+                prediction = sampling(x, level)
+                reflecting = prediction if self.reflect_cfg is None else strong(x, level)
+                found = gap_in_pairs(x, level, strong, weak, grid.path, bridge=bridge, prediction=reflecting)
+                return prediction, None if found is None else found.latent * grid.path.native_gap(level)
+
+            return CachedGap(grid.seen, sampling, measured, grid.path, config)
 
         def reflect(x: Tensor, start: Level, end: Level) -> Tensor | None:
             crossed = reflect_in_pairs(x, start, end, strong, weak, grid.path, bridge=bridge, strength=config.strength)

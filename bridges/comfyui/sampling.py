@@ -149,12 +149,14 @@ def sample_w2sd(
                 "or set reflections to 0"
             )
         if hasattr(guider, "crossing"):
-            reflect = guider.crossing(grid, side(REFLECTOR), config, (extra_args or {}).get("seed"))
+            reflect = guider.crossing(grid, side(REFLECTOR), config, (extra_args or {}).get("seed"), strong)
         elif config.gap_every is None:
             reflect = W2SD(grid.seen, side(REFLECTOR), weak, grid.path, config)
         else:
             measured = with_gap(strong, weak, reflector=None if guider.reflect_cfg is None else side(REFLECTOR))
-            reflect = cached = CachedGap(grid.seen, strong, measured, grid.path, config)
+            reflect = CachedGap(grid.seen, strong, measured, grid.path, config)
+        if isinstance(reflect, CachedGap):
+            cached = reflect
             seen = dict(zip(grid.levels, grid.seen, strict=True))
 
             def measuring(x: Tensor, level: Level) -> Tensor:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bridges.pixel.step import Bridge, reflect_in_pairs
+from bridges.pixel.step import Bridge, gap_in_pairs, reflect_in_pairs
 from tests.comfyui.test_nodes import CFG, WEAK_CFG, Bench, assert_sampled
-from w2sd_video.core import Level, NoisePath, ReflectionConfig, sample
+from w2sd_video.core import CachedGap, Level, NoisePath, ReflectionConfig, sample
 from w2sd_video.core.sampling import CustomReflection
 from w2sd_video.errors import UserError
 
@@ -93,7 +93,8 @@ def draws(seed: int, count: int) -> Any:
 
 
 @torch.no_grad()
-def test_the_reflections_are_those_of_the_bridge(bench: Bench) -> None:
+@pytest.mark.parametrize("gap_every", [None, 1, 2])
+def test_the_reflections_are_those_of_the_bridge(bench: Bench, gap_every: int | None) -> None:
     strong, weak = bench.native(bench.strong, CFG), bench.native(bench.weak, WEAK_CFG, positive=2)
     bridge = Bridge(Grid(Vae(0), bench.strong.model), Grid(Vae(1), bench.weak.model), draws(0, 3))
 
@@ -110,11 +111,21 @@ def test_the_reflections_are_those_of_the_bridge(bench: Bench) -> None:
         assert crossed is not None
         return crossed.latent
 
-    levels, config = bench.levels(), ReflectionConfig(3, "fused", 0.8)
-    expected = sample(bench.noise, levels, strong, bench.path, reflect=CustomReflection(levels, reflect, config))
-    out = bench.run(guider(bench), bench.sampler(3, mode="fused", strength=0.8))
+    def measured(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        prediction = strong(x, level)
+        gap = gap_in_pairs(x, level, strong, Weak(), bench.path, bridge=bridge, prediction=prediction)
+        assert gap is not None
+        return prediction, gap.latent * bench.path.native_gap(level)
+
+    levels, config = bench.levels(), ReflectionConfig(3, "fused", 0.8, gap_every=gap_every)
+    cached = CachedGap(levels, strong, measured, bench.path, config)
+    reflection = CustomReflection(levels, reflect, config) if gap_every is None else cached
+    sampling = strong if gap_every is None else cached.strong
+    expected = sample(bench.noise, levels, sampling, bench.path, reflect=reflection)
+    settings = {"mode": "fused", "strength": 0.8, **({} if gap_every is None else {"gap_every": gap_every})}
+    out = bench.run(guider(bench), bench.sampler(3, **settings))
     assert_sampled(bench, out, expected)
-    assert torch.equal(bench.run(guider(bench), bench.sampler(3, mode="fused", strength=0.8)), out), "the same seed"
+    assert torch.equal(bench.run(guider(bench), bench.sampler(3, **settings)), out), "the same seed"
     assert torch.equal(bench.run(guider(bench), bench.sampler(0)), bench.run(guider(bench), bench.euler()))
 
 
@@ -131,8 +142,6 @@ def test_models_of_different_kinds_and_latents_meet(host: Any, bench: Bench) -> 
 def test_what_cannot_meet_is_refused(bench: Bench) -> None:
     with pytest.raises(UserError, match="set mode"):
         bench.run(guider(bench), bench.sampler(1))
-    with pytest.raises(UserError, match="gap_every"):
-        bench.run(guider(bench), bench.sampler(2, mode="fused", gap_every=1))
     wide = Vae(1)
     wide.spacial_compression_encode = lambda: 5  # type: ignore[method-assign]
     with pytest.raises(UserError, match="steps of 5 pixels"):

@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = (
-    *("image", "--prompt", "a red ring", "--prompt", "a blue disc", "--num", "6", "--batch", "1"),
+    *("image", "--prompt", "a red ring", "--prompt", "a blue square", "--num", "6"),
     *("--steps", "3", "--methods", "strong,w2sd", "--device", "cpu", "--quiet"),
 )
 TOTAL = 2 * 6 * 2

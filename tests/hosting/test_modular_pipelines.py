@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.support.modular import FAMILIES, STEPS, Family, assert_near
-from w2sd_video import ModelSpec, reflected
+from w2sd_video import ModelSpec, ReflectionConfig, reflected
 from w2sd_video.errors import UserError
 
 
@@ -40,6 +40,23 @@ def test_it_samples_and_counts_as_the_classic_pipeline(wan: Family, settings: di
     for name in ("num_steps", "num_reflections", "num_evaluations", "num_forwards", "num_rows"):
         assert getattr(run, name) == getattr(expected_run, name), name
     assert run.gaps == pytest.approx(expected_run.gaps, rel=1e-4) and [step for step, *_ in seen] == [0, 1, 2]
+    assert torch.equal(wan.call(pipe), plain), "as it was before"
+
+
+@pytest.mark.parametrize(("gap_every", "measured"), [(1, 3), (2, 2), (0, 1)])
+def test_cached_gaps_are_those_of_the_classic_pipeline_at_its_price(wan: Family, gap_every: int, measured: int) -> None:
+    weak = wan.weak(), ModelSpec(guidance=1.0)
+    config = ReflectionConfig(num_reflections=4, mode="fused", gap_every=gap_every)
+    classic, pipe = wan.classic(), wan.modular()
+    with reflected(classic, weak, config=config) as expected_run:
+        expected = wan.call_classic(classic)
+    plain = wan.call(pipe)
+    with reflected(pipe, weak, config=config) as run:
+        assert_near(wan.call(pipe), expected)
+    assert run.num_evaluations == expected_run.num_evaluations == STEPS + measured
+    assert run.gaps == pytest.approx(expected_run.gaps, rel=1e-4) and run.num_reflections == 3
+    with reflected(pipe, "zero-gap", config=config):
+        assert torch.equal(wan.call(pipe), plain)
     assert torch.equal(wan.call(pipe), plain), "as it was before"
 
 

@@ -73,7 +73,7 @@ def reflected_modular(
     block.insert(pipe._blocks)
     with ExitStack() as stack:
         for loop in loops_of(pipe._blocks):
-            stack.callback(loop.sub_blocks.pop, "reflect")
+            stack.callback(block.remove, loop)
         names = block.networks_of(pipe._blocks)
         if unknown := [name for name in networks if name not in names]:
             raise UserError(f"weak has networks {', '.join(unknown)}, but this pipeline's are {', '.join(names)}")

@@ -17,19 +17,21 @@ from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, In
 from torch import Tensor, nn
 
 from w2sd_video.core.algorithms import W2SD
-from w2sd_video.core.denoisers import Denoiser
+from w2sd_video.core.denoisers import Denoiser, with_gap
 from w2sd_video.core.levels import Level
 from w2sd_video.core.options import ReflectionConfig
+from w2sd_video.core.variations import CachedGap
 from w2sd_video.errors import UserError
 from w2sd_video.latents.schedules import REMEDY, SECOND_ORDER, UNIPC, Schedule, read_schedule, to_native
 
-AFTER = "after_denoiser"
+AFTER, MEASURE = "after_denoiser", "measure_gap"
 SETTINGS: Mapping[str, tuple[Any, str]] = {
     "num_reflections": (None, "lambda: how many of the noisiest steps are reflected; None is all but the last."),
     "reflection_mode": ("paper", '"paper" (Algorithm 1), "fused" (Theorem 1) or "release".'),
     "reflection_strength": (1.0, "Multiplies the move of each reflection."),
     "reflect_every": (1, "Reflect each k-th of these steps."),
     "reflection_cap": (None, "The most a reflection may move a sample, root mean square in latent units."),
+    "reflection_gap_every": (None, "Cached gaps, in mode fused: measured at every k-th sampling step; 0 once."),
     "motion_strength": (1.0, "Of videos: multiplies what a move has beside its mean over the frames."),
     "weak_guidance_scale": (None, "Guidance of the weak side; None: as the strong side reflects."),
     "reflect_guidance_scale": (None, "Guidance of the strong side inside reflections; None: as it samples."),
@@ -68,7 +70,7 @@ class ReflectionBlock(ModularPipelineBlocks):
         self.on_evaluation: Callable[[], None] | None = None
         self.on_begin: Callable[[int], None] | None = None
         self._schedule: Schedule | None = None
-        self._reflection: W2SD | None = None
+        self._reflection: W2SD | CachedGap | None = None
         self._now: tuple[Any, Any, int, Any] | None = None
 
     @property
@@ -110,6 +112,12 @@ class ReflectionBlock(ModularPipelineBlocks):
             own = copy.copy(self)
             own._blocks = stages_of(loop)
             loop.sub_blocks.insert("reflect", own, 0)
+            loop.sub_blocks.insert(MEASURE, GapBlock(own), list(loop.sub_blocks).index(AFTER))
+
+    def remove(self, loop: Any) -> None:
+        """Takes this block out of a loop that it was put into."""
+        for name in ("reflect", MEASURE):
+            loop.sub_blocks.pop(name, None)
 
     @torch.no_grad()
     def __call__(self, components: Any, block_state: Any, i: int, t: Any) -> tuple[Any, Any]:
@@ -130,6 +138,23 @@ class ReflectionBlock(ModularPipelineBlocks):
             block_state.latents = (tilde * scale).to(block_state.latents.dtype)
         return components, block_state
 
+    def measure(self, components: Any, block_state: Any, i: int, t: Any) -> None:
+        """Keeps the gap at this sampling step, if it is wanted; the loop's own blocks have just made its prediction."""
+        step = None if self._schedule is None else self._schedule.steps[i]
+        if not isinstance(self._reflection, CachedGap) or step is None:
+            return
+        assert self._schedule is not None
+        self._now = components, block_state, i, t
+        scale = self._schedule.scales[step]
+        x = block_state.latents.to(torch.promote_types(block_state.latents.dtype, torch.float32)) / scale
+        self._reflection.strong(x, self._schedule.levels[step])
+        self._now = None
+
+    def _sampled(self, x: Tensor, level: Level) -> Tensor:
+        """The prediction that the loop's own blocks made at this step."""
+        assert self._now is not None and self._schedule is not None
+        return to_native(self._schedule.prediction, self._now[1].noise_pred.to(x.dtype), x, level)
+
     def _begin(self, components: Any, state: Any) -> None:
         """Reads the grid and the settings of this call, and refuses what cannot be reflected."""
         scheduler = components.scheduler
@@ -147,10 +172,11 @@ class ReflectionBlock(ModularPipelineBlocks):
             told["reflection_strength"],
             every=told["reflect_every"],
             cap=told["reflection_cap"],
+            gap_every=told["reflection_gap_every"],
             motion_strength=told["motion_strength"],
         )
-        if config.lag or config.gap_every is not None:
-            raise UserError("a reflection block makes no cached predictions; leave lag and gap_every out")
+        if config.lag:
+            raise UserError("a reflection block keeps no predictions of sampling steps; leave lag out")
         if self.on_begin is not None:
             self.on_begin(self._schedule.num_steps)
         self._reflection = None
@@ -167,7 +193,12 @@ class ReflectionBlock(ModularPipelineBlocks):
             raise UserError(f"weak_inputs has {', '.join(unknown)}, which this loop's state has not")
         components_of_weak, fields = self._changes(components, state, weak_scale)
         weak = self._side(({**components_of_weak, **networks}, fields), inputs)
-        self._reflection = W2SD(self._schedule.levels, strong, weak, self._schedule.path, config)
+        levels, path = self._schedule.levels, self._schedule.path
+        if config.gap_every is None:
+            self._reflection = W2SD(levels, strong, weak, path, config)
+            return
+        measured = with_gap(self._sampled, weak, reflector=None if reflect_scale is None else strong)
+        self._reflection = CachedGap(levels, self._sampled, measured, path, config)
 
     def _side(self, changes: tuple[Mapping[str, Any], Mapping[str, Any]], inputs: Mapping[str, Any]) -> Denoiser:
         """A side as one of core's denoisers, by the loop's own blocks."""
@@ -228,7 +259,7 @@ class ReflectionBlock(ModularPipelineBlocks):
         found: dict[str, None] = {}
         for loop in loops_of(blocks):
             whole = copy.copy(self)
-            whole._blocks = [stage for stage in stages_of(loop) if not isinstance(stage, ReflectionBlock)]
+            whole._blocks = [stage for stage in stages_of(loop) if not isinstance(stage, ReflectionBlock | GapBlock)]
             found |= dict.fromkeys(whole._networks())
         return list(found)
 
@@ -239,6 +270,23 @@ class ReflectionBlock(ModularPipelineBlocks):
     def _weak_network(self, components: Any, name: str) -> Any:
         given = self.weak_networks.get(name)
         return getattr(components, f"weak_{name}", None) if given is None else given
+
+
+class GapBlock(ModularPipelineBlocks):
+    """Of cached gaps: the weak side asked where a sampling step has asked the strong one."""
+
+    def __init__(self, reflection: ReflectionBlock) -> None:
+        super().__init__()
+        self._reflection_block = reflection
+
+    @property
+    def description(self) -> str:
+        return "step within the denoising loop that measures the gap of a W2SD reflection, after the denoiser"
+
+    @torch.no_grad()
+    def __call__(self, components: Any, block_state: Any, i: int, t: Any) -> tuple[Any, Any]:
+        self._reflection_block.measure(components, block_state, i, t)
+        return components, block_state
 
 
 class _Components:
