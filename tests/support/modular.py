@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKLFlux2,
     ClassifierFreeGuidance,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
@@ -38,6 +41,7 @@ class Family:
     without: tuple[str, ...] = ()
     guiders: tuple[str, ...] = ("guider",)
     classic_call: dict[str, Any] = field(default_factory=dict)  # what the classic pipeline calls otherwise
+    as_modular: Callable[[Tensor], Tensor] = lambda latents: latents  # from the classic pipeline's form
     own_scale: bool = False  # its guidance is not one that `ModelSpec` and the guider number alike
 
     def modular(self, block: ReflectionBlock | None = None) -> Any:
@@ -62,7 +66,7 @@ class Family:
 
     def call_classic(self, pipe: Any) -> Tensor:
         given = {"guidance_scale": self.guidance, **self.inputs(), **self.classic_call}
-        return pipe(**given, num_inference_steps=STEPS, output_type="latent", return_dict=False)[0]
+        return self.as_modular(pipe(**given, num_inference_steps=STEPS, output_type="latent", return_dict=False)[0])
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -149,6 +153,37 @@ def qwen_transformer(seed: int) -> QwenImageTransformer2DModel:
     return tiny.seeded(seed, lambda: QwenImageTransformer2DModel(**size)).eval()
 
 
+def klein_inputs() -> dict[str, Any]:
+    return {
+        "prompt_embeds": random(1, 8, 16, seed=1),
+        "negative_prompt_embeds": random(1, 8, 16, seed=2),
+        "latents": random(1, 16, 4, 4, seed=3),
+        "height": 64,
+        "width": 64,
+    }
+
+
+def flux2_klein(seed: int) -> Flux2KleinPipeline:
+    size: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    size |= {"block_out_channels": (4,), "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 1}
+    vae = tiny.seeded(3, lambda: AutoencoderKLFlux2(**size, batch_norm_eps=0.0)).eval()
+    parts = {"vae": vae, "text_encoder": None, "tokenizer": None, "transformer": flux2_transformer(seed)}
+    return Flux2KleinPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts)
+
+
+def as_tokens(latents: Tensor) -> Tensor:
+    """Latents [B, C, H, W] as tokens of 2 x 2 cells, as the loop has them."""
+    folded = latents.unfold(2, 2, 2).unfold(3, 2, 2)  # [B, C, H / 2, W / 2, 2, 2]
+    return folded.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+
+def flux2_transformer(seed: int) -> Flux2Transformer2DModel:
+    size: dict[str, Any] = {"patch_size": 1, "in_channels": 16, "num_layers": 1, "num_single_layers": 1}
+    size |= {"attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 16, "guidance_embeds": False}
+    size |= {"axes_dims_rope": [4, 4, 4, 4], "timestep_guidance_channels": 256}
+    return tiny.seeded(seed, lambda: Flux2Transformer2DModel(**size)).eval()
+
+
 def eights(pipe: Any) -> Any:
     """Sizes as the modular pipeline has them, which knows no VAE here."""
     pipe.vae_scale_factor = 8
@@ -201,6 +236,14 @@ FAMILIES = {
         without=("after_denoise",),
         classic_call={"guidance_scale": None, "true_cfg_scale": 3.0},
         own_scale=True,
+    ),
+    "flux2-klein": Family(
+        lambda: eights(flux2_klein(1)),
+        lambda: flux2_transformer(2),
+        ("flux2.modular_blocks_flux2_klein_base", "Flux2KleinBaseCoreDenoiseStep"),
+        klein_inputs,
+        without=("after_denoise",),
+        as_modular=as_tokens,
     ),
 }
 
