@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLFlux2,
+    AutoencoderKLHunyuanVideo15,
     ClassifierFreeGuidance,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    HunyuanVideo15Pipeline,
+    HunyuanVideo15Transformer3DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
@@ -66,6 +69,7 @@ class Family:
 
     def call_classic(self, pipe: Any) -> Tensor:
         given = {"guidance_scale": self.guidance, **self.inputs(), **self.classic_call}
+        given = {name: value for name, value in given.items() if value is not None}
         return self.as_modular(pipe(**given, num_inference_steps=STEPS, output_type="latent", return_dict=False)[0])
 
 
@@ -171,6 +175,41 @@ def flux2_klein(seed: int) -> Flux2KleinPipeline:
     return Flux2KleinPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts)
 
 
+def hunyuan_inputs() -> dict[str, Any]:
+    masks = {"prompt_embeds_mask": torch.ones(1, 6, dtype=torch.long)}
+    masks |= {"prompt_embeds_mask_2": torch.ones(1, 4, dtype=torch.long)}
+    return {
+        "prompt_embeds": random(1, 6, 16, seed=1),
+        "negative_prompt_embeds": random(1, 6, 16, seed=2),
+        "prompt_embeds_2": random(1, 4, 8, seed=4),
+        "negative_prompt_embeds_2": random(1, 4, 8, seed=5),
+        **masks,
+        **{f"negative_{name}": mask for name, mask in masks.items()},
+        "latents": random(1, 4, 2, 4, 4, seed=3),
+        "height": 64,
+        "width": 64,
+        "num_frames": 5,
+    }
+
+
+def hunyuan_video(seed: int) -> HunyuanVideo15Pipeline:
+    size: dict[str, Any] = {"latent_channels": 4, "block_out_channels": (8, 8), "layers_per_block": 1}
+    size |= {"downsample_match_channel": False, "upsample_match_channel": False}
+    parts: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    parts["vae"] = tiny.seeded(3, lambda: AutoencoderKLHunyuanVideo15(**size)).eval()
+    parts |= {"transformer": hunyuan_transformer(seed), "guider": ClassifierFreeGuidance(guidance_scale=3.0)}
+    pipe = HunyuanVideo15Pipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts)
+    pipe.vision_num_semantic_tokens = 3
+    return pipe
+
+
+def hunyuan_transformer(seed: int) -> HunyuanVideo15Transformer3DModel:
+    size: dict[str, Any] = {"in_channels": 9, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16}
+    size |= {"num_layers": 1, "num_refiner_layers": 1, "rope_axes_dim": (4, 6, 6), "text_embed_dim": 16}
+    size |= {"text_embed_2_dim": 8, "image_embed_dim": 8, "mlp_ratio": 1.0}
+    return tiny.seeded(seed, lambda: HunyuanVideo15Transformer3DModel(**size)).eval()
+
+
 def as_tokens(latents: Tensor) -> Tensor:
     """Latents [B, C, H, W] as tokens of 2 x 2 cells, as the loop has them."""
     folded = latents.unfold(2, 2, 2).unfold(3, 2, 2)  # [B, C, H / 2, W / 2, 2, 2]
@@ -244,6 +283,14 @@ FAMILIES = {
         klein_inputs,
         without=("after_denoise",),
         as_modular=as_tokens,
+    ),
+    "hunyuan-video-1.5": Family(
+        lambda: hunyuan_video(1),
+        lambda: hunyuan_transformer(2),
+        ("hunyuan_video1_5.modular_blocks_hunyuan_video1_5", "HunyuanVideo15CoreDenoiseStep"),
+        hunyuan_inputs,
+        classic_call={"guidance_scale": None},  # a guider's
+        own_scale=True,
     ),
 }
 
