@@ -33,12 +33,12 @@ from w2sd_video.hosting.calls import call_signature, networks_of
 from w2sd_video.loading.loras import load_loras, use_loras
 from w2sd_video.loading.pipelines import load_reflectable, load_tiny_vae, load_vae
 from w2sd_video.loading.placement import (
-    HOOKED_FIRST,
     can_encode,
     compile_networks,
     encoded_prompts,
     free_text_encoders,
     place,
+    place_encoders,
 )
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 from w2sd_video.runs.runs import Made, NotMadeError, Report
@@ -65,8 +65,10 @@ def fit_map(plan: Plan, pictures: str | None, target: Path, *, say: Callable[[st
     if batches is not None:
         return fitted_map(spaces, batches, target, f"fitted to {{count}} pictures of {pictures}")
     count = max(spaces.pictures_to_fit, plan.num)
-    bridge = LoadedBridge(plan, _pipeline(plan, "strong", Loading((), note=say, say=say, bars=bars)), None)
-    _place(bridge, list(plan.prompts[:count]))
+    waiting: list[Callable[[], None]] = []
+    strong = _pipeline(plan, "strong", Loading((), note=say, say=say, bars=bars), waiting)
+    bridge = LoadedBridge(plan, strong, None)
+    _place(bridge, list(plan.prompts[:count]), waiting)
     say(_making(plan, count))
     return fitted_map(spaces, bridge.pictures(count), target, "fitted to {count} pictures that the strong model made")
 
@@ -95,8 +97,9 @@ def load_bridge(plan: Plan, run: Loading) -> LoadedBridge:
     crossing = bool(methods & needing) and bool(plan.num_reflections)
     if own.noise_map.endswith(".safetensors") and crossing:
         known_map(plan, load_spaces(plan))
-    strong: Any = None if methods == {"weak"} else _pipeline(plan, "strong", run)
-    weak: Any = _pipeline(plan, "weak", run, sharing=strong) if methods != {"strong"} else None
+    waiting: list[Callable[[], None]] = []
+    strong: Any = None if methods == {"weak"} else _pipeline(plan, "strong", run, waiting)
+    weak: Any = _pipeline(plan, "weak", run, waiting, sharing=strong) if methods != {"strong"} else None
     note_cut_texts((strong, weak), plan, run.prompts, run.note)
     tiny = _tiny_vaes(plan, strong, weak)
     chosen, missing = None, 0
@@ -106,7 +109,7 @@ def load_bridge(plan: Plan, run: Loading) -> LoadedBridge:
         missing = 0 if chosen is not None else spaces.pictures_to_fit
         wanted += plan.prompts[:missing]
     bridge = LoadedBridge(plan, strong, weak, tiny, chosen=chosen, note=run.note)
-    _place(bridge, list(dict.fromkeys(wanted)))
+    _place(bridge, list(dict.fromkeys(wanted)), waiting)
     if plan.compile:
         compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
     if missing:
@@ -134,7 +137,7 @@ def _note_what_is_odd(plan: Plan, note: Callable[[str], None]) -> None:
         )
 
 
-def _pipeline(plan: Plan, role: str, run: Loading, sharing: Any = None) -> Any:
+def _pipeline(plan: Plan, role: str, run: Loading, waiting: list[Callable[[], None]], sharing: Any = None) -> Any:
     strong, spec = role == "strong", plan.side(role)
     assert spec.checkpoint is not None
     pipe = load_reflectable(
@@ -147,8 +150,10 @@ def _pipeline(plan: Plan, role: str, run: Loading, sharing: Any = None) -> Any:
         motion_adapter=plan.part("motion_adapter") if strong else None,
         video=strong and plan.num_frames is not None,
         allow_pickle=plan.allow_pickle,
-        quiet=not run.bars,
+        quiet=True,
         sharing=sharing,
+        waiting=None if plan.loras_of(role) else waiting,
+        told=run.read,
     )
     if loras := plan.loras_of(role):
         for note in load_loras(pipe, {name: plan.lora_sources[name] for name, _ in loras}).notes:
@@ -194,18 +199,15 @@ def load_spaces(plan: Plan) -> Spaces:
     return spaces_of(plan, *(vae.to(plan.device) for vae in vaes))
 
 
-def _place(bridge: LoadedBridge, prompts: list[str]) -> None:
-    """Encode the prompts, free the text encoders, and put both sides where the memory plan wants them.
-
-    Layer by layer placing comes first: then the text encoders, too, never are on the device as a whole.
+def _place(bridge: LoadedBridge, prompts: list[str], waiting: list[Callable[[], None]]) -> None:
+    """Encode the prompts with the text encoders alone and free them, give the networks their weights, and put both
+    sides where the memory plan wants them.
     """
     plan = bridge.plan
-    first = plan.memory in HOOKED_FIRST
-    if first:
-        place(bridge.strong, bridge.weak, plan.device, plan.memory)
     for role, pipe in (("strong", bridge.strong), ("weak", bridge.weak)):
         if pipe is None or not can_encode(pipe):
             continue
+        place_encoders(pipe, plan.device, plan.memory)
         # Without true guidance Flux has no use for a negative prompt.
         unused = type(pipe).__name__ == "FluxPipeline" and (role == "weak" or plan.own.true_cfg is None)
         bridge.texts[role] = encoded_prompts(
@@ -216,8 +218,9 @@ def _place(bridge: LoadedBridge, prompts: list[str]) -> None:
             max_sequence_length=plan.max_sequence_length,
         )
         free_text_encoders(pipe)
-    if not first:
-        place(bridge.strong, bridge.weak, plan.device, plan.memory)
+    for read in waiting:
+        read()
+    place(bridge.strong, bridge.weak, plan.device, plan.memory)
 
 
 # -- making ----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,6 @@ from w2sd_video.loading.pipelines import (
     with_controlnet,
 )
 from w2sd_video.loading.placement import (
-    HOOKED_FIRST,
     can_encode,
     compile_networks,
     encoded_prompts,
@@ -43,6 +42,7 @@ from w2sd_video.loading.placement import (
     kept_in_fp8,
     peak_memory,
     place,
+    place_encoders,
 )
 from w2sd_video.pair import ModelSpec, gap
 from w2sd_video.runs.runs import Made, NotMadeError, Report
@@ -334,6 +334,9 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     wanted = ["strong"] if one or run.methods != {"weak"} else []
     wanted += ["weak"] if not one and run.methods - {"strong", "zero-gap", "resample"} else []
     assert plan.files is not None
+    # What is added to a network needs its weights.
+    steered = plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter")
+    waiting: list[Callable[[], None]] | None = None if steered else []
     pipes = load_pair(
         plan.files,
         wanted=wanted,
@@ -341,14 +344,16 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
         video=plan.num_frames is not None,
         scheduler=plan.scheduler,
         note=run.note,
-        quiet=not run.bars,
+        quiet=True,
+        waiting=waiting,
+        told=run.read,
     )
     strong, weak = (_equipped(plan, role, pipes[role], run) if role in pipes else None for role in ("strong", "weak"))
     if plan.fp8:
         kept_in_fp8(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
     loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
     note_cut_texts((strong, weak), plan, run.prompts, run.note)
-    _place(loaded, run.prompts)
+    _place(loaded, run.prompts, waiting or [])
     if plan.compile:
         compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
     return loaded
@@ -414,18 +419,18 @@ def _told(plan: Plan, pipe: Any) -> dict[str, Any]:
     return told
 
 
-def _place(loaded: LoadedSides, prompts: list[str]) -> None:
-    """Encode the prompts, free the text encoders, and put the pipelines where the memory plan wants them.
-
-    Layer by layer placing comes first: then the text encoders, too, never are on the device as a whole.
+def _place(loaded: LoadedSides, prompts: list[str], waiting: list[Callable[[], None]]) -> None:
+    """Encode the prompts with the text encoders alone and free them, give the networks their weights, and put the
+    pipelines where the memory plan wants them.
     """
     plan = loaded.plan
-    first = plan.memory in HOOKED_FIRST
-    if first:
-        place(loaded.strong, loaded.weak, plan.device, plan.memory)
+    for pipe in (loaded.strong, loaded.weak):
+        if pipe is not None and can_encode(pipe):
+            place_encoders(pipe, plan.device, plan.memory)
     _encode(loaded, prompts)
-    if not first:
-        place(loaded.strong, loaded.weak, plan.device, plan.memory)
+    for read in waiting:
+        read()
+    place(loaded.strong, loaded.weak, plan.device, plan.memory)
 
 
 def _encode(loaded: LoadedSides, prompts: list[str]) -> None:

@@ -30,7 +30,8 @@ def assemble_motion_unet(unet: UNet2DConditionModel, motion_adapter: MotionAdapt
     """
     check_adapter_fits(motion_adapter.config, unet.config, type(unet).__name__)
     _check_settings(unet)
-    if (unet.dtype, unet.device) != (motion_adapter.dtype, motion_adapter.device):
+    waiting = "meta" in (unet.device.type, motion_adapter.device.type)  # for its weights
+    if unet.dtype != motion_adapter.dtype or (unet.device != motion_adapter.device and not waiting):
         raise UserError(
             f"the UNet is {unet.dtype} on {unet.device} and the motion adapter {motion_adapter.dtype} on "
             f"{motion_adapter.device}; load both with the same dtype and device"

@@ -71,6 +71,11 @@ class Weights:
         return sum(tensor.numel for tensor in self.header.values())
 
     @property
+    def nbytes(self) -> int:
+        """How many bytes they take in the files."""
+        return sum(tensor.nbytes for tensor in self.header.values())
+
+    @property
     def header(self) -> dict[str, TensorInfo]:
         read = (read_gguf_header(file) if file.suffix == GGUF else read_safetensors_header(file) for file in self.files)
         return {name: tensor for each in read for name, tensor in each.items() if name.startswith(self.prefix)}

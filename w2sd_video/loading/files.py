@@ -66,6 +66,11 @@ class TensorInfo:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        bits = re.search(r"\d+", self.dtype)
+        return self.numel * (1 if bits is None else max(1, int(bits[0]) // 8))
+
 
 def is_hub_id(given: str) -> bool:
     """Whether a name that is no path here can be a repository of the hub (owner/name)."""

@@ -14,6 +14,7 @@ from w2sd_video.loading.pair_description import PairDescription, check_pair_conf
 from w2sd_video.loading.parts import Source, progress_bars
 from w2sd_video.loading.pipelines import load_described, reflectable
 from w2sd_video.loading.sharing import unique_bytes
+from w2sd_video.loading.streaming import Told
 
 ROLES = ("strong", "weak")
 
@@ -27,6 +28,8 @@ def load_pair(
     scheduler: str | None = None,
     note: Callable[[str], None] = lambda message: None,
     quiet: bool = False,
+    waiting: list[Callable[[], None]] | None = None,
+    told: Told = lambda size: None,
 ) -> dict[str, Any]:
     """Returns the pipelines of the `wanted` sides by role ("strong", "weak"), in evaluation mode on the host.
 
@@ -39,15 +42,21 @@ def load_pair(
         dtype: of the networks; a VAE that overflows in float16 is loaded as float32.
         scheduler, note: as of `load_reflectable`; `note` is also told what one side has from the other.
         quiet: silence the libraries' progress bars.
+        waiting, told: as of `load_pipeline`.
 
     Raises:
         UserError: as `load_pipeline`; configs of hub ids that do not make a pair.
     """
     sides = {role: side for role, side in zip(ROLES, (pair.strong, pair.weak), strict=True) if side is not None}
-    sources = {role: Source(side, dtype, pair.allow_pickle) for role, side in sides.items()}
+    sources = {
+        role: Source(side, dtype, pair.allow_pickle, waiting=None if waiting is None else [], told=told)
+        for role, side in sides.items()
+    }
     made: dict[str, Any] = {}
     with progress_bars(shown=not quiet):
-        motion = None if pair.motion_adapter is None else Source(pair.motion_adapter, dtype, pair.allow_pickle)
+        motion = (
+            None if pair.motion_adapter is None else Source(pair.motion_adapter, dtype, pair.allow_pickle, told=told)
+        )
         if pair.put_together and pair.needs_network:  # the same checks again, now with the configs of hub ids
             fetched = {**sources, "motion": motion}
             check_pair_configs(pair, lambda role, part: _own_config(fetched[role], part))
@@ -58,6 +67,8 @@ def load_pair(
             if role in wanted or other in leaning or pair.put_together:
                 pipe = load_described(sources[role], role, adapter, video=video, sharing=made.get(other))
                 made[role] = reflectable(pipe, scheduler, role, note)
+                if waiting is not None and role in wanted:
+                    waiting += sources[role].weights_of(pipe, made.get(other) if other in wanted else None)
     for role in made if len(sides) == 2 else ():
         _note_lent(role, pair, note)
     if pair.put_together:  # also where one is wanted: what a side makes does not depend on what else is made

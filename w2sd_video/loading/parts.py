@@ -8,20 +8,22 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
     GGUFQuantizationConfig,
+    ModelMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNetMotionModel,
 )
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
@@ -30,6 +32,7 @@ from vbench_eval.network import hub_file
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import Description
 from w2sd_video.loading.files import GGUF, LDM_UNET, TensorInfo, is_hub_id, local_only, read_json, weight_files
+from w2sd_video.loading.streaming import Told, fill, names_in_diffusers, read_tensors, trim, without_weights
 from w2sd_video.loading.tokenizing import check_vocabulary
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
@@ -177,11 +180,42 @@ def check_all_used(files: Description, module: nn.Module, part: str) -> None:
         )
 
 
+Waiting = list[tuple[str, Callable[[Any, Any], None]]]
+"""Parts of a pipeline that have no weights yet, and what gives them theirs: told the part, and the other side's."""
+WAITING = ("unet", "transformer", "transformer_2")
+
+
+def _fill(
+    name: str,
+    part: str,
+    files: Iterable[Path],
+    names: Mapping[str, str],
+    dtype: torch.dtype,
+    told: Told,
+    module: Any,
+    other: Any,
+) -> None:
+    with reading(name, part):
+        fill(module, read_tensors(files, names), dtype, other=other, told=told)
+    check_complete(module, name, part)
+    trim()
+
+
 class Source:
     """One model's components, loaded one by one; what a single file does not hold comes from its configs' folder."""
 
-    def __init__(self, description: Description, dtype: torch.dtype, allow_pickle: bool = False) -> None:
+    def __init__(
+        self,
+        description: Description,
+        dtype: torch.dtype,
+        allow_pickle: bool = False,
+        *,
+        waiting: Waiting | None = None,
+        told: Told = lambda size: None,
+    ) -> None:
+        """`waiting` takes the networks that get their weights later (None: at once); `told` hears of bytes read."""
         self.description, self.dtype, self.allow_pickle = description, dtype, allow_pickle
+        self.waiting, self.told = waiting, told
 
     @property
     def name(self) -> str:
@@ -214,16 +248,50 @@ class Source:
             path = hub_file(self.place, inside)
             return None if path is None else self.description.as_marked(part, read_json(path))
 
-    def load(self, kind: Any, part: str, dtype: torch.dtype | None = None, **settings: Any) -> Any:
+    def load(
+        self, kind: Any, part: str, dtype: torch.dtype | None = None, *, other: Any = None, **settings: Any
+    ) -> Any:
         """`kind.from_pretrained` of `part` (or `from_single_file`), refused where a tensor of it would stay random.
 
+        Tensors that the module `other` has equal under the same name are taken from it where the files are read here.
         On the hub a part lies in the subfolder of its name, unless `settings` has another `subfolder` (None: none).
         """
         dtype = dtype or self.dtype
         single = self.description.kind == "file" and part not in self.description.lacking
-        return self._from_file(kind, part, dtype) if single else self._from_folder(kind, part, dtype, settings)
+        if single:
+            return self._from_file(kind, part, dtype, other)
+        return self._from_folder(kind, part, dtype, settings, other)
 
-    def _from_file(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+    def _streamed(self, kind: Any, part: str, dtype: torch.dtype, other: Any) -> Any:
+        """A network whose tensors lie in safetensors files here under diffusers' names, or names that correspond, read
+        one by one; None for any other.
+        """
+        weights, config = self.description.weights(part), self.config(part)
+        packed = weights is not None and any(file.suffix == GGUF for file in weights.files)
+        if weights is None or packed or config is None or "quantization_config" in config or not issubclass(kind, ModelMixin):
+            return None
+        names: Any = {name: name for name in weights.header}
+        if weights.prefix:
+            settings = {"config": config}
+            names = names_in_diffusers(convert_ldm_unet_checkpoint, names, **settings) if part == "unet" else None
+        with reading(self.name, part):
+            module = without_weights(kind, config, dtype)
+        known = module.state_dict()
+        if names is None or {*names.values()} != known.keys():
+            return None  # another layout, which diffusers converts
+        module.register_to_config(_name_or_path=str(weights.files[0].parent))
+        read = partial(_fill, self.name, part, weights.files, names, dtype, self.told)
+        # Of a network with motion modules the other side may take these, before it has its own weights.
+        if self.waiting is not None and part in WAITING and kind is not UNetMotionModel:
+            self.waiting.append((part, read))
+        else:
+            read(module, other)
+        return module
+
+    def _from_file(self, kind: Any, part: str, dtype: torch.dtype, other: Any) -> Any:
+        if (streamed := self._streamed(kind, part, dtype, other)) is not None:
+            check_all_used(self.description, streamed, part)
+            return streamed
         place: dict[str, Any] = {"config": self.place, "local_files_only": local_only(self.place)}
         described = None
         if self.description.path is not None and self.description.path.suffix == GGUF:
@@ -234,9 +302,15 @@ class Source:
             module = kind.from_single_file(str(self.description.path), subfolder=part, dtype=dtype, **place)
         check_complete(module, self.name, part)
         check_all_used(self.description, described or module, part)
+        self._tell(part)
         return module
 
-    def _from_folder(self, kind: Any, part: str, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
+    def _tell(self, part: str) -> None:
+        """Says that a part was read as a whole."""
+        weights = self.description.weights(part)
+        self.told(0 if weights is None else weights.nbytes)
+
+    def _from_folder(self, kind: Any, part: str, dtype: torch.dtype, settings: dict[str, Any], other: Any) -> Any:
         folder = self.description.part_folder(part)
         if self.description.kind == "network" and folder is None:
             folder = self.description.path
@@ -255,6 +329,8 @@ class Source:
             check_device(config, name)
         elif weights is not None and config is not None:
             check_header(kind, config, weights.header, name, part)
+        if (streamed := self._streamed(kind, part, dtype, other)) is not None:
+            return streamed
         for variant in variants:
             with reading(name, part):
                 try:
@@ -282,8 +358,15 @@ class Source:
                     f"the {part} of {name} holds {len(surplus)} tensors that its config has no place for: "
                     f"{first_of(surplus)}; they would be dropped: give the config made for it"
                 )
+            self._tell(part)
             return check_complete(module, name, part, info)
         raise AssertionError("the last variant either loads or raises")
+
+    def weights_of(self, pipe: Any, other: Any) -> list[Callable[[], None]]:
+        """Returns what gives the networks of this model's pipeline the weights that they wait for, one after another;
+        what a pipeline `other` has already is taken from it.
+        """
+        return [partial(read, getattr(pipe, part), getattr(other, part, None)) for part, read in self.waiting or ()]
 
     def unet(self) -> UNet2DConditionModel | UNetMotionModel:
         name = (self.config("unet") or {}).get("_class_name", "UNet2DConditionModel")
@@ -301,6 +384,8 @@ class Source:
         with reading(self.name, "text encoders"):
             pipe = kind.from_single_file(str(self.description.path), dtype=self.dtype, **settings)
         found = {name: check_complete(getattr(pipe, name), self.name, name) for name in names}
+        for name in names:
+            self._tell(name)
         tokenizers = [name.replace("text_encoder", "tokenizer") for name in names]
         return {**found, **{name: getattr(pipe, name) for name in tokenizers}}
 

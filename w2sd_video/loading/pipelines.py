@@ -49,6 +49,7 @@ from w2sd_video.loading.parts import Source, check_tokenizers, progress_bars, re
 from w2sd_video.loading.pipeline_families import family_of_class, makes_videos, start_of_class
 from w2sd_video.loading.placement import install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, share_pipelines
+from w2sd_video.loading.streaming import Told
 
 # The recipe of diffusers' documentation for AnimateDiff on SDXL, but for the spacing: with its "linspace" DDIM misses
 # its own grid. "trailing" starts from the same level, 999, and chains when the number of steps divides 1000.
@@ -90,6 +91,8 @@ def load_pipeline(
     allow_pickle: bool = False,
     quiet: bool = False,
     sharing: Any = None,
+    waiting: list[Callable[[], None]] | None = None,
+    told: Told = lambda size: None,
 ) -> Any:
     """Returns a diffusers pipeline of its own class, in evaluation mode, on the host.
 
@@ -104,6 +107,8 @@ def load_pipeline(
         quiet: silence the libraries' progress bars.
         sharing: a pipeline loaded before, whose tensors are used wherever this one's are equal (`share_pipelines`). Of
             a folder with one network alone it also lends everything else.
+        waiting: takes what gives the networks their weights, which they do not have before it is called; None: at once.
+        told: hears of bytes as they are read.
 
     Raises:
         UserError: what was given does not exist, is damaged, incomplete, or no such pipeline.
@@ -112,7 +117,11 @@ def load_pipeline(
     described = describe(given, role, config=config, allow_pickle=allow_pickle, video=video, lent=lent)
     with progress_bars(shown=not quiet):
         adapter = None if motion_adapter is None else load_motion_adapter(motion_adapter, dtype, allow_pickle)
-        return load_described(Source(described, dtype, allow_pickle), role, adapter, video=video, sharing=sharing)
+        source = Source(described, dtype, allow_pickle, waiting=None if waiting is None else [], told=told)
+        pipe = load_described(source, role, adapter, video=video, sharing=sharing)
+    if waiting is not None:
+        waiting += source.weights_of(pipe, sharing)
+    return pipe
 
 
 def load_described(source: Source, role: str, adapter: MotionAdapter | None, *, video: bool, sharing: Any) -> Any:
@@ -182,8 +191,11 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: Mot
         elif part not in parts and named(index, part) and part != "motion_adapter":
             own = vae_dtype(source.config("vae") or {}, source.dtype) if part == "vae" else source.dtype
             single = part == "unet" and found.kind == "file"  # whatever the config's makes
-            parts[part] = source.load(UNet2DConditionModel if single else class_of(index[part], name), part, own)
-            if isinstance(other := getattr(sharing, part, None), torch.nn.Module):
+            other = getattr(sharing, part, None)
+            other = other if isinstance(other, torch.nn.Module) else None
+            kind = UNet2DConditionModel if single else class_of(index[part], name)
+            parts[part] = source.load(kind, part, own, other=other)
+            if other is not None:
                 share_equal_tensors(other, parts[part])
     moving = named(index, "motion_adapter") and found.kind != "file"
     if moving and isinstance(parts.get("unet"), UNet2DConditionModel):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,9 +18,9 @@ from w2sd_video.loading.memory import memory_plan
 from w2sd_video.loading.pipeline_families import family_of_class
 from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines
 from w2sd_video.loading.sizes import CHUNK_PIXELS
+from w2sd_video.loading.streaming import trim
 from w2sd_video.loading.turns import Turns
 
-HOOKED_FIRST = ("sequential", "group", "model-offload")  # the text encoders, too, come layer by layer or in turns
 ENCODED = (
     *("Flux", "StableDiffusionXL", "StableDiffusion", "StableDiffusion3"),
     *("AnimateDiffSDXL", "AnimateDiff", "Wan"),
@@ -89,19 +87,11 @@ def place(strong: Any, weak: Any, device: torch.device | str, memory: str = "res
     elif memory == "model-offload":
         Turns(device).add([*_called(strong), *own])
     elif memory == "sequential":
-        from accelerate import cpu_offload
-
         strong.enable_sequential_cpu_offload(device=device)
-        for module in own:
-            cpu_offload(module, device, offload_buffers=len(module._parameters) > 0)
-    else:
-        from diffusers.hooks import apply_group_offloading
-
-        settings = {"offload_type": "leaf_level", "use_stream": device.type == "cuda"}
-        if memory == "group":
-            strong.enable_group_offload(onload_device=device, **settings)
-        for module in own:
-            apply_group_offloading(module, onload_device=device, **settings)
+    elif memory == "group":
+        strong.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    for module in own if memory in ("group", "sequential", "weak-offload") else ():
+        _by_layers(module, device, memory)
 
 
 def _called(pipe: Any) -> list[nn.Module]:
@@ -110,13 +100,9 @@ def _called(pipe: Any) -> list[nn.Module]:
 
 
 def _own_parts(strong: Any, weak: Any) -> list[nn.Module]:
-    """The modules of the weak side that the strong pipeline does not hold, in the order in which a call needs them."""
+    """The modules of the weak side that the strong pipeline does not hold."""
     held = {id(module) for module in modules_of(strong)}
-    adapter = getattr(weak, "motion_adapter", None)  # its parameters are the network's
-    parts = [part for part in modules_of(weak) if id(part) not in held and part is not adapter]
-    encoders = [getattr(weak, name, None) for name in TEXT_ENCODERS]
-    vae = getattr(weak, "vae", None)
-    return sorted(parts, key=lambda part: (part is vae, not any(part is encoder for encoder in encoders)))
+    return [part for part in _called(weak) if id(part) not in held]
 
 
 def _hooked(module: Any) -> bool:
@@ -161,6 +147,31 @@ def encoded_prompts(
     }
 
 
+def place_encoders(pipe: Any, device: torch.device | str, memory: str) -> None:
+    """Put text encoders that will be freed after the prompts where a memory plan wants them: in turns, or layer by
+    layer; on the device as a whole they come with `encoded_prompts`.
+    """
+    device = torch.device(device)
+    encoders = [part for name in TEXT_ENCODERS if isinstance(part := getattr(pipe, name, None), nn.Module)]
+    if memory == "model-offload":
+        Turns(device).add(encoders)
+    elif memory in ("group", "sequential"):
+        for encoder in encoders:
+            _by_layers(encoder, device, memory)
+
+
+def _by_layers(module: nn.Module, device: torch.device, memory: str) -> None:
+    """A module's layers come to the device as they are called: for "sequential" each when it is, else one ahead."""
+    if memory == "sequential":
+        from accelerate import cpu_offload
+
+        cpu_offload(module, device, offload_buffers=len(module._parameters) > 0)
+        return
+    from diffusers.hooks import apply_group_offloading
+
+    apply_group_offloading(module, onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
+
+
 def encoders_to(pipe: Any, device: torch.device | str) -> None:
     """Bring the text encoders to a device, unless hooks of offloading fetch them."""
     for name in TEXT_ENCODERS:
@@ -174,11 +185,7 @@ def free_text_encoders(*pipes: Any) -> None:
     for pipe in pipes:
         pipe.register_modules(**{name: None for name in TEXT_ENCODERS if hasattr(pipe, name)})
         pipe.maybe_free_model_hooks()  # so that no offloading hook keeps them alive
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):  # glibc keeps what was freed, unless asked to give it back
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim()
 
 
 def _encoded(pipe: Any, prompt: str, negative: str | None, device: Any, length: int | None) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,12 @@ class Progress:
     """
 
     bars = False
+
+    def loading(self, title: str, size: int) -> None:
+        """Weights of `size` bytes (0: not known) are about to be read, of what `title` says."""
+
+    def read(self, size: int) -> None:
+        """`size` more bytes of weights are in memory."""
 
     def started(self, evaluations: int, videos: int) -> None:
         """The run is about to make `videos` videos with `evaluations` evaluations in all."""
@@ -38,6 +45,26 @@ class Progress:
         """The run is over."""
 
 
+class _Weights:
+    """How far the weights of a run are, in lines for where there is no bar: one each time that took `EVERY` seconds."""
+
+    EVERY = 5.0
+
+    def __init__(self, size: int) -> None:
+        self.size, self.done, self.begin = size, 0, time.monotonic()
+        self.said = self.begin
+
+    def read(self, size: int) -> str:
+        """Returns a line if it is time for one, with the time left; else ""."""
+        self.done += size
+        now = time.monotonic()
+        if now - self.said < self.EVERY or not self.size:
+            return ""
+        self.said = now
+        left = max(0, self.size - self.done) * (now - self.begin) / max(1, self.done)
+        return f"loaded {self.done / 1e9:.1f} of {self.size / 1e9:.1f} GB, {left:.0f} s left"
+
+
 class TerminalProgress(Progress):
     """Progress on standard error: a bar over all evaluations on a terminal, else a line per video; notes in both cases.
 
@@ -52,8 +79,30 @@ class TerminalProgress(Progress):
         self._bar: Any = None
         self._videos = 0
         self._done = 0
+        self._weights = _Weights(0)
+
+    def loading(self, title: str, size: int) -> None:
+        if self._quiet:
+            return
+        self._weights = _Weights(size)
+        if self.bars and size:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=size, unit="B", unit_scale=True, desc=title[:60], file=sys.stderr, leave=False)
+        else:
+            self._say(f"loading {f'{size / 1e9:.3g} GB of weights: ' if size else ''}{title}")
+
+    def read(self, size: int) -> None:
+        line = self._weights.read(size)
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.update(size)
+        elif line:
+            self._say(line)
 
     def started(self, evaluations: int, videos: int) -> None:
+        self.close()
         self._videos = videos
         if self._quiet:
             return

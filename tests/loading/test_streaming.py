@@ -1,0 +1,105 @@
+"""Weights read one tensor at a time: the same networks as the libraries load, less memory, prompts encoded before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from tests.support import tiny, tiny_families
+from tests.support.disk_pairs import sdxl, write_checkpoints
+from w2sd_video.loading.animatediff import tensors_of
+from w2sd_video.loading.describe import Description, describe
+from w2sd_video.loading.pair_description import PairDescription
+from w2sd_video.loading.pairs import load_pair
+from w2sd_video.loading.parts import Source
+from w2sd_video.loading.pipelines import load_pipeline
+from w2sd_video.loading.sharing import unique_bytes
+from w2sd_video.loading.streaming import read_tensors
+from w2sd_video.runs.progress import TerminalProgress
+
+
+def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
+    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    written = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in kinds}
+    written |= {"number": torch.tensor(4.5), "nothing": torch.zeros(0, 3), "fp8": torch.ones(3).to(torch.float8_e4m3fn)}
+    save_file(written, tmp_path / "all.safetensors", metadata={"format": "pt"})
+    found = dict(read_tensors([tmp_path / "all.safetensors"]))
+    assert found.keys() == written.keys()
+    for name, tensor in written.items():
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
+        assert torch.equal(found[name].float(), tensor.float()), name
+    assert [*dict(read_tensors([tmp_path / "all.safetensors"], {"number": "n"}))] == ["n"]
+
+
+@pytest.mark.parametrize("make", [tiny.sdxl, tiny.flux, tiny.wan, tiny_families.sd3, tiny.animatediff_sdxl])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_folder_is_loaded_as_diffusers_loads_it(make: Callable[..., Any], dtype: torch.dtype, tmp_path: Path) -> None:
+    make(1).save_pretrained(tmp_path)
+    wanted = DiffusionPipeline.from_pretrained(tmp_path, torch_dtype=dtype)
+    video = "AnimateDiff" in type(wanted).__name__ or "Wan" in type(wanted).__name__
+    found = load_pipeline(str(tmp_path), role="strong", dtype=dtype, video=video, quiet=True)
+    for part in ("unet", "transformer", "vae"):
+        if getattr(wanted, part, None) is None:
+            continue
+        ours, theirs = tensors_of(getattr(found, part)), tensors_of(getattr(wanted, part))
+        assert ours.keys() == theirs.keys()
+        assert [name for name in theirs if ours[name].dtype != theirs[name].dtype] == []
+        assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+        assert not getattr(found, part).training
+
+
+def test_a_single_files_network_is_read_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_checkpoints(tmp_path)
+    monkeypatch.setattr(UNet2DConditionModel, "from_single_file", None)  # diffusers' own is not asked
+    side = describe(files["weak.safetensors"], "weak", config=files["config"])
+    unet = Source(side, torch.float16).load(UNet2DConditionModel, "unet")
+    wanted = sdxl(2).unet.half().state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in unet.state_dict().items())
+
+
+def test_a_pair_of_equal_folders_never_holds_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.sdxl(1).save_pretrained(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    one, two = (Description(str(tmp_path / name), "folder", tmp_path / name) for name in ("one", "two"))
+    first = Source(one, torch.float32).load(UNet2DConditionModel, "unet")
+    second = Source(two, torch.float32).load(UNet2DConditionModel, "unet", other=first)
+    ours, theirs = tensors_of(first), tensors_of(second)
+    assert all(theirs[name] is ours[name] for name in ours)
+
+
+def test_prompts_are_encoded_while_the_networks_wait_for_their_weights(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        tiny.sdxl(seed).save_pretrained(tmp_path / str(seed))
+    sides = [Description(str(tmp_path / name), "folder", tmp_path / name) for name in "12"]
+    pair, waiting, read = PairDescription(*sides, None), [], []  # type: ignore[var-annotated]
+    pipes = load_pair(pair, dtype=torch.float32, video=False, waiting=waiting, told=read.append)
+    networks = [pipe.unet for pipe in pipes.values()]
+    assert all(parameter.is_meta for network in networks for parameter in network.parameters())
+    assert [pipe.encode_prompt("x", device="cpu")[0].isfinite().all() for pipe in pipes.values()]
+    assert len(waiting) == 2
+    before = sum(read)
+    for fill in waiting:
+        fill()
+    assert sum(read) - before == sum(tensor.nbytes for net in networks for tensor in net.parameters())
+    for seed, network in zip((1, 2), networks, strict=True):
+        wanted = tiny.sdxl(seed).unet.state_dict()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
+    plain = load_pair(pair, dtype=torch.float32, video=False)
+    assert unique_bytes(*networks) == unique_bytes(*(pipe.unet for pipe in plain.values()))
+
+
+def test_loading_says_how_far_it_is_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    progress = TerminalProgress()
+    monkeypatch.setattr("w2sd_video.runs.progress.time.monotonic", iter([0.0, 1.0, 10.0, 11.0]).__next__)
+    progress.loading("a over b", int(4e9))
+    for _ in range(3):
+        progress.read(int(1e9))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["loading 4 GB of weights: a over b", "loaded 2.0 of 4.0 GB, 10 s left"]
