@@ -193,8 +193,8 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: Mot
             single = part == "unet" and found.kind == "file"  # whatever the config's makes
             other = getattr(sharing, part, None)
             other = other if isinstance(other, torch.nn.Module) else None
-            kind = UNet2DConditionModel if single else class_of(index[part], name)
-            parts[part] = source.load(kind, part, own, other=other)
+            taken = UNet2DConditionModel if single else class_of(index[part], name)
+            parts[part] = source.load(taken, part, own, other=other)
             if other is not None:
                 share_equal_tensors(other, parts[part])
     moving = named(index, "motion_adapter") and found.kind != "file"
