@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-image demo-bridge demo-digits demo-vbench theory diagnose test test-slow pipelines bench \
+.PHONY: demo demo-image demo-bridge demo-digits demo-vbench theory diagnose test test-slow pipelines real-size bench \
     wheel score score-methods score-bridge score-digits score-gaps score-faster score-dataset-gap format clean
 
 demo: .venv/ready
@@ -21,7 +21,11 @@ demo-digits: .venv/ready
 
 # The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
 VBENCH := outputs/demo-vbench
-demo-vbench: .venv/ready
+demo-v# docs/results/real-size.md: SDXL and Flux at true size with random weights, their memory and seconds (17 GB of disk)
+real-size: .venv/ready
+	$(BIN)/python -m tests.support.real_size
+
+bench: .venv/ready
 	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
 	$(BIN)/python scripts/generate_video.py --prompts $(VBENCH)/prompts.txt --methods weak,strong,w2sd --steps 10 \
 	    --output $(VBENCH)/videos

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import loop, lora, measuring, vbench
+from benchmarks import gpu, loop, lora, measuring, vbench
 from benchmarks.measuring import Meter, Row, cpu_seconds, paired_ratio, recorded_calls
 from torch import Tensor, nn
 
@@ -231,3 +231,26 @@ def test_what_scoring_adds_to_its_networks_is_measured_against_their_bare_calls(
     monkeypatch.setattr(vbench, "paired_ratio", measured)
     ratio, rate = vbench.time_networks(SIDE, video, dimensions, networks, rounds=1)
     assert not ratio.passed and ratio.target == 1.1 and rate.value > 0
+
+
+# -- a GPU without weights, tried small on the processor --------------------------------------------------------------
+
+
+def test_a_case_of_the_gpu_benchmark_measures_rows_reads_and_the_loop_on_small_networks() -> None:
+    machine = gpu.of_the_card("cpu", torch.float32, 0.0)
+    case = next(case for case in gpu.cases(small=True) if case.name.startswith("SDXL"))
+    rows = list(gpu.measure_network(case, machine, compiled=False))
+    found = {row.what.partition(",")[0]: row for row in rows}
+    # 4 steps at guidance 3, and 3 reflections of which the weak side is asked at guidance 1.
+    assert found["network rows as the run counts them"].value == 4 * 2 + 3 * (2 + 1)
+    assert found["host reads between evaluations"].value == 0
+    assert found["times this card's floor"].value > 1
+    assert found["a call / its bare forwards"].value > 0.5
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_whole_on_the_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--device", "cpu", "--quick", "--output", str(tmp_path / "gpu.json")]) == 0
+    document = json.loads((tmp_path / "gpu.json").read_text())
+    assert {row["id"] for row in document["rows"]} >= {"card", "row", "loop", "reads", "peak", "lora", "moe", "share"}
+    assert document["settings"]["device"] == "CPU"

@@ -449,6 +449,8 @@ def _encode(loaded: LoadedSides, prompts: list[str]) -> None:
         pipes = [loaded.strong]
     else:
         loaded.texts["weak"] = _texts(plan, loaded.weak, raw, loaded.negative("weak"))
+        if can_encode(loaded.weak):
+            free_text_encoders(loaded.weak)
         told_alike = raw == prompts and loaded.negative("weak") == plan.negative_prompt
         if told_alike and _one_text(loaded):
             loaded.texts["strong"] = loaded.texts["weak"]

@@ -151,6 +151,7 @@ class Sides:
         motion: numbers of motion modules, which both sides share.
         more: numbers beside the networks of the strong side: LoRAs, a ControlNet.
         fits_map: a noise map is fitted before anything is made.
+        at_once: the networks have their weights before the prompts are encoded, as LoRAs and ControlNets need them.
     """
 
     strong: Sizes
@@ -160,6 +161,7 @@ class Sides:
     motion: int = 0
     more: int = 0
     fits_map: bool = False
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class _Bytes:
     sampling: int
     decoding: int
     fits_map: bool = False
+    at_once: bool = False
     texts: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -188,6 +191,11 @@ class _Bytes:
     @property
     def all(self) -> int:
         return self.networks + sum(self.vaes)
+
+    @property
+    def before(self) -> int:
+        """On the host while the prompts are encoded: the text encoders of both sides, and the VAEs."""
+        return sum(self.texts) + (self.all if self.at_once else sum(self.vaes))
 
 
 def estimate_memory(sides: Sides, *, dtype: str, device: str, plans: Iterable[str] = MEMORY_PLANS) -> Estimate:
@@ -239,6 +247,7 @@ def _in_bytes(sides: Sides, item: int, dtype: str) -> _Bytes:
         * item,
         decoding=max(decoding, default=0),
         fits_map=sides.fits_map,
+        at_once=sides.at_once,
     )
 
 
@@ -250,7 +259,7 @@ def _phases(found: _Bytes, *, encode: int, sample: int, decode: int) -> dict[str
 def _on_cpu(found: _Bytes) -> PlanMemory:
     host = _phases(
         found,
-        encode=PROCESS + max(found.texts),
+        encode=PROCESS + found.before,
         sample=PROCESS + found.all + found.sampling,
         decode=PROCESS + found.all + found.decoding,
     )
@@ -284,7 +293,7 @@ def _on_device(found: _Bytes, plan: str) -> PlanMemory:
     waiting = kept.get(plan, found.all)
     host = _phases(
         found,
-        encode=base + (found.largest_text if plan == "resident" else max(found.texts)),
+        encode=base + found.before,
         sample=base + waiting,
         decode=base + waiting,
     )

@@ -20,7 +20,9 @@ progress, files, resuming, batches, processes, summaries and exit codes. A famil
    and a test compares it with what a run counts. No torch.
 
 5. `rehearse(plan)` raises `UserError` for what only torch can tell of files, without loading them: whether a network's
-   weights have all its tensors, whether a schedule can be reflected (`commands.rehearsing`). A dry run asks it, too.
+   weights have all its tensors, whether a schedule can be reflected (`commands.rehearsing`). A run asks it before it
+   loads, and a dry run with `--rehearse`. A method `memory(plan)`, if there is one, returns the sizes of both sides
+   (`loading.memory.Sides`) or None, of which dry runs and `--memory auto` estimate what each memory plan takes.
 
 6. `load(plan, run)` loads. `plan.device` and `plan.dtype` are settled. `run.pending` are
    the tasks still to be made; load no more than they need. Tell `run.note` what a reader of the files should know (it

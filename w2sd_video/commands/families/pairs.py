@@ -482,7 +482,8 @@ def memory_of(plan: Plan) -> Sides | None:
     size = (plan.height, plan.width, plan.num_frames)
     loads = (Load(rows["strong"], *size), None if weak is None else Load(rows["weak"], *size))
     one_vae = weak is None or not weak.vae or pair.put_together
-    return Sides(strong, weak, loads, one_vae=one_vae, motion=motion, more=_more(plan))
+    steered = bool(plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter"))
+    return Sides(strong, weak, loads, one_vae=one_vae, motion=motion, more=_more(plan), at_once=steered)
 
 
 def _more(plan: Plan) -> int:
