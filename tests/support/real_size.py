@@ -59,19 +59,24 @@ FLUX = {"guidance_embeds": True, "num_layers": 2, "num_single_layers": 4}
 
 
 class Numbers:
-    """Random numbers by name, from one buffer: true weights in size and scale."""
+    """Random numbers by name, from one buffer."""
 
     def __init__(self) -> None:
-        self.buffer = torch.randn(2**24 + 3, generator=torch.Generator().manual_seed(0)).half()
+        numbers = torch.randn(2**24 + 3, generator=torch.Generator().manual_seed(0))
+        self.buffer = (0.01 * numbers).half().numpy().tobytes()
 
-    def of(self, name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-        """Returns float16 numbers of a shape: of scale 0.6 / sqrt(inputs), norms about 1."""
-        count = math.prod(shape)
-        start = int(hashlib.md5(f"{seed}{name}".encode()).hexdigest()[:6], 16) % 2**23
-        found = self.buffer.repeat(-(-(count + start) // len(self.buffer)))[start : start + count].reshape(shape)
-        if len(shape) < 2:
-            return found * 0.02 + (1.0 if name.endswith("weight") else 0.0)
-        return found * (0.6 / math.sqrt(math.prod(shape[1:])))
+    def of(self, name: str, shape: tuple[int, ...], seed: int) -> Iterator[bytes]:
+        """Yields float16 numbers of a shape in pieces: weights of scale 0.01, norms about 1, biases about 0."""
+        left = 2 * math.prod(shape)
+        start = 2 * (int(hashlib.md5(f"{seed}{name}".encode()).hexdigest()[:6], 16) % 2**23)
+        if len(shape) == 1 and name.endswith("weight"):
+            small = torch.frombuffer(bytearray(self.buffer[start : start + left]), dtype=torch.float16)
+            yield (1 + small).numpy().tobytes()
+            return
+        while left:
+            piece = self.buffer[start : start + left]
+            yield piece
+            left, start = left - len(piece), 0
 
 
 def write(path: Path, shapes: Mapping[str, tuple[int, ...]], numbers: Numbers, seed: int) -> None:
@@ -87,7 +92,7 @@ def write(path: Path, shapes: Mapping[str, tuple[int, ...]], numbers: Numbers, s
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
-            file.write(numbers.of(name, shape, seed).contiguous().numpy().tobytes())
+            file.writelines(numbers.of(name, shape, seed))
 
 
 def shapes_of(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, tuple[int, ...]]:
@@ -244,24 +249,10 @@ def run(name: str, words: list[str], output: Path) -> Measured:
     return found
 
 
-def commands(work: Path) -> dict[str, list[str]]:
+def commands(work: Path, pixels: int, steps: int) -> dict[str, list[str]]:
     """The words of each run."""
-    small = [
-        "--height",
-        "128",
-        "--width",
-        "128",
-        "--steps",
-        "3",
-        "--device",
-        "cpu",
-        "--dtype",
-        "bfloat16",
-        "--prompt",
-        "a",
-        "--methods",
-        "w2sd",
-    ]
+    small = f"--height {pixels} --width {pixels} --steps {steps} --device cpu --dtype bfloat16 --prompt a".split()
+    small += ["--methods", "w2sd"]
     video = ["video", "--num-frames", "4", "--motion-adapter", str(work / "motion"), *small]
     base = str(work / "base")
     return {
@@ -277,12 +268,13 @@ def commands(work: Path) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def page(runs: Iterable[Measured]) -> str:
+def page(runs: Iterable[Measured], pixels: int, steps: int) -> str:
     """The report."""
     lines = [
         "# Real size",
         "",
-        "True-size networks with random weights on a CPU (bfloat16, 128 x 128 pixels, T 3), by `make real-size`: it "
+        f"True-size networks with random weights on a CPU (bfloat16, {pixels} x {pixels} pixels, T {steps}), by `make "
+        "real-size`: it "
         "builds the checkpoints, runs these commands one after another, and measures each process from outside. `peak` "
         "is the most that was in memory (VmHWM), pages of files included; `weights` what has to be there at once; "
         "`plan` what `--dry-run` says without loading anything. GB are 10^9 bytes. Times are of a shared machine.",
@@ -309,11 +301,13 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "real-size")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--only", type=int, help="of the runs, from 0 on")
+    parser.add_argument("--pixels", type=int, default=128, help="of a side")
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--keep", action="store_true", help="leave the checkpoints there")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     build(options.work)
-    chosen = list(commands(options.work).items())
+    chosen = list(commands(options.work, options.pixels, options.steps).items())
     chosen = chosen if options.only is None else chosen[options.only : options.only + 1]
     runs = []
     for name, words in chosen:
@@ -321,7 +315,7 @@ def main() -> int:
         runs.append(run(name, words, options.work / "run"))
         made = runs[-1]
         print(f"  weights {made.weights:.2f}, plan {made.estimate:.2f}, peak {made.peak:.2f} GB", flush=True)
-    options.page.write_text(page(runs))
+    options.page.write_text(page(runs, options.pixels, options.steps))
     if not options.keep:
         shutil.rmtree(options.work)
     return 0
