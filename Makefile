@@ -26,6 +26,7 @@ real-size: .venv/ready
 	$(BIN)/python -m tests.support.real_size
 
 bench: .venv/ready
+	$(BIN)/python scripts/benchmark_start.py
 	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
 	$(BIN)/python scripts/generate_video.py --prompts $(VBENCH)/prompts.txt --methods weak,strong,w2sd --steps 10 \
 	    --output $(VBENCH)/videos

@@ -159,12 +159,15 @@ MAKE = (
             "benchmark_moe",
             "benchmark_lora",
             "benchmark_vbench",
+            "benchmark_start",
+            "benchmark_gpu",
         ),
         quick=True,
     ),
     Chapter(
         "make bench",
         (
+            Line("python scripts/benchmark_start.py"),
             Line("python scripts/benchmark.py", "--quick"),
             Line("python scripts/benchmark_bridge.py"),
             Line("python scripts/benchmark_moe.py", "--quick"),
