@@ -102,4 +102,4 @@ def test_loading_says_how_far_it_is_without_a_terminal(capsys: pytest.CaptureFix
     for _ in range(3):
         progress.read(int(1e9))
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["loading 4 GB of weights: a over b", "loaded 2.0 of 4.0 GB, 10 s left"]
+    assert lines == ["loading 4 GB of weights: a over b", "loaded 2.0 of 4.0 GB, 18 s left"]

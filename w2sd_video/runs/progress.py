@@ -51,18 +51,23 @@ class _Weights:
     EVERY = 5.0
 
     def __init__(self, size: int) -> None:
-        self.size, self.done, self.begin = size, 0, time.monotonic()
-        self.said = self.begin
+        self.size, self.done, self.said = size, 0, time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first were there, and how many
 
     def read(self, size: int) -> str:
         """Returns a line if it is time for one, with the time left; else ""."""
         self.done += size
         now = time.monotonic()
-        if now - self.said < self.EVERY or not self.size:
+        if size and self.first is None:  # what comes before, such as importing, says nothing of what is left
+            self.first = now, self.done
+        if not size or not self.size or now - self.said < self.EVERY:
             return ""
         self.said = now
-        left = max(0, self.size - self.done) * (now - self.begin) / max(1, self.done)
-        return f"loaded {self.done / 1e9:.1f} of {self.size / 1e9:.1f} GB, {left:.0f} s left"
+        assert self.first is not None
+        begin, read = self.first
+        left = max(0, self.size - self.done) * (now - begin) / max(1, self.done - read)
+        said = f"loaded {self.done / 1e9:.1f} of {self.size / 1e9:.1f} GB"
+        return said if self.done == read else f"{said}, {left:.0f} s left"
 
 
 class TerminalProgress(Progress):
