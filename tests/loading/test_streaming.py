@@ -16,7 +16,7 @@ from tests.support import tiny, tiny_families
 from tests.support.disk_pairs import sdxl, write_checkpoints
 from w2sd_video.loading.animatediff import tensors_of
 from w2sd_video.loading.describe import Description, describe
-from w2sd_video.loading.pair_description import PairDescription
+from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import Source
 from w2sd_video.loading.pipelines import load_pipeline
@@ -93,6 +93,21 @@ def test_prompts_are_encoded_while_the_networks_wait_for_their_weights(tmp_path:
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
     plain = load_pair(pair, dtype=torch.float32, video=False)
     assert unique_bytes(*networks) == unique_bytes(*(pipe.unet for pipe in plain.values()))
+
+
+def test_a_pair_of_videos_waits_for_its_weights_with_its_motion_modules(tmp_path: Path) -> None:
+    files = write_checkpoints(tmp_path)
+    given = (files["strong.safetensors"], files["weak"], files["motion"])
+    pair, waiting = describe_pair(*given, config=files["weak"]), []  # type: ignore[var-annotated]
+    pipes = load_pair(pair, dtype=torch.float32, waiting=waiting)
+    for fill in waiting:
+        fill()
+    plain = load_pair(pair, dtype=torch.float32)
+    for role, pipe in pipes.items():
+        wanted = tensors_of(plain[role].unet)
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in tensors_of(pipe.unet).items())
+    networks = [[pipe.unet for pipe in each.values()] for each in (pipes, plain)]
+    assert unique_bytes(*networks[0]) == unique_bytes(*networks[1])
 
 
 def test_loading_says_how_far_it_is_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

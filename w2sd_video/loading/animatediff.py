@@ -36,9 +36,11 @@ def assemble_motion_unet(unet: UNet2DConditionModel, motion_adapter: MotionAdapt
             f"the UNet is {unet.dtype} on {unet.device} and the motion adapter {motion_adapter.dtype} on "
             f"{motion_adapter.device}; load both with the same dtype and device"
         )
+    motion: dict[str, nn.Module | dict[str, Tensor]] = {"the motion adapter": tensors_of(motion_adapter)}
     with torch.device("meta"):
         model = UNetMotionModel.from_unet2d(unet, motion_adapter, load_weights=False)
-    assign_all(model, {"the 2-D UNet": unet, "the motion adapter": motion_adapter})
+    assign_all(motion_adapter, motion)  # which diffusers moved to where the UNet is, that may still be nowhere
+    assign_all(model, {"the 2-D UNet": unet, **motion})
     return model.eval()
 
 
