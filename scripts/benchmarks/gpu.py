@@ -128,8 +128,10 @@ def make_sdxl(machine: Machine, small: bool) -> tuple[Any, nn.Module]:
 
 
 def _sdxl(kind: Any, unet: Any, **more: Any) -> Any:
-    nothing = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    return kind(**nothing, unet=unet, scheduler=DDIMScheduler(timestep_spacing="trailing", clip_sample=False), **more)
+    nothing: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    return kind(
+        **{**nothing, **more}, unet=unet, scheduler=DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
+    )
 
 
 def make_animatediff(machine: Machine, small: bool) -> tuple[Any, nn.Module]:
@@ -143,7 +145,8 @@ def make_animatediff(machine: Machine, small: bool) -> tuple[Any, nn.Module]:
     settings["motion_norm_num_groups"] = channels.get("norm_num_groups", 32)
     adapter = random_network(lambda: MotionAdapter(**settings), machine)
     strong, weak = motion_unet(), motion_unet()
-    return _sdxl(AnimateDiffSDXLPipeline, strong, motion_adapter=adapter), weak
+    vae = random_network(lambda: bridge_networks.sdxl_vae(bridge_networks.SMALL), machine)  # asked for its dtype only
+    return _sdxl(AnimateDiffSDXLPipeline, strong, motion_adapter=adapter, vae=vae), weak
 
 
 def make_flux(machine: Machine, small: bool) -> tuple[Any, nn.Module]:
