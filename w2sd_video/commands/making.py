@@ -335,7 +335,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     wanted += ["weak"] if not one and run.methods - {"strong", "zero-gap", "resample"} else []
     assert plan.files is not None
     # What is added to a network needs its weights.
-    steered = plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter")
+    steered = plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter") or plan.fp8
     waiting: list[Callable[[], None]] | None = None if steered else []
     pipes = load_pair(
         plan.files,
