@@ -267,8 +267,9 @@ class Source:
         one by one; None for any other.
         """
         weights, config = self.description.weights(part), self.config(part)
-        packed = weights is not None and any(file.suffix == GGUF for file in weights.files)
-        if weights is None or packed or config is None or "quantization_config" in config or not issubclass(kind, ModelMixin):
+        if weights is None or config is None or "quantization_config" in config or not issubclass(kind, ModelMixin):
+            return None
+        if any(file.suffix == GGUF for file in weights.files):
             return None
         names: Any = {name: name for name in weights.header}
         if weights.prefix:
