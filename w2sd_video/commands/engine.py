@@ -26,6 +26,7 @@ from w2sd_video.commands.machines import (
     memory_lines,
     memory_report,
     planned_device,
+    to_load,
 )
 from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, reflected_steps
 from w2sd_video.commands.options import option_of, options_of
@@ -34,7 +35,6 @@ from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
 from w2sd_video.demo.bundled import is_bundled, said_of
 from w2sd_video.errors import UserError
-from w2sd_video.loading.describe import WEIGHTED
 from w2sd_video.loading.memory import AUTO, Estimate, Machine, estimate_memory, memory_plan
 from w2sd_video.presets import preset_table
 from w2sd_video.report.page import counted
@@ -230,7 +230,7 @@ def make(
     """
     progress = progress or Progress()
     worker = Worker.of_environment()
-    progress.loading(*_to_load(plan))
+    progress.loading(*to_load(plan))
     plan, device_name = settled(family, replace(plan, device=worker.device(plan.device)))
     run = replace(run_plan(family, plan, command, device_name), shared=shared, shard=shard)
     makers: list[Maker] = []
@@ -260,15 +260,6 @@ def make(
         last = worker.first if shard is None else summary.all_there
         written = family.finish(plan, run, makers[0] if makers else None, progress) if last else {}
     return summary, written
-
-
-def _to_load(plan: Plan) -> tuple[str, int]:
-    """What will be loaded, and the bytes of it that are files here."""
-    pair = plan.files
-    sides = [] if pair is None else [each for each in (pair.strong, pair.weak, pair.motion_adapter) if each is not None]
-    parts = [side.weights(part) for side in sides for part in WEIGHTED]
-    names = [Path(side.checkpoint).name for side in (plan.pair.strong, plan.pair.weak) if side.checkpoint is not None]
-    return " over ".join(names), sum(weights.nbytes for weights in parts if weights is not None)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 from w2sd_video.commands.plan import Plan
 from w2sd_video.errors import UserError
+from w2sd_video.loading.describe import WEIGHTED
 from w2sd_video.loading.memory import AUTO, RESERVED, Estimate, Machine, memory_plan
 
 DEVICES = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)")
@@ -119,6 +120,15 @@ def memory_lines(report: Mapping[str, Any]) -> list[str]:
         taken = found["take"]
         lines.append(f"  take --memory {taken}" if taken else "  none fits: choose a smaller --height and --width")
     return [*lines, ""]
+
+
+def to_load(plan: Plan) -> tuple[str, int]:
+    """What will be loaded, and the bytes of it that are files here."""
+    pair = plan.files
+    sides = [] if pair is None else [each for each in (pair.strong, pair.weak, pair.motion_adapter) if each is not None]
+    parts = [side.weights(part) for side in sides for part in WEIGHTED]
+    names = [Path(side.checkpoint).name for side in (plan.pair.strong, plan.pair.weak) if side.checkpoint is not None]
+    return " over ".join(names), sum(weights.nbytes for weights in parts if weights is not None)
 
 
 def _gib(size: int | None) -> str:
