@@ -66,7 +66,7 @@ class Sizes:
             return int(values * positions * (num_frames or 1) * (config.get("block_out_channels") or [320])[0])
         inner = (config.get("num_attention_heads") or 24) * (config.get("attention_head_dim") or 128)
         patch = config.get("patch_size") or 1
-        patch = patch[-1] if isinstance(patch, list) else patch
+        patch = patch[-1] if isinstance(patch, list | tuple) else patch
         if name.startswith("Wan"):
             latent_frames = ((num_frames or 1) - 1) // 4 + 1
             values = WAN_VALUES[0] + WAN_VALUES[1] * (config.get("ffn_dim") or 4 * inner) / inner
