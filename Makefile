@@ -21,12 +21,7 @@ demo-digits: .venv/ready
 
 # The whole way of an evaluation with the bundled pair and no weights: prompts, videos, scores, comparison.
 VBENCH := outputs/demo-vbench
-demo-v# docs/results/real-size.md: SDXL and Flux at true size with random weights, their memory and seconds (17 GB of disk)
-real-size: .venv/ready
-	$(BIN)/python -m tests.support.real_size
-
-bench: .venv/ready
-	$(BIN)/python scripts/benchmark_start.py
+demo-vbench: .venv/ready
 	$(BIN)/python scripts/evaluate_vbench.py prompts --suite sample --dimensions all --samples 1 --output $(VBENCH)
 	$(BIN)/python scripts/generate_video.py --prompts $(VBENCH)/prompts.txt --methods weak,strong,w2sd --steps 10 \
 	    --output $(VBENCH)/videos
@@ -61,7 +56,12 @@ test-slow: .venv/ready
 pipelines: .venv/ready
 	$(BIN)/python -m tests.support.pipelines_page
 
+# docs/results/real-size.md: SDXL and Flux at true size with random weights, their memory and seconds (17 GB of disk)
+real-size: .venv/ready
+	$(BIN)/python -m tests.support.real_size
+
 bench: .venv/ready
+	$(BIN)/python scripts/benchmark_start.py
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/benchmark_bridge.py
 	$(BIN)/python scripts/benchmark_moe.py
