@@ -247,22 +247,35 @@ LOOKS = {
 
 @figures.style()
 def draw(found: Mapping[str, Any]) -> Any:
-    """The scores against rows with their intervals, the motion of videos beside them, a number for each method."""
-    videos = found["noun"] == "video"
-    figure, (panels,) = figures.subplots(1, 1 + videos, size=(6.2, 4.6))
-    names = list(dict.fromkeys(row["method"] for row in found["rows"]))
-    for axes, what, label in zip(panels, ("score", "motion"), (found["scorer"], "motion"), strict=False):
-        spread = max(row["rows"] for row in found["rows"]) / 150
-        for row in found["rows"]:
+    """The scores with their intervals, the motion of videos beside them: over rows, or by name at one budget."""
+    videos, one = found["noun"] == "video", len({row["budget"] for row in found["rows"]}) == 1
+    shown = sorted(found["rows"], key=lambda row: row["score"]["value"]) if one else found["rows"]
+    names = list(dict.fromkeys(row["method"] for row in shown))
+    size = ((5.6, 1.2 + 0.24 * len(names)) if one else (6.2, 4.6)) if not videos else (4.2, 4.6)
+    figure, (panels,) = figures.subplots(1, 1 + videos, size=size)
+    score = str(found["scorer"]).rpartition("/")[2]
+    for axes, what, label in zip(panels, ("score", "motion"), (score, "motion"), strict=False):
+        spread = max(row["rows"] for row in shown) / 150
+        for row in shown:
             colour, marker = LOOKS[row["kind"]]
-            value, ends = row[what]["value"], (row[what]["low"], row[what]["high"])
-            place = row["rows"] + spread * (names.index(row["method"]) - len(names) / 2)  # side by side
+            look: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1, "capsize": 2, "markersize": 4}
+            value, ends, number = row[what]["value"], (row[what]["low"], row[what]["high"]), names.index(row["method"])
             error = None if None in ends else [[value - ends[0]], [ends[1] - value]]
-            axes.errorbar(place, value, yerr=error, color=colour, marker=marker, linewidth=1, capsize=2, markersize=4)
-            axes.annotate(str(names.index(row["method"]) + 1), (place, value), xytext=(2, 3), fontsize=7,
-                          textcoords="offset points")  # fmt: skip
-        axes.set(xlabel=f"rows of the networks, a {found['noun']}", ylabel=label)
-    kinds = {row["method"]: row["kind"] for row in found["rows"]}
+            if one:
+                axes.errorbar(value, number, xerr=error, **look)
+                continue
+            place = row["rows"] + spread * (number - len(names) / 2)  # side by side
+            axes.errorbar(place, value, yerr=error, **look)
+            axes.annotate(str(number + 1), (place, value), xytext=(2, 3), fontsize=7, textcoords="offset points")
+        rows = f"rows of the networks, a {found['noun']}"
+        if one:
+            axes.set(xlabel=f"{label}, at {shown[0]['budget']} {rows}")
+            axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
+        else:
+            axes.set(xlabel=rows, ylabel=label)
+    if one:
+        return figure
+    kinds = {row["method"]: row["kind"] for row in shown}
     handles = [
         panels[0].plot([], [], color=LOOKS[kinds[name]][0], marker=LOOKS[kinds[name]][1], linestyle="none",
                        label=f"{number} {name}")[0]
