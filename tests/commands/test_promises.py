@@ -341,6 +341,7 @@ SITES: dict[str, str] = {
     "w2sd_video/loading/animatediff.py": "motion modules; setting of the network",
     "w2sd_video/loading/attachments.py": "controlnet; no controlnet; ip adapter; no ip adapter",
     "w2sd_video/loading/describe.py": FILES,
+    "w2sd_video/loading/differences.py": FILES,
     "w2sd_video/loading/files.py": FILES,
     "w2sd_video/loading/loras.py": "lora; motion lora; half a lora; lora's name",
     "w2sd_video/loading/memory.py": "memory",
