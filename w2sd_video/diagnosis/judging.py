@@ -118,8 +118,8 @@ def recommend(measured: Measured, failing: Sequence[str], *, steps: int) -> Reco
     if motion < LEAST_MOTION:
         why.append(
             f"motion: reflected videos keep {motion:.0%} of what the strong side's differ by from frame to frame: the "
-            "gap points against motion; --motion-strength 0 leaves the gap's own motion out, which kept none of it where "
-            "that was measured: look at motion beside quality"
+            "gap points against motion; --motion-strength 0 leaves the gap's own motion out, which did not bring "
+            "motion back where that was measured: look at motion beside quality"
         )
     why += _cheaper(measured.cosine[:, 1:levels], reflections, steps, count)
     return Recommendation(steps, reflections, "fused" if fused else "paper", strength, tuple(why))
