@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vbench_eval.video_info import VideoInfo
 
 PREFIX = "judge_"
-PICTURE_REWARDS = ("pickscore", "hps_v2.1", "hps_v2", "clip_t", "aes", "image_reward", "vqascore")
+PICTURE_REWARDS = ("pickscore", "hps_v2.1", "hps_v2", "clip_t", "aes", "image_reward", "vqascore", "hpsv3")
+FROM_FOLDERS = ("hpsv3", "video_reward")  # NAME=FOLDER, with the network's weights, configuration and instruction
 FRAMES = 8  # of a video that a reward of pictures looks at
 
 
@@ -99,6 +100,17 @@ class PictureJudge:
         return {"id": f"{self.name}, mean over {FRAMES} frames", **self._reward.provenance()}
 
 
+def is_folder_judge(name: str, choice: str) -> bool:
+    """Returns whether `name=choice` names a judge of `FROM_FOLDERS` and its folder."""
+    return name in FROM_FOLDERS and os.path.isdir(os.path.expanduser(choice))
+
+
+def how_to_choose() -> str:
+    """Returns what a judge may be, for messages."""
+    folders = ", ".join(f"{name}=FOLDER" for name in FROM_FOLDERS)
+    return f"one of {', '.join(PICTURE_REWARDS)}, {folders}, or NAME=package.module:function"
+
+
 def load_judge(
     name: str,
     choice: str,
@@ -109,29 +121,34 @@ def load_judge(
     allow_pickle: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> VideoJudge:
-    """Returns the judge: of a picture reward's name, or of "package.module:function", which is given those of `device`
-    and `dtype` that it names.
+    """Returns the judge: of a picture reward's name, of the folder of one in `FROM_FOLDERS`, or of
+    "package.module:function", which is given those of `device` and `dtype` that it names.
 
     Raises UserError for what is none, and Unavailable where a reward's weights are not on this machine.
     """
     from vbench_eval.backbones.registry import called
     from vbench_eval.protocols import VideoJudge
 
-    if choice in PICTURE_REWARDS:
+    folder = choice if is_folder_judge(name, choice) else None
+    if folder is not None and name == "video_reward":
+        from vbench_eval.video_reward import load_video_reward
+
+        return load_video_reward(folder, device=device, dtype=dtype, allow_pickle=allow_pickle, cache=cache)
+    if folder is not None or choice in PICTURE_REWARDS:
         from vbench_eval.images.rewards import reward
 
         network = reward(
-            choice,
+            name if folder else choice,
+            weights=folder,
             device=device,
             dtype=dtype,
             offline=offline,
             allow_pickle=allow_pickle,
             cache=None if cache is None else os.fspath(cache),
         )
-        return PictureJudge(network, choice)
+        return PictureJudge(network, name if folder else choice)
     if ":" not in choice:
-        rewards = ", ".join(PICTURE_REWARDS)
-        raise UserError(f"--judge is {choice!r}; give one of {rewards}, or NAME=package.module:function")
+        raise UserError(f"--judge is {choice!r}; give {how_to_choose()}")
     made = called(choice, {"device": device, "dtype": dtype})
     if not isinstance(made, VideoJudge) or made.num_frames < 1:
         raise UserError(f"{choice} returned a {type(made).__name__}, no judge: see vbench_eval.protocols.VideoJudge")

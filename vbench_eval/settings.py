@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from vbench_eval.dimensions import BACKBONE_KINDS, I2V, MEASURED, OFFICIAL, SEMANTIC
 from vbench_eval.errors import UserError
-from vbench_eval.judges import PICTURE_REWARDS
+from vbench_eval.judges import PICTURE_REWARDS, how_to_choose, is_folder_judge
 from vbench_eval.profiles import IMAGING_MODES, get_profile
 from vbench_eval.proxies import PROXIES
 
@@ -122,10 +122,9 @@ class ScoringSettings:
         object.__setattr__(self, "backbones", dict(self.backbones))
         object.__setattr__(self, "judges", dict(self.judges))
         for name, choice in self.judges.items():
-            known = ":" in choice or choice in PICTURE_REWARDS
+            known = ":" in choice or choice in PICTURE_REWARDS or is_folder_judge(name, choice)
             if not known or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-                rewards = ", ".join(PICTURE_REWARDS)
-                raise UserError(f"--judge is {name}={choice}; give one of {rewards}, or NAME=package.module:function")
+                raise UserError(f"--judge is {name}={choice}; give {how_to_choose()}")
         get_profile(self.profile)
         takers = tuple(name for name, kind in BACKBONE_KINDS.items() if kind is not None)
         for name in self.backbones:

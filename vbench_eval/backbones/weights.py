@@ -292,6 +292,16 @@ WEIGHTS = {
             hub_file="ImageReward.pt",
         ),
         Weights(
+            "hpsv3",
+            "HPSv3",
+            16600,
+            "MIT",
+            True,
+            file="HPSv3.safetensors",
+            hub="MizzenAI/HPSv3",
+            hub_file="HPSv3.safetensors",
+        ),
+        Weights(
             "geneval2_questions",
             "GenEval 2's prompts and questions",
             0.42,

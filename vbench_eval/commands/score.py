@@ -77,7 +77,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default=[],
         metavar="NAME=CHOICE",
         help="a judge of yours beside the dimensions, package.module:function, or a reward of pictures over eight "
-        f"frames: {', '.join(PICTURE_REWARDS)}; may be given several times",
+        f"frames: {', '.join(PICTURE_REWARDS)}; hpsv3=FOLDER and video_reward=FOLDER hold all that the network needs; "
+        "may be given several times",
     )
     what.add_argument(
         "--long",

@@ -103,6 +103,13 @@ IMAGE_METRICS: Mapping[str, ImageMetric] = {
             weights=("qwen3_vl_8b",),
         ),
         ImageMetric(
+            "hpsv3",
+            "HPSv3: what people prefer, by a Qwen2-VL of a folder of yours (--weights hpsv3=FOLDER)",
+            "reward, its mean",
+            needs=("prompts",),
+            weights=("hpsv3",),
+        ),
+        ImageMetric(
             "clip_i",
             "CLIP-I: pictures and references in CLIP ViT-B/32",
             "100 x mean cosine",

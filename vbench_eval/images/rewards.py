@@ -10,6 +10,7 @@
 - AES: LAION's improved aesthetic predictor, a head on CLIP ViT-L/14 trained on people's ratings from 1 to 10. It is not
   the linear head of VBench's aesthetic_quality.
 - ImageReward: a BLIP with a head, trained on people's rankings; of a file of its own (`image_reward.py`).
+- HPSv3: a Qwen2-VL with a head, trained on people's preferences; of a folder of its own (`hpsv3.py`).
 - VQAScore: how likely a vision-language model (Qwen3-VL) says that the picture shows its prompt (`questions.py`).
 - CLIP-T and CLIP-I in the convention of DreamBooth: cosines in CLIP ViT-B/32, with the prompt or with references.
 """
@@ -222,6 +223,12 @@ def _image_reward(sources: Sources) -> Reward:
     return load_image_reward(sources)
 
 
+def _hpsv3(sources: Sources) -> Reward:
+    from vbench_eval.images.hpsv3 import load_hpsv3
+
+    return load_hpsv3(sources)
+
+
 def _vqascore(sources: Sources) -> Reward:
     from vbench_eval.images.questions import VqaScore, load_chat_answerer
 
@@ -302,5 +309,6 @@ REWARDS: Mapping[str, tuple[str, Callable[[Sources], Reward]]] = {
     "clip_t": ("clip_vit_b_32", load_clip_t),
     "image_reward": ("image_reward", _image_reward),
     "vqascore": ("qwen3_vl_8b", _vqascore),
+    "hpsv3": ("hpsv3", _hpsv3),
 }
 """Each reward's own weights and how it is loaded."""
