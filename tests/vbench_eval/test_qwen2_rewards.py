@@ -88,13 +88,13 @@ def copied(base, folder):
 
 
 def hpsv3_folder(base, folder, change=lambda state: state):
-    network, head = whole(len(WORDS) + 1), build_hpsv3_head(32)
+    network, head = whole(len(WORDS) + 1), build_hpsv3_head(32).eval()
     for value in head.parameters():
         torch.nn.init.normal_(value, std=0.2)
     state = published(network) | {f"rm_head.{key}": value for key, value in head.state_dict().items()}
     from safetensors.torch import save_file
 
-    save_file(change(state), copied(base, folder) / "HPSv3.safetensors")
+    save_file({key: value.clone() for key, value in change(state).items()}, copied(base, folder) / "HPSv3.safetensors")
     (folder / "judge_prompt.txt").write_text("rate {text_prompt} : <|Reward|> this")
     return network, head
 
