@@ -67,4 +67,5 @@ FAMILIES: Mapping[str, BlockFamily] = {
         *("HunyuanVideo 1.5", "HunyuanVideo15", "hunyuan-video-1.5", "hunyuan_video1_5"),
         *("HunyuanVideo15LoopBeforeDenoiser", "HunyuanVideo15LoopDenoiser"),
     ),
+    "ltx2": _family("LTX-2", "LTX2", "ltx2", "ltx2", "LTX2LoopBeforeDenoiser", "LTX2LoopDenoiser"),
 }

@@ -18,6 +18,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
+    LTX2Guidance,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
@@ -25,7 +26,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from tests.support import tiny
+from tests.support import tiny, tiny_loops
 from w2sd_video.hosting.reflection_block import ReflectionBlock
 
 STEPS = 5
@@ -45,6 +46,8 @@ class Family:
     guiders: tuple[str, ...] = ("guider",)
     classic_call: dict[str, Any] = field(default_factory=dict)  # what the classic pipeline calls otherwise
     as_modular: Callable[[Tensor], Tensor] = lambda latents: latents  # from the classic pipeline's form
+    guider: Callable[..., Any] = ClassifierFreeGuidance
+    prompt: str = "prompt_embeds"  # what a weak side's other prompt is told as
     own_scale: bool = False  # its guidance is not one that `ModelSpec` and the guider number alike
 
     def modular(self, block: ReflectionBlock | None = None) -> Any:
@@ -60,7 +63,7 @@ class Family:
         if self.guiders == ("guider", "guider_2"):
             pipe.update_components(boundary_ratio=0.8)
         for guider in self.guiders:
-            pipe.update_components(**{guider: ClassifierFreeGuidance(guidance_scale=self.guidance)})
+            pipe.update_components(**{guider: self.guider(guidance_scale=self.guidance)})
         return pipe
 
     def call(self, pipe: Any, **given: Any) -> Tensor:
@@ -210,6 +213,35 @@ def hunyuan_transformer(seed: int) -> HunyuanVideo15Transformer3DModel:
     return tiny.seeded(seed, lambda: HunyuanVideo15Transformer3DModel(**size)).eval()
 
 
+def ltx2(seed: int) -> Any:
+    pipe, _ = tiny_loops.ltx2()
+    pipe.transformer = ltx2_transformer(seed)
+    pipe.vae_spatial_compression_ratio, pipe.vae_temporal_compression_ratio = 32, 8  # as the modular one, without VAE
+    return pipe
+
+
+def ltx2_transformer(seed: int) -> Any:
+    network = tiny_loops.ltx2()[0].transformer
+    return tiny.seeded(seed, lambda: type(network).from_config(network.config)).eval()
+
+
+def ltx2_inputs() -> dict[str, Any]:
+    pipe, settings = tiny_loops.ltx2()
+    both = [torch.cat([settings[f"{sign}prompt_{of}"] for sign in ("negative_", "")]) for of in LTX2_TEXT]
+    with torch.no_grad():
+        made = pipe.connectors(*both, padding_side="left")
+    inputs = {name: value[1:] for name, value in zip(LTX2_CONNECTED, made, strict=True)}
+    inputs |= {f"negative_{name}": value[:1] for name, value in zip(LTX2_CONNECTED, made, strict=True)}
+    inputs |= {"latents": random(1, 8, 4, seed=3), "audio_latents": random(1, 9, 4, seed=4)}
+    inputs |= {"height": 64, "width": 64, "num_frames": 9, "frame_rate": 25.0, "use_cross_timestep": False}
+    return {**inputs, "batch_size": 1, "dtype": torch.float32}
+
+
+LTX2_SIZE = ("height", "width", "num_frames", "frame_rate")
+LTX2_TEXT = ("embeds", "attention_mask")
+LTX2_CONNECTED = ("connector_prompt_embeds", "connector_audio_prompt_embeds", "connector_attention_mask")
+
+
 def as_tokens(latents: Tensor) -> Tensor:
     """Latents [B, C, H, W] as tokens of 2 x 2 cells, as the loop has them."""
     folded = latents.unfold(2, 2, 2).unfold(3, 2, 2)  # [B, C, H / 2, W / 2, 2, 2]
@@ -291,6 +323,20 @@ FAMILIES = {
         hunyuan_inputs,
         classic_call={"guidance_scale": None},  # a guider's
         own_scale=True,
+    ),
+    "ltx2": Family(
+        lambda: ltx2(1),
+        lambda: ltx2_transformer(2),
+        ("ltx2.modular_blocks_ltx2", "LTX2CoreDenoiseStep"),
+        ltx2_inputs,
+        guiders=("guider", "audio_guider"),
+        guider=LTX2Guidance,
+        prompt="connector_prompt_embeds",
+        classic_call={
+            **{name: value for name, value in tiny_loops.ltx2()[1].items() if name not in LTX2_SIZE},
+            **dict.fromkeys([*LTX2_CONNECTED, *(f"negative_{name}" for name in LTX2_CONNECTED), "batch_size", "dtype"]),
+        },
+        as_modular=lambda latents: latents.flatten(2).transpose(1, 2),
     ),
 }
 

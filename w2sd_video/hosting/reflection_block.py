@@ -22,6 +22,14 @@ from w2sd_video.core.levels import Level
 from w2sd_video.core.options import ReflectionConfig
 from w2sd_video.core.variations import CachedGap
 from w2sd_video.errors import UserError
+from w2sd_video.hosting.loop_state import (
+    check_sound,
+    guidance_beside,
+    latents_of,
+    picture_of,
+    prediction_of,
+    put_latents,
+)
 from w2sd_video.latents.schedules import REMEDY, SECOND_ORDER, UNIPC, Schedule, read_schedule, to_native
 
 AFTER, MEASURE = "after_denoiser", "measure_gap"
@@ -129,13 +137,13 @@ class ReflectionBlock(ModularPipelineBlocks):
             return components, block_state
         self._now = components, block_state, i, t
         scale = self._schedule.scales[step]
-        x = block_state.latents.to(torch.promote_types(block_state.latents.dtype, torch.float32)) / scale
+        x = latents_of(block_state) / scale
         tilde = self._reflection.reflect(step, x)
         self._now = None
         if tilde is not None:
             if self.on_reflect is not None:
-                self.on_reflect(step, x, tilde)
-            block_state.latents = (tilde * scale).to(block_state.latents.dtype)
+                self.on_reflect(step, picture_of(block_state, x), picture_of(block_state, tilde))
+            put_latents(block_state, tilde * scale)
         return components, block_state
 
     def measure(self, components: Any, block_state: Any, i: int, t: Any) -> None:
@@ -146,14 +154,16 @@ class ReflectionBlock(ModularPipelineBlocks):
         assert self._schedule is not None
         self._now = components, block_state, i, t
         scale = self._schedule.scales[step]
-        x = block_state.latents.to(torch.promote_types(block_state.latents.dtype, torch.float32)) / scale
+        x = latents_of(block_state) / scale
         self._reflection.strong(x, self._schedule.levels[step])
         self._now = None
 
     def _sampled(self, x: Tensor, level: Level) -> Tensor:
         """The prediction that the loop's own blocks made at this step."""
         assert self._now is not None and self._schedule is not None
-        return to_native(self._schedule.prediction, self._now[1].noise_pred.to(x.dtype), x, level)
+        components, state, i, _ = self._now
+        made = prediction_of(state, components.scheduler, i)
+        return to_native(self._schedule.prediction, made.to(x.dtype), x, level)
 
     def _begin(self, components: Any, state: Any) -> None:
         """Reads the grid and the settings of this call, and refuses what cannot be reflected."""
@@ -182,6 +192,7 @@ class ReflectionBlock(ModularPipelineBlocks):
         self._reflection = None
         if config.plain():
             return
+        check_sound(state, scheduler, config)
         networks = {name: self._weak_network(components, name) for name in self._networks()}
         networks = {name: network for name, network in networks.items() if network is not None}
         scales = told["reflect_guidance_scale"], told["weak_guidance_scale"]
@@ -212,12 +223,13 @@ class ReflectionBlock(ModularPipelineBlocks):
             ours, side = copy.copy(state), _Components(components, replaced)
             for name, value in {**fields, **inputs}.items():
                 setattr(ours, name, value)
-            ours.latents = (x * self._schedule.scales[step]).to(state.latents.dtype)
+            put_latents(ours, x * self._schedule.scales[step])
             for block in self._blocks:
                 block(side, ours, i=i, t=t)
             if self.on_evaluation is not None:
                 self.on_evaluation()
-            return to_native(self._schedule.prediction, ours.noise_pred.to(x.dtype), x, level)
+            made = prediction_of(ours, components.scheduler, i)
+            return to_native(self._schedule.prediction, made.to(x.dtype), x, level)
 
         return predict
 
@@ -235,7 +247,8 @@ class ReflectionBlock(ModularPipelineBlocks):
         for name, guider in guiders.items():
             if "guidance_scale" not in guider.config:
                 raise UserError(f"the pipeline's {type(guider).__name__} has no guidance_scale; leave the scales out")
-            changed[name] = guider.new(guidance_scale=scale)
+            main = next(iter(guiders.values()))
+            changed[name] = guider.new(guidance_scale=guidance_beside(name, guider, main, scale))
             if not guider._enabled:
                 changed[name].disable()
         if scale != 1 and hasattr(state, "negative_prompt_embeds") and state.negative_prompt_embeds is None:
