@@ -14,8 +14,8 @@ from vbench_eval.errors import UserError
 from vbench_eval.images.hpsv3 import Hpsv3, build_hpsv3_head, load_hpsv3
 from vbench_eval.images.sources import Sources
 from vbench_eval.judges import PictureJudge, load_judge
+from vbench_eval.protocols import VideoJudge
 from vbench_eval.settings import ScoringSettings
-from vbench_eval.video_reward import load_video_reward
 
 WORDS = ["[PAD]", "[UNK]", "user", "assistant", "rate", "this", "fox", "red", "cats", "two", ":"]
 WORDS += ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -172,7 +172,8 @@ def test_video_reward_is_the_sum_of_three_normalised_numbers(base, tmp_path, out
     said["peft_lora_config"] = {"lora_r": 4, "lora_alpha": 8}
     (tmp_path / "model_config.json").write_text(json.dumps(said))
     (tmp_path / "judge_prompt.txt").write_text(ASKED)
-    judge = load_video_reward(tmp_path)
+    judge = load_judge("video_reward", str(tmp_path))
+    assert isinstance(judge, VideoJudge) and judge.provenance()["file"].endswith("checkpoint-11/model.pth")
     judge._least = 64
     frames = torch.randint(0, 256, (4, 24, 32, 3), dtype=torch.uint8)
     found = judge.rewards(frames, "red fox")
