@@ -276,3 +276,10 @@ def test_the_architecture_page_names_only_files_that_exist() -> None:
     assert len(named) > 15
     known = {str(file.relative_to(ROOT)) for file in [*FILES.values(), *(ROOT / "tests").rglob("*.py")]}
     assert [name for name in sorted(named) if not any(("/" + path).endswith("/" + name) for path in known)] == []
+
+
+def test_make_reads_every_target_of_the_makefile() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert {"test", "demo", "bench"} <= set(targets)
+    shown = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr

@@ -58,7 +58,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("score_gaps", ["--count", "0"], "--count is 0"),
         ("score_gaps", ["--weights", "nowhere"], "nowhere holds no pipeline"),
         ("score_gaps", ["--lora", "nowhere.safetensors"], "'nowhere.safetensors' does not exist"),
-        ("score_methods", ["--only", "lamda"], "'lamda'; choose from algorithms, settings, lambda, strength"),
+        (
+            "score_methods",
+            ["--only", "lamda"],
+            "'lamda'; choose from algorithms, settings, one-network, lambda, strength",
+        ),
         ("score_methods", ["--part", "3/2"], "--part is '3/2'; give K/N"),
         ("score_methods", ["--part", "half"], "--part is 'half'; give K/N"),
         ("score_dataset_gap", ["--count", "1"], "--count is 1; it must be at least 2"),

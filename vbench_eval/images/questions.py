@@ -246,20 +246,20 @@ def load_questioner(name: str, sources: Sources, plugin: str | None = None) -> Q
 
 
 def load_chat_answerer(sources: Sources) -> ChatAnswerer:
-    """Qwen3-VL, or another vision-language model that transformers loads with its processor.
+    """Qwen3-VL, of any size.
 
     Raises:
         Unavailable: it is nowhere.
         UserError: what was given for it cannot be used.
     """
     path = sources.find("qwen3_vl_8b")
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
     from vbench_eval.backbones.loading import origin, placed, pretrained
     from vbench_eval.backbones.weights import named
 
-    network = placed(pretrained(AutoModelForImageTextToText, path), sources.device, sources.dtype)
-    processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    network = placed(pretrained(Qwen3VLForConditionalGeneration, path), sources.device, sources.dtype)
+    processor = Qwen3VLProcessor.from_pretrained(path, local_files_only=True)
     told = origin(named("qwen3_vl_8b"), path, network, cache=sources.cache)
     return ChatAnswerer(network, processor, told=told)
 

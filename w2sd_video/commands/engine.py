@@ -20,6 +20,7 @@ from typing import Any
 from w2sd_video.commands.command_line import EXIT_DONE, EXIT_FAILED, Parser, build_parser, request_of, run_command
 from w2sd_video.commands.families.base import Family, Loading, Maker
 from w2sd_video.commands.machines import (
+    check_device,
     choose_memory,
     cpu_build,
     machine_of,
@@ -175,6 +176,8 @@ def on_device(plan: Any, family: Family | None = None) -> tuple[Any, str]:
             memory_plan(plan.memory, "cpu")
         plan = replace(plan, dtype="float32" if plan.dtype == "auto" else plan.dtype)
         return choose_memory(plan, None, Machine()), platform.machine()
+    if plan.device != "auto":
+        check_device(plan.device)
     import torch
 
     from w2sd_video.loading.placement import choose_device, choose_dtype

@@ -26,6 +26,15 @@ def cpu_build() -> bool:
     return sys.platform == "linux" and version("torch").endswith("+cpu")
 
 
+def check_device(device: str, *, elsewhere: bool = False) -> None:
+    """Raises `UserError` for a device that cannot be here, as far as can be told without torch."""
+    remedy = "try auto or cpu, or say with --gpu-memory what another machine has"
+    if not DEVICES.fullmatch(device):
+        raise UserError(f"device {device!r} cannot be used here (there is no such kind); {remedy}")
+    if device != "cpu" and not elsewhere and cpu_build():
+        raise UserError(f"device {device!r} cannot be used here (the installed torch is for CPUs); {remedy}")
+
+
 def planned_device(plan: Plan) -> Plan:
     """Returns the plan with "auto" resolved as far as can be told without torch.
 
@@ -37,11 +46,7 @@ def planned_device(plan: Plan) -> Plan:
     device, elsewhere = plan.device, plan.machine.gpu is not None
     if device == "auto":
         device = "cuda" if elsewhere or _gpu_memory() is not None else "mps" if _apple() else "cpu"
-    remedy = "try auto or cpu, or say with --gpu-memory what another machine has"
-    if not DEVICES.fullmatch(device):
-        raise UserError(f"device {device!r} cannot be used here (there is no such kind); {remedy}")
-    if device != "cpu" and not elsewhere and cpu_build():
-        raise UserError(f"device {device!r} cannot be used here (the installed torch is for CPUs); {remedy}")
+    check_device(device, elsewhere=elsewhere)
     if plan.memory != AUTO:
         memory_plan(plan.memory, device)
     wide = "bfloat16" if device.startswith("cuda") else "float16"

@@ -28,7 +28,9 @@ from w2sd_video.runs.tasks import SELECTING
 Reward = Callable[[NDArray[np.uint8], str], float]
 """A number, higher is better, of frames [F, H, W, 3] uint8 RGB (one frame is a picture) and the prompt."""
 
-NETWORKS = ("pickscore", "hps_v2.1", "hps_v2", "aes", "clip_t")  # `vbench_eval.images.reward` loads them
+NETWORKS = (  # `vbench_eval.images.reward` loads them
+    "pickscore", "hps_v2.1", "hps_v2", "aes", "clip_t", "image_reward", "vqascore",
+)  # fmt: skip
 NAMES = ("oracle", *NETWORKS)
 FRAMES = 4
 ORACLE_SIZE = 32

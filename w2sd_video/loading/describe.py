@@ -148,7 +148,9 @@ class Description:
 
     def weights(self, part: str) -> Weights | None:
         """Where the weights of a part lie; None where they are not on this machine, or are pickles."""
-        if self.kind == "file" and self.header is not None and self.family is not None and part not in self.lacking:
+        if self.kind == "file" and part not in self.lacking:
+            if self.header is None or self.family is None:
+                return None  # a pickle: not what lies beside its configs, which is of another model
             assert self.path is not None
             prefixes = {"unet": LDM_UNET, "vae": LDM_VAE, **TEXT.get(self.family, {})}
             if self.family == "flux":
