@@ -183,7 +183,15 @@ def test_the_library_does_not_know_its_users() -> None:
     users = [found for found in IMPORTS if within(found.importer, "w2sd_video") and found.root == "vbench_eval"]
     strangers = [found for found in users if not any(within(found.target, border) for border in borders)]
     scorers = "w2sd_video.commands.sweep.scoring"  # proxies of the evaluation as scores
-    assert [str(found) for found in strangers if found.importer not in (rewards, scorers)] == []
+    suites = "w2sd_video.commands.suites"  # a suite's prompts as a run, scored by the program's own verbs
+    assert [str(found) for found in strangers if found.importer not in (rewards, scorers, suites)] == []
+    of_suites = tuple(f"vbench_eval.{name}" for name in ("suite", "manifest", "commands.main"))
+    assert not [
+        str(found)
+        for found in strangers
+        if found.importer == suites
+        and not (found.when in ("call", "typing") and any(within(found.target, name) for name in of_suites))
+    ]
     asked = [found for found in IMPORTS if found.importer == rewards and found.root in ROOMS[1:]]
     assert asked and all(within(found.target, "vbench_eval.images") and found.when == "call" for found in asked)
 

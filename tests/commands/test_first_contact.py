@@ -14,7 +14,7 @@ import pytest
 from tests.support import tiny
 from tests.support.family_programs import image, image_request, planned, video_request
 from w2sd_video import ModelSpec
-from w2sd_video.commands import app, engine, making
+from w2sd_video.commands import app, machines, making
 from w2sd_video.errors import TerminatedError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,11 +142,11 @@ def test_a_bundled_pair_runs_in_one_thread_unless_told_otherwise(monkeypatch: py
     )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for plan in (bundled, own):
-        with engine._few_threads(plan):
+        with machines.few_threads(plan):
             pass
     assert asked == [1, 7]
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    with engine._few_threads(bundled):
+    with machines.few_threads(bundled):
         assert asked == [1, 7]
 
 

@@ -16,7 +16,7 @@ from w2sd_video.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("video", "image", "bridge", "moe", "diagnose", "sweep", "arena")
 ALIASES = {
-    "num": ("--num", "--num-videos", "--num-pictures", "--num-images"),
+    "num": ("--num", "--num-videos", "--num-pictures", "--num-images", "--samples"),
     "reflections": ("--reflections", "--lambda"),
     "guidance": ("--guidance", "--cfg"),
     "negative_prompt": ("--negative-prompt", "--negative"),

@@ -10,8 +10,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from w2sd_video.commands.machines import (
     check_device,
     choose_memory,
     cpu_build,
+    few_threads,
     machine_of,
     memory_lines,
     memory_report,
@@ -34,6 +34,7 @@ from w2sd_video.commands.options import option_of, options_of
 from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
+from w2sd_video.commands.suites import SuiteScores, with_suite
 from w2sd_video.demo.bundled import is_bundled, said_of
 from w2sd_video.errors import UserError
 from w2sd_video.loading.memory import AUTO, Estimate, Machine, estimate_memory, memory_plan
@@ -91,6 +92,7 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
     progress = TerminalProgress(quiet=bool(arguments.quiet), noun="video" if videos else "picture")
     shard = None if arguments.shard is None else option_of(family.name, "shard").read(arguments.shard)
     request = request_of(family.name, arguments, progress.note)
+    request, manifest = with_suite(request, suite) if (suite := getattr(arguments, "suite", None)) else (request, None)
     calm_libraries(bars=progress.bars)
     plan = plan_of(family, request)
     if request.get("match_evaluations") is not None:
@@ -110,9 +112,8 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
     for name in ("rows_per_second", "price", "rehearse"):
         if getattr(arguments, name):
             raise UserError(f"--{name.replace('_', '-')} is for a plan; add --dry-run, or leave it out")
-    summary, written = make(
-        family, plan, progress=progress, command=command, shared=bool(arguments.shared), shard=shard
-    )
+    sharing: dict[str, Any] = {"shared": bool(arguments.shared), "shard": shard}
+    summary, written = make(family, plan, progress=progress, command=command, manifest=manifest, **sharing)
     code = EXIT_DONE if summary.complete else EXIT_FAILED
     if as_json:
         return code, describe_summary(summary, written)
@@ -222,11 +223,13 @@ def make(
     command: str = "",
     shared: bool = False,
     shard: tuple[int, int] | None = None,
+    manifest: Any = None,
 ) -> tuple[Summary, Mapping[str, str]]:
     """Makes what a plan names and is not there yet; returns what was done, and what was written of many files.
 
     With `shared` other processes may do the same at the same time (`accelerate launch` and torchrun imply it); with
     `shard` (i, n) this one makes its n-th part only, and what is made of many files comes with the last of the parts.
+    With the `manifest` of a suite the videos are scored as they are made.
 
     Raises UserError for what cannot be used or a folder that holds another run, OSError if the disk refuses (nothing
     finished is lost).
@@ -237,6 +240,12 @@ def make(
     plan, device_name = settled(family, replace(plan, device=worker.device(plan.device)))
     run = replace(run_plan(family, plan, command, device_name), shared=shared, shard=shard)
     makers: list[Maker] = []
+    scores = None
+    if manifest is not None:
+        alone = worker.count == 1 and not shared and shard is None
+        scores = SuiteScores(
+            run.output, manifest, plan.methods, device=plan.device, note=progress.note, alone=alone, first=worker.first
+        )
 
     def load(pending: Sequence[Task], journal: Journal) -> Make:
         for message in plan.notes:
@@ -258,29 +267,15 @@ def make(
         )
         return makers[0].make
 
-    with _few_threads(plan):
-        summary = perform(run, load, batch=plan.batch, worker=worker, progress=progress)
+    with few_threads(plan):
+        between = None if scores is None else scores.between
+        summary = perform(run, load, batch=plan.batch, worker=worker, progress=progress, between=between)
         last = worker.first if shard is None else summary.all_there
         written = family.finish(plan, run, makers[0] if makers else None, progress) if last else {}
+    if scores is not None and (shard is None or summary.all_there):
+        makers.clear()  # their memory is wanted
+        written = {**written, **scores.finish()}
     return summary, written
-
-
-@contextmanager
-def _few_threads(plan: Plan) -> Iterator[None]:
-    """Inside, a bundled pair on a CPU runs in one thread, unless OMP_NUM_THREADS says otherwise: its networks are so
-    small that more threads cost time and gain none.
-    """
-    if not is_bundled(plan.pair.strong.checkpoint) or plan.device != "cpu" or "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def run_plan(family: Family, plan: Plan, command: str, device_name: str) -> RunPlan:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from w2sd_video.commands.plan import Plan
+from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import WEIGHTED
 from w2sd_video.loading.memory import AUTO, RESERVED, Estimate, Machine, memory_plan
@@ -161,3 +163,21 @@ def _host_memory() -> int | None:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
         return int(text.partition("MemAvailable:")[2].split()[0]) * 2**10
     return None
+
+
+@contextmanager
+def few_threads(plan: Plan) -> Iterator[None]:
+    """Inside, a bundled pair on a CPU runs in one thread, unless OMP_NUM_THREADS says otherwise: its networks are so
+    small that more threads cost time and gain none.
+    """
+    if not is_bundled(plan.pair.strong.checkpoint) or plan.device != "cpu" or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -164,7 +164,13 @@ class Summary:
 
 
 def perform(
-    plan: RunPlan, load: Load, *, batch: int = 1, worker: Worker | None = None, progress: Progress | None = None
+    plan: RunPlan,
+    load: Load,
+    *,
+    batch: int = 1,
+    worker: Worker | None = None,
+    progress: Progress | None = None,
+    between: Callable[[], None] | None = None,
 ) -> Summary:
     """Makes what is not there yet, `batch` things of one method at a time, and returns what was done.
 
@@ -176,7 +182,7 @@ def perform(
 
     With a `worker` of several, or a plan that is `shared`, any number of processes do this at the same time: each
     claims what it makes, takes over what a killed one claimed, and returns when everything is there; one with a `shard`
-    when its share is.
+    when its share is. `between` is called after each `batch` of groups, with the folder as it is then.
 
     Raises UserError for a folder that holds another run, OSError if the disk refuses (nothing finished is lost), and
     what `load` and the maker raise.
@@ -188,7 +194,7 @@ def perform(
         closing(progress),
         Journal(plan.output, plan.record, warn=progress.note, noun=plan.medium.noun, shared=shared) as journal,
     ):
-        making = _Making(plan, journal, progress)
+        making = _Making(plan, journal, progress, between)
         making.all(load, batch)
         with journal.alone():
             making.learn()  # of other shards, which nobody waits for
@@ -206,7 +212,10 @@ def perform(
 class _Making:
     """Making what a plan names, with what was done so far."""
 
-    def __init__(self, plan: RunPlan, journal: Journal, progress: Progress) -> None:
+    def __init__(
+        self, plan: RunPlan, journal: Journal, progress: Progress, between: Callable[[], None] | None = None
+    ) -> None:
+        self._between = between
         self.plan, self.journal, self.progress = plan, journal, progress
         self.summary = Summary(plan, kept=sum(journal.finished(task.key) for task in plan.tasks()))
         for record in journal.news():  # of others that began a moment ago
@@ -233,6 +242,8 @@ class _Making:
                 if self.missing(tasks) and not self._make(tasks, make):
                     claimed_by_others.append(tasks)
             self._show(groups, start)
+            if self._between is not None:
+                self._between()
         while claimed_by_others:
             self.learn()
             claimed_by_others = [
