@@ -372,8 +372,9 @@ def test_paired_noise_is_planned_and_of_each_pictures_own_seed(disk: Path, tmp_p
 
 def test_the_pictures_a_map_is_fitted_to_are_none_of_the_runs(disk: Path) -> None:
     plan = planned(disk, steps=2, prompts=("a cat", "a dog"))
-    bridge = making.LoadedBridge(plan, making._pipeline(plan, "strong", quiet(), []), None)
-    making._place(bridge, list(plan.prompts), [])
+    waiting: list[Any] = []
+    bridge = making.LoadedBridge(plan, making._pipeline(plan, "strong", quiet(), waiting), None)
+    making._place(bridge, list(plan.prompts), waiting)
     fitted = torch.cat(list(bridge.pictures(3)))
     assert fitted.shape == (3, 3, 16, 16) and fitted.min() < 0 and fitted.max() <= 1
     own = bridge._call("strong", "a cat", plan.seed, plan.steps)
