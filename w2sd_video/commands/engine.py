@@ -109,6 +109,8 @@ def _run(family: Family, arguments: argparse.Namespace, command: str) -> tuple[i
         report["rehearsed"] = bool(arguments.rehearse)
         report |= _hours(report, **{name: _of_run(family, arguments, name) for name in ("rows_per_second", "price")})
         return EXIT_DONE, report if as_json else {"text": plan_text(report)}
+    if plan.device != "auto":
+        check_device(plan.device)
     for name in ("rows_per_second", "price", "rehearse"):
         if getattr(arguments, name):
             raise UserError(f"--{name.replace('_', '-')} is for a plan; add --dry-run, or leave it out")
@@ -177,8 +179,6 @@ def on_device(plan: Any, family: Family | None = None) -> tuple[Any, str]:
             memory_plan(plan.memory, "cpu")
         plan = replace(plan, dtype="float32" if plan.dtype == "auto" else plan.dtype)
         return choose_memory(plan, None, Machine()), platform.machine()
-    if plan.device != "auto":
-        check_device(plan.device)
     import torch
 
     from w2sd_video.loading.placement import choose_device, choose_dtype
