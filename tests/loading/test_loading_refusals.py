@@ -219,3 +219,16 @@ def test_checking_a_specification_and_estimating_its_memory_import_no_torch(disk
     root = Path(__file__).resolve().parents[2]
     result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_tokenizer_of_bytes_has_no_vocabulary(disk: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "bytes"
+    shutil.copytree(disk["weak"], folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer_2"] = ["transformers", "ByT5Tokenizer"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    shutil.rmtree(folder / "tokenizer_2")
+    refused(r"tokenizer_2 has none of tokenizer_config\.json", disk["strong"], str(folder), disk["motion"])
+    (folder / "tokenizer_2").mkdir()
+    (folder / "tokenizer_2" / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert describe_pair(disk["strong"], str(folder), disk["motion"]).weak is not None

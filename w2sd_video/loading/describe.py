@@ -409,11 +409,12 @@ def _check_folder(files: Description, role: str, allow_pickle: bool) -> None:
             raise UserError(f"the {role} folder {folder / part} has no config; download the folder again")
         check_installed(files.part(part) or {}, folder / part)
     for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        there = [name for name in TOKENIZER_FILES if (folder / part / name).is_file()]
-        if named(files.index, part) and not there:
-            raise UserError(
-                f"the {role} folder {folder / part} has none of {', '.join(TOKENIZER_FILES)}; download the folder again"
-            )
+        if not named(files.index, part):
+            continue
+        of_bytes = files.index[part][1] == "ByT5Tokenizer"  # HunyuanVideo 1.5's second, which has no vocabulary
+        wanted = ("tokenizer_config.json",) if of_bytes else TOKENIZER_FILES
+        if not any((folder / part / name).is_file() for name in wanted):
+            raise UserError(f"the {role} folder {folder / part} has none of {', '.join(wanted)}; download it again")
     _check_vae(files, f"the {role} folder {folder / 'vae'}")
 
 
