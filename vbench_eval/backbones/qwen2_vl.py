@@ -152,14 +152,14 @@ def load_token_reward(
 
     Raises UserError for another network's state or tokenizer, or a folder that lacks either.
     """
-    from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLModel
+    from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel
 
     remedy = "put config.json and the tokenizer's files of the Qwen2-VL-Instruct it began as beside the weights"
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; {remedy}")
     try:
         config = Qwen2VLConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} has no configuration or tokenizer of Qwen2-VL ({error}); {remedy}") from error
     if tokenizer.chat_template is None:

@@ -89,6 +89,9 @@ class LoadedSides:
             one = "" if raw == task.prompt else " after what the text encoder cuts off"
             return NotMadeError(f"the sides differ in their prompts alone, which are one{one}: leave out {raw!r}")
         guided = plan.pipelines is not None and plan.pipelines.scale == "guider"  # whose sides are replayed
+        if guided and (other := self._pipe("weak" if own == "strong" else "strong")) is not pipe:
+            # so that it prepares as many halves as the one that samples
+            other.guider = other.guider.new(guidance_scale=plan.sampling_guidance(own))
         hosted = reflected(pipe, **self._settings(task, own), progress=report, host="replay" if guided else "auto")
         steps = plan.steps_of(task.method)
         try:

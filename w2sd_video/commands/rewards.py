@@ -29,7 +29,7 @@ Reward = Callable[[NDArray[np.uint8], str], float]
 """A number, higher is better, of frames [F, H, W, 3] uint8 RGB (one frame is a picture) and the prompt."""
 
 NETWORKS = (  # `vbench_eval.images.reward` loads them
-    "pickscore", "hps_v2.1", "hps_v2", "aes", "clip_t", "image_reward", "vqascore",
+    "pickscore", "hps_v2.1", "hps_v2", "aes", "clip_t", "image_reward", "vqascore", "hpsv3",
 )  # fmt: skip
 NAMES = ("oracle", *NETWORKS)
 FRAMES = 4

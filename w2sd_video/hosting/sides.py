@@ -244,7 +244,8 @@ class SideMaker:
             in_force = self.guidance.scale if scale is None else float(scale)
             if in_force == 1 and spec.negative_prompt is not None:
                 raise UserError("negative_prompt differs, but guidance 1 uses none; set another guidance")
-            if in_force != 1 or self.both:
+            by_itself = getattr(pipe, "guider", None) is not None  # which prepares its halves
+            if (in_force != 1 or self.both) and not by_itself:
                 arguments = with_both_halves(guidance, arguments)
             side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
         generator = self.arguments.get("generator")
