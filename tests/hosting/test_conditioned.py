@@ -65,6 +65,20 @@ def test_what_a_pipeline_is_conditioned_on_is_untouched_by_reflections(name: str
             assert (sampled(pipe, settings) - stock).abs().max() <= 1e-5 * stock.abs().max()
 
 
+def test_a_weak_pipeline_with_a_guider_prepares_its_halves_by_itself() -> None:
+    (pipe, settings, _), (weak, _, _) = (tiny_conditioned.hunyuan_video15_i2v() for _ in range(2))
+    weak.transformer = tiny_loops.another(weak.transformer)
+    made = []
+    for side in (weak, (weak, ModelSpec(guidance=3.0)), (weak.transformer, ModelSpec(guidance=3.0))):  # its own scale
+        with reflected(pipe, side, num_reflections=LAMBDA, mode="fused", host="replay") as run:
+            made.append(sampled(pipe, settings))
+        assert run.num_evaluations == STEPS + 2 * LAMBDA
+    with reflected(pipe, (weak, ModelSpec(guidance=1.0)), num_reflections=LAMBDA, mode="fused", host="replay"):
+        other = sampled(pipe, settings)
+    assert all((each - made[2]).abs().max() <= 1e-5 * made[2].abs().max() for each in made)
+    assert (other - made[2]).abs().max() > 1e-3 * made[2].abs().max()
+
+
 def test_a_side_has_a_guidance_of_its_own_among_three_branches() -> None:
     pipe, settings = tiny_conditioned.instruct_pix2pix()
     stock = sampled(pipe, settings)

@@ -242,12 +242,13 @@ class SideMaker:
             side = replace(side, guidance=1.0, embedded=None)
         else:
             in_force = self.guidance.scale if scale is None else float(scale)
-            if in_force == 1 and spec.negative_prompt is not None:
+            by_itself = getattr(pipe, "guider", None) is not None  # it prepares its halves, and has its own scale
+            as_called = scale is None and (self.guidance.real or by_itself)
+            if in_force == 1 and not as_called and spec.negative_prompt is not None:
                 raise UserError("negative_prompt differs, but guidance 1 uses none; set another guidance")
-            by_itself = getattr(pipe, "guider", None) is not None  # which prepares its halves
             if (in_force != 1 or self.both) and not by_itself:
                 arguments = with_both_halves(guidance, arguments)
-            side = replace(side, guidance=None if scale is None and self.guidance.real else in_force, embedded=None)
+            side = replace(side, guidance=None if as_called else in_force, embedded=None)
         generator = self.arguments.get("generator")
         apart = pipe is not self.pipe and side.levels is not None and _counts_otherwise(self.pipe, pipe)
         scheduler = pipe.scheduler if apart else self.pipe.scheduler

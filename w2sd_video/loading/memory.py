@@ -59,7 +59,7 @@ def memory_size(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb|m|)", str(text).strip().lower())
     size = 0 if found is None else int(float(found[1]) * (2**20 if found[2].startswith("m") else GIB))
     if found is None or not 2**20 <= size <= 2**50:
-        raise UserError(f"memory is {text!r}; give it as 12GB or 8000MB")
+        raise UserError(f"{text!r} is no size of a memory; give it as 12GB or 8000MB")
     return size
 
 
