@@ -65,6 +65,18 @@ def test_what_a_pipeline_is_conditioned_on_is_untouched_by_reflections(name: str
             assert (sampled(pipe, settings) - stock).abs().max() <= 1e-5 * stock.abs().max()
 
 
+@pytest.mark.parametrize("name", ["svd", "wan_i2v", "qwen_image"])
+def test_a_weak_pipeline_without_a_guidance_of_its_own_samples_as_the_strong_one(name: str) -> None:
+    (pipe, settings, *_), (weak, *_) = (getattr(tiny_loops, name)() for _ in range(2))
+    weak.register_modules(**{"unet" if name == "svd" else "transformer": tiny_loops.another(network_of(weak))})
+    made = []
+    for side in (weak, network_of(weak)):
+        with reflected(pipe, side, num_reflections=LAMBDA, mode="fused"):
+            made.append(sampled(pipe, settings))
+    assert (made[0] - made[1]).abs().max() <= 1e-5 * made[1].abs().max()
+    assert (made[0] - sampled(pipe, settings)).abs().max() > 1e-3 * made[0].abs().max()
+
+
 def test_a_weak_pipeline_with_a_guider_prepares_its_halves_by_itself() -> None:
     (pipe, settings, _), (weak, _, _) = (tiny_conditioned.hunyuan_video15_i2v() for _ in range(2))
     weak.transformer = tiny_loops.another(weak.transformer)

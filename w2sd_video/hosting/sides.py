@@ -242,8 +242,9 @@ class SideMaker:
             side = replace(side, guidance=1.0, embedded=None)
         else:
             in_force = self.guidance.scale if scale is None else float(scale)
-            by_itself = getattr(pipe, "guider", None) is not None  # it prepares its halves, and has its own scale
-            as_called = scale is None and (self.guidance.real or by_itself)
+            by_itself = getattr(pipe, "guider", None) is not None  # it prepares its halves
+            # Without one scale of the call's, the pipeline has a guider's, or one for each frame (SVD).
+            as_called = scale is None and (self.guidance.real or guidance.name is None)
             if in_force == 1 and not as_called and spec.negative_prompt is not None:
                 raise UserError("negative_prompt differs, but guidance 1 uses none; set another guidance")
             if (in_force != 1 or self.both) and not by_itself:
