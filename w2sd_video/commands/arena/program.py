@@ -6,8 +6,6 @@ Nothing heavy is imported before the arguments are checked.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +13,8 @@ from w2sd_video.commands.app import family_named
 from w2sd_video.commands.arena.entrants import ENTRANTS, LEFT_OUT, chosen
 from w2sd_video.commands.arena.results import arena_text, compared, report, write
 from w2sd_video.commands.arena.trials import Arena, Runner, entered
-from w2sd_video.commands.command_line import EXIT_DONE, Parser, build_parser, request_of, run_command
-from w2sd_video.commands.sweep.program import inner_request
+from w2sd_video.commands.command_line import EXIT_DONE, Parser, build_parser, request_of
+from w2sd_video.commands.sweep.program import inner_request, run_around
 from w2sd_video.commands.sweep.scoring import find_scorer
 from w2sd_video.errors import UserError
 from w2sd_video.runs.file_names import run_folder
@@ -62,13 +60,7 @@ def parser(program: str) -> Parser:
 
 def main(argv: Sequence[str] | None = None, program: str = "w2sd arena") -> int:
     """Runs the program and returns its exit code (see `--help`)."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    own, inner = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-
-    def run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
-        return _run(arguments, shlex.join([*program.split(), *words]), inner)
-
-    return run_command(parser(program), own, run, made="files", room="Try --memory weak-offload after the --.")
+    return run_around(parser(program), _run, argv, program)
 
 
 def _run(arguments: argparse.Namespace, command: str, inner: list[str]) -> tuple[int, dict[str, Any]]:

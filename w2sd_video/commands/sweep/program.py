@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ moment, the same command finishes it; values may be added. Methods that the sett
 """
 
 
+Around = Callable[[argparse.Namespace, str, list[str]], tuple[int, dict[str, Any]]]
+"""Does what a program's own arguments ask for, told its command line and the words of the inner program."""
+
+
 def parser(program: str) -> Parser:
     """Returns the parser of the sweep's own flags, which stand before a "--"."""
     known = {**sweepable("image"), **sweepable("video")}
@@ -70,13 +74,16 @@ def parser(program: str) -> Parser:
 
 def main(argv: Sequence[str] | None = None, program: str = "w2sd sweep") -> int:
     """Runs the program and returns its exit code (see `--help`)."""
+    return run_around(parser(program), _run, argv, program)
+
+
+def run_around(parser: Parser, run: Around, argv: Sequence[str] | None, program: str) -> int:
+    """Runs a program whose own flags stand before a "--" and those of an inner one behind it; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     own, inner = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-
-    def run(arguments: argparse.Namespace, _: list[str]) -> tuple[int, dict[str, Any]]:
-        return _run(arguments, shlex.join([*program.split(), *words]), inner)
-
-    return run_command(parser(program), own, run, made="files", room="Try --memory weak-offload after the --.")
+    command = shlex.join([*program.split(), *words])
+    room = "Try --memory weak-offload after the --."
+    return run_command(parser, own, lambda arguments, _: run(arguments, command, inner), made="files", room=room)
 
 
 def _run(arguments: argparse.Namespace, command: str, inner: list[str]) -> tuple[int, dict[str, Any]]:
