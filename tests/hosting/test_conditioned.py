@@ -144,6 +144,29 @@ def test_a_guider_with_momentum_remembers_the_sampling_steps_alone() -> None:
         sampled(pipe, settings)
 
 
+def test_a_network_of_its_own_for_the_unconditional_prediction_leaves_sides_one_guidance() -> None:
+    pipe, settings = tiny_loops.ideogram4()
+    stock, weak = sampled(pipe, settings), tiny_loops.another(pipe.transformer)
+
+    def weaker() -> Tensor:
+        own, pipe.transformer = pipe.transformer, weak
+        try:
+            return sampled(pipe, settings)
+        finally:
+            pipe.transformer = own
+
+    expected = black_box.algorithm_1(pipe, lambda: sampled(pipe, settings), weaker, LAMBDA)
+    with reflected(pipe, weak, num_reflections=LAMBDA):
+        assert (sampled(pipe, settings) - expected).abs().max() <= 1e-5 * stock.abs().max()
+    for guidance in (1.0, 2.0):
+        with (
+            pytest.raises(UserError, match="a network of its own for the unconditional"),
+            reflected(pipe, ModelSpec(guidance=guidance), num_reflections=LAMBDA),
+        ):
+            sampled(pipe, settings)
+    assert torch.equal(sampled(pipe, settings), stock)
+
+
 def test_perturbed_attention_of_the_pipelines_own_network_is_refused_beside_another_network() -> None:
     pipe, other = SimpleNamespace(do_perturbed_attention_guidance=True), Side(network=torch.nn.Identity())
     check_guider(pipe, Side())

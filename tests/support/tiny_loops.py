@@ -404,6 +404,25 @@ def ltx_condition() -> Made:
     return _made(diffusers.LTXConditionPipeline, network, scheduler, vae=vae.eval()), settings
 
 
+def _flux2_vae() -> Any:
+    return tiny.seeded(
+        12,
+        lambda: diffusers.AutoencoderKLFlux2(
+            sample_size=32,
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("DownEncoderBlock2D",),
+            up_block_types=("UpDecoderBlock2D",),
+            block_out_channels=(4,),
+            layers_per_block=1,
+            latent_channels=1,
+            norm_num_groups=1,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        ),
+    ).eval()
+
+
 def flux2_klein_kv() -> Made:
     """The first evaluation returns a cache beside its prediction, which those that follow are given."""
     network = tiny.seeded(
@@ -421,25 +440,35 @@ def flux2_klein_kv() -> Made:
             guidance_embeds=False,
         ),
     )
-    vae = tiny.seeded(
-        12,
-        lambda: diffusers.AutoencoderKLFlux2(
-            sample_size=32,
-            in_channels=3,
-            out_channels=3,
-            down_block_types=("DownEncoderBlock2D",),
-            up_block_types=("UpDecoderBlock2D",),
-            block_out_channels=(4,),
-            layers_per_block=1,
-            latent_channels=1,
-            norm_num_groups=1,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        ),
-    )
+    vae = _flux2_vae()
     image = Image.new("RGB", (64, 64), (200, 30, 90))
-    pipe = _made(diffusers.Flux2KleinKVPipeline, network, vae=vae.eval())
+    pipe = _made(diffusers.Flux2KleinKVPipeline, network, vae=vae)
     return pipe, {"prompt_embeds": _text(1, 5, 16), "image": image, "height": 8, "width": 8}
+
+
+def ideogram4() -> Made:
+    """A network of its own for the unconditional prediction, the prediction's sign turned, time counted up."""
+    settings: dict[str, Any] = {
+        "in_channels": 4,
+        "num_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "adaln_dim": 16,
+        "llm_features_dim": 16,
+        "mrope_section": (4, 2, 2),
+    }
+    networks = [tiny.seeded(seed, lambda: diffusers.Ideogram4Transformer2DModel(**settings)) for seed in (1, 2)]
+    parts = {"unconditional_transformer": _alive(networks[1]).eval(), "prompt_enhancer_head": None}
+    pipe = _made(diffusers.Ideogram4Pipeline, networks[0], vae=_flux2_vae(), **parts)
+
+    def encoded(prompt: Any, grid_h: int, grid_w: int, max_sequence_length: int, device: Any) -> Any:
+        text = torch.cat([_text(1, max_sequence_length, 16), torch.zeros(1, grid_h * grid_w, 16)], dim=1)
+        return text, *pipe._prepare_ids([max_sequence_length], grid_h, grid_w, max_sequence_length, device)
+
+    pipe.encode_prompt = encoded
+    return pipe, {"prompt": "a", "height": 8, "width": 8, "max_sequence_length": 5,
+                  "guidance_scale": 3.0, "guidance_schedule": None}  # fmt: skip
 
 
 def z_image() -> Made:

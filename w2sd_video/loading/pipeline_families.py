@@ -34,7 +34,8 @@ class PipelineFamily:
         guidance: the scale that sampling has where none is given; None leaves it to the command.
         scale: the call argument of it; "guider" is an object of the pipeline's, "" is none.
         excess: whether that argument is what the guidance is above 1: cond + scale * (cond - uncond).
-        by_frame: whether each frame has a scale of its own, so that sides cannot differ in theirs.
+        by_frame: whether sides cannot differ in guidance: each frame has a scale of its own, or a network makes the
+            unconditional prediction.
         embedded: whether guidance is an input of the network.
         frames_name, rate_name: the call arguments of how many frames there are, and of their rate ("": none).
         extra: call arguments beside those, which keep guidance plain.
@@ -115,7 +116,8 @@ FAMILIES: tuple[PipelineFamily, ...] = (
     _pictures("Krea 2", "Krea2", guidance=5.5, excess=True, vae="Qwen-Image's"),
     _pictures("Flux.2 klein", "Flux2Klein", noised="mask", guidance=4.0, vae="Flux.2's"),
     _pictures("Flux.2", "Flux2", guidance=4.0, embedded=True, vae="Flux.2's"),
-    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, vae="Flux.2's"),
+    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, by_frame=True, extra={"guidance_schedule": None},
+              vae="Flux.2's"),
     _pictures("Sana", "Sana", guidance=4.5, patch=1, vae="DC-AE f32"),
     _pictures("PixArt", "PixArtSigma", guidance=4.5, vae="SDXL's"),
     _pictures("AuraFlow", "AuraFlow", guidance=3.5, vae="SDXL's"),

@@ -417,6 +417,9 @@ def _check(request: Request, done: Plan, described: Described) -> None:
         raise UserError(
             f"{family.name} guides each frame by a scale of its own, up to --guidance, so that neither side can have "
             "another; leave --strong-guidance and --weak-guidance out"
+            if family.makes_videos
+            else f"{family.name} has a network of its own for the unconditional prediction, so that both sides have one "
+            "guidance; leave --strong-guidance and --weak-guidance out"
         )
     if done.start is not None:
         done.start.grid(done.steps)
