@@ -415,11 +415,9 @@ def _check(request: Request, done: Plan, described: Described) -> None:
         checks.check_frames(done.num_frames, frames_of(files.part("vae") or {}) or family.group)
     if family is not None and family.by_frame and (request.asks("weak_guidance") or request.asks("strong_guidance")):
         raise UserError(
-            f"{family.name} guides each frame by a scale of its own, up to --guidance, so that neither side can have "
-            "another; leave --strong-guidance and --weak-guidance out"
-            if family.makes_videos
-            else f"{family.name} has a network of its own for the unconditional prediction, so that both sides have one "
-            "guidance; leave --strong-guidance and --weak-guidance out"
+            f"{family.name} has one guidance for both sides ("
+            + ("each frame has a scale of its own" if family.makes_videos else "a network is the unconditional one")
+            + "); leave --strong-guidance and --weak-guidance out"
         )
     if done.start is not None:
         done.start.grid(done.steps)
