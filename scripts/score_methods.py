@@ -1,10 +1,10 @@
 """Score every algorithm, mode and setting on the bundled pair: python scripts/score_methods.py [--count 120]
 
 Prints a table of the algorithms (Algorithms 1 to 4, auto-guidance, swapped roles, the modes), one of the settings of a
-reflection and one of weak sides without a second network, each beside its controls (the strong side alone, at equal
-evaluations, and the same without a gap) with paired 95 percent bootstrap intervals, then the curves over lambda and
-strength, which are also drawn into --output. An oracle reads the videos. Unguided, T 20, lambda 10 unless said; about
-two hours on one CPU core for everything.
+reflection and one of weak sides without a second network (T 10, lambda 5, strengths chosen on other seeds), each beside
+its controls (the strong side alone, at equal evaluations, and the same without a gap) with paired 95 percent bootstrap
+intervals, then the curves over lambda and strength, which are also drawn into --output. An oracle reads the videos.
+Unguided, T 20, lambda 10 unless said; about two hours and a half on one CPU core for everything.
 Methods that are finished are kept in --output and not made again; several processes may share the work (--part 1/2 and
 --part 2/2).
 """

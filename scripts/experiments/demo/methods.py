@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from experiments.demo.videos import Method, add_difference, fused, load, paper, score, zero_gap
+from experiments.demo import one_network
+from experiments.demo.videos import Method, fused, load, paper, score, zero_gap
 from experiments.engine import (
     Curve,
     Progress,
     Score,
     Scores,
     check_counts,
+    chosen,
     fingerprint,
     make_folders,
     markdown,
     set_threads,
 )
+from experiments.faster.scoring import compared
 from w2sd_video.demo import WEIGHTS
 from w2sd_video.errors import UserError
 
@@ -72,25 +76,7 @@ SETTINGS: Mapping[str, Method] = {
     "paper, noise 0.4": paper(noise=0.4),
 }
 
-# The weak side without a second network in memory, each beside the weak network itself and the controls.
-ONE_NETWORK: Mapping[str, Method] = {
-    "strong": Method(),
-    "weak network, fused": fused(),
-    "its difference at rank 8, fused": fused("rank-8"),
-    "strong at int2, fused": fused("int2"),
-    "strong at int4, fused": fused("int4"),
-    "strong, equal evaluations (T 40)": Method(steps=40),
-    "its difference at rank 32, fused": fused("rank-32"),
-    "its difference at rank 2, fused": fused("rank-2"),
-    "zero-gap, fused": zero_gap(mode="fused"),
-    "zero-gap, paper mode": zero_gap(),
-    "weak network, paper mode": paper(),
-    "its difference at rank 8, paper mode": paper("rank-8"),
-    "strong at int2, paper mode": paper("int2"),
-    "strong at int4, paper mode": paper("int4"),
-    "strong at int2, fused, strength 2": fused("int2", strength=2.0),
-}
-
+ONE_NETWORK = "one-network"
 LAMBDAS = (0, 2, 5, 10, 15, 19)
 STRENGTHS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 
@@ -124,7 +110,6 @@ def groups() -> dict[str, list[Method]]:
     tables = {
         "algorithms": list(ALGORITHMS.values()),
         "settings": list(SETTINGS.values()),
-        "one-network": list(ONE_NETWORK.values()),
     }
     return {**tables, **{name: [m for line in curve.lines.values() for m in line] for name, curve in CURVES.items()}}
 
@@ -172,27 +157,27 @@ def run(options: argparse.Namespace) -> int:
     check_counts(options)
     part, parts = _part(options.part)
     found = groups()
-    names = list(found) if options.only is None else [name.strip() for name in options.only.split(",")]
-    unknown = [name for name in names if name not in found]
-    if unknown:
-        raise UserError(f"--only has {unknown[0]!r}; choose from {', '.join(found)}")
+    names = chosen(options.only, ["algorithms", "settings", ONE_NETWORK, *CURVES], "table")
     set_threads(options.threads)
     weights = options.weights or WEIGHTS
     make_folders(options.output)
+    if ONE_NETWORK in names and part == 1:  # by one process: what is chosen decides what is scored
+        _one_network(options, weights)
+        if names == [ONE_NETWORK]:
+            return 0
     prints = fingerprint(weights)
     kept = Scores(options.output, Score, lambda method: (options.count, prints, method))
     sides: dict[str, Any] = {}
 
     def make(key: str, method: Method, progress: Progress) -> Score:
         sides.update(sides or load(weights))
-        add_difference(sides, weights, method.partner)
         return score(sides, method, options.count, progress)[0]
 
-    wanted = {method.key: method for name in names for method in found[name]}
+    wanted = {method.key: method for name in names for method in found.get(name, [])}
     mine = dict(list(wanted.items())[part - 1 :: parts])
     kept.fill(mine, make, count=options.count, quiet=options.quiet)
     scores = kept.finished({method.key: method for methods in found.values() for method in methods})
-    print(table(ALGORITHMS, scores), table(SETTINGS, scores), table(ONE_NETWORK, scores), sep="\n\n")
+    print(table(ALGORITHMS, scores), table(SETTINGS, scores), sep="\n\n")
     for name, curve in CURVES.items():
         print("", curve.table(scores), sep="\n")
         if curve.draw(scores, "share right in colour, shape and motion", options.output / f"{name}.png"):
@@ -202,6 +187,13 @@ def run(options: argparse.Namespace) -> int:
         if share is not None:
             print(f"{label}: the weak side was taken as strong in {share:.1%} of selections")
     return 0
+
+
+def _one_network(options: argparse.Namespace, weights: Path) -> None:
+    bed = one_network.bed(weights)
+    folder = options.output / ONE_NETWORK
+    found = compared(bed, folder, tuned=one_network.TUNED, count=options.count, quiet=options.quiet)
+    print(one_network.table(found), "", one_network.exact(found), "", sep="\n")
 
 
 def _part(text: str) -> tuple[int, int]:
