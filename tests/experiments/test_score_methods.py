@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from experiments.demo import methods, videos
+from experiments.demo import methods, one_network, videos
 from experiments.demo.methods import ALGORITHMS, CURVES, SETTINGS, groups
 from experiments.demo.videos import Method as Way
 from experiments.engine import Score, Scores, fingerprint
@@ -100,13 +100,35 @@ def test_the_table_has_paired_differences_and_the_curve_its_intervals(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["strength.png"]
 
 
+def test_a_weak_side_without_a_network_is_chosen_on_other_seeds_than_it_is_scored_on(tmp_path, monkeypatch, capsys):
+    """The zero-gap and plain steps have nothing to choose; a tie of strengths goes to the least."""
+    asked = []
+
+    def score(sides, way, count, progress, *, first):
+        asked.append((first, count))
+        good = way.partner == "rank-8" and way.settings["strength"] == 2.0
+        return score_of([1, 1, good, 0] * (count // 4), way.config.evaluations(way.steps)), None
+
+    for name, stand_in in (("load", lambda weights: {"strong": None}), ("add_difference", lambda *_: None)):
+        monkeypatch.setattr(one_network, name, stand_in)
+    monkeypatch.setattr(one_network, "score", score)
+    assert score_methods.main(["--count", "4", "--output", str(tmp_path), "--quiet", "--only", "one-network"]) == 0
+    tuned = [count for first, count in asked if first == one_network.TUNED_ON]
+    assert tuned == [one_network.TUNED] * len(one_network.SIDES) * len(one_network.STRENGTHS)
+    assert [count for first, count in asked if first == one_network.SCORED_ON] == [4] * len(one_network.METHODS)
+    printed = capsys.readouterr().out
+    assert "| difference, rank 8 | 2 | 20 | 0.750 | 0.750 | 0.750 | 0.750 | +0.250 [" in printed
+    assert "| strong at int2 | 0.5 | 20 |" in printed and "reads as the strong side does in every video" in printed
+
+
 def test_finished_ways_are_read_and_not_made_again(tmp_path, monkeypatch, capsys):
     prints = fingerprint(WEIGHTS)
     kept = Scores(tmp_path, Score, lambda way: (4, prints, way))
     for key, way in EVERY.items():
         kept.put(key, way, Score(torch.ones(4, 3).bool(), 20, 20, 1.0, {"second": 0.25}))
     monkeypatch.setattr(methods, "load", lambda weights: pytest.fail("the pair was loaded"))
-    assert score_methods.main(["--count", "4", "--output", str(tmp_path), "--quiet"]) == 0
+    words = ["--count", "4", "--output", str(tmp_path), "--quiet", "--only", "algorithms,settings,lambda,strength"]
+    assert score_methods.main(words) == 0
     printed = capsys.readouterr().out
     assert "| strong | 20 | 1.000 | 1.000 | 1.000 | 1.000 | - | - | - |" in printed
     assert "25.0% of selections" in printed
