@@ -176,3 +176,16 @@ def test_a_weak_folder_with_one_network_alone_makes_what_the_whole_pipeline_of_i
         for method in methods.split(","):
             ours, theirs = (pixels(tmp_path / folder, method).astype(int) for folder in (methods, "whole"))
             assert abs(ours - theirs).max() <= 1 and ours.std() > 1  # text and VAE are equal on both sides
+
+
+def test_a_step_cache_at_threshold_0_changes_nothing_and_a_run_keeps_to_its_own(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--guidance", "3", "--weak-guidance", "1", "--methods", "w2sd")
+    folders = {"plain": (), "0": ("--cache", "first-block=0"), "1": ("--cache", "first-block=1")}
+    records = {name: run(disk, tmp_path / name, *words, *more, strong="flux") for name, more in folders.items()}
+    made = {name: pixels(tmp_path / name, "w2sd") for name in folders}
+    assert np.array_equal(made["plain"], made["0"]) and not np.array_equal(made["plain"], made["1"])
+    assert records["1"][""]["settings"]["cache"] == "first-block=1" and "cache" not in records["plain"][""]["settings"]
+    told = [*QUICK, "--strong", str(disk / "flux"), "--prompt", PROMPT, *words, "--output", str(tmp_path / "1")]
+    assert main(told) == 2 and "cache" in capsys.readouterr().err

@@ -206,6 +206,11 @@ CASES = {
         nothing,
         "skip_layers names '99', which UNet2D",
     ),
+    "step cache": Case(
+        f"video --strong @wan --weak-guidance 0 --prompt x --num-frames 5 --cache first-block=0.1 {SMALL}",
+        nothing,
+        "WanTransformer3DModel has 1 block",
+    ),
     "levels": Case(f"{SDXL} --weak-levels 1000,499", nothing, "levels has timestep 1000, .* from 0 to 999"),
     "levels of the bundled pair": Case("image --weak-levels 0.5 --device cpu", nothing, "levels has timestep 0.5"),
     "levels of a flow": Case(f"{FLUX} --weak-levels turbo", nothing, r"this network is a flow.*turbo-4:5 \(1 for none"),
@@ -256,6 +261,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.sdxl(1).save_pretrained(root / "sdxl")
     tiny.sdxl(2).save_pretrained(root / "weak")
     tiny.flux(1).save_pretrained(root / "flux")
+    tiny.wan(1).save_pretrained(root / "wan")
     tiny.motion_adapter().save_pretrained(root / "motion")
     shutil.copytree(DIGITS, root / "moe")
     return root

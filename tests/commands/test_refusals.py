@@ -170,6 +170,16 @@ REFUSED = (
     ("sd15", "--controlnet @net --control-image @wide.mp4", "is 32 x 16 pixels and the output 16 x 16"),
     ("sd15", "--controlnet @net --control-image @long.mp4", "has more than 3 frames and the output 3"),
     ("sd15", f"{CONTROL} --num-frames 4", "has 3 frames and the output 4"),
+    # step caches
+    ("demo", "--cache first-block=0.1", "UNetMotionModel can have no step cache of diffusers.*leave it out"),
+    ("cat", "--cache taylorseer=2", "the UNet of SDXL can have no step cache"),
+    ("wan", "--weak-guidance 0 --cache mag", "the cache mag is calibrated for one pass.*first-block=THRESHOLD"),
+    ("wan", "--weak-guidance 0 --cache pab=2", "the cache pab keeps one state for all evaluations"),
+    ("wan", "--weak-guidance 0 --cache fastercache", "the cache fastercache keeps one state"),
+    ("wan", "--weak-guidance 0 --cache first-block", "the cache is 'first-block'; give first-block=THRESHOLD from 0"),
+    ("wan", "--weak-guidance 0 --cache first-block=1.5", "the cache is 'first-block=1.5'"),
+    ("wan", "--weak-guidance 0 --cache taylorseer=0.5", "the cache is 'taylorseer=0.5'.*STEPS, 1 or more"),
+    ("wan", "--weak-skip-layers 0 --cache first-block=0.1", "blocks that --weak-skip-layers leaves out; give one"),
     # outputs
     ("toy", "--output @pairs.tsv", "is a file; give a folder"),
     ("toy", "--output @pairs.tsv/new/run", "cannot be made, as .*pairs.tsv is a file"),

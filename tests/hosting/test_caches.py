@@ -12,10 +12,10 @@ import torch
 from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 from torch import Tensor, nn
 
-from tests.support import tiny
+from tests.support import tiny, tiny_families
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.errors import UserError
-from w2sd_video.hosting.caches import CacheContexts
+from w2sd_video.hosting.caches import CacheContexts, check_cacheable, enable_caches, read_step_cache
 
 STEPS, LAMBDA = 4, 2
 
@@ -155,3 +155,31 @@ def test_caches_that_cannot_keep_evaluations_apart_are_refused() -> None:
         other._cache_config = config
         with pytest.raises(UserError, match=why), reflected(pipe, other, num_reflections=1):
             call(pipe, arguments)
+
+
+def test_blocks_are_not_left_out_beside_a_cache_that_goes_by_them() -> None:
+    pipe = flux()
+    enable_caches([pipe.transformer], read_step_cache("first-block=0.1"))
+    with (
+        pytest.raises(UserError, match="has a step cache, which goes by blocks that skip_layers"),
+        reflected(pipe, ModelSpec(skip_layers=(0,)), num_reflections=1),
+    ):
+        call(pipe, FAMILIES["flux"][1])
+
+
+@torch.no_grad()
+def test_a_cache_by_its_name_is_that_of_diffusers_and_at_its_least_number_changes_nothing() -> None:
+    pipe, arguments, weak = flux(), FAMILIES["flux"][1], ModelSpec(guidance=0.0)
+    with reflected(pipe, weak, num_reflections=2):
+        wanted = call(pipe, arguments)
+    for text, changes in (("first-block=0", False), ("taylorseer=1", False), ("taylorseer=2", True)):
+        enable_caches([pipe.transformer, pipe.transformer], read_step_cache(text))
+        assert str(read_step_cache(text)) == text
+        with reflected(pipe, weak, num_reflections=2):
+            assert torch.equal(call(pipe, arguments), wanted) is not changes, text
+        pipe.transformer.disable_cache()
+    check_cacheable(wan().transformer)
+    with pytest.raises(UserError, match="UNet2DConditionModel is of no kind that diffusers caches"):
+        check_cacheable(tiny.sdxl_unet())
+    with pytest.raises(UserError, match="SD3Transformer2DModel is of no kind"):
+        check_cacheable(tiny_families.sd3().transformer)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SIZE_FACTOR = 8  # what diffusers' pipelines ask of heights and widths; more where files say so
 NO_USE = "--weak-negative-prompt is given, and guidance 1 of the weak side uses none; give another --weak-guidance"
+OF_UNETS = ("SDXL", "SD 1.5", "AnimateDiff SDXL", "AnimateDiff SD 1.5", "SVD")  # families of pipelines
 ON_SDXL = ("AnimateDiffSDXL", "StableDiffusionXL")
 
 
@@ -189,6 +190,21 @@ def check_steered(plan: Plan) -> None:
         read_rgb(Path(plan.part("ip_adapter_image")).expanduser(), "picture for the IP-Adapter", WHITE)
 
 
+def check_cached(plan: Plan) -> None:
+    """Raises `UserError` for a step cache with networks that can have none, as far as files tell."""
+    if plan.cache is None:
+        return
+    family = None if plan.pipelines is None else plan.pipelines.name
+    name = str(((plan.files and plan.files.strong.network) or {}).get("_class_name", ""))
+    if "UNet" in name or family in OF_UNETS:
+        raise UserError(
+            f"--cache is {plan.cache}, and {name or f'the UNet of {family}'} can have no step cache of diffusers, "
+            "which takes transformers; leave it out"
+        )
+    if plan.pair.weak.skip_layers:
+        raise UserError(f"--cache is {plan.cache}, and goes by blocks that --weak-skip-layers leaves out; give one")
+
+
 def check_sampling(plan: Plan) -> None:
     """Raises `UserError` for guidance that diffusers would not do as it is asked for."""
     if plan.embedded:
@@ -273,6 +289,21 @@ def check_steerable(controlnet: str | None, ip_adapter: str | None, name: str | 
             f"--ip-adapter: diffusers has no IP-Adapter for {name}; AnimateDiff on SD 1.5 and on SDXL have one: give "
             "such a checkpoint with its --motion-adapter, or --preset animatediff-sd15"
         )
+
+
+def check_fetched(plan: Plan) -> None:
+    """Raises `UserError` as `check_steerable` does, for a hub id, from the one file that says what it is."""
+    given = plan.pair.strong.checkpoint
+    assert given is not None
+    steered = plan.part("controlnet") or plan.part("ip_adapter")
+    if plan.num_frames is not None and steered and not Path(given).expanduser().exists():
+        import torch
+
+        from w2sd_video.loading.describe import Description
+        from w2sd_video.loading.parts import Source
+
+        index = Source(Description(given, "hub"), torch.float32).config("model_index") or {}
+        check_steerable(plan.part("controlnet"), plan.part("ip_adapter"), index.get("_class_name"))
 
 
 def read_control_frames(path: str | Path, width: int, height: int, count: int, *, resize: bool = False) -> list[Image]:

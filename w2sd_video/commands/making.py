@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from w2sd_video.commands.checks import note_cut_texts, read_control_frames
+from w2sd_video.commands.checks import check_fetched, note_cut_texts, read_control_frames
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
@@ -21,11 +20,10 @@ from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.commands.starts import start_arguments
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
+from w2sd_video.hosting.caches import check_cacheable, enable_caches
 from w2sd_video.hosting.calls import call_signature, networks_of
 from w2sd_video.latents.vaes import cause_of_nan
-from w2sd_video.loading.describe import Description
 from w2sd_video.loading.pairs import load_pair
-from w2sd_video.loading.parts import Source
 from w2sd_video.loading.pipeline_families import PipelineFamily
 from w2sd_video.loading.pipelines import (
     adapter_arguments,
@@ -329,7 +327,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     Raises:
         UserError: a side, or something that belongs to it, cannot be used.
     """
-    _check_fetched(plan)
+    check_fetched(plan)
     reward = None
     if plan.reward is not None and SELECTING in run.methods:
         reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
@@ -352,29 +350,19 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
         told=run.read,
     )
     strong, weak = (_equipped(plan, role, pipes[role], run) if role in pipes else None for role in ("strong", "weak"))
+    networks = [network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe)]
     if plan.fp8:
-        kept_in_fp8(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
+        kept_in_fp8(networks)
+    for network in networks if plan.cache is not None else ():
+        check_cacheable(network)
     loaded = LoadedSides(plan, strong, weak, extra=_told(plan, strong or weak), reward=reward)
     note_cut_texts((strong, weak), plan, run.prompts, run.note)
     _place(loaded, run.prompts, waiting or [])
     if plan.compile:
-        compile_networks(network for pipe in (strong, weak) if pipe is not None for network in networks_of(pipe))
+        compile_networks(networks)
+    if plan.cache is not None:
+        enable_caches(networks, plan.cache)
     return loaded
-
-
-def _check_fetched(plan: Plan) -> None:
-    """For a hub id the check of `whole_pipelines`, from the one file that says what it is."""
-    from w2sd_video.commands.checks import check_steerable
-
-    given = plan.pair.strong.checkpoint
-    assert given is not None
-    if (
-        plan.num_frames is not None
-        and (plan.part("controlnet") or plan.part("ip_adapter"))
-        and not Path(given).expanduser().exists()
-    ):
-        index = Source(Description(given, "hub"), torch.float32).config("model_index") or {}
-        check_steerable(plan.part("controlnet"), plan.part("ip_adapter"), index.get("_class_name"))
 
 
 def _equipped(plan: Plan, role: str, pipe: Any, run: Loading) -> Any:

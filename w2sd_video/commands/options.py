@@ -15,6 +15,7 @@ from w2sd_video.commands.prompts import read_prompt_pairs, read_prompts
 from w2sd_video.core.options import GUIDERS, MAX_DRAWS, gap_steps
 from w2sd_video.core.trained_timesteps import read_timesteps
 from w2sd_video.errors import UserError
+from w2sd_video.hosting.caches import read_step_cache
 from w2sd_video.loading.memory import ALIASES, AUTO, MEMORY_PLANS, memory_size
 from w2sd_video.pair import MODES, PRECISIONS
 from w2sd_video.runs.tasks import METHODS
@@ -335,6 +336,9 @@ OPTIONS: tuple[Option, ...] = (
         ("fp8", bool, "keep the networks' weights in fp8 and cast them layer by layer as they compute: half the memory "
          "of 16 bits, and the rounding of fp8 (files that are plain fp8 lose nothing)", {"families": ("video", "image"),
          "default": False}),
+        ("cache", read_step_cache, "a step cache of transformers (Flux, Wan), faster and not exact: first-block=0.1 "
+         "leaves out the other blocks where the first one's part changed by less (0: never); taylorseer=2 computes "
+         "every 2nd evaluation", {"families": ("video", "image"), "metavar": "NAME=N"}),
         ("tiled", bool, "VAEs work in tiles: less memory, slower", {"families": ("bridge", *FIT), "default": False}),
         ("batch", int, "how many are made together (default: 16)", {"families": ("moe",), "metavar": "B", "low": 1,
          "high": 65536}),

@@ -10,6 +10,7 @@ from typing import Any
 from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_rows, reflection_record, rows_at_most
 from w2sd_video.commands.rewards import RewardSettings
 from w2sd_video.commands.starts import FILES, Start
+from w2sd_video.hosting.caches import StepCache
 from w2sd_video.loading.memory import Machine
 from w2sd_video.loading.pair_description import PairDescription
 from w2sd_video.loading.pipeline_families import PipelineFamily
@@ -111,6 +112,7 @@ class Plan:
     shown: int | None = None
     compile: bool = False
     fp8: bool = False
+    cache: StepCache | None = None
     allow_pickle: bool = False
     embedded: bool = False
     files: PairDescription | None = None
@@ -245,6 +247,7 @@ class Plan:
             **frames,
             **({"compile": True} if self.compile else {}),
             **({"fp8": True} if self.fp8 else {}),
+            **({} if self.cache is None else {"cache": str(self.cache)}),
             "max_sequence_length": self.max_sequence_length,
             **({} if self.start is None else self.start.settings()),
             "seed": self.seed,

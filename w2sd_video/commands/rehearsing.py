@@ -46,9 +46,11 @@ def rehearse_networks(plan: Plan, pair: PairDescription) -> dict[str, Any]:
     """Returns the networks of both sides, by role, without values, those whose files are here.
 
     Raises:
-        UserError: weights that they cannot be made of, a LoRA that does not fit, or blocks to skip that are not there.
+        UserError: weights that they cannot be made of, a LoRA that does not fit, blocks to skip that are not there, or
+            a step cache that a network cannot have.
     """
     from w2sd_video.gaps.layer_skips import find_layer_skips
+    from w2sd_video.hosting.caches import check_cacheable
     from w2sd_video.loading import rehearsal
 
     moving = pair.motion_adapter is not None or pair.put_together
@@ -60,6 +62,8 @@ def rehearse_networks(plan: Plan, pair: PairDescription) -> dict[str, Any]:
             rehearsal.check_loras(kind, network, _sources(plan, role))
     if plan.pair.weak.skip_layers and (network := networks.get("weak", networks.get("strong"))) is not None:
         find_layer_skips(network).check(plan.pair.weak.skip_layers)
+    for network in networks.values() if plan.cache is not None else ():
+        check_cacheable(network)
     return networks
 
 

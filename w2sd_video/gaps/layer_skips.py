@@ -35,7 +35,7 @@ class LayerSkips:
 
     def __init__(self, network: nn.Module) -> None:
         inner: Any = getattr(network, "_orig_mod", network)  # of a compiled module
-        self._kind = type(inner).__name__
+        self._network, self._kind = inner, type(inner).__name__
         self._stacks = {
             name: module
             for name, module in inner.named_modules()
@@ -59,6 +59,11 @@ class LayerSkips:
         return tuple(f"{stack}.{i}" for stack, blocks in self._stacks.items() for i in range(len(blocks)))
 
     def check(self, value: Sequence[str | int]) -> None:
+        if value and getattr(self._network, "_cache_config", None) is not None:
+            raise UserError(
+                f"{self._kind} has a step cache, which goes by blocks that skip_layers leaves out; call its "
+                "disable_cache(), or take another gap"
+            )
         for name in value:
             self._place(name)
 

@@ -263,8 +263,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         device=request.device,
         memory=request.memory,
         machine=Machine(request.get("gpu_memory"), request.get("host_memory")),
-        compile=request.compile,
-        fp8=request.fp8,
+        **{name: request.get(name) for name in ("compile", "fp8", "cache")},
         allow_pickle=request.allow_pickle,
         embedded=bool(files.is_flux) if described.pipelines is None else described.pipelines.embedded,
         files=described.sides,
@@ -409,6 +408,7 @@ def _check(request: Request, done: Plan, described: Described) -> None:
         check_frames(found, motion.given, done.num_frames)
     checks.check_parts(request, done.parts, video=done.num_frames is not None)
     checks.check_steered(done)
+    checks.check_cached(done)
     _check_attached(done, sides.whole)
     family = described.pipelines
     if done.num_frames is not None and family is not None and family.group > 1:
