@@ -144,26 +144,33 @@ def test_a_guider_with_momentum_remembers_the_sampling_steps_alone() -> None:
         sampled(pipe, settings)
 
 
-def test_a_network_of_its_own_for_the_unconditional_prediction_leaves_sides_one_guidance() -> None:
+def test_a_network_of_its_own_for_the_unconditional_prediction_is_its_half_of_guidance() -> None:
     pipe, settings = tiny_loops.ideogram4()
     stock, weak = sampled(pipe, settings), tiny_loops.another(pipe.transformer)
+    unconditional = tiny_loops.another(pipe.unconditional_transformer, 12)
+    own = {"transformer": pipe.transformer, "unconditional_transformer": pipe.unconditional_transformer}
 
-    def weaker() -> Tensor:
-        own, pipe.transformer = pipe.transformer, weak
+    def weaker(scale: float, **parts: Any) -> Tensor:
+        vars(pipe).update({**own, **parts})
         try:
-            return sampled(pipe, settings)
+            return sampled(pipe, {**settings, "guidance_scale": scale})
         finally:
-            pipe.transformer = own
+            vars(pipe).update(own)
 
-    expected = black_box.algorithm_1(pipe, lambda: sampled(pipe, settings), weaker, LAMBDA)
-    with reflected(pipe, weak, num_reflections=LAMBDA):
-        assert (sampled(pipe, settings) - expected).abs().max() <= 1e-5 * stock.abs().max()
-    for guidance in (1.0, 2.0):
-        with (
-            pytest.raises(UserError, match="a network of its own for the unconditional"),
-            reflected(pipe, ModelSpec(guidance=guidance), num_reflections=LAMBDA),
-        ):
-            sampled(pipe, settings)
+    def check(side: Any, *at: Any, **parts: Any) -> Any:
+        expected = black_box.algorithm_1(pipe, lambda: sampled(pipe, settings), lambda: weaker(*at, **parts), LAMBDA)
+        with reflected(pipe, side, num_reflections=LAMBDA) as run:
+            assert (sampled(pipe, settings) - expected).abs().max() <= 1e-5 * stock.abs().max()
+        return run
+
+    run = check(weak, 3.0, transformer=weak)
+    assert run.num_rows == 2 * run.num_evaluations  # both networks'
+    for guidance in (0.0, 1.0, 2.0):  # 0: the unconditional network alone
+        check(ModelSpec(guidance=guidance), guidance)
+    check((weak, ModelSpec(guidance=0.5)), 0.5, transformer=weak)
+    other, _ = tiny_loops.ideogram4()
+    other.register_modules(transformer=weak, unconditional_transformer=unconditional)
+    check(other, 3.0, transformer=weak, unconditional_transformer=unconditional)
     assert torch.equal(sampled(pipe, settings), stock)
 
 

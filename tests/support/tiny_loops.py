@@ -613,7 +613,7 @@ def wan_i2v() -> Made:
 LOOPS: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
-        *(lumina2, lumina_next, nucleus_moe, krea2, t2i_adapter, ltx2, flux2_klein_kv),
+        *(lumina2, lumina_next, nucleus_moe, krea2, t2i_adapter, ltx2, flux2_klein_kv, ideogram4),
         *(z_image, qwen_image, svd, wan_i2v, ltx_condition, ltx_i2v),
     )
 }

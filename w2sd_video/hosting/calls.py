@@ -32,6 +32,18 @@ def networks_of(pipe: Any) -> list[nn.Module]:
     return networks
 
 
+def unconditional_of(pipe: Any) -> nn.Module | None:
+    """Returns the network that makes the unconditional prediction alone (Ideogram 4), None where there is none."""
+    network = getattr(pipe, "unconditional_transformer", None)
+    return network if isinstance(network, nn.Module) else None
+
+
+def evaluated_by(pipe: Any) -> list[nn.Module]:
+    """Returns all networks that a pipeline's loop evaluates."""
+    own = unconditional_of(pipe)
+    return [*networks_of(pipe), *([] if own is None else [own])]
+
+
 def call_signature(kind: type) -> inspect.Signature:
     """Returns the signature of a pipeline class's call; for a subclass that only hands on, the one it hands on to."""
     signatures = [inspect.signature(base.__call__) for base in kind.__mro__ if "__call__" in vars(base)]  # type: ignore

@@ -15,7 +15,7 @@ from w2sd_video.gaps.loras import Rows, samples_in
 from w2sd_video.gaps.switches import SwitchBoard
 from w2sd_video.hosting.arguments import Arguments, equal
 from w2sd_video.hosting.caches import CacheContexts
-from w2sd_video.hosting.calls import CallGuidance, networks_of
+from w2sd_video.hosting.calls import CallGuidance, evaluated_by, networks_of, unconditional_of
 from w2sd_video.hosting.listening import LATENTS, Exchange, put
 from w2sd_video.hosting.outputs import count_of
 from w2sd_video.hosting.own_scale import check_guider
@@ -37,6 +37,7 @@ class Evaluations:
     def __init__(self, pipe: Any, kind: type, sampler: Sampler, guidance: CallGuidance) -> None:
         self._pipe, self._kind, self._sampler, self._guidance = pipe, kind, sampler, guidance
         self._networks, self._switches, self._control = networks_of(pipe), SwitchBoard(), control_of(pipe)
+        self._evaluated, self._unconditional = evaluated_by(pipe), unconditional_of(pipe)
         self.outputs: list[Any] = []
         self.rows: list[int] = []
         self._control_outputs: list[Any] = []
@@ -54,11 +55,11 @@ class Evaluations:
 
     @contextmanager
     def installed(self) -> Generator[None, None, None]:
-        masked = [(network, self._call) for network in self._networks]
+        masked = [(network, self._call) for network in self._evaluated]
         masked += [] if self._control is None else [(self._control, self._call_control)]
         self._classes = [(network, type(network)) for network, _ in masked]
         self._masks = [(network, mask(type(network), call, cached=False)) for network, call in masked]
-        self._names = {id(network): parameter_names(network) for network in self._networks}
+        self._names = {id(network): parameter_names(network) for network in self._evaluated}
         put(self._masks)
         try:
             yield
@@ -137,16 +138,17 @@ class Evaluations:
         arguments = {**dict(zip(self._names[id(network)], args, strict=False)), **kwargs}
         counter, rows = self._sampler.run._counter, count_of(arguments, LATENTS)
         self._check_timestep(network, arguments)
-        target = network if side.network is None else side.network
+        alone = network is self._unconditional  # which settings of a side and a network of its own leave as it is
+        target = network if side.network is None or alone else side.network
         if not self._compared:
             self._first.append(arguments)
         if isinstance(side.conditioning, Exchange):
             arguments, other = side.conditioning.put(arguments, len(self.outputs))
-            target = other if side.network is None and other not in self._networks else target
+            target = other if (side.network is None or alone) and other not in self._evaluated else target
         if side.embedded is not None and self._guidance.embedded:
             arguments["guidance"] = arguments["guidance"] * (side.embedded / self._guidance.embedded)
         arguments = self._own(side, arguments)
-        settings = dict(side.settings)
+        settings = {} if alone else dict(side.settings)
         samples = samples_in(settings.get("loras"))
         if samples is not None:
             settings["loras"] = Rows((settings["loras"],), samples, max(1, rows // samples), _device(arguments))

@@ -14,17 +14,22 @@ from torch import Tensor
 class Halves:
     """The outputs of one step's network calls by half of guidance: of one call with the batch doubled, or of two.
 
-    `others` are those of calls of its other guidances, after the doubled one.
+    `others` are those of calls of its other guidances, after the doubled one. `calls` are the outputs of two calls. One
+    may have tokens before those of the other (a prompt's, which an unconditional network is not told): the halves are
+    both as long as the longer one, `uneven`.
     """
 
     first: Any
     second: Any
-    doubled: bool
+    calls: Sequence[Any] = ()
     others: Sequence[Any] = ()
+    uneven: bool = False
 
     def joined(self, first: Any, second: Any) -> list[Any]:
         """The outputs of the calls, with these halves."""
-        if not self.doubled:
+        if self.uneven:
+            return [_pair(_last_tokens, half, call) for half, call in zip((first, second), self.calls, strict=True)]
+        if self.calls:
             return [first, second]
         return [_pair(lambda a, b: torch.cat([a, b]), first, second, lists=True), *self.others]
 
@@ -39,9 +44,13 @@ def as_halves(outputs: Sequence[Any], rows: Sequence[int], batch: int) -> Halves
     if not can_be_halved(rows, batch):
         return None
     if len(outputs) == 2 and rows[0] == rows[1]:
-        return Halves(outputs[0], outputs[1], False)
+        lengths = [_tokens(output) for output in outputs]
+        if lengths[0] == lengths[1]:
+            return Halves(outputs[0], outputs[1], calls=outputs)
+        first, second = (_pair(_lengthened, outputs[k], outputs[1 - k]) for k in (0, 1))
+        return Halves(first, second, calls=outputs, uneven=True)
     first, second = (_half(outputs[0], rows[0], k) for k in (0, 1))
-    return Halves(first, second, True, outputs[1:])
+    return Halves(first, second, others=outputs[1:])
 
 
 def moved(conditional: Any, unconditional: Any, factor: float) -> Any:
@@ -88,6 +97,24 @@ def _least_squares(y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     aa, ab, bb, ay, by = ((p * q).sum(1) for p, q in ((a, a), (a, b), (b, b), (a, y), (b, y)))
     determinant = aa * bb - ab * ab
     return torch.stack([(ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant], dim=1)
+
+
+def _tokens(value: Any) -> list[int]:
+    """The lengths of the tensors [B, tokens, channels] of an output."""
+    if isinstance(value, Tensor):
+        return [value.shape[1]] if value.dim() == 3 else []
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [length for each in inside for length in _tokens(each)]
+
+
+def _lengthened(value: Tensor, other: Tensor) -> Tensor:
+    """Tokens [B, tokens, channels] after those that only the other ones have before theirs."""
+    more = other.shape[1] - value.shape[1] if value.dim() == other.dim() == 3 else 0
+    return torch.cat([other[:, :more], value], dim=1) if more > 0 else value
+
+
+def _last_tokens(value: Tensor, like: Tensor) -> Tensor:
+    return value[:, value.shape[1] - like.shape[1] :] if value.dim() == 3 else value
 
 
 def _half(value: Any, rows: int, k: int) -> Any:

@@ -116,11 +116,6 @@ def check_replay(pipe: Any, why: NotRecorded | None, guidances: Sequence[float |
     """
     if cross_latent:
         raise UserError("a pair of two latent spaces cannot be replayed; leave host out")
-    if getattr(pipe, "unconditional_transformer", None) is not None and any(each is not None for each in guidances):
-        raise UserError(
-            f"{type(pipe).__name__} has a network of its own for the unconditional prediction, so that no side can "
-            "have a guidance of its own; let the sides differ in a checkpoint, a LoRA or a prompt"
-        )
     rows, batch = (why.rows, why.batch) if why is not None else ((), 0)
     if len(rows) > 1 and sum(rows) == batch:
         raise UserError(
@@ -238,7 +233,8 @@ def check_reflections(method: str, options: ReflectionConfig, schedule: Schedule
     if 0 in steps and options.mode != "fused" and method != "resample" and schedule.starts_at_pure_noise:
         raise UserError(
             "this schedule starts at pure noise (zero terminal SNR), where an inversion at that timestep loses the "
-            'image; use mode="fused", or rescale_betas_zero_snr=False for a network that was trained without it'
+            'image; use mode="fused" (--mode fused), or rescale_betas_zero_snr=False for a network that was trained '
+            "without it"
         )
 
 

@@ -68,7 +68,7 @@ class SideGuidance:
             if halves.others:  # guided by these too, each by a scale of its own
                 leaning = nearer(own, *seen)
                 weights = (self._guidance.scale, 0.0) if leaning[0] else (0.0, self._guidance.scale)
-            if weights is None and scale != 1:
+            if weights is None and (scale != 1 or halves.uneven):
                 if (yield from self._at_own_scale(side, scale)):
                     return True
                 raise UserError(

@@ -18,7 +18,7 @@ from w2sd_video.hosting.calls import (
     CallGuidance,
     call_guidance,
     call_signature,
-    networks_of,
+    evaluated_by,
     replaced,
     with_both_halves,
     with_prompts,
@@ -320,7 +320,7 @@ def record(
     forked = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
     vars(pipe)["scheduler"] = scheduler
     try:
-        installed = recorder(networks_of(pipe), scheduler, stop, control_of(pipe), name=kind.__name__).installed()
+        installed = recorder(evaluated_by(pipe), scheduler, stop, control_of(pipe), name=kind.__name__).installed()
         with forked, quiet, installed:
             kind.__call__(pipe, **arguments)  # type: ignore[operator]
     except RecordingDone:
