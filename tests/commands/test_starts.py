@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,21 +18,25 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support import tiny, tiny_loops
+from tests.support import tiny, tiny_conditioned, tiny_loops
 from tests.support.family_programs import image as image_program
 from tests.support.family_programs import video as video_program
 from w2sd_video.commands.app import family_named
 from w2sd_video.commands.engine import check_words
+from w2sd_video.commands.making import frames_of
+from w2sd_video.commands.rehearsing import rehearse_pair
 from w2sd_video.commands.starts import Start
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import call_signature
 from w2sd_video.loading.pipeline_families import FAMILIES
 from w2sd_video.loading.pipelines import begun_from, chosen_scheduler, reflectable_scheduler
+from w2sd_video.presets import PRESETS
 from w2sd_video.runs.picture_io import read_picture
 from w2sd_video.runs.video_io import read_video
 
 QUICK = ("--steps", "3", "--reflections", "2", "--device", "cpu", "--prompt", "a cat")
 SHADES = np.stack(np.broadcast_arrays(*np.ogrid[0:256:16, 0:256:16], np.full((16, 16), 90)), -1).astype(np.uint8)
+PURE_NOISE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
 NOISED = [
     (family, name) for family in FAMILIES for start, name in family.classes.items() if start in family.noised
 ]  # fmt: skip
@@ -47,6 +54,13 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(np.tile(half, (16, 1))).save(root / "mask.png")
     Image.new("L", (16, 16)).save(root / "black.png")
     (root / "text.png").write_text("no picture")
+    for name in ("cogvideox_i2v", "kandinsky5_i2v"):
+        getattr(tiny_conditioned, name)()[0].save_pretrained(root / name)
+    cogvideox = root / "cogvideox_i2v" / "scheduler" / "scheduler_config.json"  # as THUDM's
+    cogvideox.write_text(json.dumps({**json.loads(cogvideox.read_text()), **PURE_NOISE}))
+    shutil.copytree(root / "kandinsky5_i2v", root / "kandinsky5_t2i")
+    index = root / "kandinsky5_t2i" / "model_index.json"
+    index.write_text(index.read_text().replace("I2VPipeline", "T2IPipeline"))
     inpainting = tiny.sd15(1)
     inpainting.save_pretrained(root / "nine")
     config = root / "nine" / "unet" / "config.json"
@@ -129,6 +143,11 @@ REFUSED = {
     "an inpainting network": ("image", "nine", "--image picture.png", "trained to fill in a mask"),
     "a picture to follow": ("image", "sd15", "--image picture.png --controlnet x/y", "picture of its own"),
     "no first frames": ("video", "wan", "--image picture.png", "was not trained for WanImageToVideoPipeline"),
+    "too few frames after the first": (
+        *("video", "kandinsky5_i2v", "--image picture.png --num-frames 13 --resize-image --height 32 --width 32"),
+        "13; from a first frame Kandinsky 5 makes 17 or more",
+    ),
+    "sizes of which there are a few": ("image", "kandinsky5_t2i", "--height 512 --width 512", "make 1024 x 1024, 1408"),
     "two starts": ("video", "wan", "--image picture.png --video picture.png", "one of the two"),
 }
 
@@ -140,6 +159,17 @@ def test_what_cannot_be_started_from_is_refused_with_the_plan(case: str, disk: P
     command = ["--steps", "3", "--reflections", "2", "--prompt", "a cat", "--strong", str(disk / model), *given]
     with pytest.raises(UserError, match=message):
         check_words(family_named(family), [*command, "--weak-guidance", "1"])
+
+
+def test_noise_of_which_there_is_no_inversion_is_reflected_as_a_difference(disk: Path) -> None:
+    command = [*QUICK, "--strong", str(disk / "cogvideox_i2v"), "--image", str(disk / "picture.png"), "--num-frames=9"]
+    plan = check_words(family_named("video"), [*command, "--height=16", "--width=16", "--weak-guidance=1"])
+    assert plan.reflection.mode == "fused"  # type: ignore[union-attr]
+    rehearse_pair(plan)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"starts at pure noise.*--mode fused"):
+        rehearse_pair(replace(plan, reflection=replace(plan.reflection, mode="paper")))  # type: ignore[type-var, union-attr]
+    modes = {name: preset.reflection.mode for name, preset in PRESETS.items() if preset.family == "CogVideoX"}
+    assert modes and set(modes.values()) == {"fused"}
 
 
 def test_every_family_has_classes_of_diffusers_that_take_what_it_says() -> None:
@@ -157,6 +187,13 @@ def test_every_family_has_classes_of_diffusers_that_take_what_it_says() -> None:
                 wanted.append(family.scale)
             wanted += [family.rate_name] if family.rate_name else []
             assert [each for each in wanted if each not in taken] == [], name
+
+
+def test_pictures_are_found_in_what_each_family_returns() -> None:
+    kandinsky = importlib.import_module("diffusers.pipelines.kandinsky5.pipeline_output").KandinskyImagePipelineOutput
+    picture = np.zeros((1, 8, 8, 3))
+    for output in (diffusers.ImagePipelineOutput(picture), kandinsky(picture)):
+        assert frames_of(output).shape == (1, 8, 8, 3)
 
 
 def test_the_size_of_a_picture_is_that_of_the_output(disk: Path) -> None:

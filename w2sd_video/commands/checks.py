@@ -13,11 +13,12 @@ from w2sd_video.commands.options import MAX_SEED
 from w2sd_video.demo.bundled import check_captions, check_toy_size, is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import BLACK, check_size
-from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces
-from w2sd_video.loading.pipeline_families import family_of_class, makes_videos
+from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces, frames_of
+from w2sd_video.loading.pipeline_families import PipelineFamily, family_of_class, makes_videos
 from w2sd_video.loading.tokenizing import cut_notes, read_alike, readers_of, readers_of_pipeline
 from w2sd_video.pair import ModelPair, check_pair, gap
 from w2sd_video.presets import PRESETS
+from w2sd_video.runs.tasks import SELECTING
 from w2sd_video.runs.video_io import read_video
 
 if TYPE_CHECKING:
@@ -136,6 +137,34 @@ def check_frames(count: int, factor: int) -> None:
         raise UserError(
             f"number of frames is {count}; this model makes {factor} times a number, and one more: use {near} or "
             f"{near + factor}"
+        )
+
+
+def check_family(plan: Plan, request: Request, family: PipelineFamily, files: Description) -> None:
+    """Raises `UserError` for what pipelines of this family cannot make."""
+    made = (plan.height, plan.width)
+    if family.sizes and made not in family.sizes:
+        allowed = ", ".join(f"{height} x {width}" for height, width in family.sizes)
+        raise UserError(
+            f"height x width is {made[0]} x {made[1]}, and pipelines of {family.name} make {allowed}; give one of "
+            "these by --height and --width"
+        )
+    if plan.num_frames is not None and family.group > 1:
+        check_frames(plan.num_frames, frames_of(files.part("vae") or {}) or family.group)
+    if plan.start is not None and plan.start.image is not None and (plan.num_frames or 1) < family.fewest_frames:
+        raise UserError(
+            f"number of frames is {plan.num_frames}; from a first frame {family.name} makes {family.fewest_frames} or "
+            f"more: use {family.fewest_frames}"
+        )
+    if family.by_frame and (request.asks("weak_guidance") or request.asks("strong_guidance")):
+        raise UserError(
+            f"{family.name} guides each frame by a scale of its own, up to --guidance, so that neither side can have "
+            "another; leave --strong-guidance and --weak-guidance out"
+        )
+    if SELECTING in plan.methods and family.makes_videos and not family.name.startswith("AnimateDiff"):
+        raise UserError(
+            f"{SELECTING} shows the reward single frames of clean estimates, and the VAE of {family.name} mixes "
+            "several frames in each latent; leave the method out"
         )
 
 

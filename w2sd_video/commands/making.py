@@ -268,7 +268,9 @@ def _exchanged(text: dict[str, Any]) -> dict[str, Any]:
 
 def frames_of(output: Any) -> Any:
     """Returns the frames [F, H, W, 3] in [0, 1] of a pipeline's output of type "np", of which a picture has one."""
-    return np.asarray(output.frames)[0] if hasattr(output, "frames") else np.asarray(output.images)
+    if hasattr(output, "frames"):
+        return np.asarray(output.frames)[0]
+    return np.asarray(output.image if hasattr(output, "image") else output.images)  # the first is Kandinsky's
 
 
 def sound_of(output: Any, pipe: Any) -> Sound | None:

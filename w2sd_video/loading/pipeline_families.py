@@ -28,16 +28,18 @@ class PipelineFamily:
         rounds_up: whether such a call makes the whole steps that hold its part of them, rather than those it holds.
         last_image: whether the pipeline that starts from a first frame takes a last one.
         size: height and width in pixels; None where the checkpoint's own say.
+        sizes: all that its pipelines make, where these are few: others they make of the nearest shape.
         num_frames, fps: of videos, None for pictures.
+        fewest_frames: that the pipeline from a first frame can make.
         group: frames that one latent frame holds, so that videos have `group * k + 1` frames; 1 for any number.
         patch: cells of a latent that make one token, so that sizes are multiples of as many cells.
         guidance: the scale that sampling has where none is given; None leaves it to the command.
         scale: the call argument of it; "guider" is an object of the pipeline's, "" is none.
         excess: whether that argument is what the guidance is above 1: cond + scale * (cond - uncond).
-        by_frame: whether sides cannot differ in guidance: each frame has a scale of its own, or a network makes the
-            unconditional prediction.
+        by_frame: whether each frame has a scale of its own, so that sides cannot differ in guidance.
         embedded: whether guidance is an input of the network.
         frames_name, rate_name: the call arguments of how many frames there are, and of their rate ("": none).
+        mode: of reflections where none is given: "fused" where sampling begins at pure noise, of which no inversion is.
         extra: call arguments beside those, which keep guidance plain.
         sees: whether an image encoder is part of it.
         vae: whose latents they are, as people say it.
@@ -53,8 +55,10 @@ class PipelineFamily:
     rounds_up: bool = False
     last_image: bool = False
     size: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
     num_frames: int | None = None
     fps: int | None = None
+    fewest_frames: int = 1
     group: int = 1
     patch: int = 1
     guidance: float | None = None
@@ -64,6 +68,7 @@ class PipelineFamily:
     embedded: bool = False
     frames_name: str = "num_frames"
     rate_name: str = ""
+    mode: str = "paper"
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     sees: bool = False
     vae: str = ""
@@ -100,6 +105,7 @@ _PLAIN_LTX2 = {
     **{f"{kind}guidance_rescale": 0.0 for kind in ("", "audio_")},
 }
 BOTH = "image mask"
+KANDINSKY_SIZES = (1024, 1024), (1408, 640), (640, 1408), (1280, 768), (768, 1280), (1152, 896), (896, 1152)
 FLUX_VAE, WAN_VAE, HUNYUAN_VAE = "Flux.1's", "Wan 2.1's", "HunyuanVideo's"
 
 FAMILIES: tuple[PipelineFamily, ...] = (
@@ -116,14 +122,13 @@ FAMILIES: tuple[PipelineFamily, ...] = (
     _pictures("Krea 2", "Krea2", guidance=5.5, excess=True, vae="Qwen-Image's"),
     _pictures("Flux.2 klein", "Flux2Klein", noised="mask", guidance=4.0, vae="Flux.2's"),
     _pictures("Flux.2", "Flux2", guidance=4.0, embedded=True, vae="Flux.2's"),
-    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, by_frame=True, extra={"guidance_schedule": None},
-              vae="Flux.2's"),
+    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, extra={"guidance_schedule": None}, vae="Flux.2's"),
     _pictures("Sana", "Sana", guidance=4.5, patch=1, vae="DC-AE f32"),
     _pictures("PixArt", "PixArtSigma", guidance=4.5, vae="SDXL's"),
     _pictures("AuraFlow", "AuraFlow", guidance=3.5, vae="SDXL's"),
     _pictures("CogView 4", "CogView4", guidance=5.0, vae="CogView 4's"),
     PipelineFamily("Kandinsky 5 image", "Kandinsky5T2IPipeline", "Kandinsky5I2IPipeline", own_weights=(FROM_IMAGE,),
-                   noised=(), size=(1024, 1024), patch=2, guidance=3.5, vae=FLUX_VAE),
+                   noised=(), size=(1024, 1024), sizes=KANDINSKY_SIZES, patch=2, guidance=3.5, vae=FLUX_VAE),
     PipelineFamily("AnimateDiff SDXL", "AnimateDiffSDXLPipeline", num_frames=16, fps=8, vae="SDXL's"),
     PipelineFamily("AnimateDiff SD 1.5", "AnimateDiffPipeline", video="AnimateDiffVideoToVideoPipeline",
                    num_frames=16, fps=8, vae="SD 1.5's"),
@@ -132,7 +137,7 @@ FAMILIES: tuple[PipelineFamily, ...] = (
     _videos("SkyReels V2", "SkyReelsV2Pipeline", (544, 960), 97, 24, image="SkyReelsV2ImageToVideoPipeline",
             last_image=True, own_weights=(FROM_IMAGE,), guidance=6.0, sees=True, vae=WAN_VAE),
     _videos("Kandinsky 5", "Kandinsky5T2VPipeline", (512, 768), 121, 24, image="Kandinsky5I2VPipeline",
-            own_weights=(FROM_IMAGE,), guidance=5.0, vae=HUNYUAN_VAE),
+            own_weights=(FROM_IMAGE,), fewest_frames=17, guidance=5.0, vae=HUNYUAN_VAE),
     _videos("HunyuanVideo 1.5", "HunyuanVideo15Pipeline", (480, 832), 121, 24, patch=1, guidance=6.0, scale="guider",
             image="HunyuanVideo15ImageToVideoPipeline", own_weights=(FROM_IMAGE,), sees=True, vae="HunyuanVideo 1.5's"),
     _videos("HunyuanVideo", "HunyuanVideoPipeline", (720, 1280), 129, 15, guidance=6.0, embedded=True,
@@ -142,7 +147,8 @@ FAMILIES: tuple[PipelineFamily, ...] = (
     _videos("LTX-2", "LTX2Pipeline", (512, 768), 121, 24, image="LTX2ImageToVideoPipeline", group=8, patch=1,
             guidance=4.0, rate_name="frame_rate", extra=_PLAIN_LTX2, vae="LTX-2's"),
     _videos("CogVideoX", "CogVideoXPipeline", (480, 720), 49, 8, image="CogVideoXImageToVideoPipeline",
-            video="CogVideoXVideoToVideoPipeline", own_weights=(FROM_IMAGE,), guidance=6.0, vae="CogVideoX's"),
+            video="CogVideoXVideoToVideoPipeline", own_weights=(FROM_IMAGE,), guidance=6.0, mode="fused",
+            vae="CogVideoX's"),
     _videos("SVD", "", (576, 1024), 25, 7, image="StableVideoDiffusionPipeline", own_weights=(FROM_IMAGE,), group=1,
             patch=1, guidance=3.0, scale="max_guidance_scale", by_frame=True, rate_name="fps", sees=True, vae="SVD's"),
     _videos("Sana Video", "SanaVideoPipeline", (480, 832), 81, 16, image="SanaImageToVideoPipeline", guidance=6.0,

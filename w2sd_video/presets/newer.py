@@ -56,6 +56,7 @@ def _pair(
         loras=loras[1],
     )
     settings = {"size": row.size or (1024, 1024), "steps": FLUX_STEPS, "reflections": FLUX_REFLECTIONS, **sizes, **rest}
+    settings["mode"] = row.mode
     memory = f"networks in 16 bits, GB: {' + '.join(f'{size:g}' for size in gigabytes)}"
     if len(gigabytes) == 1:
         memory += ", one for both sides"

@@ -83,9 +83,10 @@ def made(
     *,
     size: tuple[int, int],
     reflections: int | None = None,
+    mode: str = "paper",
     **rest: Any,
 ) -> Preset:
-    """Returns a preset of mode "paper" whose pair has its name; `size` is its height and width, `rest` its fields."""
-    pair, reflection = ModelPair(strong, weak, name=name), ReflectionConfig(num_reflections=reflections)
+    """Returns a preset whose pair has its name; `size` is its height and width, `rest` its fields."""
+    pair, reflection = ModelPair(strong, weak, name=name), ReflectionConfig(num_reflections=reflections, mode=mode)
     height, width = size
     return Preset(name, description, gap, family, pair, reflection, height=height, width=width, **rest)

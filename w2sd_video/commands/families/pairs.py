@@ -31,7 +31,6 @@ from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
 from w2sd_video.commands.starts import plan_start, rate_of_start, size_of_start, start_arguments
 from w2sd_video.errors import UserError
-from w2sd_video.latents.spaces import frames_of
 from w2sd_video.loading.attachments import check_controlnet, check_ip_adapter
 from w2sd_video.loading.describe import Description, Weights, check_frames, describe, describe_motion_adapter
 from w2sd_video.loading.files import FAMILIES, class_on_hub, found_lora, weight_files
@@ -44,7 +43,7 @@ from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, 
 from w2sd_video.runs.file_names import video_stems
 from w2sd_video.runs.progress import Progress
 from w2sd_video.runs.runs import RunPlan
-from w2sd_video.runs.tasks import METHODS, SELECTING, Method
+from w2sd_video.runs.tasks import METHODS, Method
 from w2sd_video.runs.video_io import check_format
 
 DEFAULT_METHODS = ("weak", "strong", "w2sd", "zero-gap")
@@ -190,7 +189,7 @@ def _as_family(preset: Preset, family: PipelineFamily) -> Preset:
         preset,
         family=family.name,
         steps=STEPS,
-        reflection=replace(preset.reflection, num_reflections=REFLECTIONS),
+        reflection=replace(preset.reflection, num_reflections=REFLECTIONS, mode=family.mode),
         guidance=family.guidance,
         height=height,
         width=width,
@@ -386,8 +385,6 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     """Raises `UserError` for settings that do not go together, or not with what the sides are."""
     sides, files = described.sides, described.sides.strong
     check_reflection(done.reflection, done.methods, done.steps)
-    if SELECTING in done.methods:
-        _check_decoded(described.pipelines)
     if set(GAPPED) & set(done.methods):
         in_prompts = "--prompt-pairs FILE" in described.preset.needs
         if in_prompts and not done.raw_prompts and not gap(done.pair.strong, done.pair.weak):
@@ -411,14 +408,8 @@ def _check(request: Request, done: Plan, described: Described) -> None:
     checks.check_cached(done)
     _check_attached(done, sides.whole)
     family = described.pipelines
-    if done.num_frames is not None and family is not None and family.group > 1:
-        checks.check_frames(done.num_frames, frames_of(files.part("vae") or {}) or family.group)
-    if family is not None and family.by_frame and (request.asks("weak_guidance") or request.asks("strong_guidance")):
-        raise UserError(
-            f"{family.name} has one guidance for both sides ("
-            + ("each frame has a scale of its own" if family.makes_videos else "a network is the unconditional one")
-            + "); leave --strong-guidance and --weak-guidance out"
-        )
+    if family is not None:
+        checks.check_family(done, request, family, files)
     if done.start is not None:
         done.start.grid(done.steps)
         start_arguments(done.start, done.height, done.width, done.num_frames)
@@ -442,15 +433,6 @@ def _check_attached(done: Plan, files: Description) -> None:
         check_controlnet(done.part("controlnet"), name, network, allow_pickle=done.allow_pickle)
     if done.part("ip_adapter") is not None:
         check_ip_adapter(done.part("ip_adapter"), name, network)
-
-
-def _check_decoded(family: PipelineFamily | None) -> None:
-    """What a reward is shown must be decoded frame by frame."""
-    if family is not None and family.makes_videos and not family.name.startswith("AnimateDiff"):
-        raise UserError(
-            f"{SELECTING} shows the reward single frames of clean estimates, and the VAE of {family.name} mixes "
-            "several frames in each latent; leave the method out"
-        )
 
 
 def memory_of(plan: Plan) -> Sides | None:
