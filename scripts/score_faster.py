@@ -24,7 +24,8 @@ def main(words: list[str] | None = None) -> int:
         weights="another pair's folder, for one bed (default: the bundled pairs)",
     )
     parser.add_argument("--tuned", type=int, default=120, help="samples per strength tried (default 120)")
-    parser.add_argument("--beds", help="comma-separated subset of video, guidance, guidance-1.5, lora (default: all)")
+    parser.add_argument("--beds", help="comma-separated subset, such as video,lora,digits (default: all)")
+    parser.add_argument("--strengths", help="comma-separated subset of 1, 2, 3 to choose from (default: all)")
     parser.add_argument("--methods", help='a subset, by labels as the table has them, separated by ";" (default: all)')
     return program(parser, words, run)
 

@@ -23,6 +23,7 @@ from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hoste
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rehearsing import methods_of
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
+from w2sd_video.core import OnReflect
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.latents.vaes import cause_of_nan
@@ -110,11 +111,14 @@ def _vae(given: str, dtype: torch.dtype) -> AutoencoderKL:
 
 @dataclass
 class Sampler:
-    """The loaded pipeline, making batches of pictures; `reward` is there where w2sd-auto is to be made."""
+    """The loaded pipeline, making batches of pictures; `reward` is there where w2sd-auto is to be made, and `watch` is
+    told of each reflection.
+    """
 
     plan: Plan
     pipe: DiTMoEPipeline
     reward: Reward | None = None
+    watch: OnReflect | None = None
 
     def make(self, tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
         """Returns a picture, or why there is none, for each task; all are of one method.
@@ -167,7 +171,7 @@ class Sampler:
         if method == SELECTING:
             assert plan.reward is not None and self.reward is not None
             settings["selection"] = plan.reward.selection(self.reward, prompt)
-        return side, reflected(self.pipe, progress=report, **settings), guidance
+        return side, reflected(self.pipe, progress=report, on_reflect=self.watch, **settings), guidance
 
     def call(self, tasks: Sequence[Task], guidance: float, output_type: str) -> Any:
         """What the pipeline makes of the tasks' classes and noises."""

@@ -10,6 +10,7 @@ from typing import Any
 from bridges.pixel.noise_maps import NoiseMap, Paired
 from bridges.pixel.settings import DRAWS, WEAK_VIDEO
 from bridges.pixel.side import PixelSide
+from w2sd_video.core import OnReflect
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import Run, reflected
 from w2sd_video.hosting.calls import call_signature, check_spec
@@ -40,6 +41,7 @@ def bridged(
     force: bool = False,
     seed: int = 0,
     first_order: bool = False,
+    on_reflect: OnReflect | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
 ) -> Iterator[Run]:
     """While active, every call of ``pipe`` is reflected with a weak pipeline of any architecture, through pixels.
@@ -75,7 +77,7 @@ def bridged(
         tiled: have the autoencoders work in tiles.
         force: bridge a pair that shares its latent space too.
         seed: of noise that is drawn; paired noise is, for each picture of a call, of this seed + its number.
-        first_order, progress: as for `reflected`.
+        first_order, on_reflect, progress: as for `reflected`.
 
     Warns:
         BridgeWarning: the weak model knows no level of some steps' noise, which are then not reflected.
@@ -98,7 +100,7 @@ def bridged(
     if pairs and not direct:
         chosen = replace(chosen, draws=count or DRAWS)
     settings: dict[str, Any] = {"config": replace(chosen, draws=0) if direct else chosen}
-    settings |= {"first_order": first_order, "progress": progress}
+    settings |= {"first_order": first_order, "on_reflect": on_reflect, "progress": progress}
     if direct:
         with reflected(pipe, weak=(model, spec), weak_inputs=weak_inputs, **settings) as run:
             run.note("strong and weak share one latent space: reflected directly, no bridge is needed")

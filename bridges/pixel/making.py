@@ -27,6 +27,7 @@ from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.making import Texts, frames_of, measured
 from w2sd_video.commands.method_settings import crossing_steps
 from w2sd_video.commands.plan import Plan
+from w2sd_video.core import OnReflect
 from w2sd_video.errors import UserError
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.calls import call_signature, networks_of
@@ -231,6 +232,7 @@ class LoadedBridge:
     """Both pipelines, placed (None where no method needs them), and the prompts encoded for those that can.
 
     `tiny` holds the tiny VAEs of the strong and the weak side, None for full ones; `texts` the encoded prompts by side.
+    `watch` is told of each reflection.
     """
 
     plan: Plan
@@ -240,6 +242,7 @@ class LoadedBridge:
     texts: dict[str, Texts] = field(default_factory=dict)
     chosen: Fit | None = None
     note: Callable[[str], None] = lambda message: None
+    watch: OnReflect | None = None
 
     def make(self, tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
         """Returns one picture (or video) for each task, or why there is none.
@@ -285,6 +288,7 @@ class LoadedBridge:
             "vae": vaes[sampled],
             "tiled": own.tiled,
             "seed": task.seed,
+            "on_reflect": self.watch,
             "progress": report,
         }
         if task.method == "zero-gap":

@@ -237,6 +237,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"gap_every": True, "mode": "fused"}, r"gap_every is True;"),
     ({"gap_every": (3, 1), "mode": "fused"}, r"gap_every is \(3, 1\); as a list .* in order"),
     ({"gap_every": (), "mode": "fused"}, r"gap_every is \(\); as a list"),
+    ({"gap_every": "often", "mode": "fused"}, r"gap_every is 'often'; .* or auto"),
     ({"gap_every": 2}, r"gap_every is 2 in mode 'paper'; .*choose that mode"),
     ({"gap_every": 2, "mode": "fused", "lag": True}, r"gap_every and lag both save .*leave one"),
 ]
@@ -319,6 +320,7 @@ def test_a_gap_is_measured_before_every_kth_reflection_or_once_and_the_first_ste
         "no reflection without a gap, none for nothing"
     )
     assert plan(3, num_reflections=1) == plan(0, num_reflections=0) == ((), (), 12)
+    assert plan("auto", num_reflections=6) == plan(2, num_reflections=6), "as many, whose places are found later"
     assert ReflectionConfig(5).gap_steps(12) == ()
 
 

@@ -10,7 +10,7 @@ import torch
 from experiments.demo import gaps, videos
 from experiments.engine import Score
 from experiments.faster import scoring
-from experiments.faster.scoring import Bed
+from experiments.faster.beds import Bed, beds
 
 from w2sd_video.errors import UserError
 
@@ -68,7 +68,7 @@ def test_a_share_of_a_gain_is_of_the_same_samples() -> None:
 
 
 def test_every_bed_has_its_control_and_cached_gaps_beside_what_they_replace() -> None:
-    for name, make in scoring.beds().items():
+    for name, make in beds().items():
         methods = make().methods
         assert len(methods[next(iter(methods))]) == 1 and "zero-gap, cached" in methods, name
         if name != "depth":
@@ -80,4 +80,4 @@ def test_every_bed_has_its_control_and_cached_gaps_beside_what_they_replace() ->
         assert len(set(keys)) == len(keys), name
     assert scoring.strength_of(gaps.Sampling(gaps.Setting(), strength=3.0)) == 3.0
     with pytest.raises(UserError, match="unknown method 'W2SD, fussed'"):
-        scoring._narrowed(scoring.beds()["video"](), "W2SD, fussed")
+        scoring._narrowed(beds()["video"](), "W2SD, fussed")

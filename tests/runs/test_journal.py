@@ -175,6 +175,12 @@ def test_what_a_run_finds_out_is_added_and_outlives_its_being_taken_up_again(tmp
     assert (run["noise_map"], run["notes"], run["settings"]) == ({"pictures": 8}, ["fitted"], RUN["settings"])
 
 
+def test_what_processes_agree_on_is_what_the_first_of_them_found(tmp_path: Path) -> None:
+    with Journal(tmp_path, RUN, shared=True) as one, Journal(tmp_path, RUN, shared=True) as other:
+        assert one.agree("gap_steps", [0, 3]) == other.agree("gap_steps", [0, 4]) == [0, 3]
+        assert other.agree("noise_map", {}) == {}
+
+
 @pytest.mark.parametrize("name", ["settings", "pair", "methods", "versions", "command"])
 def test_what_a_run_was_started_with_cannot_be_amended(tmp_path: Path, name: str) -> None:
     with Journal(tmp_path, RUN) as journal:

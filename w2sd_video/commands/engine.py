@@ -31,6 +31,7 @@ from w2sd_video.commands.machines import (
 )
 from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, reflected_steps
 from w2sd_video.commands.options import option_of, options_of
+from w2sd_video.commands.placing import load_placed, placing_notes
 from w2sd_video.commands.plan import PARTS, Plan
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import identity_of, reward_record
@@ -131,7 +132,9 @@ def plan_of(family: Family, request: Request) -> Plan:
     plan = family.complete(request, family.describe(request))
     if request.output is not None:
         _check_output(Path(request.output).expanduser())
-    plan = replace(plan, notes=(*_toys(plan), *plan.notes, *_nothing_reflected(request, plan, family)))
+    plan = replace(
+        plan, notes=(*_toys(plan), *plan.notes, *placing_notes(plan), *_nothing_reflected(request, plan, family))
+    )
     identity = [plan.settings(), plan.pair_record(), plan.prompts, plan.dtype, plan.device, *identity_of(plan.reward)]
     return replace(plan, output=run_folder(request.output, plan.pair.name, identity))
 
@@ -250,21 +253,17 @@ def make(
     def load(pending: Sequence[Task], journal: Journal) -> Make:
         for message in plan.notes:
             journal.note(message)
-        makers.append(
-            family.load(
-                plan,
-                Loading(
-                    pending,
-                    note=journal.note,
-                    say=progress.note,
-                    amend=journal.amend,
-                    record=journal.run,
-                    folder=journal.folder,
-                    bars=progress.bars,
-                    read=progress.read,
-                ),
-            )
+        loading = Loading(
+            pending,
+            note=journal.note,
+            say=progress.note,
+            amend=journal.amend,
+            record=journal.run,
+            folder=journal.folder,
+            bars=progress.bars,
+            read=progress.read,
         )
+        makers.append(load_placed(family, plan, loading, journal.agree))
         return makers[0].make
 
     with few_threads(plan):

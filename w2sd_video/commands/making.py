@@ -18,6 +18,7 @@ from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_o
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.commands.starts import start_arguments
+from w2sd_video.core import OnReflect
 from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.caches import check_cacheable, enable_caches
@@ -59,6 +60,7 @@ class LoadedSides:
         texts: the encoded prompts by side, None for a pipeline that encodes them in each call.
         extra: call arguments of both sides, such as the control image.
         reward: there where w2sd-auto is to be made.
+        watch: told of each reflection.
     """
 
     plan: Plan
@@ -67,6 +69,7 @@ class LoadedSides:
     texts: dict[str, Texts | None] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     reward: Reward | None = None
+    watch: OnReflect | None = None
 
     def make(self, tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
         """Returns a video or picture for each task, or why there is none.
@@ -122,6 +125,7 @@ class LoadedSides:
         settings: dict[str, Any] = {
             "method": hosted_name(method),
             "config": config_of(method, plan.reflection, reflector),
+            "on_reflect": self.watch,
         }
         if method == "zero-gap":
             settings["weak"] = "zero-gap"

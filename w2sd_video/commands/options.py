@@ -245,7 +245,8 @@ OPTIONS: tuple[Option, ...] = (
          {"families": ("video", "bridge"), "metavar": "S", "low": -10, "high": 10, "sweeps": "users",
           "about": "how much of a move's differences between frames is made"}),
         ("gap_every", gap_steps, "nearly the price of plain sampling: reflections (of mode fused) move by a gap of "
-         "sampling steps, where the strong side is asked anyway: every K-th, 0 once at the start, or those of a list",
+         "sampling steps, where the strong side is asked anyway: every K-th, 0 once at the start, those of a list, or "
+         "auto (as many as of 2, where the gap turns, found on the first two prompts)",
          {"metavar": "K", "sweeps": "users",
           "about": "steps between two measurements of a cached gap; 0 is one, at the start"}),
         ("guider", str, "how auto-guidance combines two predictions (default: linear); with --weak-guidance 0 it is "

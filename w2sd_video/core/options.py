@@ -28,6 +28,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 
 METHODS = tuple(SETTINGS)
 MAX_DRAWS = 64
+AUTO, AUTO_EVERY = "auto", 2  # of `ReflectionConfig.gap_every`: as many measurements as at every second step
 GUIDERS = ("linear", "cfg-zero", "apg", "tcfg")
 """How auto-guidance combines two predictions: linearly (Eq. 36-38), or by the rule of another kind of guidance."""
 
@@ -58,10 +59,12 @@ class ReflectionConfig:
             reflection: an approximation that saves an evaluation. The strong side must reflect as it samples.
         gap_every: the gap weak - strong is measured at sampling steps, where the strong side is asked anyway, and the
             reflections that follow move by that cached gap (mode "fused"): at every k-th of the steps that come
-            before a reflection, 0 for the first of them alone, or at the steps of a tuple, counted from 0 (dense where
-            the gap turns, as the doctor finds it). None measures it anew in each reflection. T + lambda / k
-            evaluations instead of T + 2 lambda, and equal sides move nothing. The strong side may reflect at another
-            classifier-free guidance than it samples at, and else as it samples.
+            before a reflection, 0 for the first of them alone, or at the steps of a tuple, counted from 0. "auto" is
+            as many as of k = AUTO_EVERY, placed where an old gap would miss most: dense where the gap turns, as
+            measured on a few samples before (`core.placing`); the commands do so, and all else takes the steps found.
+            None measures it anew in each reflection. T + lambda / k evaluations instead of T + 2 lambda, and equal
+            sides move nothing. The strong side may reflect at another classifier-free guidance than it samples at, and
+            else as it samples.
         motion_strength: of videos: multiplies what a move has beside its mean over the frames, -10 to 10. At 1 as
             printed; at 0 each reflection moves all frames alike and leaves their differences to the strong model.
         draws: K, of a bridge between latent spaces only: both models estimate the same picture anew under K draws of
@@ -84,7 +87,7 @@ class ReflectionConfig:
     noise: float = 0.0
     cap: float | None = None
     lag: bool = False
-    gap_every: int | tuple[int, ...] | None = None
+    gap_every: int | tuple[int, ...] | str | None = None
     motion_strength: float = 1.0
     draws: int = 0
     guider: str = "linear"
@@ -150,11 +153,11 @@ class ReflectionConfig:
             if not rising:
                 raise UserError(f"gap_every is {every!r}; as a list it must be steps from 0 on, each once and in order")
             object.__setattr__(self, "gap_every", tuple(every))
-        elif not (is_whole(every) and every >= 0):
+        elif every != AUTO and not (is_whole(every) and int(every) >= 0):
             raise UserError(
                 f"gap_every is {every!r}; it must be a whole number: 1 measures the gap at every step before a "
-                "reflection, 2 at every second, 0 once at the start (or a list of steps); None in the reflections "
-                "themselves"
+                "reflection, 2 at every second, 0 once at the start (or a list of steps, or auto); None in the "
+                "reflections themselves"
             )
         if self.mode != "fused":
             raise UserError(
@@ -232,13 +235,25 @@ class ReflectionConfig:
         return first, end
 
     def gap_steps(self, num_steps: int, method: str = "w2sd") -> tuple[int, ...]:
-        """The steps at which a cached gap is measured: every k-th before a reflection, the first, or those named."""
+        """The steps at which a cached gap is measured: every k-th before a reflection, the first, or those named.
+
+        Of "auto" they are not known before they are `placed`; their number is.
+        """
         if self.gap_every is None:
             return ()
         before = tuple(step - 1 for step in self.steps(num_steps, method))
         if isinstance(self.gap_every, tuple):
             return tuple(step for step in self.gap_every if before and step <= before[-1])
-        return before[:: self.gap_every] if self.gap_every else before[:1]
+        every = AUTO_EVERY if isinstance(self.gap_every, str) else self.gap_every
+        return before[::every] if every else before[:1]
+
+    def with_fresh_gaps(self, num_steps: int) -> ReflectionConfig:
+        """What places the measurements of "auto": every step of T reflected by a gap of its own, up to the last step
+        that this configuration reflects, without noise and cap.
+        """
+        last = max(self.steps(num_steps), default=-1)
+        free = {"every": 1, "window": (0.0, 1.0), "noise": 0.0, "cap": None, "gap_every": None}
+        return dataclasses.replace(self, num_reflections=last + 1, **free)  # type: ignore[arg-type]
 
     def costs(self, num_steps: int, method: str = "w2sd") -> list[int]:
         """The evaluations (NFE; a guided one counts once) of each of T steps; their sum is T + 2 lambda for Alg. 1.
@@ -267,11 +282,13 @@ class ReflectionConfig:
         return 2 + self.fixed_point - (self.lag and step > 0)
 
 
-def gap_steps(given: str | float) -> int | tuple[int, ...]:
-    """Returns what a text says of `gap_every`: k, or the steps of a list such as "0,1,3"."""
+def gap_steps(given: str | float) -> int | tuple[int, ...] | str:
+    """Returns what a text says of `gap_every`: k, the steps of a list such as "0,1,3", or "auto"."""
+    if str(given).strip() == AUTO:
+        return AUTO
     parts = [part.strip() for part in str(given).removesuffix(".0").split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UserError(f"gap every is {given!r}; give a whole number from 0 on, or steps such as 0,1,3")
+        raise UserError(f"gap every is {given!r}; give a whole number from 0 on, steps such as 0,1,3, or auto")
     found = tuple(map(int, parts))
     return found if len(found) > 1 else found[0]
 

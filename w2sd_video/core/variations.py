@@ -14,11 +14,18 @@ from torch import Tensor
 
 from w2sd_video.core.denoisers import Denoiser, GapDenoiser, NoiseSampler
 from w2sd_video.core.levels import Level, check_chain
-from w2sd_video.core.options import ReflectionConfig
+from w2sd_video.core.options import AUTO, ReflectionConfig
 from w2sd_video.core.paths import Path, by_sample, like
+from w2sd_video.errors import UserError
 
 Reward = Callable[[Tensor], Tensor]
 """A number per sample [B], higher is better, of clean estimates [B, ...]."""
+
+NOT_PLACED = (
+    "gap_every is 'auto', which the commands place on a few samples of the run; here give the steps themselves: sample "
+    "some with config=config.with_fresh_gaps(num_steps) and on_reflect=GapTurns() of core.placing, whose "
+    "steps(config, num_steps) they are; or take an even gap_every such as 2"
+)
 
 Still = Callable[[Tensor], Tensor]
 """The mean over its frames of a video's move, of a shape that broadcasts to it."""
@@ -141,6 +148,8 @@ class CachedGap:
     still: Still = mean_over_frames
 
     def __post_init__(self) -> None:
+        if self.options.gap_every == AUTO:
+            raise UserError(NOT_PLACED)
         self.steps = reflected_steps(self.levels, self.options, "w2sd")
         self._asked = {self.levels[i] for i in self.options.gap_steps(len(self.levels) - 1)}
         self._cached: tuple[Level, Tensor] | None = None

@@ -39,7 +39,10 @@ SETTINGS: Mapping[str, tuple[Any, str]] = {
     "reflection_strength": (1.0, "Multiplies the move of each reflection."),
     "reflect_every": (1, "Reflect each k-th of these steps."),
     "reflection_cap": (None, "The most a reflection may move a sample, root mean square in latent units."),
-    "reflection_gap_every": (None, "Cached gaps, in mode fused: measured at every k-th sampling step; 0 once."),
+    "reflection_gap_every": (
+        None,
+        "Cached gaps, in mode fused: measured at every k-th step, 0 once; or at a tuple of steps.",
+    ),
     "motion_strength": (1.0, "Of videos: multiplies what a move has beside its mean over the frames."),
     "weak_guidance_scale": (None, "Guidance of the weak side; None: as the strong side reflects."),
     "reflect_guidance_scale": (None, "Guidance of the strong side inside reflections; None: as it samples."),

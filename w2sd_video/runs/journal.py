@@ -149,6 +149,15 @@ class Journal:
         with self.alone():
             self._amend(facts)
 
+    def agree(self, name: str, value: Any) -> Any:
+        """Returns the fact of this name in run.json, which is `value` where there is none yet: what all processes that
+        share the folder go by.
+        """
+        with self.alone():
+            if name not in self._current():
+                self._amend({name: value})
+            return self.run[name]
+
     def note(self, message: str) -> None:
         """Adds a sentence to the run's notes, and warns of it, unless it stands there already."""
         with self.alone():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from experiments.dataset_gap.networks import denoiser, load_network, sampling_le
 from experiments.dataset_gap.recipe import SIDES
 from experiments.engine import Progress
 from vbench_eval.statistics import Interval
-from w2sd_video.core import Denoiser, Level, autoguidance, sample, w2sd
+from w2sd_video.core import Denoiser, Level, ReflectionConfig, autoguidance, sample, w2sd
 from w2sd_video.core import Path as SamplingPath
 from w2sd_video.errors import UserError
 
@@ -32,7 +33,8 @@ class Method:
     """One row of the table: the side that samples, the side that inverts (None: nothing reflects), and how.
 
     `algorithm` is "w2sd" or "autoguided"; `reflector` is the side that denoises in the reflection, if not the one that
-    samples.
+    samples; `more` are further settings of `ReflectionConfig`; `guided` the noisiest steps that auto-guidance guides
+    (None: all).
     """
 
     label: str
@@ -44,11 +46,19 @@ class Method:
     steps: int = STEPS
     algorithm: str = "w2sd"
     reflector: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    guided: int | None = None
 
     def settings(self) -> tuple[object, ...]:
         """What determines the samples: all but the label."""
         reflection = (self.partner, self.mode, self.strength, self.num_reflections, self.algorithm, self.reflector)
-        return (self.sampled, self.steps, *reflection)
+        later = () if self.guided is None and not self.more else (dict(self.more), self.guided)
+        return (self.sampled, self.steps, *reflection, *later)
+
+    @property
+    def key(self) -> str:
+        """A name for files, of these settings and no others."""
+        return hashlib.sha256(repr(self.settings()).encode()).hexdigest()[:12]
 
 
 def sweep_name(partner: str, mode: str, strength: float) -> str:
@@ -130,7 +140,9 @@ def make(
     if method.partner is None:
         pictures = sample(noise, grid, main, path)
     elif method.algorithm == "autoguided":
-        pictures = sample(noise, grid, autoguidance(main, counted(sides[method.partner])), path)
+        guided = None if method.guided is None else {level: i for i, level in enumerate(grid[: method.guided])}
+        main = autoguidance(main, counted(sides[method.partner]), method.strength, guided=guided)
+        pictures = sample(noise, grid, main, path)
     else:
         pictures = w2sd(
             noise,
@@ -138,10 +150,8 @@ def make(
             main,
             counted(sides[method.partner]),
             path,
-            num_reflections=method.num_reflections,
-            mode=method.mode,
+            options=ReflectionConfig(method.num_reflections, method.mode, method.strength, **method.more),
             reflector=None if method.reflector is None else counted(sides[method.reflector]),
-            strength=method.strength,
             on_reflect=observe,
         )
     return Made(pictures, count, sum(gaps) / len(gaps) if gaps else 0.0)

@@ -35,7 +35,7 @@ from w2sd_video.pair import ModelSpec, ReflectionConfig
 
 STEPS, REFLECTIONS, BATCH = 28, 10, 48
 FIRST_SEED = 400_000
-ADAPTER = "captions"
+ADAPTER, AUTOGUIDED = "captions", "autoguided"
 # What a call of the SDXL pipeline hands its callback, in rows: the unconditional half first.
 HALVED = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
@@ -78,7 +78,9 @@ class Sampling:
     Attributes:
         sampled: the side whose steps make the sample.
         reflector, weak: the two sides of the reflections; None for neither.
-        guided_steps: of plain sampling, the noisiest steps that `sampled.guidance` is for; the others have `then`.
+        mode: of the reflections; AUTOGUIDED is auto-guidance by the weak side in their place.
+        guided_steps: of plain sampling, the noisiest steps that `sampled.guidance` is for; the others have `then`. Of
+            auto-guidance those that are guided.
         strength, gap_every: of the reflections, as in `ReflectionConfig`.
     """
 
@@ -197,14 +199,16 @@ def generate(pipe: Any, method: Sampling, captions: Sequence[str], seeds: Sequen
             options = {**ending, "callback_on_step_end_tensor_inputs": list(HALVED)}
     else:
         reflector = method.reflector.spec(caption, sampled)
-        zero_gap = method.weak == method.reflector
-        hosted = reflected(
-            pipe,
-            "zero-gap" if zero_gap else method.weak.spec(caption, method.reflector),
-            config=ReflectionConfig(
+        weak = "zero-gap" if method.weak == method.reflector else method.weak.spec(caption, method.reflector)
+        if method.mode == AUTOGUIDED:
+            window = (0.0, (method.guided_steps or method.steps) / method.steps)
+            config = ReflectionConfig(strength=method.strength, window=window)
+            hosted = reflected(pipe, weak, config=config, method=AUTOGUIDED)
+        else:
+            config = ReflectionConfig(
                 REFLECTIONS, method.mode, method.strength, reflector=reflector, gap_every=method.gap_every
-            ),
-        )
+            )
+            hosted = reflected(pipe, weak, config=config)
     with hosted as run:
         pictures = pipe(
             [sampled.prompt(each) for each in captions],

@@ -34,6 +34,8 @@ from experiments.engine import (
     set_threads,
 )
 from w2sd_video.commands.rewards import oracle_share
+from w2sd_video.core import OnReflect
+from w2sd_video.core.placing import GapTurns
 from w2sd_video.demo import WEIGHTS, oracle, world
 from w2sd_video.demo.captions import CAPTIONS, parse_caption
 from w2sd_video.errors import UserError
@@ -129,6 +131,7 @@ BARS = (
 
 
 FIRST_SEED = 100_000
+PLACED_ON = 700_000, 8  # the first noise seed, and how many, by which "auto" places the measurements of a gap
 
 
 def prompts_and_seeds(count: int, first: int = FIRST_SEED) -> tuple[list[str], list[int]]:
@@ -163,8 +166,22 @@ def reward_called(name: str) -> Reward:
     return lambda frames, prompt: oracle_share(frames, prompt or "", first=first)
 
 
+def placed(sides: Mapping[str, Any], method: Method) -> Method:
+    """The method with the steps of its cached gaps in place of "auto", as found on PLACED_ON's seeds."""
+    if method.settings.get("gap_every") != "auto":
+        return method
+    turns, own = GapTurns(), {name: value for name, value in method.settings.items() if name != "gap_every"}
+    prompts, seeds = prompts_and_seeds(PLACED_ON[1], PLACED_ON[0])
+    generate(sides, dataclasses.replace(method, settings=own), prompts, seeds, turns)
+    return dataclasses.replace(method, settings={**own, "gap_every": turns.steps(method.config, method.steps)})
+
+
 def generate(
-    sides: Mapping[str, Any], method: Method, prompts: Sequence[str], seeds: Sequence[int]
+    sides: Mapping[str, Any],
+    method: Method,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    on_reflect: OnReflect | None = None,
 ) -> tuple[Tensor, Any]:
     """Frames [B, F, 3, H, W] in [0, 1] and the run that made them, for one batch of prompts and noise seeds."""
     pipe = sides[method.sampled]
@@ -179,7 +196,8 @@ def generate(
     selection = None
     if method.reward is not None:
         selection = Selection(reward_called(method.reward), frames=world.NUM_FRAMES)
-    with reflected(pipe, weak=weak, config=method.config, method=method.algorithm, selection=selection) as run:
+    settings: dict[str, Any] = {"config": method.config, "method": method.algorithm, "selection": selection}
+    with reflected(pipe, weak=weak, on_reflect=on_reflect, **settings) as run:
         frames = pipe(
             list(prompts),
             num_frames=world.NUM_FRAMES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -37,7 +38,7 @@ from vbench_eval.statistics import Interval
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.routing import routed
 from w2sd_video.hosting import reflected
-from w2sd_video.pair import ModelSpec, Routing
+from w2sd_video.pair import ModelSpec, ReflectionConfig, Routing
 from w2sd_video.report.figures import METHOD_COLOURS, interval_line, save, shared_legend, style, subplots
 
 STEPS, REFLECTIONS, GUIDANCE = 50, 49, 1.5  # the paper's for DiT-MoE
@@ -53,7 +54,7 @@ class Method:
     """One row of the table: how the sampled side routes and guides, and what reflects.
 
     `weak` is what differs on the weak side, "zero-gap", or None for plain sampling; `routing` is that of the sampling
-    steps (None: the network's own, top 2).
+    steps (None: the network's own, top 2); `more` are further settings of `ReflectionConfig`.
     """
 
     label: str
@@ -64,11 +65,17 @@ class Method:
     num_reflections: int = REFLECTIONS
     mode: str = "paper"
     algorithm: str = "w2sd"
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What determines the pictures: all but the label, of a spec only what it says."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "label"}
         return fields | {"weak": self.weak.settings() if isinstance(self.weak, ModelSpec) else self.weak}
+
+    @property
+    def key(self) -> str:
+        """A name for files, of these settings and no others."""
+        return hashlib.sha256(repr(self.settings()).encode()).hexdigest()[:12]
 
 
 WEAK = ModelSpec(routing=BOTTOM)
@@ -160,9 +167,9 @@ class Score:
         return measure_interval(frechet_distance(self.features, reference), len(self.correct), other, draws=draws)
 
 
-def labels_and_seeds(count: int) -> tuple[list[int], list[int]]:
-    """The test set: the ten classes in order, again and again; picture i starts from noise seed 300 000 + i."""
-    return [i % NUM_CLASSES for i in range(count)], [FIRST_SEED + i for i in range(count)]
+def labels_and_seeds(count: int, first: int = FIRST_SEED) -> tuple[list[int], list[int]]:
+    """The test set: the ten classes in order, again and again; picture i starts from noise seed `first` + i."""
+    return [i % NUM_CLASSES for i in range(count)], [first + i for i in range(count)]
 
 
 def load(weights: Path) -> DiTMoEPipeline:
@@ -181,13 +188,9 @@ def load(weights: Path) -> DiTMoEPipeline:
 def generate(pipe: DiTMoEPipeline, method: Method, labels: list[int], seeds: list[int]):
     """Pictures [B, 3, 32, 32] in [0, 1] and the run that made them, for one batch of classes and noise seeds."""
     lam = 0 if method.weak is None else method.num_reflections
-    hosted = reflected(
-        pipe,
-        method.weak,
-        num_reflections=None if method.algorithm == "autoguided" else lam,
-        mode=method.mode,
-        method=method.algorithm,
-    )
+    count = None if method.algorithm == "autoguided" else lam
+    config = ReflectionConfig(count, method.mode, **method.more)
+    hosted = reflected(pipe, method.weak, config=config, method=method.algorithm)
     sampled = nullcontext() if method.routing is None else routed(pipe.transformer, method.routing)
     with sampled, hosted as run:
         pictures = pipe(
@@ -207,13 +210,14 @@ def score(
     count: int,
     batch: int = 250,
     progress: Progress = lambda finished: None,
+    first: int = FIRST_SEED,
 ) -> tuple[Score, Tensor]:
     """What the judge sees in `count` pictures of one method; also the pictures as [N, 3, 32, 32] uint8."""
-    labels, seeds = labels_and_seeds(count)
+    labels, seeds = labels_and_seeds(count, first)
     made, start = [], time.perf_counter()
     gaps: list[float] = []
-    for first in range(0, count, batch):
-        part = slice(first, first + batch)
+    for begin in range(0, count, batch):
+        part = slice(begin, begin + batch)
         pictures, run = generate(pipe, method, labels[part], seeds[part])
         made.append((pictures * 255).round().to(torch.uint8))
         gaps += [gap / noise_norm(pipe, len(pictures)) for gap in run.gaps]

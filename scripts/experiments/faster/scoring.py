@@ -7,142 +7,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.demo import gaps, videos
+from experiments.demo import videos
 from experiments.engine import (
-    Progress,
     Score,
     Scores,
     check_counts,
     chosen,
-    fingerprint,
     make_folders,
     markdown,
     set_threads,
 )
+from experiments.faster.beds import STRENGTHS, Bed, beds
 from experiments.faster.motion import motion_table
 from experiments.faster.scaling import scaling_table
 from vbench_eval.statistics import percentile_interval
-from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, WEIGHTS
 from w2sd_video.errors import UserError
 from w2sd_video.report.figures import GREY, save, style, subplots
-
-STRENGTHS = (1.0, 2.0, 3.0)
-EVERY = {"1": 1, "2": 2, "3": 3, "5": 5, "once, at the start": 0}
-
-
-@dataclass(frozen=True)
-class Bed:
-    """One pair: its methods by label, those of a label differing in strength alone, and how `count` samples score.
-
-    `make(method, count, first, progress)` scores samples of the noise seeds from `first` on.
-    """
-
-    title: str
-    methods: Mapping[str, tuple[Any, ...]]
-    make: Callable[[Any, int, int, Progress], Score]
-    tuned_on: int
-    scored_on: int
-    prints: tuple[str, ...]
-
-
-def video_bed(weights: Path) -> Bed:
-    """The gap of two networks, of equal cost: T 20, lambda 10, guidance 1."""
-    sides: dict[str, Any] = {}
-
-    def make(method: videos.Method, count: int, first: int, progress: Progress) -> Score:
-        sides.update(sides or videos.load(weights))
-        return videos.score(sides, method, count, progress, first=first)[0]
-
-    def over(**settings: Any) -> tuple[videos.Method, ...]:
-        return tuple(videos.fused(strength=strength, **settings) for strength in STRENGTHS)
-
-    methods = {
-        **{f"strong, T {steps}": (videos.Method(steps=steps),) for steps in (20, 25, 30, 40)},
-        "W2SD, paper mode": tuple(videos.paper(strength=strength) for strength in STRENGTHS),
-        "W2SD, fused": over(),
-        "W2SD, fused, lag": over(lag=True),
-        **{f"cached gap, every {name}": over(gap_every=every) for name, every in EVERY.items()},
-        "auto-guidance": tuple(
-            videos.Method(partner="weak", algorithm="autoguided", settings={"strength": s}) for s in STRENGTHS
-        ),
-        "zero-gap, cached": (videos.zero_gap(mode="fused", gap_every=1, strength=3.0),),
-    }
-    return Bed("videos: two networks", methods, make, 100_000, 200_000, (fingerprint(weights),))
-
-
-BLOCKS = {  # of the picture pair's SDXL, by where they are
-    place: f"{place}.transformer_blocks.0"
-    for place in (
-        *("down_blocks.1.attentions.0", "mid_block.attentions.0"),
-        *("up_blocks.0.attentions.0", "up_blocks.0.attentions.1"),
-    )
-}
-
-
-def depth_bed(weights: Path, lora: Path) -> Bed:
-    """The strong network with a block left out as the weak side: a gap without a second checkpoint."""
-    strong, every_block = gaps.Setting(), tuple(BLOCKS.values())
-    bed = picture_bed(weights, lora, strong, gaps.Setting(skip=every_block), "pictures: skipped blocks")
-    methods = {name: bed.methods[name] for name in ("strong, T 28", "strong, T 48", "zero-gap, cached")}
-    for place, skip in {**{name: (block,) for name, block in BLOCKS.items()}, "all four": every_block}.items():
-        for kind, every in (("W2SD, fused", None), ("cached gap", 1)):
-            methods[f"{kind}, without {place}"] = tuple(
-                gaps.Sampling(strong, strong, gaps.Setting(skip=skip), "fused", strength=s, gap_every=every)
-                for s in STRENGTHS
-            )
-    return dataclasses.replace(bed, methods=methods)
-
-
-def picture_bed(weights: Path, lora: Path, strong: gaps.Setting, weak: gaps.Setting, title: str) -> Bed:
-    """A gap on one network: T 28, lambda 10."""
-    loaded: list[Any] = []
-
-    def make(method: gaps.Sampling, count: int, first: int, progress: Progress) -> Score:
-        loaded.extend(() if loaded else [gaps.load(weights, lora)])
-        return gaps.score(loaded[0], method, count, progress, first=first)
-
-    def over(mode: str = "fused", **settings: Any) -> tuple[gaps.Sampling, ...]:
-        return tuple(gaps.Sampling(strong, strong, weak, mode, strength=s, **settings) for s in STRENGTHS)
-
-    methods: dict[str, tuple[gaps.Sampling, ...]] = {
-        **{f"strong, T {steps}": (gaps.Sampling(strong, steps=steps),) for steps in (28, 38, 48)},
-        "W2SD, paper mode": over("paper"),
-        "W2SD, fused": over(),
-        **{f"cached gap, every {name}": over(gap_every=every) for name, every in EVERY.items()},
-        "zero-gap, cached": (gaps.Sampling(strong, strong, strong, "fused", strength=3.0, gap_every=1),),
-    }
-    if strong.guidance != weak.guidance:
-        scales = tuple(
-            dataclasses.replace(strong, guidance=strong.guidance + s * (strong.guidance - weak.guidance))
-            for s in STRENGTHS
-        )
-        methods["more guidance, all steps"] = tuple(gaps.Sampling(scale) for scale in scales)
-        methods[f"more guidance, first {gaps.REFLECTIONS} steps"] = tuple(
-            gaps.Sampling(scale, guided_steps=gaps.REFLECTIONS, then=strong.guidance) for scale in scales
-        )
-    return Bed(title, methods, make, 400_000, 500_000, (fingerprint(weights), fingerprint(lora)))
-
-
-def beds(weights: Path | None = None) -> dict[str, Callable[[], Bed]]:
-    """By name, what makes a bed."""
-    where = weights or PICTURE_WEIGHTS / "weak", LORA_WEIGHTS
-
-    def pictures(strong: gaps.Setting, weak: gaps.Setting, title: str) -> Callable[[], Bed]:
-        return lambda: picture_bed(*where, strong, weak, f"pictures: {title}")
-
-    return {
-        "video": lambda: video_bed(weights or WEIGHTS),
-        "guidance": pictures(gaps.Setting(1.0), gaps.Setting(0.0), "guidance 1 over 0"),
-        "guidance-1.5": pictures(gaps.Setting(1.5), gaps.Setting(0.0), "guidance 1.5 over 0"),
-        "depth": lambda: depth_bed(*where),
-        "lora": pictures(gaps.Setting(lora=0.8), gaps.Setting(lora=-1.5), "LoRA 0.8 over -1.5"),
-    }
-
 
 # --- choosing and scoring -------------------------------------------------------------------------------------------
 
@@ -169,9 +53,8 @@ def compared(bed: Bed, folder: Path, *, tuned: int, count: int, quiet: bool) -> 
 
 def strength_of(method: Any) -> float:
     """The strength that a method was made with."""
-    if isinstance(method, videos.Method):
-        return float(method.settings.get("strength", 1.0))
-    return float(method.strength)
+    settings = method.settings if isinstance(method, videos.Method) else getattr(method, "more", {})
+    return float(settings.get("strength", getattr(method, "strength", 1.0)))
 
 
 def kept_share(own: Score, fused: Score, strong: Score) -> str:
@@ -191,11 +74,11 @@ def table(bed: Bed, found: Mapping[str, tuple[Any, Score]]) -> str:
     fused = found["W2SD, fused"][1] if "W2SD, fused" in found else None
     rows = []
     for name, (method, score) in found.items():
-        reflects = len(bed.methods[name]) > 1
+        reflects = not name.startswith(("strong", "zero-gap"))
         rows.append(
             [
                 name,
-                f"{strength_of(method):g}" if reflects and "guidance," not in name else "-",
+                f"{strength_of(method):g}" if reflects and not name.startswith("more") else "-",
                 score.num_evaluations,
                 score.num_rows,
                 f"{score.num_rows / strong.num_rows:.2f}",
@@ -245,15 +128,22 @@ def draw(found: Mapping[str, Mapping[str, tuple[Any, Score]]], titles: Mapping[s
     save(figure, path)
 
 
-def _narrowed(bed: Bed, labels: str | None) -> Bed:
-    """The bed with the methods of these labels, beside those that every row is compared with."""
-    if labels is None:
-        return bed
-    always = {"W2SD, fused", "zero-gap, cached"} & bed.methods.keys()
-    wanted = {*(label.strip() for label in labels.split(";")), next(iter(bed.methods)), *always}
-    if unknown := wanted - bed.methods.keys():
-        raise UserError(f"unknown method {unknown.pop()!r}; choose from {'; '.join(bed.methods)}")
-    return dataclasses.replace(bed, methods={name: m for name, m in bed.methods.items() if name in wanted})
+def _narrowed(bed: Bed, labels: str | None, strengths: str | None = None) -> Bed:
+    """The bed with the methods of these labels, beside those that every row is compared with, and these strengths."""
+    methods = dict(bed.methods)
+    if labels is not None:
+        always = {"W2SD, fused", "zero-gap, cached"} & methods.keys()
+        wanted = {*(label.strip() for label in labels.split(";")), next(iter(methods)), *always}
+        if unknown := wanted - methods.keys():
+            raise UserError(f"unknown method {unknown.pop()!r}; choose from {'; '.join(methods)}")
+        methods = {name: tries for name, tries in methods.items() if name in wanted}
+    if strengths is not None:
+        tried = {*chosen(strengths, [f"{s:g}" for s in STRENGTHS], "strength")}
+        methods = {
+            name: tuple(t for t in tries if f"{strength_of(t):g}" in tried) if len(tries) == len(STRENGTHS) else tries
+            for name, tries in methods.items()
+        }
+    return dataclasses.replace(bed, methods=methods)
 
 
 # --- scripts/score_faster.py ----------------------------------------------------------------------------------------
@@ -266,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
     done: dict[str, dict[str, tuple[Any, Score]]] = {}
     titles: dict[str, str] = {}
     for name in chosen(options.beds, makers, "bed"):
-        bed = _narrowed(makers[name](), options.methods)
+        bed = _narrowed(makers[name](), options.methods, options.strengths)
         done[name] = compared(bed, options.output / name, tuned=options.tuned, count=options.count, quiet=options.quiet)
         titles[name] = bed.title
         print(f"{bed.title}\n\n{table(bed, done[name])}\n")
