@@ -21,7 +21,7 @@ PROMPTS = ("a red ring", "a blue square", "a green cross")
 
 
 class Stub:
-    """A family and its maker: its gap turns before step 4 and at no other."""
+    """A family and its maker: its gap turns at step 3 and at no other."""
 
     name = "stub"
 
@@ -39,7 +39,7 @@ class Stub:
         reflection = self.plan.reflection
         for i in reflection.steps(T) if reflection.gap_every is None else ():
             x = torch.zeros(1, 2)
-            self.watch(i, x, x + torch.tensor([[1.0, 0.0]] if i < 4 else [[0.0, 1.0]]))
+            self.watch(i, x, x + torch.tensor([[1.0, 0.0]] if i < 3 else [[0.0, 1.0]]))
         return [NotMadeError("not finite") if self.fails else None for _ in tasks]
 
 

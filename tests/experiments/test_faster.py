@@ -75,7 +75,8 @@ def test_every_bed_has_its_control_and_cached_gaps_beside_what_they_replace() ->
             assert {"W2SD, fused", "cached gap, every 1"} <= methods.keys(), name
             for method in methods["cached gap, every 2"]:
                 config = method.config if isinstance(method, videos.Method) else method
-                assert config.gap_every == 2 and config.mode == "fused"
+                every = config.gap_every if hasattr(config, "gap_every") else config.more["gap_every"]
+                assert every == 2 and config.mode == "fused"
         keys = [method.key for group in methods.values() for method in group]
         assert len(set(keys)) == len(keys), name
     assert scoring.strength_of(gaps.Sampling(gaps.Setting(), strength=3.0)) == 3.0
