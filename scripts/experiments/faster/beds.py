@@ -132,7 +132,8 @@ def digits_bed(weights: Path) -> Bed:
         found, _ = digits.score(loaded[0], loaded[1], method, count, progress=progress, first=first)
         return Score(found.correct[:, None], found.num_evaluations, found.num_rows, found.seconds)
 
-    weak, own = digits.WEAK, {"guidance": 1.0, "num_reflections": EARLY}
+    weak = digits.WEAK
+    own: dict[str, Any] = {"guidance": 1.0, "num_reflections": EARLY}
 
     def over(mode: str = "fused", algorithm: str = "w2sd", **more: Any) -> tuple[digits.Method, ...]:
         return tuple(
