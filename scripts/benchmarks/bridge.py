@@ -119,8 +119,17 @@ def time_shares(size: Size, device: str, dtype: torch.dtype) -> Iterator[Row]:
         yield Row("share", f"{size.pixels} px: time of {part} / of a reflected step", spent[part] / whole)
     yield Row("share", f"{size.pixels} px: seconds of a reflected step", whole / STEPS)
     tiny = [vae.to(device, dtype) for vae in tiny_vaes(size)]
+
+    def seconds(function: Callable[[], Any]) -> float:
+        start = clock()
+        function()
+        return clock() - start
+
     ratio, spread = paired_ratio(
-        lambda: call(flux, sdxl, size, STEPS, vae=tiny[0], weak_vae=tiny[1]), lambda: call(flux, sdxl, size, STEPS), 3
+        lambda: call(flux, sdxl, size, STEPS, vae=tiny[0], weak_vae=tiny[1]),
+        lambda: call(flux, sdxl, size, STEPS),
+        3 if device == "cpu" else 1,
+        seconds,
     )
     yield Row("tiny", f"{size.pixels} px: reflected steps with tiny VAEs / with full ones", ratio, spread=spread)
     own = own_work(flux, sdxl, size, clock)
@@ -143,9 +152,9 @@ def peaks(size: Size, dtype: torch.dtype) -> Iterator[Row]:
     """Peak memory of the two memory plans that keep the strong model on the device (needs CUDA)."""
     for plan in ("resident", "weak-offload"):
         torch.cuda.empty_cache()
-        flux, sdxl = pipelines(size, "cpu", dtype)
-        flux.to("cuda")
-        sdxl.enable_model_cpu_offload() if plan == "weak-offload" else sdxl.to("cuda")
+        flux, sdxl = pipelines(size, "cuda", dtype)
+        if plan == "weak-offload":
+            sdxl.enable_model_cpu_offload()
         torch.cuda.reset_peak_memory_stats()
         call(flux, sdxl, size, 1)
         yield Row("peak", f"{size.pixels} px: peak GB, memory plan {plan}", torch.cuda.max_memory_allocated() / 1e9)

@@ -11,7 +11,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # --- instruments ------------------------------------------------------------------------------------------------------
 
@@ -36,6 +38,41 @@ class HostReads(TorchDispatchMode):
         if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero):
             self.total += 1
         return func(*args, **(kwargs or {}))
+
+
+class LiveBytes(TorchDispatchMode):
+    """While active, counts the bytes of tensors on one kind of device that operations make and that are still held.
+
+    Attributes:
+        now, peak: those held, and the most that were.
+    """
+
+    def __init__(self, device: str, known: Iterable[Tensor] = ()) -> None:
+        """`known` are tensors that are not counted when operations return them."""
+        super().__init__()
+        self.now = self.peak = 0
+        self._device = device
+        self._seen: dict[int, Any] = dict.fromkeys(tensor.untyped_storage()._cdata for tensor in known)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.device.type == self._device:
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            self._seen.pop(key, None)
+
+        self._seen[key] = weakref.ref(storage, gone)
 
 
 class Meter:
@@ -104,8 +141,15 @@ def cpu_seconds(function: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def paired_ratio(measured: Callable[[], Any], reference: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """The median ratio measured / reference of CPU times, and the largest stray of the reference from itself.
+def paired_ratio(
+    measured: Callable[[], Any],
+    reference: Callable[[], Any],
+    rounds: int,
+    seconds: Callable[[Callable[[], Any]], float] = cpu_seconds,
+) -> tuple[float, float]:
+    """The median ratio measured / reference of times, and the largest stray of the reference from itself.
+
+    `seconds` takes the time of a call; CPU time is of no use for what an accelerator does.
 
     Each round runs reference, measured, reference: a drift of the machine cancels, and the two references show how far
     equal work differs (the A/A spread, as |ratio - 1|). Both functions are warmed up once.
@@ -113,7 +157,7 @@ def paired_ratio(measured: Callable[[], Any], reference: Callable[[], Any], roun
     measured(), reference()
     ratios, strays = [], []
     for _ in range(rounds):
-        before, middle, after = cpu_seconds(reference), cpu_seconds(measured), cpu_seconds(reference)
+        before, middle, after = seconds(reference), seconds(measured), seconds(reference)
         ratios.append(2 * middle / (before + after))
         strays.append(abs(after / before - 1))
     return statistics.median(ratios), max(strays)

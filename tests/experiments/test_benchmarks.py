@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from vbench_eval.dimensions import Dimension
 from vbench_eval.selection import select
 from vbench_eval.settings import ScoringSettings
 from vbench_eval.videos import open_video
+from w2sd_video.loading.sizes import KNOWN
 
 
 class Clock:
@@ -236,21 +238,66 @@ def test_what_scoring_adds_to_its_networks_is_measured_against_their_bare_calls(
 # -- a GPU without weights, tried small on the processor --------------------------------------------------------------
 
 
+@torch.no_grad()
 def test_a_case_of_the_gpu_benchmark_measures_rows_reads_and_the_loop_on_small_networks() -> None:
-    machine = gpu.of_the_card("cpu", torch.float32, 0.0)
+    machine = gpu.of_the_card("cpu", torch.bfloat16, 0.0)  # the dtype of a GPU
     case = next(case for case in gpu.cases(small=True) if case.name.startswith("SDXL"))
     rows = list(gpu.measure_network(case, machine, compiled=False))
     found = {row.what.partition(",")[0]: row for row in rows}
     # 4 steps at guidance 3, and 3 reflections of which the weak side is asked at guidance 1.
     assert found["network rows as the run counts them"].value == 4 * 2 + 3 * (2 + 1)
     assert found["host reads between evaluations"].value == 0
-    assert found["times this card's floor"].value > 1
+    assert found["times the floor of this card"].value > 1
     assert found["a call / its bare forwards"].value > 0.5
+
+
+@torch.no_grad()
+def test_the_gpu_benchmark_places_a_pair_by_every_plan_and_estimates_wan_as_the_commands_do() -> None:
+    """Without a GPU only weights and activations of the first plan are counted, at this size mostly weights."""
+    machine = gpu.Machine("cpu", torch.bfloat16, 0.0)
+    case = next(case for case in gpu.cases(small=True) if case.name.startswith("Wan"))
+    found = {row.what: row.value for row in gpu.measure_memory(case, machine)}
+    assert [what for what in found if what.startswith("GB by the estimate")] == [
+        f"GB by the estimate, plan {plan}, {case.name}" for plan in gpu.PLANS
+    ]
+    assert 0.5 < found[f"measured / estimated, plan resident, {case.name}"] < 2
+    true = next(case for case in gpu.cases(small=False) if case.name.startswith("Wan"))
+    pipe, network = true.make(gpu.Machine("meta", torch.bfloat16, 0.0))
+    assert pipe.transformer is network
+    sides = gpu.sides_of(true, network, None)
+    size = (true.load.height, true.load.width, true.load.num_frames)
+    assert sides.strong.alive(*size) == KNOWN["Wan 1.3B"].alive(*size)
+    assert sum(sides.strong.networks.values()) == pytest.approx(sum(KNOWN["Wan 1.3B"].networks.values()), rel=1e-3)
+
+
+def test_what_fails_in_the_gpu_benchmark_is_a_row_and_what_is_late_or_too_large_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no such kernel")
+        yield
+
+    def too_large(*_: Any) -> Any:
+        yield Row("moe", "first", 1)
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(gpu, "measure_lora", fails)
+    monkeypatch.setattr(gpu, "measure_moe", too_large)
+    monkeypatch.setattr(gpu, "cases", lambda small: [])
+    machine = gpu.Machine("cpu", torch.float32, 0.0)
+    rows = [*gpu.measure(machine, "lora", compiled=False), *gpu.measure(machine, "moe", compiled=False)]
+    kinds = [(row.id, row.passed) for row in rows if row.id != "card"]
+    assert kinds == [("failed", False), ("moe", True), ("memory", True)] and "no room" not in capsys.readouterr().out
+    late = list(gpu.measure(dataclasses.replace(machine, until=0.0), None, compiled=False))
+    assert [row.what for row in late if "time is up: " in row.what] == [
+        f"left out, as time is up: {name}" for name in ("LoRA scales", "experts", "Flux.1-dev over SDXL")
+    ]
 
 
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_whole_on_the_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--device", "cpu", "--quick", "--output", str(tmp_path / "gpu.json")]) == 0
     document = json.loads((tmp_path / "gpu.json").read_text())
-    assert {row["id"] for row in document["rows"]} >= {"card", "row", "loop", "reads", "peak", "lora", "moe", "share"}
+    assert {row["id"] for row in document["rows"]} >= {"card", "row", "loop", "reads", "peak", "time", "moe", "share"}
+    assert document["passed"] and not [row for row in document["rows"] if row["id"] == "failed"]
     assert document["settings"]["device"] == "CPU"

@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-
-class _Live(TorchDispatchMode):
-    def __init__(self, known: set[int]) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen: dict[int, Any] = dict.fromkeys(known)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
-                self._count(tensor.untyped_storage())
-        return out
-
-    def _count(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.seen:
-            return
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-        def gone(_: Any) -> None:
-            self.now -= size
-            self.seen.pop(key, None)
-
-        self.seen[key] = weakref.ref(storage, gone)
+from benchmarks.measuring import LiveBytes
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, **settings: Any) -> torch.Tensor:
@@ -49,6 +20,6 @@ def activations(make: Callable[[], Any], call: Callable[[Any], Any], dtype: torc
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", _attention)
         module = make().to(dtype).eval()
         held = [*module.parameters(), *module.buffers()]
-        with _Live({tensor.untyped_storage()._cdata for tensor in held}) as live:
+        with LiveBytes("meta", held) as live:
             call(module)
     return live.peak
