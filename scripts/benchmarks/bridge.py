@@ -113,8 +113,9 @@ def time_shares(size: Size, device: str, dtype: torch.dtype) -> Iterator[Row]:
     call(flux, sdxl, size, 1)  # warm
     with timed_parts(flux, sdxl, clock) as spent:
         start = clock()
-        call(flux, sdxl, size, STEPS)
+        run = call(flux, sdxl, size, STEPS)
         whole = clock() - start
+    yield equal("count", f"{size.pixels} px: reflections left out of those timed", run.num_skipped, 0)
     for part in PARTS:
         yield Row("share", f"{size.pixels} px: time of {part} / of a reflected step", spent[part] / whole)
     yield Row("share", f"{size.pixels} px: seconds of a reflected step", whole / STEPS)

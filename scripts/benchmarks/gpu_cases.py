@@ -149,7 +149,7 @@ def make_flux(machine: Machine, small: bool) -> tuple[Any, nn.Module]:
 def make_wan(machine: Machine, small: bool) -> tuple[Any, nn.Module]:
     sizes = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
     if small:
-        sizes = {"num_attention_heads": 2, "attention_head_dim": 32, "ffn_dim": 128, "num_layers": 2}
+        sizes = {"num_attention_heads": 2, "attention_head_dim": 32, "ffn_dim": 128, "num_layers": 2, "text_dim": 64}
     network = random_network(lambda: WanTransformer3DModel(**sizes), machine)
     nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
     return WanPipeline(**nothing, transformer=network, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0)), network
@@ -178,8 +178,8 @@ def flux_call(machine: Machine, small: bool) -> dict[str, Any]:
     return {"prompt_embeds": numbers(machine, 1, tokens, width), "pooled_prompt_embeds": numbers(machine, 1, pooled)}
 
 
-def wan_call(machine: Machine) -> dict[str, Any]:
-    told = numbers(machine, 1, 512, 4096)
+def wan_call(machine: Machine, small: bool) -> dict[str, Any]:
+    told = numbers(machine, 1, *((16, 64) if small else (512, 4096)))
     return {"prompt_embeds": told, "negative_prompt_embeds": torch.zeros_like(told)}
 
 
@@ -222,7 +222,7 @@ def cases(small: bool) -> list[Case]:
         Case(
             f"Wan 2.1 1.3B, {wan.num_frames} frames, {wan.width}x{wan.height}",
             lambda machine: make_wan(machine, small),
-            wan_call,
+            lambda machine: wan_call(machine, small),
             wan,
             counts=FEW,
         ),
