@@ -104,3 +104,44 @@ def test_no_blocks_skipped_is_no_gap() -> None:
     pipe = tiny.wan()
     with pytest.raises(UserError, match="differs in nothing"), reflected(pipe, ModelSpec(skip_layers=())):
         call(pipe, tiny.WAN_CALL)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_self_attention_alone_is_left_out_as_diffusers_guiders_do(family: str) -> None:
+    build, arguments, skipped = FAMILIES[family]
+    skipped = (MID,) if family == "motion" else skipped  # neither are two frames
+    pipe = build()
+    network, plain = network_of(pipe), call(pipe, arguments)
+    switch, found = find_layer_skips(network), {}
+    for way in ("pag", "seg"):
+        entries = tuple(f"{block}:{way}" for block in skipped)
+        switch.check(entries)
+        with switch.set_to(entries):
+            assert find_layer_skips(network).now == switch.now == switch.meaning(entries) and marks(network)
+            found[way] = call(pipe, arguments)
+        assert marks(network) == []
+    with switch.set_to(skipped):
+        found["whole"] = call(pipe, arguments)
+    assert not torch.equal(found["pag"], plain) and not torch.equal(found["pag"], found["whole"])
+    assert family == "wan" or not any(torch.equal(found["seg"], other) for other in (plain, found["pag"])), (
+        "a position a frame is nothing to blur"
+    )
+    assert torch.equal(call(pipe, arguments), plain)
+
+
+@torch.no_grad()
+def test_with_pag_each_position_attends_to_itself() -> None:
+    network = tiny.sdxl_unet()
+    attention = network.get_submodule(MID).attn1
+    x = torch.randn(1, 9, attention.to_q.in_features, generator=tiny.generator())
+    with find_layer_skips(network).set_to((f"{MID}:pag",)):
+        found = attention(x)
+    torch.testing.assert_close(found, attention.to_out[0](attention.to_v(x)))
+    with find_layer_skips(network).set_to((f"{MID}:seg",)):
+        assert torch.allclose(*(attention(x)[0, i] for i in (0, 8)), atol=1e-6), "all queries are their mean"
+
+
+def test_what_is_left_out_of_a_block_is_checked() -> None:
+    with pytest.raises(UserError, match="behind the colon stands pag or seg"):
+        find_layer_skips(tiny.sdxl_unet()).check([f"{MID}:cfg"])
