@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from torch import Tensor
 
+from w2sd_video.errors import UserError
 from w2sd_video.hosting.guiders import combine_by
 
 WEIGHT = 1.5
@@ -57,3 +60,20 @@ def test_tcfg_keeps_of_the_weak_prediction_what_both_share() -> None:
     first = torch.linalg.svd(both, full_matrices=False).Vh[:, :1]
     shared = ((weak.flatten(1)[:, None] @ first.mT) @ first).view_as(weak)
     torch.testing.assert_close(combine(0, strong, weak), shared + (1 + WEIGHT) * (strong - shared))
+
+
+def test_fdg_needs_kornia_and_says_so() -> None:
+    if importlib.util.find_spec("kornia") is None:
+        with pytest.raises(UserError, match="needs the package kornia"):
+            combine_by("fdg", WEIGHT, 4, flow=True)
+        return
+    combine = combine_by("fdg", WEIGHT, 4, flow=True)
+    assert combine is not None
+    one = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(combine(0, one, one), one)
+    flat = torch.ones_like(one)
+    torch.testing.assert_close(combine(0, flat, 0 * flat), (1 + WEIGHT) * flat)  # of the coarsest frequency
+    video = torch.stack([one, one], 2)
+    torch.testing.assert_close(combine(0, video, 0 * video)[:, :, 0], combine(0, one, 0 * one))
+    with pytest.raises(UserError, match="frequencies of pictures"):
+        combine(0, one.flatten(2), one.flatten(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,6 +85,11 @@ def check_reflection(reflection: ReflectionConfig, methods: Sequence[str], steps
         raise UserError(
             f"--mode release repeats the published code, which has no {', '.join(asked)}; use --mode paper or fused, "
             "or leave the method out"
+        )
+    if reflection.guider == "fdg" and importlib.util.find_spec("kornia") is None:
+        raise UserError(
+            "--guider fdg is FrequencyDecoupledGuidance of diffusers, which needs the package kornia; install it (pip "
+            "install kornia) or choose another guider"
         )
     if reflection.num_reflections and set(methods) & set(REFLECTING) and not reflected_steps(reflection, steps):
         first, end = reflection.window

@@ -29,7 +29,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 METHODS = tuple(SETTINGS)
 MAX_DRAWS = 64
 AUTO, AUTO_EVERY = "auto", 2  # of `ReflectionConfig.gap_every`: as many measurements as at every second step
-GUIDERS = ("linear", "cfg-zero", "apg", "tcfg")
+GUIDERS = ("linear", "cfg-zero", "apg", "tcfg", "fdg")
 """How auto-guidance combines two predictions: linearly (Eq. 36-38), or by the rule of another kind of guidance."""
 
 MOST_MOTION = 10.0  # of `ReflectionConfig.motion_strength`, either way
