@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bridges.dit_moe.network import DiTMoE
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
 from bridges.dit_moe.settings import sampling_guidance
 from w2sd_video.commands.families.base import Loading
+from w2sd_video.commands.making import part_of
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rehearsing import methods_of
@@ -44,15 +45,29 @@ def load_sampler(plan: Plan, run: Loading) -> Sampler:
     Raises:
         UserError: what the files hold cannot be loaded.
     """
+    before = run.kept.pop() if run.kept else None
+    if isinstance(before, Sampler) and (again := before.again(plan, run)) is not None:
+        return again
+    del before  # its memory is wanted
+    _noted(plan, run)
+    reward = None
+    if plan.reward is not None and SELECTING in run.methods:
+        reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
+    return Sampler(plan, load_pipeline(plan, bars=run.bars), reward)
+
+
+def _noted(plan: Plan, run: Loading) -> None:
     if (before := run.record.get("batch", plan.batch)) != plan.batch:
         run.note(f"the batch was {before} before; pictures of {plan.batch} differ from those by rounding")
     run.amend(batch=plan.batch)
     if plan.total is not None and plan.shown is not None and plan.total > plan.shown:
         run.note(f"This page shows the first {plan.shown} of {plan.total} pictures of each method.")
-    reward = None
-    if plan.reward is not None and SELECTING in run.methods:
-        reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
-    return Sampler(plan, load_pipeline(plan, bars=run.bars), reward)
+
+
+def _files(plan: Plan) -> tuple[Any, ...]:
+    """What of a plan says which models it needs, and where."""
+    own = plan.own
+    return plan.pair.strong.checkpoint, own.kind, own.vae, own.path, plan.dtype, plan.device, plan.memory
 
 
 def rehearse(plan: Plan) -> None:
@@ -138,16 +153,16 @@ class Sampler:
             # One picture's NaN is the batch's: by itself each shows whose it was.
             return self._by_themselves(tasks, lambda behind, total: None)
 
+    def again(self, plan: Plan, run: Loading) -> Sampler | None:
+        """Returns the same models for another plan; None where that needs others, or a reward."""
+        if _files(plan) != _files(self.plan) or SELECTING in run.methods:
+            return None
+        _noted(plan, run)
+        return replace(self, plan=plan)
+
     def _by_themselves(self, tasks: Sequence[Task], report: Report) -> list[Made | NotMadeError]:
-        made: list[Made | NotMadeError] = []
-        for number, task in enumerate(tasks):
-            share = (number, len(tasks))
-
-            def part(behind: int, total: int, share: tuple[int, int] = share) -> None:
-                report((share[0] * total + behind) // share[1], total)
-
-            made += self.make([task], part)
-        return made
+        parts = [part_of(report, number, len(tasks)) for number in range(len(tasks))]
+        return [made for task, part in zip(tasks, parts, strict=True) for made in self.make([task], part)]
 
     def hosted(
         self, method: str, report: Report | None = None, prompt: str = ""

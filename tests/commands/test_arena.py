@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +16,11 @@ from w2sd_video.commands.app import family_named
 from w2sd_video.commands.arena import results, trials
 from w2sd_video.commands.arena.entrants import ASKING, ENTRANTS, GUIDANCE, REFLECTED, Entrant, chosen
 from w2sd_video.commands.arena.program import main as arena
-from w2sd_video.commands.arena.results import Row, compared, front, sentence
+from w2sd_video.commands.arena.results import Row, compared, front, sentence, sentences
 from w2sd_video.commands.arena.trials import OTHER_SEEDS, Arena, Runner, Trial, entered
 from w2sd_video.commands.request import Request
 from w2sd_video.commands.sweep.scoring import Key, find_scorer
+from w2sd_video.errors import UserError
 from w2sd_video.runs.progress import Progress
 
 VIDEO = family_named("video")
@@ -29,7 +32,10 @@ def videos() -> Arena:
 
 
 def test_every_method_has_as_many_steps_as_a_budget_has_room_for(videos: Arena) -> None:
-    assert videos.budgets == (20, 40) and {trial.entrant.name for trial in videos.trials} == {e.name for e in ENTRANTS}
+    kornia = {"FDG"} if importlib.util.find_spec("kornia") is None else set()
+    assert videos.budgets == (20, 40) and set(videos.missing) == kornia
+    assert {trial.entrant.name for trial in videos.trials} == {e.name for e in ENTRANTS} - kornia
+    assert all("needs the package kornia" in why for why in videos.missing.values())
     for trial in videos.trials:
         longer = trial.request.changed(steps=trial.steps + 1)
         cost = VIDEO.cost(VIDEO.complete(longer, VIDEO.describe(longer)))[trial.method]
@@ -43,7 +49,19 @@ def test_methods_of_one_network_have_the_strong_one_on_both_sides(videos: Arena)
     alone = [trial for trial in videos.trials if trial.entrant.one_network]
     assert alone
     for trial in alone:
-        assert trial.plan.pair.weak.checkpoint == trial.plan.pair.strong.checkpoint and trial.plan.weak_guidance == 0
+        assert trial.plan.pair.weak.checkpoint == trial.plan.pair.strong.checkpoint
+        left_out = {"SLG": "", "PAG": ":pag", "SEG": ":seg"}.get(trial.entrant.name)
+        skipped = None if left_out is None else (f"mid_block.attentions.0.transformer_blocks.0{left_out}",)
+        assert trial.plan.pair.weak.skip_layers == skipped
+        assert trial.plan.weak_guidance == (0 if skipped is None else 1)
+
+
+def test_unguided_are_those_that_never_ask_without_the_prompt(videos: Arena) -> None:
+    found = {trial.entrant.name for trial in videos.trials if trial.unguided}
+    assert found == {
+        *("weak", "plain", "auto-guidance", "limited auto-guidance", "SLG", "PAG", "SEG", "Re-Sampling"),
+        *("W2SD paper", "W2SD fused", "W2SD cached", "W2SD auto"),
+    }
 
 
 class Fake(Runner):
@@ -67,6 +85,24 @@ def test_settings_are_chosen_on_some_seeds_and_scored_on_others(tmp_path: Path) 
     seeds = {(part, count): seed for _, part, seed, count in runner.asked}
     assert seeds == {("tuned", 3): 7, ("scored", 5): 7 + OTHER_SEEDS}
     assert [method for method, part, *_ in runner.asked if part == "scored"] == ["strong", "w2sd", "zero-gap"]
+
+
+def test_a_method_that_cannot_be_made_is_missing_and_plain_sampling_is_an_error(tmp_path: Path) -> None:
+    class Broken(Fake):
+        broken = "CFG"
+
+        def scores(self, trial: Trial, part: str, count: int) -> list[Any]:
+            if trial.entrant.name == self.broken:
+                raise UserError("no room")
+            return super().scores(trial, part, count)
+
+    there = entered(VIDEO, Request("video", device="cpu"), chosen(["CFG", "W2SD fused"]), ("40",))
+    runner = Broken(there, tmp_path, (), Progress)
+    assert [row.name for row in compared(runner, tuned=2, count=2)] == ["plain", "W2SD fused"]
+    assert runner.failed == {"CFG": "no room"}
+    runner.broken = "plain"
+    with pytest.raises(UserError, match="no room"):
+        compared(runner, tuned=2, count=2)
 
 
 def test_what_is_scored_is_not_made_again_and_a_torn_line_is_no_score(
@@ -122,6 +158,23 @@ def test_the_sentence_says_who_is_ahead_where_the_interval_does(
         row("auto", ASKING, [1.0] * 20, videos),
     ]
     assert said in sentence(rows, 40, "video") and "auto" not in sentence(rows, 40, "video")
+
+
+def test_a_second_sentence_is_of_those_that_are_not_guided_by_the_prompt(videos: Arena) -> None:
+    rows = [
+        row("plain", "plain", [0.0] * 20, videos),
+        guided(row("CFG", GUIDANCE, BETTER, videos)),
+        row("auto-guidance", GUIDANCE, [0.0] * 20, videos),
+        row("W2SD", REFLECTED, WORSE, videos),
+    ]
+    first, second = sentences(rows, 40, "video")
+    assert "use CFG, not W2SD" in first
+    assert second.startswith("Without guidance by the prompt") and "use W2SD" in second and "CFG" not in second
+    assert len(sentences([rows[0], *rows[2:]], 40, "video")) == 1
+
+
+def guided(one: Row) -> Row:
+    return replace(one, trial=replace(one.trial, plan=replace(one.trial.plan, guidance=3.0)))
 
 
 def test_the_front_has_what_none_of_no_more_rows_scores_above(videos: Arena) -> None:

@@ -75,6 +75,7 @@ FAMILIES = (
         _bundled_video,
         {"num_frames": 2, "height": 32, "width": 32, "guidance_scale": 2.0},
         methods=EVERY,
+        batch="--batch 2",
     ),
     Family(
         "whole video pipeline",
@@ -98,6 +99,7 @@ FAMILIES = (
         lambda: _bundled_picture("weak"),
         {"height": 32, "width": 32, "guidance_scale": 2.0},
         methods=EVERY,
+        batch="--batch 2",
     ),
     Family(
         "bridge",

@@ -227,12 +227,14 @@ def make(
     shared: bool = False,
     shard: tuple[int, int] | None = None,
     manifest: Any = None,
+    kept: list[Maker] | None = None,
 ) -> tuple[Summary, Mapping[str, str]]:
     """Makes what a plan names and is not there yet; returns what was done, and what was written of many files.
 
     With `shared` other processes may do the same at the same time (`accelerate launch` and torchrun imply it); with
     `shard` (i, n) this one makes its n-th part only, and what is made of many files comes with the last of the parts.
-    With the `manifest` of a suite the videos are scored as they are made.
+    With the `manifest` of a suite the videos are scored as they are made. `kept` holds the models of the run before,
+    which are used again where they can be, and then those of this one.
 
     Raises UserError for what cannot be used or a folder that holds another run, OSError if the disk refuses (nothing
     finished is lost).
@@ -262,8 +264,11 @@ def make(
             folder=journal.folder,
             bars=progress.bars,
             read=progress.read,
+            kept=[] if kept is None else kept,
         )
         makers.append(load_placed(family, plan, loading, journal.agree))
+        if kept is not None:
+            kept.append(makers[0])
         return makers[0].make
 
     with few_threads(plan):

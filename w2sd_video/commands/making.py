@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ from w2sd_video.loading.placement import (
     place,
     place_encoders,
 )
-from w2sd_video.pair import ModelSpec, gap
+from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, gap
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, SELECTING, Sound, Task, as_text
 
@@ -79,34 +80,64 @@ class LoadedSides:
         `autoguided` ask both as they sample by themselves. The initial noise, and all that follows, comes from a CPU
         generator seeded `task.seed`.
         """
-        return [self._made(task, report) for task in tasks]
+        if len(tasks) > 1 and self._together(tasks):
+            with suppress(NonFiniteLatentError):  # one's NaN is the batch's: by itself each shows whose it was
+                return list(self._made(tasks, report))
+        parts = [part_of(report, number, len(tasks)) for number in range(len(tasks))]
+        return [made for task, part in zip(tasks, parts, strict=True) for made in self._made([task], part)]
 
-    def _made(self, task: Task, report: Report) -> Made | NotMadeError:
+    def again(self, plan: Plan, run: Loading) -> LoadedSides | None:
+        """Returns the same models for another plan; None where that needs others, or prompts that are not encoded."""
+        roles = wanted_sides(plan, run)
+        there = {"strong": self.strong, "weak": self.weak}
+        if as_loaded(plan) != as_loaded(self.plan) or any(there[role] is None for role in roles):
+            return None
+        if plan.cache is not None or (plan.reward is not None and SELECTING in run.methods):
+            return None
+        for role, texts in self.texts.items():
+            if texts is not None and not {self._prompt(role, prompt) for prompt in run.prompts} <= texts.keys():
+                return None
+        return replace(self, plan=plan)
+
+    def _together(self, tasks: Sequence[Task]) -> bool:
+        """Whether one call can make several: their texts are encoded, and nothing else is of one of them alone."""
         plan = self.plan
+        alone = plan.raw_prompts or plan.start or any(plan.parts.values()) or plan.cache or tasks[0].method == SELECTING
+        return not alone and all(texts is not None for texts in self.texts.values())
+
+    def _made(self, tasks: Sequence[Task], report: Report) -> Sequence[Made | NotMadeError]:
+        """Makes tasks of one method in one call; with several, raises `NonFiniteLatentError`."""
+        plan, task = self.plan, tasks[0]
         own = "weak" if task.method in ("weak", "swapped") else "strong"
         pipe = self._pipe(own)
         if task.method in GAPPED and self._told_alike(task.prompt):
             raw = self._prompt("weak", task.prompt)
             one = "" if raw == task.prompt else " after what the text encoder cuts off"
-            return NotMadeError(f"the sides differ in their prompts alone, which are one{one}: leave out {raw!r}")
+            return [NotMadeError(f"the sides differ in their prompts alone, which are one{one}: leave out {raw!r}")]
         guided = plan.pipelines is not None and plan.pipelines.scale == "guider"  # whose sides are replayed
         if guided and (other := self._pipe("weak" if own == "strong" else "strong")) is not pipe:
             # so that it prepares as many halves as the one that samples
             other.guider = other.guider.new(guidance_scale=plan.sampling_guidance(own))
-        hosted = reflected(pipe, **self._settings(task, own), progress=report, host="replay" if guided else "auto")
+        hosted = reflected(pipe, **self._settings(tasks, own), progress=report, host="replay" if guided else "auto")
         steps = plan.steps_of(task.method)
         try:
             with self.standing(own):
                 made, run = measured(
                     hosted,
-                    lambda: self._call(pipe, own, task, steps),
+                    lambda: self._call(pipe, own, tasks, steps),
                     device=plan.device,
                     dtype=plan.dtype,
                     steps=steps,
                 )
         except (NonFiniteLatentError, RewardFailedError) as error:
-            return NotMadeError(str(error))
-        return replace(made, choices=as_text(run.choices)) if task.method == SELECTING else made
+            if len(tasks) > 1:
+                raise
+            return [NotMadeError(str(error))]
+        if task.method == SELECTING:
+            return [replace(made, choices=as_text(run.choices))]
+        count = len(tasks)
+        shares: dict[str, Any] = {"num_rows": made.num_rows // count, "seconds": made.seconds / count}
+        return [replace(made, frames=frames, **shares) for frames in np.split(made.frames, count)]
 
     def _told_alike(self, prompt: str) -> bool:
         """Whether the gap of a pair of prompts is none for this one: both sides are told the same in every tensor."""
@@ -118,9 +149,10 @@ class LoadedSides:
             for name, value in strong.items()
         )
 
-    def _settings(self, task: Task, own: str) -> dict[str, Any]:
+    def _settings(self, tasks: Sequence[Task], own: str) -> dict[str, Any]:
         """What `reflected` is told of a method that samples the side `own`."""
-        plan, method = self.plan, task.method
+        plan, method = self.plan, tasks[0].method
+        prompts = [task.prompt for task in tasks]
         reflector = ModelSpec(guidance=self._inside(own, plan.side(own).guidance), levels=plan.side(own).levels)
         settings: dict[str, Any] = {
             "method": hosted_name(method),
@@ -133,11 +165,11 @@ class LoadedSides:
             other = "weak" if own == "strong" else "strong"
             alone = plan.sampling_guidance(other) if method in AS_THEY_SAMPLE else None
             scale = plan.side(other).guidance if alone is None else alone
-            weak, inputs = self.other_side(other, task.prompt, self._inside(own, scale))
+            weak, inputs = self.other_side(other, prompts, self._inside(own, scale))
             settings |= {"weak": weak, "weak_inputs": inputs or None}
         if method == SELECTING:
             assert plan.reward is not None and self.reward is not None
-            settings["selection"] = plan.reward.selection(self.reward, task.prompt)
+            settings["selection"] = plan.reward.selection(self.reward, prompts[0])
         return settings
 
     def negative(self, role: str) -> str | None:
@@ -160,7 +192,7 @@ class LoadedSides:
     def _prompt(self, role: str, prompt: str) -> str:
         return self.plan.raw_prompts.get(prompt, prompt) if role == "weak" else prompt
 
-    def other_side(self, role: str, prompt: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
+    def other_side(self, role: str, prompts: Sequence[str], guidance: float | None) -> tuple[Any, dict[str, Any]]:
         """The side that inverts, as `reflected` takes it: what differs from the sampled one, and its own inputs."""
         side, plan = self.plan.side(role), self.plan
         apart = self.weak is not None
@@ -176,7 +208,7 @@ class LoadedSides:
             skip_layers=() if role == "strong" and plan.pair.weak.skip_layers is not None else side.skip_layers,
             precision="full" if role == "strong" and plan.pair.weak.precision is not None else side.precision,
         )
-        inputs = {} if told_alike else self.text(role, prompt)
+        inputs = {} if told_alike else self.text(role, *prompts)
         return (self._pipe(role), spec) if apart else spec, inputs
 
     @contextmanager
@@ -203,14 +235,17 @@ class LoadedSides:
                     stack.enter_context(find_ip_adapters(network).set_to(side.ip_adapter))
             yield
 
-    def _call(self, pipe: Any, role: str, task: Task, steps: int) -> Any:
-        """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture, and their sound."""
-        plan, side, text = self.plan, self.plan.side(role), self.text(role, task.prompt)
+    def _call(self, pipe: Any, role: str, tasks: Sequence[Task], steps: int) -> Any:
+        """The frames [F, H, W, 3] in [0, 1] of one call, one for a picture, those of each task after the other; and
+        their sound, where it is of one task.
+        """
+        plan, side, text = self.plan, self.plan.side(role), self.text(role, *(task.prompt for task in tasks))
+        generators = [torch.Generator("cpu").manual_seed(task.seed) for task in tasks]
         arguments: dict[str, Any] = {
             **(_exchanged(text) if plan.exchanged(role) else text),
             **self.extra,
             **call_settings(plan, pipe, steps, self._scale(role, plan.sampling_guidance(role))),
-            "generator": torch.Generator("cpu").manual_seed(task.seed),
+            "generator": generators if len(tasks) > 1 else generators[0],
             "output_type": "np",
         }
         if side.control is not None:
@@ -219,11 +254,12 @@ class LoadedSides:
         output = pipe(**arguments)
         return frames_of(output), sound_of(output, pipe)
 
-    def text(self, role: str, prompt: str) -> dict[str, Any]:
-        """The call arguments that stand for a side's prompt."""
-        texts, pipe = self.texts.get(role), self._pipe(role)
+    def text(self, role: str, *prompts: str) -> dict[str, Any]:
+        """The call arguments that stand for a side's prompt, or for those of a batch, whose texts are encoded."""
+        texts, pipe, prompt = self.texts.get(role), self._pipe(role), prompts[0]
         if texts is not None:
-            return {name: tensor.to(self.plan.device) for name, tensor in texts[self._prompt(role, prompt)].items()}
+            told = [texts[self._prompt(role, prompt)] for prompt in prompts]
+            return {name: torch.cat([each[name] for each in told]).to(self.plan.device) for name in told[0]}
         length = self.plan.max_sequence_length
         given = {
             "prompt": self._prompt(role, prompt),
@@ -234,6 +270,11 @@ class LoadedSides:
             given["negative_prompt"] = given["negative_prompt"] or " "  # without one these pipelines do not guide
         taken = call_signature(type(pipe)).parameters
         return {name: value for name, value in given.items() if value is not None and name in taken}
+
+
+def part_of(report: Report, number: int, count: int) -> Report:
+    """Returns the report of one of `count` things that are made one after the other, where a batch is reported."""
+    return lambda done, total: report((number * total + done) // count, total)
 
 
 def call_settings(plan: Plan, pipe: Any, steps: int, guidance: float | None) -> dict[str, Any]:
@@ -271,9 +312,11 @@ def _exchanged(text: dict[str, Any]) -> dict[str, Any]:
 
 
 def frames_of(output: Any) -> Any:
-    """Returns the frames [F, H, W, 3] in [0, 1] of a pipeline's output of type "np", of which a picture has one."""
+    """Returns the frames [F, H, W, 3] in [0, 1] of a pipeline's output of type "np", of which a picture has one; those
+    of a batch one after the other.
+    """
     if hasattr(output, "frames"):
-        return np.asarray(output.frames)[0]
+        return np.concatenate(output.frames)
     return np.asarray(output.image if hasattr(output, "image") else output.images)  # the first is Kandinsky's
 
 
@@ -333,20 +376,25 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     Raises:
         UserError: a side, or something that belongs to it, cannot be used.
     """
+    before = run.kept.pop() if run.kept else None
+    if isinstance(before, LoadedSides) and (again := before.again(plan, run)) is not None:
+        return again
+    del before  # its memory is wanted
     check_fetched(plan)
     reward = None
     if plan.reward is not None and SELECTING in run.methods:
         reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
-    one = plan.pair.weak.checkpoint is None
-    wanted = ["strong"] if one or run.methods != {"weak"} else []
-    wanted += ["weak"] if not one and run.methods - {"strong", "zero-gap", "resample"} else []
+    if (before := run.record.get("batch", plan.batch)) != plan.batch:
+        run.note(f"the batch was {before} before; what {plan.batch} make differs from that by rounding")
+    if plan.batch > 1:
+        run.amend(batch=plan.batch)
     assert plan.files is not None
     # What is added to a network needs its weights.
     steered = plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter") or plan.fp8
     waiting: list[Callable[[], None]] | None = None if steered else []
     pipes = load_pair(
         plan.files,
-        wanted=wanted,
+        wanted=wanted_sides(plan, run),
         dtype=getattr(torch, plan.dtype),
         video=plan.num_frames is not None,
         scheduler=plan.scheduler,
@@ -369,6 +417,37 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
     if plan.cache is not None:
         enable_caches(networks, plan.cache)
     return loaded
+
+
+def wanted_sides(plan: Plan, run: Loading) -> list[str]:
+    """Returns which sides have to be in memory for what a run has still to make."""
+    one = plan.pair.weak.checkpoint is None
+    wanted = ["strong"] if one or run.methods != {"weak"} else []
+    return wanted + (["weak"] if not one and run.methods - {"strong", "zero-gap", "resample"} else [])
+
+
+def as_loaded(plan: Plan) -> Plan:
+    """Returns a plan without what is of its calls alone: plans that are equal then have the same models."""
+    unguided = ModelPair(replace(plan.pair.strong, guidance=None), replace(plan.pair.weak, guidance=None))
+    return replace(
+        plan,
+        pair=unguided,
+        reflection=ReflectionConfig(),
+        prompts=(),
+        stems=(),
+        methods=(),
+        steps=1,
+        plain_steps=1,
+        guidance=None,
+        seed=0,
+        output=Path(),
+        num=1,
+        total=None,
+        reward=None,
+        batch=1,
+        shown=None,
+        notes=(),
+    )
 
 
 def _equipped(plan: Plan, role: str, pipe: Any, run: Loading) -> Any:

@@ -142,7 +142,7 @@ def loaded(plan: Plan, seeds: int, progress: Progress) -> Iterator[tuple[str, in
     held: Any = family_named(plan.family).load(plan, run)
     strong = plan.pair.strong
     for prompt in plan.prompts:
-        weak, inputs = held.other_side("weak", prompt, plan.pair.weak.guidance)
+        weak, inputs = held.other_side("weak", [prompt], plan.pair.weak.guidance)
         own = {
             **held.text("strong", prompt),
             **held.extra,

@@ -32,6 +32,8 @@ class Entrant:
         method: of the program.
         grid: settings of the request, tried one after the other; of equals the first is kept.
         one_network: both sides are the strong network, whatever the pair is.
+        skips: what the weak side leaves out of a block in the middle of the network: "" all of it, "pag" or "seg" of
+            its self-attention; None nothing.
         source: where it is from.
     """
 
@@ -40,6 +42,7 @@ class Entrant:
     method: str
     grid: tuple[Settings, ...] = ({},)
     one_network: bool = False
+    skips: str | None = None
     source: str = ""
 
     @property
@@ -68,6 +71,7 @@ def _scaled(scale: float, **settings: Any) -> Settings:
     return {"guidance": 1.0, "strong_guidance": 1.0, "weak_guidance": 0.0, "strength": scale - 1, **settings}
 
 
+UNET_MIDDLE = "mid_block.attentions.0.transformer_blocks.0"  # PAG's own default is the middle block
 WINDOWS = ((0.0, 0.5), (0.2, 0.8))
 
 ENTRANTS: tuple[Entrant, ...] = (
@@ -88,6 +92,18 @@ ENTRANTS: tuple[Entrant, ...] = (
             ("CFG-Zero*", "cfg-zero", "arXiv 2503.18886"),
             ("APG", "apg", "arXiv 2410.02416"),
             ("TCFG", "tcfg", "arXiv 2503.18137"),
+            ("FDG", "fdg", "arXiv 2506.19713"),
+        )
+    ),
+    *(
+        Entrant(
+            name, GUIDANCE, "autoguided", _grid(strength=STRENGTHS), one_network=True, skips=skips,
+            source=f"{source}; the block in the middle of the network",
+        )
+        for name, skips, source in (
+            ("SLG", "", "a block skipped, as in arXiv 2411.18664 and 2508.12880"),
+            ("PAG", "pag", "arXiv 2403.17377, by diffusers' hooks"),
+            ("SEG", "seg", "arXiv 2408.00760, by diffusers' hooks"),
         )
     ),
     Entrant("auto-guidance", GUIDANCE, "autoguided", _grid(strength=(0.5, *STRENGTHS)), source="arXiv 2406.02507"),
@@ -120,11 +136,9 @@ ENTRANTS: tuple[Entrant, ...] = (
 
 NAMES = tuple(entrant.name for entrant in ENTRANTS)
 LEFT_OUT = {
-    "FDG": "its guider in diffusers needs kornia",
-    "SGG": "three sides in one step",
-    "PAG, SEG": "attention perturbed inside a network; a gap of skipped blocks (SLG, S2-Guidance) is a pair here: "
-    "`--weak-skip-layers`",
-    "FreeU, FreeInit": "of UNets and of AnimateDiff alone",
+    "SGG": "segments of levels with weak sides of their own (arXiv 2603.20584); a run here has one weak side",
+    "FreeU": "a change of UNets that costs nothing and goes with every method: pipe.enable_freeu() before `reflected`",
+    "FreeInit": "it samples anew from a sample's low frequencies, a loop of its own, which `reflected` refuses",
 }
 """Methods that are not compared, and why."""
 
@@ -152,10 +166,24 @@ def asked(entrant: Entrant, settings: Settings, request: Request, base: Plan) ->
     changes: dict[str, Any] = {**settings, "methods": (entrant.method,)}
     if entrant.one_network:
         changes |= _one_network(request, base)
+    if entrant.skips is not None:
+        changes |= _skipping(entrant.skips, base)
     missing = [name for name in changes if not request.has(name)]
     if missing:
         raise UserError(f"{base.family} has no --{missing[0].replace('_', '-')}")
     return without_unused(request, (entrant.method,)).changed(**changes)
+
+
+def _skipping(way: str, base: Plan) -> Settings:
+    """One network whose weak side leaves out a block in the middle, and which samples at one guidance."""
+    network = None if base.files is None else base.files.strong.network
+    count = (network or {}).get("num_layers") or (network or {}).get("depth")
+    block = str(count // 2) if isinstance(count, int) else UNET_MIDDLE
+    return {
+        "weak_skip_layers": (f"{block}:{way}" if way else block,),
+        "strong_guidance": base.guidance,
+        "weak_guidance": base.guidance,
+    }
 
 
 def _one_network(request: Request, base: Plan) -> Settings:

@@ -11,7 +11,7 @@ from typing import Any
 from vbench_eval.files import write_bytes
 from vbench_eval.pages import render
 from vbench_eval.statistics import Interval
-from w2sd_video.commands.arena.entrants import ASKING, GUIDANCE, KINDS, LEFT_OUT, PLAIN, REFLECTED
+from w2sd_video.commands.arena.entrants import ASKING, GUIDANCE, KINDS, LEFT_OUT, PLAIN, REFLECTED, Entrant
 from w2sd_video.commands.arena.trials import Found, Runner, Trial
 from w2sd_video.report import figures
 
@@ -55,18 +55,23 @@ def compared(runner: Runner, *, tuned: int, count: int) -> list[Row]:
     entrants = {trial.entrant.name: trial.entrant for trial in runner.arena.trials}
     for budget in runner.arena.budgets:
         for entrant in entrants.values():
-            trials = runner.arena.of(budget, entrant)
-            if not trials:
-                continue
-            tries = [runner.scores(trial, "tuned", tuned)[0] for trial in trials] if len(trials) > 1 else []
-            means = [sum(found.values()) / len(found) for found in tries]
-            trial = trials[means.index(max(means))] if tries else trials[0]
-            scores, motion = runner.scores(trial, "scored", count)
-            control = None
-            if entrant.controlled:
-                control = runner.scores(trial.control(runner.arena.family), "scored", count)[0]
-            rows.append(Row(trial, len(trials), max(means, default=float("nan")), scores, motion, control))
+            if runner.arena.of(budget, entrant) and entrant.name not in runner.failed:
+                with runner.leaving_out(entrant):
+                    rows.append(_compared(runner, budget, entrant, tuned, count))
     return rows
+
+
+def _compared(runner: Runner, budget: int, entrant: Entrant, tuned: int, count: int) -> Row:
+    """The row of a method at a budget."""
+    trials = runner.arena.of(budget, entrant)
+    tries = [runner.scores(trial, "tuned", tuned)[0] for trial in trials] if len(trials) > 1 else []
+    means = [sum(found.values()) / len(found) for found in tries]
+    trial = trials[means.index(max(means))] if tries else trials[0]
+    scores, motion = runner.scores(trial, "scored", count)
+    control = None
+    if entrant.controlled:
+        control = runner.scores(trial.control(runner.arena.family), "scored", count)[0]
+    return Row(trial, len(trials), max(means, default=float("nan")), scores, motion, control)
 
 
 def _mean(found: Found) -> Interval:
@@ -100,6 +105,18 @@ def front(rows: Sequence[Row]) -> list[Row]:
         )
     ]
     return sorted(best, key=lambda row: row.trial.rows)
+
+
+def sentences(rows: Sequence[Row], budget: int, noun: str) -> list[str]:
+    """Returns which method to use at a budget, and which where the model is not to be guided by the prompt (as a
+    distilled one is not), if that is another question.
+    """
+    here = [row for row in rows if row.trial.budget == budget]
+    unguided = [row for row in here if row.trial.unguided]
+    found = [sentence(here, budget, noun)]
+    if len(unguided) < len(here) and plain_of(here, budget) in unguided:
+        found.append(f"Without guidance by the prompt: {sentence(unguided, budget, noun)}")
+    return found
 
 
 def sentence(rows: Sequence[Row], budget: int, noun: str) -> str:
@@ -141,6 +158,7 @@ def report(runner: Runner, rows: Sequence[Row], *, tuned: int, count: int) -> di
     """Returns everything as JSON data."""
     noun = runner.arena.base.noun
     leading = front(rows)
+    unguided = front([row for row in rows if row.trial.unguided])
     return {
         "command": runner.command,
         "scorer": runner.scorers[0].name,
@@ -149,13 +167,13 @@ def report(runner: Runner, rows: Sequence[Row], *, tuned: int, count: int) -> di
         "scored_on": count,
         "settings_tried": sum(row.tries for row in rows),
         "noun": noun,
-        "rows": [_record(row, plain_of(rows, row.trial.budget), row in leading) for row in rows],
-        "sentences": [sentence(rows, budget, noun) for budget in runner.arena.budgets],
-        "missing": {**runner.arena.missing, **LEFT_OUT},
+        "rows": [_record(row, plain_of(rows, row.trial.budget), row in leading, row in unguided) for row in rows],
+        "sentences": [each for budget in runner.arena.budgets for each in sentences(rows, budget, noun)],
+        "missing": {**runner.arena.missing, **runner.failed, **LEFT_OUT},
     }
 
 
-def _record(row: Row, plain: Row, leading: bool) -> dict[str, Any]:
+def _record(row: Row, plain: Row, leading: bool, leading_unguided: bool) -> dict[str, Any]:
     trial = row.trial
     return {
         "method": row.name,
@@ -171,7 +189,9 @@ def _record(row: Row, plain: Row, leading: bool) -> dict[str, Any]:
         "minus_zero_gap": _ends(row.minus(row.control)),
         "zero_gap": None if row.control is None else _ends(_mean(row.control)),
         "motion": _ends(_mean(row.motion)),
+        "unguided": trial.unguided,
         "front": leading,
+        "front_unguided": leading_unguided,
     }
 
 
@@ -186,10 +206,10 @@ def _text(found: Mapping[str, float | None] | None, digits: int = 3, *, signed: 
 
 
 def cells(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Returns the cells of the table; a method on the front has a star."""
+    """Returns the cells of the table; a method on the front has a star, on that of the unguided ones a +."""
     return [
         (
-            f"{row['method']}{' *' * row['front']}",
+            f"{row['method']}{' *' * row['front']}{' +' * row['front_unguided']}",
             row["chosen"],
             str(row["evaluations"]),
             str(row["rows"]),
@@ -215,7 +235,7 @@ def notes_of(found: Mapping[str, Any]) -> list[str]:
     return [
         f"{found['scorer']}: {found['about']}; {found['settings_tried']} settings tried on {found['tuned_on']} "
         f"{found['noun']}s each, the best of each method and budget scored on {found['scored_on']} of other seeds",
-        "*: none of no more rows scores above it",
+        "*: none of no more rows scores above it; +: none of those that are not guided by the prompt",
         *(f"without {name}: {why}" for name, why in found["missing"].items()),
     ]
 

@@ -7,13 +7,14 @@ import contextlib
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from w2sd_video.commands.arena.entrants import Entrant, Settings, asked
 from w2sd_video.commands.engine import make, plan_of, settled
-from w2sd_video.commands.families.base import Family
+from w2sd_video.commands.families.base import Family, Maker
 from w2sd_video.commands.method_settings import without_unused
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.request import Request
@@ -21,6 +22,7 @@ from w2sd_video.commands.sweep.scoring import Key, Scorer, scored
 from w2sd_video.errors import UserError
 from w2sd_video.runs.file_names import clean_stem
 from w2sd_video.runs.progress import Progress
+from w2sd_video.runs.tasks import ALONE
 
 LEAST_STEPS = 4
 OTHER_SEEDS = 100_000  # from the first that settings are chosen on to the first that is scored
@@ -45,12 +47,22 @@ class Trial:
     method: str
 
     @property
+    def unguided(self) -> bool:
+        """Whether nothing asks for the prediction without the prompt, as a distilled model must be used."""
+        sides = (self.plan.pair.strong.guidance, self.plan.pair.weak.guidance) if self.method not in ALONE else ()
+        return self.plan.embedded or {self.plan.guidance, *sides} <= {1.0}
+
+    @property
     def steps(self) -> int:
         return self.plan.steps_of(self.method)
 
     def said(self) -> str:
         """Returns the settings in words."""
-        parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.settings.items() if name in SAID]
+        said = {name: value for name, value in self.settings.items() if name in SAID}
+        scaled = said.get("guidance") == 1 and "strength" in said and "weak_guidance" in self.settings
+        if scaled:  # of auto-guidance by the unconditional prediction: the scale of guidance that it comes to
+            said["guidance"] = 1 + said.pop("strength")
+        parts = [f"{name.replace('_', ' ')} {_written(value)}" for name, value in said.items()]
         return ", ".join([*parts, f"T {self.steps}"])
 
     def control(self, family: Family) -> Trial:
@@ -62,7 +74,11 @@ class Trial:
         return replace(made, request=request, plan=plan, method="zero-gap")
 
 
-SAID = ("guidance", "strength", "gap_every")
+def _written(value: Any) -> str:
+    return ":".join(f"{end:g}" for end in value) if isinstance(value, tuple) else f"{value:g}"
+
+
+SAID = ("guidance", "strength", "gap_every", "window")
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,8 @@ class Runner:
     scorers: Sequence[Scorer]
     progress: Callable[[], Progress]
     command: str = ""
+    kept: list[Maker] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def plan(self, trial: Trial, part: str, count: int) -> Plan:
         """Returns the plan of `count` pictures or videos of a trial; `part` is "tuned" or "scored"."""
@@ -167,9 +185,24 @@ class Runner:
         return replace(plan_of(self.arena.family, request), num=1, total=count)
 
     def check(self, counts: Mapping[str, int]) -> None:
-        """Raises `UserError` for a method that cannot be loaded or reflected, as far as files tell."""
-        for trial in {trial.entrant.name: trial for trial in self.arena.trials}.values():
-            settled(self.arena.family, self.plan(trial, "tuned", counts["tuned"]))
+        """Leaves out methods that cannot be loaded or reflected, as far as files tell; raises `UserError` where plain
+        sampling cannot.
+        """
+        trials = {trial.entrant.name: trial for trial in self.arena.trials}
+        for trial in sorted(trials.values(), key=lambda trial: trial.entrant.name != "plain"):
+            with self.leaving_out(trial.entrant):
+                settled(self.arena.family, self.plan(trial, "tuned", counts["tuned"]))
+
+    @contextlib.contextmanager
+    def leaving_out(self, entrant: Entrant) -> Iterator[None]:
+        """Inside, a `UserError` of a method is why it is missing from then on; that of plain sampling is raised."""
+        try:
+            yield
+        except UserError as error:
+            if entrant.name == "plain":
+                raise
+            self.failed[entrant.name] = str(error)
+            self.progress().note(f"without {entrant.name}: {error}")
 
     def scores(self, trial: Trial, part: str, count: int) -> list[Found]:
         """Returns what each scorer says of `count` of a trial."""
@@ -180,7 +213,7 @@ class Runner:
         if (known := self._known(name)) is not None:
             return known
         told.note(f"{part}, at most {trial.budget} rows: {trial.entrant.name} ({trial.method}; {trial.said()})")
-        summary, _ = make(self.arena.family, plan, progress=told, command=self.command)
+        summary, _ = make(self.arena.family, plan, progress=told, command=self.command, kept=self.kept)
         if summary.failed:
             raise UserError(f"{len(summary.failed)} could not be made: {summary.folder}/results.jsonl says why")
         found = [scored(summary, scorer)[trial.method] for scorer in self.scorers]

@@ -258,6 +258,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
         video_format=request.get("video_format") or "mp4",
         seed=request.seed,
         num=request.num,
+        batch=request.batch or 1,
         dtype=request.dtype if request.dtype != "auto" or preset.dtype is None else preset.dtype,
         device=request.device,
         memory=request.memory,

@@ -11,7 +11,7 @@ from typing import Any
 from vbench_eval.files import write_bytes
 from vbench_eval.pages import render
 from w2sd_video.commands.engine import make, plan_of
-from w2sd_video.commands.families.base import Family
+from w2sd_video.commands.families.base import Family, Maker
 from w2sd_video.commands.method_settings import without_unused
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.request import Request
@@ -105,11 +105,12 @@ def run_sweep(
     with held(folder):
         found: dict[Value | None, Scores] = {}
         failed = 0
+        kept: list[Maker] = []
         for number, stop in enumerate(stops, start=1):
             at = FIXED if stop.value is None else f"{axis.label} {stop.value}"
             told = progress()  # each run counts for itself
             told.note(f"run {number} of {len(stops)}: {at}")
-            summary, _ = make(family, stop.plan, progress=told, command=command)
+            summary, _ = make(family, stop.plan, progress=told, command=command, kept=kept)
             failed += len(summary.failed)
             found[stop.value] = _by_method(scored(summary, scorer), stop)
         report = {
