@@ -19,7 +19,7 @@ from bridges.dit_moe.network import DiTMoE
 from bridges.dit_moe.pipeline import DiTMoEPipeline, build_scheduler
 from bridges.dit_moe.settings import sampling_guidance
 from w2sd_video.commands.families.base import Loading
-from w2sd_video.commands.making import part_of
+from w2sd_video.commands.measuring import part_of
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rehearsing import methods_of

@@ -24,7 +24,8 @@ from bridges.pixel.side import BridgeWarning
 from w2sd_video.commands.checks import note_cut_texts
 from w2sd_video.commands.engine import on_device
 from w2sd_video.commands.families.base import Loading
-from w2sd_video.commands.making import Texts, frames_of, measured
+from w2sd_video.commands.making import Texts
+from w2sd_video.commands.measuring import frames_of, measured
 from w2sd_video.commands.method_settings import crossing_steps
 from w2sd_video.commands.plan import Plan
 from w2sd_video.core import OnReflect

@@ -23,7 +23,7 @@ from tests.support.family_programs import image as image_program
 from tests.support.family_programs import video as video_program
 from w2sd_video.commands.app import family_named
 from w2sd_video.commands.engine import check_words
-from w2sd_video.commands.making import frames_of
+from w2sd_video.commands.measuring import frames_of
 from w2sd_video.commands.rehearsing import rehearse_pair
 from w2sd_video.commands.starts import Start
 from w2sd_video.errors import UserError

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from w2sd_video.commands.checks import check_fetched, note_cut_texts, read_control_frames
 from w2sd_video.commands.families.base import Loading
+from w2sd_video.commands.measuring import frames_of, measured, part_of, sound_of
 from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
@@ -24,7 +23,6 @@ from w2sd_video.gaps.control_images import canny_edges
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.caches import check_cacheable, enable_caches
 from w2sd_video.hosting.calls import call_signature, networks_of
-from w2sd_video.latents.vaes import cause_of_nan
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.pipeline_families import PipelineFamily
 from w2sd_video.loading.pipelines import (
@@ -40,13 +38,12 @@ from w2sd_video.loading.placement import (
     encoded_prompts,
     free_text_encoders,
     kept_in_fp8,
-    peak_memory,
     place,
     place_encoders,
 )
-from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, gap
+from w2sd_video.pair import ModelSpec, gap
 from w2sd_video.runs.runs import Made, NotMadeError, Report
-from w2sd_video.runs.tasks import ALONE, SELECTING, Sound, Task, as_text
+from w2sd_video.runs.tasks import ALONE, SELECTING, Task, as_text
 
 Texts = dict[str, dict[str, Tensor]]
 """The call arguments that stand for each prompt."""
@@ -90,7 +87,7 @@ class LoadedSides:
         """Returns the same models for another plan; None where that needs others, or prompts that are not encoded."""
         roles = wanted_sides(plan, run)
         there = {"strong": self.strong, "weak": self.weak}
-        if as_loaded(plan) != as_loaded(self.plan) or any(there[role] is None for role in roles):
+        if plan.as_loaded() != self.plan.as_loaded() or any(there[role] is None for role in roles):
             return None
         if plan.cache is not None or (plan.reward is not None and SELECTING in run.methods):
             return None
@@ -272,11 +269,6 @@ class LoadedSides:
         return {name: value for name, value in given.items() if value is not None and name in taken}
 
 
-def part_of(report: Report, number: int, count: int) -> Report:
-    """Returns the report of one of `count` things that are made one after the other, where a batch is reported."""
-    return lambda done, total: report((number * total + done) // count, total)
-
-
 def call_settings(plan: Plan, pipe: Any, steps: int, guidance: float | None) -> dict[str, Any]:
     """The arguments of a call beside text and pictures, by the names that this family's pipelines have for them.
 
@@ -309,64 +301,6 @@ def _exchanged(text: dict[str, Any]) -> dict[str, Any]:
     assert both, "the negative half has nothing to stand for it"
     turned = {name: told[f"negative_{name}"] for name in both} | {f"negative_{name}": told[name] for name in both}
     return {**told, **turned}
-
-
-def frames_of(output: Any) -> Any:
-    """Returns the frames [F, H, W, 3] in [0, 1] of a pipeline's output of type "np", of which a picture has one; those
-    of a batch one after the other.
-    """
-    if hasattr(output, "frames"):
-        return np.concatenate(output.frames)
-    return np.asarray(output.image if hasattr(output, "image") else output.images)  # the first is Kandinsky's
-
-
-def sound_of(output: Any, pipe: Any) -> Sound | None:
-    """Returns the sound that a pipeline makes beside its frames, of the first video; None for most."""
-    waves, vocoder = getattr(output, "audio", None), getattr(pipe, "vocoder", None)
-    if waves is None or vocoder is None:
-        return None
-    samples = waves[0].detach().float().cpu().numpy()
-    return Sound(samples, int(vocoder.config.output_sampling_rate))
-
-
-def measured(
-    hosted: AbstractContextManager[Any],
-    call: Callable[[], Any],
-    *,
-    device: str,
-    dtype: str,
-    steps: int,
-    counts: Iterable[str] = (),
-) -> tuple[Made, Any]:
-    """Returns what `call` makes inside `hosted`, with what it cost, and the run that `hosted` counts in.
-
-    `call` returns frames [F, H, W, 3] in [0, 1], or these and their sound; `counts` are more of the run's
-    counts to take over.
-
-    Raises:
-        NonFiniteLatentError: the frames are not finite.
-    """
-    cuda = device.startswith("cuda")
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    begin = time.perf_counter()
-    with hosted as run:
-        called = call()
-    frames, sound = called if isinstance(called, tuple) else (called, None)
-    seconds = time.perf_counter() - begin
-    if not np.isfinite(frames).all():
-        raise NonFiniteLatentError(steps, steps, "the decoding that follows", cause_of_nan(str(dtype)))
-    made = Made(
-        frames=np.rint(frames.clip(0, 1) * 255).astype(np.uint8),
-        num_evaluations=run.num_evaluations,
-        num_forwards=run.num_forwards,
-        num_rows=run.num_rows,
-        seconds=seconds,
-        peak_memory_mb=torch.cuda.max_memory_allocated(device) / 2**20 if cuda else peak_memory(),
-        counts={name: getattr(run, name) for name in counts},
-        sound=sound,
-    )
-    return made, run
 
 
 def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
@@ -424,30 +358,6 @@ def wanted_sides(plan: Plan, run: Loading) -> list[str]:
     one = plan.pair.weak.checkpoint is None
     wanted = ["strong"] if one or run.methods != {"weak"} else []
     return wanted + (["weak"] if not one and run.methods - {"strong", "zero-gap", "resample"} else [])
-
-
-def as_loaded(plan: Plan) -> Plan:
-    """Returns a plan without what is of its calls alone: plans that are equal then have the same models."""
-    unguided = ModelPair(replace(plan.pair.strong, guidance=None), replace(plan.pair.weak, guidance=None))
-    return replace(
-        plan,
-        pair=unguided,
-        reflection=ReflectionConfig(),
-        prompts=(),
-        stems=(),
-        methods=(),
-        steps=1,
-        plain_steps=1,
-        guidance=None,
-        seed=0,
-        output=Path(),
-        num=1,
-        total=None,
-        reward=None,
-        batch=1,
-        shown=None,
-        notes=(),
-    )
 
 
 def _equipped(plan: Plan, role: str, pipe: Any, run: Loading) -> Any:

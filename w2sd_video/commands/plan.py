@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,29 @@ class Plan:
             )
             for method in self.methods
         }
+
+    def as_loaded(self) -> Plan:
+        """Returns the plan without what is of its calls alone: plans that are equal then have the same models."""
+        unguided = ModelPair(replace(self.pair.strong, guidance=None), replace(self.pair.weak, guidance=None))
+        return replace(
+            self,
+            pair=unguided,
+            reflection=ReflectionConfig(),
+            prompts=(),
+            stems=(),
+            methods=(),
+            steps=1,
+            plain_steps=1,
+            guidance=None,
+            seed=0,
+            output=Path(),
+            num=1,
+            total=None,
+            reward=None,
+            batch=1,
+            shown=None,
+            notes=(),
+        )
 
     def groups(self) -> Groups:
         """Returns what is made in the order it is made, in groups: all methods of one prompt and index."""

@@ -33,7 +33,7 @@ progress, files, resuming, batches, processes, summaries and exit codes. A famil
    `Maker.make(tasks, report)` makes tasks of one method together, at most `plan.batch` of them, and returns for each a
    `Made` (frames uint8 [F, H, W, 3] and what they cost) or a `NotMadeError` that says why there is none. Call
    `report(done, total)` after each evaluation. A task's noise comes from a CPU generator seeded `task.seed`, so that
-   batches and processes do not matter. `commands.making.measured` runs one pipeline call and counts.
+   batches and processes do not matter. `commands.measuring.measured` runs one pipeline call and counts.
 
 7. `finish(plan, run_plan, maker, progress)` writes what is made of many files (sheets, scores) and returns their paths
    by name; most families return {}. It is called in the first process only, with the maker where one was loaded.
