@@ -196,7 +196,7 @@ def _fill(
     other: Any,
 ) -> None:
     with reading(name, part):
-        fill(module, read_tensors(files, names), dtype, other=other, told=told)
+        fill(module, read_tensors(files, names, reused=True), dtype, other=other, told=told)
     check_complete(module, name, part)
     trim()
 

@@ -37,24 +37,32 @@ DTYPES = {
 Told = Callable[[int], None]
 
 
-def read_tensors(files: Iterable[Path], names: Mapping[str, str] | None = None) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(
+    files: Iterable[Path], names: Mapping[str, str] | None = None, *, reused: bool = False
+) -> Iterator[tuple[str, Tensor]]:
     """Yields the tensors of safetensors files in the order in which they lie there, each read when it is asked for.
 
-    `names` has those that are wanted, and what each is called then; None wants all.
+    `names` has those that are wanted, and what each is called then; None wants all. `reused`: all are read into one
+    buffer, so that a tensor is there until the next one is asked for.
     """
+    buffer = torch.empty(0, dtype=torch.uint8)
     for path in files:
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-            header.pop("__metadata__", None)
-            for name, about in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"][0]):
-                if names is not None and name not in names:
-                    continue
-                tensor = torch.empty(about["shape"], dtype=DTYPES[about["dtype"]])
-                if tensor.numel():
-                    file.seek(8 + size + about["data_offsets"][0])
-                    file.readinto(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
-                yield (name if names is None else names[name]), tensor
+            start = int.from_bytes(file.read(8), "little") + 8
+            header = json.loads(file.read(start - 8))
+            wanted = {name: about for name, about in header.items() if name != "__metadata__"}
+            if names is not None:
+                wanted = {name: about for name, about in wanted.items() if name in names}
+            largest = max((end - begin for begin, end in (each["data_offsets"] for each in wanted.values())), default=0)
+            if reused and buffer.numel() < largest:
+                buffer = torch.empty(largest, dtype=torch.uint8)
+            for name, about in sorted(wanted.items(), key=lambda entry: entry[1]["data_offsets"][0]):
+                begin, end = about["data_offsets"]
+                held = buffer[: end - begin] if reused else torch.empty(end - begin, dtype=torch.uint8)
+                if end > begin:
+                    file.seek(start + begin)
+                    file.readinto(memoryview(held.numpy()))  # type: ignore[arg-type]
+                yield (name if names is None else names[name]), held.view(DTYPES[about["dtype"]]).view(about["shape"])
 
 
 def without_weights(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
@@ -74,9 +82,11 @@ def fill(
     dtype: torch.dtype,
     *,
     other: nn.Module | None = None,
+    device: torch.device | str = "cpu",
     told: Told = lambda size: None,
 ) -> None:
-    """Gives a network of diffusers its tensors, by name; one that `other` has equal, under that name, is that very one.
+    """Gives a network of diffusers copies of its tensors, by name, on a device; one that `other` has equal, under that
+    name, is that very one.
 
     Numbers are cast to `dtype`, but for the parts that the class keeps in float32.
 
@@ -91,20 +101,22 @@ def fill(
     for name, tensor in tensors:
         holder, leaf = slots[name]
         told(tensor.nbytes)
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float32 if set(wide) & set(name.split(".")) else dtype)
         if tensor.shape != holder[leaf].shape:
             raise UserError(
                 f"{name} is of {tuple(tensor.shape)}, the config describes {tuple(holder[leaf].shape)}; give the "
                 "config made for it"
             )
+        kind = tensor.dtype
+        if kind.is_floating_point:
+            kind = torch.float32 if set(wide) & set(name.split(".")) else dtype
+        made = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
         held = None if name not in ours else ours[name][0][ours[name][1]]
-        if held is not None and _equal(held, tensor):
+        if held is not None and _equal(held, made):
             holder[leaf] = held
         elif isinstance(holder[leaf], nn.Parameter):
-            holder[leaf] = nn.Parameter(tensor, requires_grad=holder[leaf].requires_grad)
+            holder[leaf] = nn.Parameter(made, requires_grad=holder[leaf].requires_grad)
         else:
-            holder[leaf] = tensor
+            holder[leaf] = made
 
 
 def _equal(held: Tensor, tensor: Tensor) -> bool:
