@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from tests.support import tiny, tiny_families
+from tests.support import layouts, tiny, tiny_families
 from tests.support.disk_pairs import sdxl, write_checkpoints
 from w2sd_video.loading.animatediff import tensors_of
 from w2sd_video.loading.describe import Description, describe
@@ -39,15 +39,19 @@ def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [tiny.sdxl, tiny.flux, tiny.wan, tiny_families.sd3, tiny.animatediff_sdxl])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_folder_is_loaded_as_diffusers_loads_it(make: Callable[..., Any], dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_folder_is_loaded_as_diffusers_loads_it(
+    make: Callable[..., Any], dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(1).save_pretrained(tmp_path)
-    wanted = DiffusionPipeline.from_pretrained(tmp_path, torch_dtype=dtype)
+    wanted = DiffusionPipeline.from_pretrained(tmp_path, dtype=dtype)
     video = "AnimateDiff" in type(wanted).__name__ or "Wan" in type(wanted).__name__
+    for kind in {type(part) for part in wanted.components.values() if isinstance(part, torch.nn.Module)}:
+        monkeypatch.setattr(kind, "from_pretrained", None)  # the libraries are not asked
     found = load_pipeline(str(tmp_path), role="strong", dtype=dtype, video=video, quiet=True)
-    for part in ("unet", "transformer", "vae"):
-        if getattr(wanted, part, None) is None:
-            continue
+    for part in ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
+        if getattr(wanted, part, None) is None or (part == "vae" and dtype == torch.float16):
+            continue  # such a VAE is kept in float32
         ours, theirs = tensors_of(getattr(found, part)), tensors_of(getattr(wanted, part))
         assert ours.keys() == theirs.keys()
         assert [name for name in theirs if ours[name].dtype != theirs[name].dtype] == []
@@ -55,13 +59,27 @@ def test_a_folder_is_loaded_as_diffusers_loads_it(make: Callable[..., Any], dtyp
         assert not getattr(found, part).training
 
 
-def test_a_single_files_network_is_read_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_files_are_read_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_checkpoints(tmp_path)
-    monkeypatch.setattr(UNet2DConditionModel, "from_single_file", None)  # diffusers' own is not asked
-    side = describe(files["weak.safetensors"], "weak", config=files["config"])
-    unet = Source(side, torch.float16).load(UNet2DConditionModel, "unet")
-    wanted = sdxl(2).unet.half().state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in unet.state_dict().items())
+    tiny.flux(2).save_pretrained(tmp_path / "flux")
+    save_file(layouts.flux_to_original(tiny.flux(1).transformer), tmp_path / "flux.safetensors")
+    for kind in (UNet2DConditionModel, FluxTransformer2DModel):
+        monkeypatch.setattr(kind, "from_single_file", None)  # diffusers' own is not asked
+    converted = "diffusers.loaders.single_file.create_diffusers_clip_model_from_ldm"
+    monkeypatch.setattr(converted, None)
+    source = Source(describe(files["weak.safetensors"], "weak", config=files["config"]), torch.float16)
+    file, folder = str(tmp_path / "flux.safetensors"), str(tmp_path / "flux")
+    flux = Source(describe(file, "weak", config=folder), torch.float16).load(FluxTransformer2DModel, "transformer")
+    pipe, texts = sdxl(2), source.text_components("sdxl")
+    for found, wanted in (
+        (source.load(UNet2DConditionModel, "unet"), pipe.unet),
+        (texts["text_encoder"], pipe.text_encoder),
+        (texts["text_encoder_2"], pipe.text_encoder_2),
+        (flux, tiny.flux(1).transformer),
+    ):
+        ours, theirs = tensors_of(found), tensors_of(wanted.half())
+        assert ours.keys() == theirs.keys()
+        assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 
 
 def test_a_pair_of_equal_folders_never_holds_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ def weight_files(folder: Path) -> list[Path]:
                 return [single]
             index = folder / f"{stem}.safetensors.index{variant}.json"
             if index.is_file():
-                shards = [folder / name for name in _shards(index)]
+                shards = [folder / name for name in shards_of(index)]
                 missing = [shard.name for shard in shards if not shard.is_file()]
                 if missing:
                     raise UserError(
@@ -217,7 +217,8 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def _shards(index: Path) -> list[str]:
+def shards_of(index: Path) -> list[str]:
+    """Returns the names of the files that an index of shards names; raises `UserError` where it names none."""
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise UserError(f"{index} has no weight_map of file names; download the folder again")

@@ -9,7 +9,8 @@ import functools
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,26 @@ from diffusers import (
     UNet2DConditionModel,
     UNetMotionModel,
 )
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vbench_eval.network import hub_file
 from w2sd_video.errors import UserError
-from w2sd_video.loading.describe import Description
-from w2sd_video.loading.files import GGUF, LDM_UNET, TensorInfo, is_hub_id, local_only, read_json, weight_files
-from w2sd_video.loading.streaming import Told, fill, names_in_diffusers, read_tensors, trim, without_weights
+from w2sd_video.loading.describe import TEXT_ENCODERS, Description, Weights
+from w2sd_video.loading.files import (
+    GGUF,
+    LDM_UNET,
+    TensorInfo,
+    is_hub_id,
+    local_only,
+    read_json,
+    shards_of,
+    weight_files,
+)
+from w2sd_video.loading.original_layouts import Layout
+from w2sd_video.loading.streaming import Told, cut, fill, layout_of, read_tensors, trim, without_weights
 from w2sd_video.loading.tokenizing import check_vocabulary
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
@@ -183,20 +194,37 @@ def check_all_used(files: Description, module: nn.Module, part: str) -> None:
 Waiting = list[tuple[str, Callable[[Any, Any], None]]]
 """Parts of a pipeline that have no weights yet, and what gives them theirs: told the part, and the other side's."""
 WAITING = ("unet", "transformer", "transformer_2")
+# Text encoders whose tensors' names are known.
+READABLE = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel")
+SDXL_TEXT: dict[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where tensors are read to that are read one by one: those of networks, and all others."""
+
+    networks: torch.device | str = "cpu"
+    others: torch.device | str = "cpu"
+
+
+ON_HOST = Places()
 
 
 def _fill(
     name: str,
     part: str,
-    files: Iterable[Path],
-    names: Mapping[str, str],
+    weights: Weights,
+    layout: Layout,
     dtype: torch.dtype,
+    device: torch.device | str,
     told: Told,
     module: Any,
     other: Any,
 ) -> None:
+    names = {weights.prefix + short: short for short in layout}
     with reading(name, part):
-        fill(module, read_tensors(files, names, reused=True), dtype, other=other, told=told)
+        tensors = read_tensors(weights.files, names, reused=True)
+        fill(module, cut(tensors, layout), dtype, other=other, device=device, told=told)
     check_complete(module, name, part)
     trim()
 
@@ -211,11 +239,12 @@ class Source:
         allow_pickle: bool = False,
         *,
         waiting: Waiting | None = None,
+        places: Places = ON_HOST,
         told: Told = lambda size: None,
     ) -> None:
         """`waiting` takes the networks that get their weights later (None: at once); `told` hears of bytes read."""
         self.description, self.dtype, self.allow_pickle = description, dtype, allow_pickle
-        self.waiting, self.told = waiting, told
+        self.waiting, self.places, self.told = waiting, places, told
 
     @property
     def name(self) -> str:
@@ -262,35 +291,53 @@ class Source:
             return self._from_file(kind, part, dtype, other)
         return self._from_folder(kind, part, dtype, settings, other)
 
-    def _streamed(self, kind: Any, part: str, dtype: torch.dtype, other: Any) -> Any:
-        """A network whose tensors lie in safetensors files here under diffusers' names, or names that correspond, read
-        one by one; None for any other.
+    def _streamed(
+        self, kind: Any, part: str, dtype: torch.dtype, other: Any, weights: Weights | None, config: Any
+    ) -> Any:
+        """A part whose tensors lie in safetensors files here under the names of its class, or names and rows that
+        correspond, read one by one; None for any other.
         """
-        weights, config = self.description.weights(part), self.config(part)
-        if weights is None or config is None or "quantization_config" in config or not issubclass(kind, ModelMixin):
+        if weights is None or config is None or "quantization_config" in config:
             return None
-        if any(file.suffix == GGUF for file in weights.files):
+        known = issubclass(kind, ModelMixin) or (issubclass(kind, PreTrainedModel) and kind.__name__ in READABLE)
+        if not known or any(file.suffix == GGUF for file in weights.files):
             return None
-        names: Any = {name: name for name in weights.header}
-        if weights.prefix:
-            settings = {"config": config}
-            names = names_in_diffusers(convert_ldm_unet_checkpoint, names, **settings) if part == "unet" else None
         with reading(self.name, part):
             module = without_weights(kind, config, dtype)
-        known = module.state_dict()
-        if names is None or {*names.values()} != known.keys():
-            return None  # another layout, which diffusers converts
-        module.register_to_config(_name_or_path=str(weights.files[0].parent))
-        read = partial(_fill, self.name, part, weights.files, names, dtype, self.told)
+            layout = layout_of(part, weights, config, module)
+        if layout is None:
+            return None  # another layout, which the libraries convert
+        waits = self.waiting is not None and part in WAITING and kind is not UNetMotionModel
+        if isinstance(module, ModelMixin):
+            module.register_to_config(_name_or_path=str(weights.files[0].parent))
+        device = self.places.networks if waits else self.places.others
+        read = partial(_fill, self.name, part, weights, layout, dtype, device, self.told)
         # Of a network with motion modules the other side may take these, before it has its own weights.
-        if self.waiting is not None and part in WAITING and kind is not UNetMotionModel:
+        if waits:
+            assert self.waiting is not None
             self.waiting.append((part, read))
         else:
             read(module, other)
         return module
 
+    def _fetched(self, part: str, folder: str | None, dtype: torch.dtype) -> Weights | None:
+        """The safetensors files of a part on the hub, in the hub's cache; None where they are not to be had."""
+        stem = "diffusion_pytorch_model" if part not in TEXT_ENCODERS else "model"
+        inside = f"{folder}/" if folder else ""
+        for variant in (".fp16", "") if dtype in (torch.float16, torch.bfloat16) else ("",):
+            with suppress(Exception):  # the loader will say what is wrong
+                whole = hub_file(self.place, f"{inside}{stem}{variant}.safetensors")
+                if whole is not None:
+                    return Weights((whole,))
+                index = hub_file(self.place, f"{inside}{stem}.safetensors.index{variant}.json")
+                shards = [] if index is None else [hub_file(self.place, f"{inside}{name}") for name in shards_of(index)]
+                if shards and None not in shards:
+                    return Weights(tuple(shards))  # type: ignore[arg-type]
+        return None
+
     def _from_file(self, kind: Any, part: str, dtype: torch.dtype, other: Any) -> Any:
-        if (streamed := self._streamed(kind, part, dtype, other)) is not None:
+        weights = self.description.weights(part)
+        if (streamed := self._streamed(kind, part, dtype, other, weights, self.config(part))) is not None:
             check_all_used(self.description, streamed, part)
             return streamed
         place: dict[str, Any] = {"config": self.place, "local_files_only": local_only(self.place)}
@@ -324,13 +371,15 @@ class Source:
         elif dtype in (torch.float16, torch.bfloat16):
             variants = ["fp16", None]
         name = self.name if self.description.kind != "file" else self.place
-        weights, config = (None, None) if part not in NETWORKS else (self.description.weights(part), self.config(part))
+        network, config, weights = part in NETWORKS, self.config(part), self.description.weights(part)
+        if not self.local:
+            weights = self._fetched(part, settings.get("subfolder"), dtype)
         quantised = config is not None and bool(config.get("quantization_config"))
-        if config is not None and quantised:
+        if network and config is not None and quantised:
             check_device(config, name)
-        elif weights is not None and config is not None:
+        elif network and weights is not None and config is not None:
             check_header(kind, config, weights.header, name, part)
-        if (streamed := self._streamed(kind, part, dtype, other)) is not None:
+        if (streamed := self._streamed(kind, part, dtype, other, weights, config)) is not None:
             return streamed
         for variant in variants:
             with reading(name, part):
@@ -349,12 +398,12 @@ class Source:
                         raise
                     continue
             surplus = info.get("unexpected_keys") or ()
-            if quantised and weights is not None:  # a tensor may be there as several, named after it
+            if network and quantised and weights is not None:  # a tensor may be there as several, named after it
                 held = {key.rpartition(".")[0] for key in weights.header}
                 info["missing_keys"] = [key for key in info.get("missing_keys") or () if key not in held]
                 known = set(module.state_dict())
                 surplus = [key for key in surplus if key.rpartition(".")[0] not in known]
-            if surplus and part in NETWORKS:
+            if surplus and network:
                 raise UserError(
                     f"the {part} of {name} holds {len(surplus)} tensors that its config has no place for: "
                     f"{first_of(surplus)}; they would be dropped: give the config made for it"
@@ -375,18 +424,26 @@ class Source:
             raise UserError(f"the unet of {self.name} is a {name}; allowed: {' or '.join(UNETS)}")
         return self.load(UNETS[name], "unet")
 
-    def text_components(self, family: str) -> dict[str, Any]:
-        """Tokenizers and text encoders in a single file of SDXL or SD 1.5 by the names of the pipeline's components."""
+    def text_components(self, family: str, sharing: Any = None) -> dict[str, Any]:
+        """Tokenizers and text encoders in a single file of SDXL or SD 1.5 by the names of the pipeline's components; of
+        the latter, what a pipeline `sharing` has equal is taken from it.
+        """
         names = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
         kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
         place = {"config": self.place, "local_files_only": local_only(self.place)}
         settings: dict[str, Any] = {**place, "unet": None, "vae": None}
         settings |= {"add_watermarker": False} if family == "sdxl" else dict.fromkeys(SD15_EXTRAS)
+        streamed = {}
+        for name in names:
+            weights, config, other = self.description.weights(name), self.config(name), getattr(sharing, name, None)
+            streamed[name] = self._streamed(SDXL_TEXT[name], name, self.dtype, other, weights, config)
+        settings |= {name: module for name, module in streamed.items() if module is not None}
         with reading(self.name, "text encoders"):
             pipe = kind.from_single_file(str(self.description.path), dtype=self.dtype, **settings)
         found = {name: check_complete(getattr(pipe, name), self.name, name) for name in names}
         for name in names:
-            self._tell(name)
+            if streamed[name] is None:
+                self._tell(name)
         tokenizers = [name.replace("text_encoder", "tokenizer") for name in names]
         return {**found, **{name: getattr(pipe, name) for name in tokenizers}}
 

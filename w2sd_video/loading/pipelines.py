@@ -184,7 +184,7 @@ def _assembled(source: Source, index: Mapping[str, Any], kind: Any, adapter: Mot
     sees = found.kind != "file" and (family := family_of_class(kind.__name__)) is not None and family.sees
     parts: dict[str, Any] = {part: None for part in LEFT_OUT[: 1 if sees else None] if part in index}
     if found.kind == "file" and found.family in ("sdxl", "sd15") and "text_encoder" not in found.lacking:
-        parts |= source.text_components(found.family)
+        parts |= source.text_components(found.family, sharing)
     for part in WEIGHTED:
         if part in found.lacking and is_lent(found, part) and getattr(sharing, part, None) is not None:
             parts[part] = _twin(part, getattr(sharing, part))

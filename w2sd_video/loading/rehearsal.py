@@ -27,6 +27,7 @@ from w2sd_video.loading.files import FAMILIES, TensorInfo
 from w2sd_video.loading.loras import check_lora
 from w2sd_video.loading.pair_description import PairDescription
 from w2sd_video.loading.parts import (
+    READABLE,
     check_all_used,
     check_device,
     check_header,
@@ -37,7 +38,6 @@ from w2sd_video.loading.parts import (
 from w2sd_video.loading.pipelines import chosen_scheduler, class_of, motion_scheduler, reflectable_scheduler
 
 OTHERS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-READABLE = ("CLIPTextModel", "T5EncoderModel", "UMT5EncoderModel")
 OLD_NAMES = (".query.weight", ".key.weight", ".value.weight", ".proj_attn.weight")
 PARTS = ("unet", "transformer", "transformer_2", "motion_adapter")
 Methods = Iterable[tuple[str, ReflectionConfig]]  # by the names that `reflected` has for them
@@ -81,7 +81,7 @@ def check_others(files: Description) -> None:
         kind = class_of(entry or ["diffusers", config.get("_class_name")], files.given)
         if part == "vae":
             check_vae(kind, config, weights.header, files.given)
-        elif kind.__name__.startswith(READABLE):
+        elif kind.__name__ in READABLE:
             # Some versions of transformers begin names with another word.
             known = {name.partition(".")[2] for name in weights.header}
             names = _names_of_text(kind, json.dumps(config), files.given)

@@ -9,16 +9,22 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from w2sd_video.errors import UserError
+from w2sd_video.loading.describe import Weights
+from w2sd_video.loading.files import FLUX_LAYOUT
+from w2sd_video.loading.original_layouts import Layout, Piece, flux_layout, text_layout
 
 DTYPES = {
     "F64": torch.float64,
@@ -65,8 +71,23 @@ def read_tensors(
                 yield (name if names is None else names[name]), held.view(DTYPES[about["dtype"]]).view(about["shape"])
 
 
+def cut(tensors: Iterable[tuple[str, Tensor]], layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors that tensors of another layout are, or are cut into."""
+    for name, tensor in tensors:
+        for piece in layout[name]:
+            part = tensor if piece.rows is None else tensor[slice(*piece.rows)]
+            if piece.change == "halves":
+                part = torch.cat(part.chunk(2)[::-1])
+            yield piece.name, part.T if piece.change == "transposed" else part
+
+
 def without_weights(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """Returns a network of a class of diffusers in evaluation mode whose parameters have no values; buffers have."""
+    """Returns a network of a class of diffusers or a text encoder in evaluation mode whose parameters have no values;
+    buffers have.
+    """
+    if issubclass(kind, PreTrainedModel):
+        with init_empty_weights():
+            return kind._from_config(kind.config_class.from_dict(dict(config)), dtype=dtype).eval()
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -85,8 +106,8 @@ def fill(
     device: torch.device | str = "cpu",
     told: Told = lambda size: None,
 ) -> None:
-    """Gives a network of diffusers copies of its tensors, by name, on a device; one that `other` has equal, under that
-    name, is that very one.
+    """Gives a network copies of its tensors, by name, on a device; one that `other` has equal, under that name, is that
+    very one.
 
     Numbers are cast to `dtype`, but for the parts that the class keeps in float32.
 
@@ -94,8 +115,7 @@ def fill(
         KeyError: a tensor that the network has no place for.
         UserError: one of another shape.
     """
-    wide: Sequence[str] = getattr(module, "_keep_in_fp32_modules", None) or ()
-    wide = [wide] if isinstance(wide, str) else wide
+    wide = _wide(module, dtype)
     slots = dict(_slots(module))
     ours = {} if other is None else dict(_slots(other))
     for name, tensor in tensors:
@@ -108,7 +128,7 @@ def fill(
             )
         kind = tensor.dtype
         if kind.is_floating_point:
-            kind = torch.float32 if set(wide) & set(name.split(".")) else dtype
+            kind = torch.float32 if wide & set(name.split(".")) else dtype
         made = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
         held = None if name not in ours else ours[name][0][ours[name][1]]
         if held is not None and _equal(held, made):
@@ -117,6 +137,16 @@ def fill(
             holder[leaf] = nn.Parameter(made, requires_grad=holder[leaf].requires_grad)
         else:
             holder[leaf] = made
+    if isinstance(module, PreTrainedModel):
+        module.tie_weights()
+
+
+def _wide(module: Any, dtype: torch.dtype) -> set[str]:
+    """The modules that a class keeps in float32; transformers does so with most of them in float16 alone."""
+    names = [getattr(module, "_keep_in_fp32_modules", None), getattr(module, "_keep_in_fp32_modules_strict", None)]
+    if isinstance(module, PreTrainedModel) and dtype != torch.float16:
+        names[0] = None
+    return {each for found in names for each in ([found] if isinstance(found, str) else found or ())}
 
 
 def _equal(held: Tensor, tensor: Tensor) -> bool:
@@ -130,6 +160,35 @@ def _slots(module: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Any], str]]
             for leaf, tensor in holder.items():
                 if tensor is not None:
                     yield (f"{prefix}.{leaf}" if prefix else leaf), (holder, leaf)
+
+
+def layout_of(part: str, weights: Weights, config: Mapping[str, Any], module: nn.Module) -> Layout | None:
+    """Returns what the tensors of a part are in a module; None where that is not known, or not all of the module."""
+    header = {name.removeprefix(weights.prefix): tensor.shape for name, tensor in weights.header.items()}
+    known = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    text, ties = isinstance(module, PreTrainedModel), getattr(module, "_tied_weights_keys", None) or ()
+    if text:
+        layout = {
+            name: tuple(replace(piece, name=_as_known(piece.name, known)) for piece in pieces)
+            for name, pieces in text_layout(header).items()
+        }
+    elif part == "transformer" and FLUX_LAYOUT[0] in header:
+        layout = flux_layout(known)
+        if not layout.keys() <= header.keys():
+            return None
+    elif weights.prefix:
+        names = names_in_diffusers(convert_ldm_unet_checkpoint, weights.header, config=config) if part == "unet" else {}
+        layout = {name.removeprefix(weights.prefix): (Piece(ours),) for name, ours in (names or {}).items()}
+    else:
+        layout = {name: (Piece(name),) for name in header}
+    reached = [piece.name for pieces in layout.values() for piece in pieces]
+    whole = known.keys() - {*ties} <= {*reached} <= known.keys() and len({*reached}) == len(reached)
+    return layout if whole else None
+
+
+def _as_known(name: str, known: Mapping[str, Any]) -> str:
+    """A tensor's name in a text encoder: some versions of transformers begin names with another word."""
+    return next((each for each in (name, name.partition(".")[2], f"text_model.{name}") if each in known), name)
 
 
 def names_in_diffusers(convert: Callable[..., dict[str, Tensor]], names: Iterable[str], **settings: Any) -> Any:

@@ -6,9 +6,10 @@ Where a config has a setting that changes the layers in another way than is writ
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from w2sd_video.loading.original_layouts import flux_layout, unet_in_original
 
 Shapes = dict[str, tuple[int, ...]]
 # Settings of UNets that change their layers, and what they must be for the names to be known.
@@ -43,15 +44,20 @@ DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBl
 def expected_tensors(config: Mapping[str, Any], *, original: bool = False) -> Shapes | None:
     """Returns the shapes of a network's tensors by name; None for a network that is not written down here.
 
-    `original` gives the names of single files, without what stands before all of them; of Flux, whose tensors are cut
-    up differently there, as they are there.
+    `original` gives the tensors of single files, by their names without what stands before all of them.
     """
     kind = config.get("_class_name")
     if kind == "UNet2DConditionModel" and _is_plain(config):
         found = dict(_unet(config))
-        return {_in_original(name, config): shape for name, shape in found.items()} if original else found
+        return {unet_in_original(name, config): shape for name, shape in found.items()} if original else found
     if kind == "FluxTransformer2DModel" and config.get("patch_size", 1) == 1 and _width(config):
-        return dict((_flux_original if original else _flux)(config))
+        found = dict(_flux(config))
+        if not original:
+            return found
+        layout = flux_layout(found)
+        return {
+            name: (sum(found[piece.name][0] for piece in cut), *found[cut[0].name][1:]) for name, cut in layout.items()
+        }
     return None
 
 
@@ -98,9 +104,7 @@ def _resnet(name: str, into: int, out: int, embedded: int) -> Iterator[tuple[str
         yield from _layer(f"{name}.conv_shortcut", out, into, 1, 1)
 
 
-def _attentions(
-    name: str, width: int, layers: int, text: int, linear: bool
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _attentions(name: str, width: int, layers: int, text: int, linear: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
     projection = (width, width) if linear else (width, width, 1, 1)
     yield from _layer(f"{name}.norm", width)
     yield from _layer(f"{name}.proj_in", *projection)
@@ -190,76 +194,3 @@ def _flux(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from _layer(f"{block}.attn.{name}", head, bias=False)
     yield from _layer("norm_out.linear", 2 * width, width)
     yield from _layer("proj_out", config.get("out_channels") or into, width)
-
-
-# -- original layouts -------------------------------------------------------------------------------------------------
-
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_AROUND = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-
-
-def _in_original(name: str, config: Mapping[str, Any]) -> str:
-    """What a UNet's tensor is called in a single file: its blocks are numbered through, layers and sampling alike."""
-    layers = config.get("layers_per_block", 2) + 1
-    owner, _, leaf = name.rpartition(".")
-    if owner in _AROUND:
-        return f"{_AROUND[owner]}.{leaf}"
-    found = re.fullmatch(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)\.(.*)", name)
-    assert found is not None, name
-    side, block, kind, index, rest = found[1], int(found[2] or 0), found[3], int(found[4]), found[5]
-    if kind == "resnets":
-        part, _, leaf = rest.partition(".")
-        rest = f"{_RESNET[part]}.{leaf}"
-    if side is None:
-        return f"middle_block.{1 if kind == 'attentions' else 2 * index}.{rest}"
-    if kind == "downsamplers":
-        return f"input_blocks.{(block + 1) * layers}.0.op.{leaf}"
-    attended = str(config[f"{side}_block_types"][block]).startswith("CrossAttn")
-    if kind == "upsamplers":
-        return f"output_blocks.{block * layers + layers - 1}.{2 if attended else 1}.{rest}"
-    place = f"input_blocks.{1 + block * layers + index}" if side == "down" else f"output_blocks.{block * layers + index}"
-    return f"{place}.{1 if kind == 'attentions' else 0}.{rest}"
-
-
-def _flux_original(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, head, into = _width(config), config.get("attention_head_dim", 128), config.get("in_channels", 64)
-    embedders = {"time_in": 256, "vector_in": config.get("pooled_projection_dim", 768)}
-    for name, size in {**embedders, **({"guidance_in": 256} if config.get("guidance_embeds") else {})}.items():
-        yield from _layer(f"{name}.in_layer", width, size)
-        yield from _layer(f"{name}.out_layer", width, width)
-    yield from _layer("txt_in", width, config.get("joint_attention_dim", 4096))
-    yield from _layer("img_in", width, into)
-    for i in range(config.get("num_layers", 19)):
-        for side in ("img", "txt"):
-            block = f"double_blocks.{i}.{side}"
-            yield from _layer(f"{block}_mod.lin", 6 * width, width)
-            yield from _layer(f"{block}_attn.qkv", 3 * width, width)
-            yield from _layer(f"{block}_attn.proj", width, width)
-            for norm in ("query_norm", "key_norm"):
-                yield f"{block}_attn.norm.{norm}.scale", (head,)
-            yield from _layer(f"{block}_mlp.0", 4 * width, width)
-            yield from _layer(f"{block}_mlp.2", width, 4 * width)
-    for i in range(config.get("num_single_layers", 38)):
-        block = f"single_blocks.{i}"
-        yield from _layer(f"{block}.modulation.lin", 3 * width, width)
-        yield from _layer(f"{block}.linear1", 7 * width, width)
-        yield from _layer(f"{block}.linear2", width, 5 * width)
-        for norm in ("query_norm", "key_norm"):
-            yield f"{block}.norm.{norm}.scale", (head,)
-    yield from _layer("final_layer.adaLN_modulation.1", 2 * width, width)
-    yield from _layer("final_layer.linear", config.get("out_channels") or into, width)
