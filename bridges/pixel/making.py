@@ -33,6 +33,7 @@ from w2sd_video.errors import UserError
 from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.hosting.calls import call_signature, networks_of
 from w2sd_video.loading.loras import load_loras, use_loras
+from w2sd_video.loading.parts import ON_HOST
 from w2sd_video.loading.pipelines import load_reflectable, load_tiny_vae, load_vae
 from w2sd_video.loading.placement import (
     can_encode,
@@ -41,6 +42,7 @@ from w2sd_video.loading.placement import (
     free_text_encoders,
     place,
     place_encoders,
+    read_to,
 )
 from w2sd_video.pair import ModelSpec, ReflectionConfig
 from w2sd_video.runs.runs import Made, NotMadeError, Report
@@ -155,6 +157,7 @@ def _pipeline(plan: Plan, role: str, run: Loading, waiting: list[Callable[[], No
         quiet=True,
         sharing=sharing,
         waiting=None if plan.loras_of(role) else waiting,
+        places=ON_HOST if plan.loras_of(role) else read_to(plan.device, plan.memory).get(role, ON_HOST),
         told=run.read,
     )
     if loras := plan.loras_of(role):

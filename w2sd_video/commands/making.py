@@ -40,6 +40,7 @@ from w2sd_video.loading.placement import (
     kept_in_fp8,
     place,
     place_encoders,
+    read_to,
 )
 from w2sd_video.pair import ModelSpec, gap
 from w2sd_video.runs.runs import Made, NotMadeError, Report
@@ -335,6 +336,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
         note=run.note,
         quiet=True,
         waiting=waiting,
+        places={} if steered else read_to(plan.device, plan.memory),
         told=run.read,
     )
     strong, weak = (_equipped(plan, role, pipes[role], run) if role in pipes else None for role in ("strong", "weak"))

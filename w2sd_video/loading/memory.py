@@ -274,7 +274,12 @@ def _on_device(found: _Bytes, plan: str) -> PlanMemory:
     layers = plan in ("group", "sequential")
     if plan == "sequential":
         layer = found.largest
-    encode = {"resident": max(found.texts), "weak-offload": max(found.texts), "model-offload": encoder}
+    read_there = plan == "resident" and not found.at_once  # tensors are read to the device, one by one
+    encode = {
+        "resident": sum(found.texts) + vaes if read_there else max(found.texts),
+        "weak-offload": max(found.texts),
+        "model-offload": encoder,
+    }
     held = {
         "resident": found.all,
         "weak-offload": found.strong + found.shared + found.vaes[0] if found.vaes else found.strong + found.shared,
@@ -293,7 +298,7 @@ def _on_device(found: _Bytes, plan: str) -> PlanMemory:
     waiting = kept.get(plan, found.all)
     host = _phases(
         found,
-        encode=base + found.before,
+        encode=base + (max(found.largest, found.largest_text) if read_there else found.before),
         sample=base + waiting,
         decode=base + waiting,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from diffusers import MotionAdapter
 from w2sd_video.loading.animatediff import motion_adapter_of
 from w2sd_video.loading.describe import WEIGHTED, Description, is_lent
 from w2sd_video.loading.pair_description import PairDescription, check_pair_configs
-from w2sd_video.loading.parts import Source, progress_bars
+from w2sd_video.loading.parts import ON_HOST, Places, Source, progress_bars
 from w2sd_video.loading.pipelines import load_described, reflectable
 from w2sd_video.loading.sharing import unique_bytes
 from w2sd_video.loading.streaming import Told
 
 ROLES = ("strong", "weak")
+NOWHERE_ELSE: Mapping[str, Places] = {}
 
 
 def load_pair(
@@ -29,9 +30,11 @@ def load_pair(
     note: Callable[[str], None] = lambda message: None,
     quiet: bool = False,
     waiting: list[Callable[[], None]] | None = None,
+    places: Mapping[str, Places] = NOWHERE_ELSE,
     told: Told = lambda size: None,
 ) -> dict[str, Any]:
-    """Returns the pipelines of the `wanted` sides by role ("strong", "weak"), in evaluation mode on the host.
+    """Returns the pipelines of the `wanted` sides by role ("strong", "weak"), in evaluation mode on the host, or where
+    `places` has a side's tensors read to.
 
     A side takes from the other what it lacks: a folder with one network all the rest; a single file the VAE or text
     encoders that neither it nor its configs' folder holds; a checkpoint that makes pictures, in a pair for videos, the
@@ -42,21 +45,29 @@ def load_pair(
         dtype: of the networks; a VAE that overflows in float16 is loaded as float32.
         scheduler, note: as of `load_reflectable`; `note` is also told what one side has from the other.
         quiet: silence the libraries' progress bars.
-        waiting, told: as of `load_pipeline`.
+        waiting, told: as of `load_pipeline`; `places` too, by role.
 
     Raises:
         UserError: as `load_pipeline`; configs of hub ids that do not make a pair.
     """
     sides = {role: side for role, side in zip(ROLES, (pair.strong, pair.weak), strict=True) if side is not None}
     sources = {
-        role: Source(side, dtype, pair.allow_pickle, waiting=None if waiting is None else [], told=told)
+        role: Source(
+            side,
+            dtype,
+            pair.allow_pickle,
+            waiting=None if waiting is None else [],
+            places=places.get(role, ON_HOST),
+            told=told,
+        )
         for role, side in sides.items()
     }
     made: dict[str, Any] = {}
     with progress_bars(shown=not quiet):
-        motion = (
-            None if pair.motion_adapter is None else Source(pair.motion_adapter, dtype, pair.allow_pickle, told=told)
-        )
+        motion = None
+        if pair.motion_adapter is not None:
+            there = places.get("strong", ON_HOST)
+            motion = Source(pair.motion_adapter, dtype, pair.allow_pickle, places=there, told=told)
         if pair.put_together and pair.needs_network:  # the same checks again, now with the configs of hub ids
             fetched = {**sources, "motion": motion}
             check_pair_configs(pair, lambda role, part: _own_config(fetched[role], part))

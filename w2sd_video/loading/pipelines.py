@@ -45,7 +45,7 @@ from w2sd_video.loading.describe import (
     named,
 )
 from w2sd_video.loading.files import FAMILIES, local_only
-from w2sd_video.loading.parts import Source, check_tokenizers, progress_bars, reading
+from w2sd_video.loading.parts import ON_HOST, Places, Source, Waiting, check_tokenizers, progress_bars, reading
 from w2sd_video.loading.pipeline_families import family_of_class, makes_videos, start_of_class
 from w2sd_video.loading.placement import install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, share_pipelines
@@ -92,9 +92,10 @@ def load_pipeline(
     quiet: bool = False,
     sharing: Any = None,
     waiting: list[Callable[[], None]] | None = None,
+    places: Places = ON_HOST,
     told: Told = lambda size: None,
 ) -> Any:
-    """Returns a diffusers pipeline of its own class, in evaluation mode, on the host.
+    """Returns a diffusers pipeline of its own class, in evaluation mode, on the host or in `places`.
 
     Args:
         given: a hub id, a folder with model_index.json, or a single .safetensors file (SDXL, SD 1.5, Flux.1).
@@ -108,6 +109,7 @@ def load_pipeline(
         sharing: a pipeline loaded before, whose tensors are used wherever this one's are equal (`share_pipelines`). Of
             a folder with one network alone it also lends everything else.
         waiting: takes what gives the networks their weights, which they do not have before it is called; None: at once.
+        places: where tensors go that are read one by one; what the libraries load is on the host.
         told: hears of bytes as they are read.
 
     Raises:
@@ -117,7 +119,8 @@ def load_pipeline(
     described = describe(given, role, config=config, allow_pickle=allow_pickle, video=video, lent=lent)
     with progress_bars(shown=not quiet):
         adapter = None if motion_adapter is None else load_motion_adapter(motion_adapter, dtype, allow_pickle)
-        source = Source(described, dtype, allow_pickle, waiting=None if waiting is None else [], told=told)
+        held: Waiting | None = None if waiting is None else []
+        source = Source(described, dtype, allow_pickle, waiting=held, places=places, told=told)
         pipe = load_described(source, role, adapter, video=video, sharing=sharing)
     if waiting is not None:
         waiting += source.weights_of(pipe, sharing)

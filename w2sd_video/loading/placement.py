@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.memory import memory_plan
+from w2sd_video.loading.parts import Places
 from w2sd_video.loading.pipeline_families import family_of_class
 from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines
 from w2sd_video.loading.sizes import CHUNK_PIXELS
@@ -59,6 +60,13 @@ def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
     if found is None:
         raise UserError(f"dtype is {dtype}; choose one of {', '.join(DTYPES)}")
     return found
+
+
+def read_to(device: str, memory: str) -> dict[str, Places]:
+    """Returns where the tensors of each side are read to, so that a device that keeps them has them at once."""
+    if memory == "resident":
+        return dict.fromkeys(("strong", "weak"), Places(device, device))
+    return {"strong": Places(device)} if memory == "weak-offload" else {}
 
 
 def place(strong: Any, weak: Any, device: torch.device | str, memory: str = "resident") -> None:
