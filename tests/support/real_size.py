@@ -1,324 +1,241 @@
 """True-size runs with random weights, measured: `python -m tests.support.real_size` (make real-size) writes
-docs/results/real-size.md.
+docs/results/real-size.md, and fails where a bar is not met.
 
-It builds SDXL (a folder and a single file in the original layout), a motion adapter and a Flux of true width with few
-blocks under `--work`, about 17 GB, runs the commands on them, and removes them. It needs a machine of 24 GB.
+It builds the checkpoints of `real_size_files` under `--work`, about 25 GB, runs the commands on them one after another,
+and removes them. It needs a machine of 24 GB.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, MotionAdapter, UNet2DConditionModel
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-from tests.support import layouts, tiny
+from tests.support.real_size_files import build_all
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results" / "real-size.md"
-UNET = {
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280],
-    "cross_attention_dim": 2048,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-    "transformer_layers_per_block": [1, 2, 10],
-    "use_linear_projection": True,
-}
-VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-    "sample_size": 1024,
-    "scaling_factor": 0.13025,
-}
-MOTION = {"block_out_channels": [320, 640, 1280], "use_motion_mid_block": False}
-FLUX = {"guidance_embeds": True, "num_layers": 2, "num_single_layers": 4}
+MOST, UNIQUE, PLANNED = 14.0, 1.15, 0.1  # GB in memory; peak / unique bytes; what plan and peak may differ by
+LARGE = 4.0  # GB of unique bytes from where on their ratio to the peak is held to `UNIQUE`: below, the program counts
+PHASES = ("start", "load", "encode", "networks", "sample", "decode")
 
-
-# -- checkpoints -------------------------------------------------------------------------------------------------------
-
-
-class Numbers:
-    """Random numbers by name, from one buffer."""
-
-    def __init__(self) -> None:
-        numbers = torch.randn(2**24 + 3, generator=torch.Generator().manual_seed(0))
-        self.buffer = (0.01 * numbers).half().numpy().tobytes()
-
-    def of(self, name: str, shape: tuple[int, ...], seed: int) -> Iterator[bytes]:
-        """Yields float16 numbers of a shape in pieces: weights of scale 0.01, norms about 1, biases about 0."""
-        left = 2 * math.prod(shape)
-        start = 2 * (int(hashlib.md5(f"{seed}{name}".encode()).hexdigest()[:6], 16) % 2**23)
-        if len(shape) == 1 and name.endswith("weight"):
-            small = torch.frombuffer(bytearray(self.buffer[start : start + left]), dtype=torch.float16)
-            yield (1 + small).numpy().tobytes()
-            return
-        while left:
-            piece = self.buffer[start : start + left]
-            yield piece
-            left, start = left - len(piece), 0
-
-
-def write(path: Path, shapes: Mapping[str, tuple[int, ...]], numbers: Numbers, seed: int) -> None:
-    """Writes a safetensors file of random float16 numbers, one tensor after another."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            file.writelines(numbers.of(name, shape, seed))
-
-
-def shapes_of(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, tuple[int, ...]]:
-    return {prefix + name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _text(width: int, layers: int, kind: Any, act: str) -> Any:
-    return kind(
-        CLIPTextConfig(
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 64,
-            projection_dim=width,
-            hidden_act=act,
-            vocab_size=49408,
-        )
-    )
-
-
-def sdxl_modules() -> dict[str, Any]:
-    """SDXL's networks without values."""
-    with torch.device("meta"):
-        return {
-            "unet": UNet2DConditionModel(**UNET),
-            "vae": AutoencoderKL(**VAE),
-            "text_encoder": _text(768, 12, CLIPTextModel, "quick_gelu"),
-            "text_encoder_2": _text(1280, 32, CLIPTextModelWithProjection, "gelu"),
-        }
-
-
-def build_sdxl(folder: Path, numbers: Numbers, seed: int, modules: Mapping[str, Any]) -> None:
-    """Writes a folder of diffusers' layout; tokenizers, of characters, and the scheduler are those of the tests."""
-    tiny.sdxl(1).save_pretrained(folder)
-    for part, module in modules.items():
-        shutil.rmtree(folder / part)
-        module.config.save_pretrained(folder / part) if part.startswith("text") else module.save_config(folder / part)
-        stem = "model" if part.startswith("text") else "diffusion_pytorch_model"
-        write(folder / part / f"{stem}.safetensors", shapes_of(module.state_dict()), numbers, seed)
-
-
-def build_file(path: Path, numbers: Numbers, seed: int, modules: Mapping[str, Any]) -> None:
-    """Writes SDXL as one file in its original layout."""
-    held = {
-        **layouts.unet_to_ldm(modules["unet"]),
-        **layouts.vae_to_ldm(modules["vae"]),
-        **layouts.text_encoder_to_ldm(modules["text_encoder"]),
-        **layouts.text_encoder_2_to_ldm(modules["text_encoder_2"]),
-    }
-    write(path, shapes_of(held), numbers, seed)
-
-
-def build_alone(folder: Path, numbers: Numbers, module: Any) -> None:
-    """Writes one network of diffusers into a folder of its own."""
-    module.save_config(folder)
-    write(folder / "diffusion_pytorch_model.safetensors", shapes_of(module.state_dict()), numbers, 3)
-
-
-def build(work: Path) -> None:
-    """Writes everything that is not there yet."""
-    numbers, modules = Numbers(), sdxl_modules()
-    if not (work / "base").exists():
-        build_sdxl(work / "part", numbers, 1, modules)
-        (work / "part").rename(work / "base")
-    if not (work / "finetune.safetensors").exists():
-        build_file(work / "part.safetensors", numbers, 2, modules)
-        (work / "part.safetensors").rename(work / "finetune.safetensors")
-    if not (work / "motion").exists():
-        with torch.device("meta"):
-            build_alone(work / "motion", numbers, MotionAdapter(**MOTION))
-    if not (work / "twin").exists():
-        shutil.copytree(work / "base", work / "twin", copy_function=os.link)
-    if not (work / "flux").exists():
-        tiny.flux(1).save_pretrained(work / "flux-part")
-        shutil.rmtree(work / "flux-part" / "transformer")
-        config = json.loads((work / "flux-part" / "text_encoder_2" / "config.json").read_text())
-        clip = json.loads((work / "flux-part" / "text_encoder" / "config.json").read_text())
-        with torch.device("meta"):
-            texts = {"joint_attention_dim": config["d_model"], "pooled_projection_dim": clip["hidden_size"]}
-            network = FluxTransformer2DModel(**FLUX, **texts)
-        build_alone(work / "flux-part" / "transformer", numbers, network)
-        (work / "flux-part").rename(work / "flux")
-
-
-# -- runs --------------------------------------------------------------------------------------------------------------
+COLUMNS = (
+    *("in place", "peak", "peak / in place", "plan", "plan / peak"),
+    *("dry run, s", "first line, s", "all, s", "loop", "bars"),
+)
+INTRODUCTION = """\
+Networks of true size with random weights in bfloat16, {pixels} x {pixels} pixels (DiT-MoE: 256), T {steps}, on
+{machine}. Written by `make real-size`, which builds the
+checkpoints, runs the commands one after another and measures each process. GB are 10^9 bytes. `in place` is what
+networks and VAEs take once loaded, each address counted once; `peak` the most that was in memory (VmHWM), the program
+and pages of files included; `plan` what `--dry-run` says without loading anything, in so many seconds; `loop` what the
+loop adds to the seconds in networks and VAEs.
+Bars: a peak of at most {most:g} GB, of at most {unique} times what is in place (where that is {large:g} GB or more),
+and a plan within 10 percent of the peak."""
 
 
 @dataclass
 class Measured:
-    """One command: what its plan says, what it took (GB: 10^9 bytes), its notes by second."""
+    """One command: what its plan says, what it took (GB: 10^9 bytes), its lines by second."""
 
     name: str
-    words: list[str]
     planned: dict[str, Any] = field(default_factory=dict)
+    dry_seconds: float = 0.0
+    inside: dict[str, Any] = field(default_factory=dict)
     peak: float = 0.0
-    anonymous: float = 0.0
     seconds: float = 0.0
-    first_line: float = 0.0
     lines: list[tuple[float, str]] = field(default_factory=list)
-    code: int = 0
-    record: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def estimate(self) -> float:
-        return max(self.planned["memory_plans"]["plans"]["resident"]["host"].values()) * 2**20 / 1e9
+    def plan(self) -> float | None:
+        plans = self.planned.get("memory_plans")
+        return None if plans is None else max(plans["plans"]["resident"]["host"].values()) * 2**20 / 1e9
 
     @property
-    def weights(self) -> float:
-        """Of what has to be on the host at once: networks and VAE, or the text encoders."""
-        held = self.planned["memory_plans"]["weights"]
-        networks = held["strong"] + held["weak"] + held["shared"] + held["vae"]
-        return max(networks, held["text_encoders"]) * 2**20 / 1e9
+    def unique(self) -> float | None:
+        """GB of networks and VAEs once they are in their places, each address counted once."""
+        return self.inside.get("unique") or None
+
+    @property
+    def overhead(self) -> float | None:
+        """What a loop adds to its networks and VAEs, of their seconds."""
+        inside = sum((self.inside.get("inside") or {}).values())
+        return self.inside["loop"] / inside - 1 if inside else None
+
+    def failures(self) -> list[str]:
+        """The bars that are not met."""
+        found = []
+        if self.peak > MOST:
+            found.append(f"{self.peak:.2f} GB in memory, more than {MOST:g}")
+        if self.unique is not None and self.unique > LARGE and self.peak > UNIQUE * self.unique:
+            found.append(
+                f"{self.peak / self.unique:.3f} of the {self.unique:.2f} GB that have to be there, not {UNIQUE}"
+            )
+        if self.plan is not None and abs(self.plan / self.peak - 1) > PLANNED:
+            found.append(f"planned {self.plan:.2f} GB, took {self.peak:.2f}")
+        return found
 
 
-def statuses(pid: int) -> Iterator[tuple[float, float]]:
-    """Yields GB that are in memory at most, and those of no file, while a process lives."""
+def statuses(pid: int) -> Iterator[float]:
+    """Yields the GB in memory at most so far, while a process lives."""
     while True:
         try:
-            text = Path(f"/proc/{pid}/status").read_text()
+            text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         except OSError:
             return
-        fields = {line.partition(":")[0]: line.split()[1] for line in text.splitlines() if line.count(" kB")}
-        if "VmHWM" not in fields:
+        if "VmHWM:" not in text:
             return
-        yield int(fields["VmHWM"]) * 1024 / 1e9, int(fields["RssAnon"]) * 1024 / 1e9
-        time.sleep(0.2)
+        yield int(text.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+        time.sleep(0.1)
 
 
 def run(name: str, words: list[str], output: Path) -> Measured:
-    """Runs a command, dry and for good, and measures it from outside."""
-    program = [sys.executable, "-m", "w2sd_video", *words]
-    found = Measured(name, words)
-    planned = subprocess.run([*program, "--dry-run", "--format", "json"], cwd=ROOT, capture_output=True, text=True)
-    found.planned = json.loads(planned.stdout)
+    """Runs a command, dry and for good, and measures it from outside and inside."""
+    found = Measured(name)
     shutil.rmtree(output, ignore_errors=True)
+    converts = words[:2] == ["moe", "convert"]
+    if not converts:
+        dry = [sys.executable, "-m", "w2sd_video", *words, "--dry-run", "--format", "json"]
+        begin = time.monotonic()
+        found.planned = json.loads(subprocess.run(dry, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+        found.dry_seconds = time.monotonic() - begin
+        words = [*words, "--output", str(output)]
+    log, report = output.with_suffix(".log"), output.with_suffix(".json")
     begin = time.monotonic()
-    log = output.with_suffix(".log")
     with log.open("w") as file:
-        process = subprocess.Popen([*program, "--output", str(output)], cwd=ROOT, stderr=file, stdout=file)
-        for peak, anonymous in statuses(process.pid):
-            found.peak, found.anonymous = max(found.peak, peak), max(found.anonymous, anonymous)
-            lines = log.read_text().splitlines()
+        child = [sys.executable, "-m", "tests.support.real_size_child", str(report), *words]
+        process = subprocess.Popen(child, cwd=ROOT, stderr=file, stdout=file)
+        for peak in statuses(process.pid):
+            found.peak = max(found.peak, peak)
+            lines = [line for line in log.read_text().splitlines() if not line.startswith("[transformers]")]
             now = time.monotonic() - begin
             found.lines += [(now, line) for line in lines[len(found.lines) :]]
             if process.poll() is not None:
                 break
-        found.code = process.wait()
+        code = process.wait()
     found.seconds = time.monotonic() - begin
-    found.first_line = found.lines[0][0] if found.lines else found.seconds
-    if found.code:
-        raise SystemExit(f"{name} ended with {found.code}:\n{log.read_text()}")
-    results = (output / "results.jsonl").read_text().splitlines()
-    found.record = json.loads(results[-1])
+    if code:
+        raise SystemExit(f"{name} ended with {code}:\n{log.read_text()}")
+    found.inside = json.loads(report.read_text())
+    found.peak = max(found.peak, *found.inside["peaks"].values())
     return found
 
 
 def commands(work: Path, pixels: int, steps: int) -> dict[str, list[str]]:
     """The words of each run."""
-    small = f"--height {pixels} --width {pixels} --steps {steps} --device cpu --dtype bfloat16 --prompt a".split()
-    small += ["--methods", "w2sd"]
+    short = ["--steps", str(steps), "--device", "cpu", "--dtype", "bfloat16", "--methods", "w2sd"]
+    small = ["--height", str(pixels), "--width", str(pixels), "--prompt", "a", *short]
+    file, base = str(work / "finetune.safetensors"), str(work / "base")
     video = ["video", "--num-frames", "4", "--motion-adapter", str(work / "motion"), *small]
-    base = str(work / "base")
+    flux = ["--strong", str(work / "flux" / "flux.safetensors"), "--config", str(work / "flux")]
     return {
-        "SDXL video, a file over a folder": [
-            *video, "--strong", str(work / "finetune.safetensors"), "--weak", base, "--config", base,
-        ],
+        "SDXL video, a file over a folder": [*video, "--strong", file, "--weak", base, "--config", base],
         "SDXL pictures, two equal folders": [
-            "image", *small, "--strong", base, "--weak", str(work / "twin"), "--guidance", "2", "--weak-guidance", "1",
+            *("image", *small, "--strong", base, "--weak", str(work / "twin")),
+            *("--guidance", "2", "--weak-guidance", "1"),
         ],
-        "Flux of true width, 6 blocks, over SDXL": [
-            "bridge", *small, "--strong", str(work / "flux"), "--weak", base, "--noise-map", "paired",
+        "SDXL pictures, a LoRA with both text encoders": [
+            *("image", *small, "--strong", base, "--lora", f"{work / 'lora.safetensors'}=0.8"),
+            *("--weak-lora", f"{work / 'lora.safetensors'}=0", "--guidance", "2"),
         ],
-    }  # fmt: skip
+        "Flux of true width, 6 blocks, a file over SDXL": [
+            *("bridge", *small, *flux, "--weak", base, "--noise-map", "paired", "--reflections", "2"),
+        ],
+        "DiT-MoE B/2, converted": ["moe", "convert", str(work / "moe.pt"), str(work / "moe")],
+        "DiT-MoE B/2": [
+            *("moe", *short, "--strong", str(work / "moe"), "--vae", str(work / "vae"), "--weak-experts", "0,1"),
+            *("--classes", "207", "--num-images", "1"),
+        ],
+    }
 
 
-def page(runs: Iterable[Measured], pixels: int, steps: int) -> str:
+def machine() -> str:
+    """This machine in words, without its name."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    size, threads = int(text.partition("MemTotal:")[2].split()[0]) * 1024 / 1e9, os.environ.get("OMP_NUM_THREADS")
+    used = "" if threads is None else f", one process using {threads}"
+    return f"a machine with {os.cpu_count()} CPU cores ({platform.machine()}; shared{used}) and {size:.0f} GB of memory"
+
+
+def page(runs: Iterable[Measured], pixels: int, steps: int, left_out: Iterable[str] = ()) -> str:
     """The report."""
-    lines = [
-        "# Real size",
-        "",
-        f"True-size networks with random weights on a CPU (bfloat16, {pixels} x {pixels} pixels, T {steps}), by `make "
-        "real-size`: it "
-        "builds the checkpoints, runs these commands one after another, and measures each process from outside. `peak` "
-        "is the most that was in memory (VmHWM), pages of files included; `weights` what has to be there at once; "
-        "`plan` what `--dry-run` says without loading anything. GB are 10^9 bytes. Times are of a shared machine.",
-        "",
-        "| run | weights | plan | peak | peak / plan | peak / weights | first line, s | all, s | evaluations, s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
     runs = list(runs)
+    head = INTRODUCTION.format(pixels=pixels, steps=steps, machine=machine(), most=MOST, unique=UNIQUE, large=LARGE)
+    lines = ["# Real size", "", head, "", f"| run | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
     for each in runs:
-        lines.append(
-            f"| {each.name} | {each.weights:.2f} | {each.estimate:.2f} | {each.peak:.2f} | "
-            f"{each.peak / each.estimate:.2f} | {each.peak / each.weights:.2f} | {each.first_line:.1f} | "
-            f"{each.seconds:.0f} | {each.record['seconds']:.0f} |"
-        )
+        first = f"{each.lines[0][0]:.1f}" if each.lines else ""
+        cells = [
+            each.name,
+            "" if each.unique is None else f"{each.unique:.2f}",
+            f"{each.peak:.2f}",
+            "" if each.unique is None else f"{each.peak / each.unique:.3f}",
+            "" if each.plan is None else f"{each.plan:.2f}",
+            "" if each.plan is None else f"{each.plan / each.peak:.3f}",
+            f"{each.dry_seconds:.1f}" if each.planned else "",
+            first,
+            f"{each.seconds:.0f}",
+            "" if each.overhead is None else f"{each.overhead:+.2%}",
+            "; ".join(each.failures()) or "met",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name in left_out:
+        lines += ["", f"Not run: {name}."]
+    lines += ["", "## Phases", "", "Seconds, and the peak in GB.", ""]
+    lines += [f"| run | {' | '.join(PHASES)} |", f"|---|{'---|' * len(PHASES)}"]
     for each in runs:
-        lines += ["", f"## {each.name}", "", "```"]
-        lines += [f"{second:6.1f} s  {line}" for second, line in each.lines[:12]]
+        seconds, peaks = each.inside["seconds"], each.inside["peaks"]
+        cells = [f"{seconds[name]:.1f}, {peaks[name]:.2f}" if name in seconds else "" for name in PHASES]
+        lines.append(f"| {each.name} | {' | '.join(cells)} |")
+    lines += ["", "## Calls", ""]
+    for each in (each for each in runs if each.inside["calls"]):
+        calls, inside = each.inside["calls"], each.inside["inside"]
+        told = ", ".join(f"{calls[name]} x {name} {inside[name]:.1f} s" for name in calls)
+        lines.append(f"- {each.name}: {told}; the loop {each.inside['loop']:.1f} s.")
+    for each in runs:
+        lines += ["", f"## {each.name}: what is said, by second", "", "```"]
+        lines += [f"{second:6.1f}  {_plain(line)}" for second, line in each.lines[:14]]
         lines += ["```"]
     return "\n".join(lines) + "\n"
+
+
+def _plain(line: str) -> str:
+    """A line without the paths of this machine."""
+    return " ".join(word.rpartition("/")[2] if word.count("/") > 1 else word for word in line.split(" "))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "real-size")
     parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--only", type=int, help="of the runs, from 0 on")
+    parser.add_argument("--only", type=int, nargs="+", help="of the runs, from 0 on")
     parser.add_argument("--pixels", type=int, default=128, help="of a side")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--keep", action="store_true", help="leave the checkpoints there")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    build(options.work)
-    chosen = list(commands(options.work, options.pixels, options.steps).items())
-    chosen = chosen if options.only is None else chosen[options.only : options.only + 1]
-    runs = []
-    for name, words in chosen:
+    build_all(options.work)
+    runs, left_out = [], []
+    for number, (name, words) in enumerate(commands(options.work, options.pixels, options.steps).items()):
+        if options.only is not None and number not in options.only:
+            left_out.append(name)
+            continue
         print(f"running: {name}", file=sys.stderr, flush=True)
-        runs.append(run(name, words, options.work / "run"))
-        made = runs[-1]
-        print(f"  weights {made.weights:.2f}, plan {made.estimate:.2f}, peak {made.peak:.2f} GB", flush=True)
-    options.page.write_text(page(runs, options.pixels, options.steps))
+        made = run(name, words, options.work / "run")
+        runs.append(made)
+        print(f"  peak {made.peak:.2f} GB; {'; '.join(made.failures()) or 'bars met'}", file=sys.stderr, flush=True)
+        options.page.write_text(page(runs, options.pixels, options.steps, left_out), encoding="utf-8")
     if not options.keep:
         shutil.rmtree(options.work)
-    return 0
+    return 1 if any(each.failures() for each in runs) else 0
 
 
 if __name__ == "__main__":

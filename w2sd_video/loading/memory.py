@@ -152,6 +152,10 @@ class Sides:
         more: numbers beside the networks of the strong side: LoRAs, a ControlNet.
         fits_map: a noise map is fitted before anything is made.
         at_once: the networks have their weights before the prompts are encoded, as LoRAs and ControlNets need them.
+        shared: numbers of networks that both sides have equal, beside motion modules; `one_text` likewise the text
+            encoders.
+        stored: bytes of a network's number, where they are not the dtype's (fp8).
+        codes: bytes for each number of the strong side's network that are kept beside it for the weak side.
     """
 
     strong: Sizes
@@ -162,6 +166,10 @@ class Sides:
     more: int = 0
     fits_map: bool = False
     at_once: bool = False
+    shared: int = 0
+    one_text: bool = False
+    stored: int | None = None
+    codes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -230,11 +238,18 @@ def _in_bytes(sides: Sides, item: int, dtype: str) -> _Bytes:
         if load is not None
     ]
     held = [side for side, _ in both if side.vae]
+    stored = sides.stored or item
+
+    def network(side: Sizes) -> int:
+        numbers = sum(side.networks.values())
+        return (numbers - sides.shared) * stored if side.packed is None else side.packed
+
+    texts = [side for side, _ in both if side.text]
     return _Bytes(
-        strong=(sum(strong.networks.values()) + sides.more) * item,
-        weak=0 if weak is None else sum(weak.networks.values()) * item,
-        shared=sides.motion * item,
-        text=tuple(tuple(size * item for size in side.text) for side, _ in both if side.text),
+        strong=network(strong) + sides.more * item,
+        weak=int(sum(strong.networks.values()) * sides.codes) if weak is None else network(weak),
+        shared=sides.motion * stored + sides.shared * stored,
+        text=tuple(tuple(size * item for size in side.text) for side in texts[: 1 if sides.one_text else 2]),
         vaes=tuple(side.vae * vae_item(side) for side in held[: 1 if sides.one_vae else 2]),
         largest=max(side.largest for side, _ in both) * item,
         largest_text=max(side.largest_text for side, _ in both) * item,

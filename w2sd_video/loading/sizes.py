@@ -7,12 +7,14 @@ scores), and are proportional to what `tests/loading/test_memory_plans.py` count
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from w2sd_video.loading.describe import TEXT_ENCODERS, Description
+from w2sd_video.loading.describe import TEXT_ENCODERS, Description, Weights
+from w2sd_video.loading.files import GGUF
 
 NETWORKS = ("unet", "transformer", "transformer_2")
 # Numbers alive at the peak of an evaluation, per row, latent position (or token) and channel of the first layer.
@@ -24,6 +26,7 @@ TRANSFORMER_VALUES = 17.5  # of others
 # Likewise of VAEs that decode (encoding takes less), per pixel and first channel: for pictures, and Wan's, which takes
 # frames in turn.
 VAE_VALUES, WAN_VAE_VALUES = 6.0, 53.3
+LOOKED_AT, SAMPLE = 16, 64  # tensors of a file, and bytes of each, by which two files are told apart
 CHUNK_PIXELS = 1024 * 1024  # decoded at once of a video: one frame at 1024 x 1024, all of a small one
 
 
@@ -38,6 +41,7 @@ class Sizes:
         vae: of the VAE.
         largest: of the largest tensor of the networks; `largest_text` of the text encoders.
         config, vae_config: of the network and the VAE, as far as `alive` and `decoded` read them.
+        packed: bytes of networks that stay as they are in their files (quantised ones); None for those of a dtype.
     """
 
     networks: Mapping[str, int]
@@ -48,6 +52,7 @@ class Sizes:
     largest_text: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
     vae_config: Mapping[str, Any] = field(default_factory=dict)
+    packed: int | None = None
 
     @property
     def cell(self) -> int:
@@ -197,4 +202,51 @@ def sizes_of(side: Description, family: str | None = None) -> Sizes | None:
         max((size for part in TEXT_ENCODERS for size in numel[part]), default=0),
         side.network or {},
         side.part("vae") or {},
+        packed=_packed(side, held),
     )
+
+
+def _packed(side: Description, held: Mapping[str, Weights | None]) -> int | None:
+    """The bytes of networks that are quantised in their files."""
+    sizes = []
+    for part in NETWORKS:
+        weights = held[part]
+        if weights is None:
+            continue
+        if weights.files[0].suffix == GGUF:
+            sizes.append(sum(file.stat().st_size for file in weights.files))
+        elif (side.part(part) or {}).get("quantization_config"):
+            sizes.append(weights.nbytes)
+    return sum(sizes) if sizes else None
+
+
+def held_twice(strong: Description, weak: Description) -> frozenset[str]:
+    """Returns the parts with weights that two sides have alike, as far as some bytes of their files tell: the same
+    tensors by name and shape, and the same bytes in the middle of the largest of them.
+    """
+    parts = (*NETWORKS, *TEXT_ENCODERS, "vae")
+    return frozenset(part for part in parts if _alike(strong.weights(part), weak.weights(part)))
+
+
+def _alike(one: Weights | None, other: Weights | None) -> bool:
+    if one is None or other is None or one.prefix or other.prefix or len(one.files) != len(other.files):
+        return False
+    for ours, theirs in zip(one.files, other.files, strict=True):
+        if ours.samefile(theirs):
+            continue
+        if ours.stat().st_size != theirs.stat().st_size:
+            return False
+        with ours.open("rb") as first, theirs.open("rb") as second:
+            places = [int.from_bytes(file.read(8), "little") + 8 for file in (first, second)]
+            heads = [json.loads(file.read(place - 8)) for file, place in zip((first, second), places, strict=True)]
+            if heads[0] != heads[1] or places[0] != places[1]:
+                return False
+            offsets = [about["data_offsets"] for name, about in heads[0].items() if name != "__metadata__"]
+            for begin, end in sorted(offsets, key=lambda each: each[0] - each[1])[:LOOKED_AT]:
+                found = []
+                for file in (first, second):
+                    file.seek(places[0] + (begin + end) // 2 - min(SAMPLE, end - begin) // 2)
+                    found.append(file.read(min(SAMPLE, end - begin)))
+                if found[0] != found[1]:
+                    return False
+    return True
