@@ -9,20 +9,25 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.measuring import LiveBytes
 from diffusers import DiffusionPipeline, FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from tests.support import layouts, tiny, tiny_families
 from tests.support.disk_pairs import sdxl, write_checkpoints
+from w2sd_video.loading import parts
 from w2sd_video.loading.animatediff import tensors_of
 from w2sd_video.loading.describe import Description, describe
 from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.loading.pairs import load_pair
 from w2sd_video.loading.parts import Source
 from w2sd_video.loading.pipelines import load_pipeline
+from w2sd_video.loading.placement import kept_in_fp8, read_to
 from w2sd_video.loading.sharing import unique_bytes
-from w2sd_video.loading.streaming import read_tensors
+from w2sd_video.loading.streaming import fill, read_tensors, without_weights
 from w2sd_video.runs.progress import TerminalProgress
+
+BF16 = torch.bfloat16
 
 
 def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -103,8 +108,8 @@ def test_prompts_are_encoded_while_the_networks_wait_for_their_weights(tmp_path:
     assert [pipe.encode_prompt("x", device="cpu")[0].isfinite().all() for pipe in pipes.values()]
     assert len(waiting) == 2
     before = sum(read)
-    for fill in waiting:
-        fill()
+    for read_one in waiting:
+        read_one()
     assert sum(read) - before == sum(tensor.nbytes for net in networks for tensor in net.parameters())
     for seed, network in zip((1, 2), networks, strict=True):
         wanted = tiny.sdxl(seed).unet.state_dict()
@@ -118,14 +123,74 @@ def test_a_pair_of_videos_waits_for_its_weights_with_its_motion_modules(tmp_path
     given = (files["strong.safetensors"], files["weak"], files["motion"])
     pair, waiting = describe_pair(*given, config=files["weak"]), []  # type: ignore[var-annotated]
     pipes = load_pair(pair, dtype=torch.float32, waiting=waiting)
-    for fill in waiting:
-        fill()
+    for read_one in waiting:
+        read_one()
     plain = load_pair(pair, dtype=torch.float32)
     for role, pipe in pipes.items():
         wanted = tensors_of(plain[role].unet)
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in tensors_of(pipe.unet).items())
     networks = [[pipe.unet for pipe in each.values()] for each in (pipes, plain)]
     assert unique_bytes(*networks[0]) == unique_bytes(*networks[1])
+
+
+def test_networks_are_read_into_fp8_as_they_are_cast_to_it_later(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        tiny.sdxl(seed).save_pretrained(tmp_path / str(seed))
+    pair = PairDescription(*(Description(str(tmp_path / name), "folder", tmp_path / name) for name in "12"), None)
+    waiting: list[Callable[[], None]] = []
+    networks = [[pipe.unet for pipe in load_pair(pair, dtype=BF16, video=False, waiting=waiting).values()]]
+    networks.append([pipe.unet for pipe in load_pair(pair, dtype=BF16, video=False).values()])
+    for both in networks:
+        kept_in_fp8(both)
+    for read in waiting:
+        read()
+    found, wanted = ([tensors_of(network) for network in both] for both in networks)
+    assert {tensor.dtype for tensor in found[0].values()} == {BF16, torch.float8_e4m3fn}
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert [name for name in theirs if ours[name].dtype != theirs[name].dtype] == []
+        assert [name for name in theirs if not torch.equal(ours[name].float(), theirs[name].float())] == []
+
+
+def test_what_a_device_takes_is_never_on_the_host_but_for_one_tensor(tmp_path: Path) -> None:
+    network = tiny.sdxl_unet()
+    save = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    largest = max(tensor.nbytes for tensor in save.values())
+    save_file(save, tmp_path / "unet.safetensors")
+    empty = without_weights(UNet2DConditionModel, network.config, BF16)
+    tensors = read_tensors([tmp_path / "unet.safetensors"], reused=True)
+    with LiveBytes("cpu") as live:  # "meta" stands in for the device
+        fill(empty, tensors, BF16, device="meta")
+    assert largest <= live.peak < 1.1 * largest
+    assert {tensor.dtype for tensor in empty.parameters()} == {BF16}
+    with LiveBytes("cpu") as live:
+        plain = {name: tensor.clone() for name, tensor in save.items()}
+    assert live.peak >= sum(tensor.nbytes for tensor in plain.values()), "the count sees what is on the host"
+
+
+@pytest.mark.parametrize(
+    ("memory", "networks", "others"),
+    [("resident", ["meta", "meta"], ["meta"]), ("weak-offload", ["cpu", "meta"], ["cpu"]), ("group", ["cpu"], ["cpu"])],
+)
+def test_a_memory_plan_says_where_tensors_are_read_to(
+    memory: str, networks: list[str], others: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        tiny.sdxl(seed).save_pretrained(tmp_path / str(seed))
+    pair = PairDescription(*(Description(str(tmp_path / name), "folder", tmp_path / name) for name in "12"), None)
+    seen: list[tuple[str, str]] = []
+
+    def filled(module: Any, tensors: Any, dtype: Any, *, device: str, **settings: Any) -> None:
+        seen.append((type(module).__name__, device))
+        fill(module, tensors, dtype, **settings)
+
+    monkeypatch.setattr(parts, "fill", filled)
+    waiting: list[Callable[[], None]] = []
+    load_pair(pair, dtype=BF16, video=False, waiting=waiting, places=read_to("meta", memory))
+    for read in waiting:
+        read()
+    assert sorted({device for name, device in seen if not name.startswith("UNet")}) == others
+    assert sorted(device for name, device in seen if name.startswith("UNet"))[-len(networks) :] == networks
+    assert len(seen) == 8
 
 
 def test_loading_says_how_far_it_is_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

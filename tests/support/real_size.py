@@ -144,8 +144,8 @@ def commands(work: Path, pixels: int, steps: int) -> dict[str, list[str]]:
             *("--guidance", "2", "--weak-guidance", "1"),
         ],
         "SDXL pictures, a LoRA with both text encoders": [
-            *("image", *small, "--strong", base, "--lora", f"{work / 'lora.safetensors'}=0.8"),
-            *("--weak-lora", f"{work / 'lora.safetensors'}=0", "--guidance", "2"),
+            *("image", *small, "--strong", base, "--guidance", "2"),
+            *("--lora", f"style={work / 'lora.safetensors'}:0.8"),
         ],
         "Flux of true width, 6 blocks, a file over SDXL": [
             *("bridge", *small, *flux, "--weak", base, "--noise-map", "paired", "--reflections", "2"),

@@ -325,7 +325,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
         run.amend(batch=plan.batch)
     assert plan.files is not None
     # What is added to a network needs its weights.
-    steered = plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter") or plan.fp8
+    steered = plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter")
     waiting: list[Callable[[], None]] | None = None if steered else []
     pipes = load_pair(
         plan.files,

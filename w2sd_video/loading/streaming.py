@@ -109,13 +109,15 @@ def fill(
     """Gives a network copies of its tensors, by name, on a device; one that `other` has equal, under that name, is that
     very one.
 
-    Numbers are cast to `dtype`, but for the parts that the class keeps in float32.
+    Numbers are cast to `dtype`, but for the parts that the class keeps in float32 and those that the network has in 8
+    bits.
 
     Raises:
         KeyError: a tensor that the network has no place for.
         UserError: one of another shape.
     """
-    wide = _wide(module, dtype)
+    wide, device = _wide(module, dtype), torch.device(device)
+    spare = torch.empty(0, dtype=torch.uint8, device=device)
     slots = dict(_slots(module))
     ours = {} if other is None else dict(_slots(other))
     for name, tensor in tensors:
@@ -129,11 +131,17 @@ def fill(
         kind = tensor.dtype
         if kind.is_floating_point:
             kind = torch.float32 if wide & set(name.split(".")) else dtype
-        made = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
+            if holder[leaf].is_floating_point() and holder[leaf].itemsize == 1:
+                tensor, kind = tensor.to(kind), holder[leaf].dtype
         held = None if name not in ours else ours[name][0][ours[name][1]]
-        if held is not None and _equal(held, made):
-            holder[leaf] = held
-        elif isinstance(holder[leaf], nn.Parameter):
+        if held is not None and (held.shape, held.dtype, held.device.type) == (tensor.shape, kind, device.type):
+            if spare.numel() < held.nbytes:  # one place for all that is compared: many, made and dropped, leave holes
+                spare = torch.empty(held.nbytes, dtype=torch.uint8, device=device)
+            if _equal(held, spare[: held.nbytes].view(kind).view(held.shape).copy_(tensor)):
+                holder[leaf] = held
+                continue
+        made = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
+        if isinstance(holder[leaf], nn.Parameter):
             holder[leaf] = nn.Parameter(made, requires_grad=holder[leaf].requires_grad)
         else:
             holder[leaf] = made
@@ -150,8 +158,9 @@ def _wide(module: Any, dtype: torch.dtype) -> set[str]:
 
 
 def _equal(held: Tensor, tensor: Tensor) -> bool:
-    alike = (held.shape, held.dtype, held.device) == (tensor.shape, tensor.dtype, tensor.device)
-    return alike and torch.equal(held, tensor)
+    if held.itemsize == 1:  # torch compares no float8 numbers everywhere
+        held, tensor = held.view(torch.uint8), tensor.view(torch.uint8)
+    return torch.equal(held, tensor)
 
 
 def _slots(module: nn.Module) -> Iterator[tuple[str, tuple[dict[str, Any], str]]]:

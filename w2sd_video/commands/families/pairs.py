@@ -9,6 +9,7 @@ from typing import Any
 
 from w2sd_video.commands import checks
 from w2sd_video.commands.families.base import Loading, Maker
+from w2sd_video.commands.families.pair_memory import memory_of, rows_of
 from w2sd_video.commands.lora_flags import LoraPlan, plan_loras
 from w2sd_video.commands.method_settings import (
     GAPPED,
@@ -32,12 +33,11 @@ from w2sd_video.commands.rewards import plan_reward
 from w2sd_video.commands.starts import plan_start, rate_of_start, size_of_start, start_arguments
 from w2sd_video.errors import UserError
 from w2sd_video.loading.attachments import check_controlnet, check_ip_adapter
-from w2sd_video.loading.describe import Description, Weights, check_frames, describe, describe_motion_adapter
-from w2sd_video.loading.files import FAMILIES, class_on_hub, found_lora, weight_files
-from w2sd_video.loading.memory import Load, Machine, Sides
+from w2sd_video.loading.describe import Description, check_frames, describe, describe_motion_adapter
+from w2sd_video.loading.files import FAMILIES, class_on_hub
+from w2sd_video.loading.memory import Machine, Sides
 from w2sd_video.loading.pair_description import PairDescription, describe_pair
 from w2sd_video.loading.pipeline_families import PipelineFamily, family_called, family_of_class
-from w2sd_video.loading.sizes import MOTION, sizes_of
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
 from w2sd_video.runs.file_names import video_stems
@@ -286,20 +286,16 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
 def pair_costs(plan: Plan) -> dict[str, Cost]:
     """Returns what one video or picture costs by each method."""
     sides = SideRows(
-        strong=_rows(plan, plan.sampling_guidance("strong")),
-        weak=_rows(plan, plan.sampling_guidance("weak")),
-        strong_inside=_rows(plan, plan.strong_guidance),
-        weak_inside=_rows(plan, plan.weak_guidance),
+        strong=rows_of(plan, plan.sampling_guidance("strong")),
+        weak=rows_of(plan, plan.sampling_guidance("weak")),
+        strong_inside=rows_of(plan, plan.strong_guidance),
+        weak_inside=rows_of(plan, plan.weak_guidance),
         # Both sides of a gap that is in guidance alone come from the two rows of one call.
         together=plan.only_guidance_differs and not plan.embedded and plan.pair.weak.checkpoint is None,
-        strong_visit=_rows(plan, plan.sampling_guidance("strong"), plan.strong_guidance),
-        weak_visit=_rows(plan, plan.sampling_guidance("weak"), plan.weak_guidance),
+        strong_visit=rows_of(plan, plan.sampling_guidance("strong"), plan.strong_guidance),
+        weak_visit=rows_of(plan, plan.sampling_guidance("weak"), plan.weak_guidance),
     )
     return plan.costs(sides)
-
-
-def _rows(plan: Plan, *guidances: float) -> int:
-    return 1 if plan.embedded or set(guidances) in ({0}, {1}) else 2
 
 
 def _guidances(request: Request, described: Described) -> tuple[float, float, float]:
@@ -434,49 +430,3 @@ def _check_attached(done: Plan, files: Description) -> None:
         check_controlnet(done.part("controlnet"), name, network, allow_pickle=done.allow_pickle)
     if done.part("ip_adapter") is not None:
         check_ip_adapter(done.part("ip_adapter"), name, network)
-
-
-def memory_of(plan: Plan) -> Sides | None:
-    """Returns the sizes of both sides and what each has to do; None where a hub id is not among the known ones."""
-    pair = plan.files
-    assert pair is not None
-    preset = None if plan.preset is None else PRESETS.get(plan.preset)
-    named = preset is not None and plan.pair.name == plan.preset
-    family = preset.family.removeprefix("AnimateDiff ") if preset is not None and (named or pair.put_together) else None
-    strong = sizes_of(pair.strong, family)
-    same = pair.weak is None or pair.weak.given == pair.strong.given
-    weak = None if same or pair.weak is None else sizes_of(pair.weak, family)
-    if strong is None or (weak is None and not same):
-        return None
-    adapter = None if pair.motion_adapter is None else pair.motion_adapter.weights("motion_adapter")
-    motion = max(strong.motion, 0 if weak is None else weak.motion)
-    if adapter is not None:
-        motion = adapter.numel
-    elif plan.part("motion_adapter") is not None:
-        motion = MOTION["SDXL" if family is None else family]
-    whole = strong if strong.vae or weak is None else weak
-    strong = replace(strong, vae=whole.vae, vae_config=whole.vae_config, config=strong.config or whole.config)
-    rows = {
-        role: max(_rows(plan, plan.sampling_guidance(role)), _rows(plan, plan.side(role).guidance or 1.0))
-        for role in ("strong", "weak")
-    }
-    if weak is None:  # both sides may be rows of one call
-        joint = plan.reflection.mode == "fused" and plan.loras_of("strong") != plan.loras_of("weak")
-        rows["strong"] = sum(rows.values()) if joint else max(rows.values())
-    size = (plan.height, plan.width, plan.num_frames)
-    loads = (Load(rows["strong"], *size), None if weak is None else Load(rows["weak"], *size))
-    one_vae = weak is None or not weak.vae or pair.put_together
-    steered = bool(plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter"))
-    return Sides(strong, weak, loads, one_vae=one_vae, motion=motion, more=_more(plan), at_once=steered)
-
-
-def _more(plan: Plan) -> int:
-    """The numbers of LoRAs and a ControlNet that are files here."""
-    count = 0
-    for name, source in plan.lora_sources.items():
-        path = found_lora(name, source)
-        count += 0 if path is None else Weights((path,)).numel
-    net = Path(str(plan.part("controlnet") or "")).expanduser()
-    if plan.part("controlnet") and net.is_dir():
-        count += Weights(tuple(weight_files(net))).numel
-    return count
