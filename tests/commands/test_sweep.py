@@ -57,9 +57,15 @@ def means(report: dict[str, Any], method: str) -> list[float]:
 
 
 def test_a_sweep_has_a_run_for_each_value_and_one_for_what_the_setting_does_not_change(
-    disk: Path, tmp_path: Path
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loads: list[Any] = []
+    load = making.load_pair
+    monkeypatch.setattr(making, "load_pair", lambda *args, **told: loads.append(args) or load(*args, **told))
     report = run(disk, tmp_path / "out", ["--setting", "weak-guidance", "--values=-10,0,3"])
+    assert len(loads) == 1, "all runs have one pair in memory"
+    alone = run(disk, tmp_path / "alone", ["--setting", "weak-guidance", "--values=0"])
+    assert means(alone, "w2sd") == means(report, "w2sd")[1:2]
     assert [row["value"] for row in report["methods"]["w2sd"]] == [-10, 0, 3]
     assert [row["value"] for row in report["methods"]["strong"]] == [None]
     for method, rows in report["methods"].items():
@@ -79,6 +85,16 @@ def test_a_sweep_has_a_run_for_each_value_and_one_for_what_the_setting_does_not_
     page = (tmp_path / "out" / "index.html").read_text()
     assert "curve.png" in page and "weak-guidance%20-10/index.html" in page
     assert Image.open(tmp_path / "out" / "curve.png").size[0] > 300
+
+
+def test_plans_that_need_other_models_are_told_apart_from_those_that_call_them_otherwise() -> None:
+    one = planned(image_request())
+    other = planned(
+        image_request(strength=2.0, steps=9, guidance=3.0, weak_guidance=0.5, seed=4, prompts=("a red ring",))
+    )
+    assert one != other and one.as_loaded() == other.as_loaded()
+    for change in ({"negative_prompt": "blue"}, {"dtype": "bfloat16"}, {"weak_skip_layers": ("3",)}):
+        assert planned(image_request(**change)).as_loaded() != one.as_loaded(), change
 
 
 @pytest.mark.slow  # runs that are killed go on in tests/runs; the next test reuses values

@@ -154,7 +154,8 @@ OPTIONS: tuple[Option, ...] = (
     *_rows(
         GAPS,
         ("weak_skip_layers", words, "blocks that the weak side's network leaves out: 3,7 of its main stack, or names "
-         "such as mid_block.attentions.0.transformer_blocks.0", {"metavar": "LIST"}),
+         "such as mid_block.attentions.0.transformer_blocks.0; with :pag or :seg behind one, its self-attention alone, "
+         "perturbed or smoothed", {"metavar": "LIST"}),
         ("weak_levels", read_timesteps, "the noise levels that the weak side was trained at, if few: turbo, dmd, lcm, "
          "lightning-4, hyper-8; of a flow with its shift, lightning-4:5; or timesteps, 999,749,499,249; or own, of "
          "another noise schedule (default: all)", {"metavar": "LEVELS"}),

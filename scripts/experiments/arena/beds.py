@@ -79,7 +79,7 @@ BEDS: Mapping[str, Bed] = {
     ),
     "still": Bed(
         "Videos whose strong side moves less",
-        ("--videos", "--reward", f"{HERE}/arena/rewards.py:colour_and_shape", "--budgets", "25", "--tuned", "20",
+        ("--videos", "--reward", f"{HERE}/arena/rewards.py:colour_and_shape", "--budgets", "25", "--tuned", "12",
          "--count", "72", "--entrants", f"auto-guidance,{FORMS}"),
         ("--strong", "{pair}", "--weak", str(WEIGHTS / "weak"), "--motion-adapter", str(WEIGHTS / "motion_adapter"),
          "--batch", "24", "--steps", "20", "--lambda", "10", *_TOY, "--prompts", "{prompts}"),
