@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-image demo-bridge demo-digits demo-vbench theory diagnose test test-slow pipelines real-size bench \
-    wheel score score-methods score-bridge score-digits score-gaps score-faster score-dataset-gap format clean
+    wheel score score-methods score-bridge score-digits score-gaps score-faster score-arena score-dataset-gap format clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/generate_video.py --output outputs/demo
@@ -85,6 +85,10 @@ score-gaps: .venv/ready
 
 score-faster: .venv/ready
 	$(BIN)/python scripts/score_faster.py
+
+score-arena: .venv/ready
+	$(BIN)/python scripts/train_still.py
+	$(BIN)/python scripts/score_arena.py
 
 score-dataset-gap: .venv/ready
 	$(BIN)/python scripts/score_dataset_gap.py

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.arena.beds import BEDS
 from experiments.engine import markdown
 from w2sd_video.commands.arena.results import HEAD, LOOKS, cells
-from w2sd_video.report.figures import style, subplots
+from w2sd_video.report.figures import GREY, style, subplots
 
 Found = Mapping[str, Any]
 SHOWN = ("pictures", "videos", "digits", "still")
@@ -39,8 +39,8 @@ def _lines(found: Found) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
 
 @style()
 def draw(beds: Mapping[str, Found]) -> Any:
-    """The scores of each bed with their intervals, hollow where a method is guided by the prompt; the motion of videos
-    whose strong side moves less beside theirs."""
+    """The scores of each bed with their intervals, hollow where a method is guided by the prompt, a cross for its
+    zero-gap; beside them the motion of videos whose strong side moves less."""
     panels = [(name, "score") for name in SHOWN if name in beds] + [("still", "motion")] * ("still" in beds)
     columns = min(3, len(panels))
     figure, axes = subplots(-(-len(panels) // columns), columns, size=(4.4, 4.4))
@@ -52,6 +52,8 @@ def draw(beds: Mapping[str, Found]) -> Any:
             value, low, high = (row[what][end] for end in ("value", "low", "high"))
             error = None if None in (low, high) else [[value - low], [high - value]]
             face = colour if row["unguided"] else "white"
+            if what == "score" and row["zero_gap"] is not None:
+                panel.plot(row["zero_gap"]["value"], number, color=GREY, marker="x", linestyle="none")
             panel.errorbar(
                 value, number, xerr=error, color=colour, marker=marker, markerfacecolor=face, linewidth=1, capsize=2
             )
