@@ -224,6 +224,8 @@ def measure(machine: Machine, only: str | None, *, compiled: bool) -> Iterator[R
         ("bridge", "Flux.1-dev over SDXL", partial(bridge.time_shares, size, machine.device, machine.dtype)),
         *(("memory", case.name, partial(measure_memory, case, machine)) for case in found),
     ]
+    if machine.gpu:
+        parts.append(("memory", "Flux.1-dev over SDXL", partial(bridge.peaks, size, machine.dtype)))
     for part, name, rows in parts:
         if only not in (None, part):
             continue
@@ -271,6 +273,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = replace(machine, until=begin + 60 * options.minutes)
     compiled = not options.quick and (gpu or _compiler())
     with torch.no_grad():
-        rows = list(measure(machine, options.only, compiled=compiled))
+        rows: list[Row] = []
+        try:
+            for row in measure(machine, options.only, compiled=compiled):
+                rows.append(row)
+        except KeyboardInterrupt:  # what there is is reported
+            rows.append(Row("failed", "stopped", 0, passed=False))
     rows.append(Row("all", "minutes", (time.perf_counter() - begin) / 60))
     return report(rows, options.output, {"device": name, "quick": options.quick})

@@ -90,7 +90,8 @@ def random_network(make: Callable[[], Any], machine: Machine) -> Any:
     """A network with random weights on the device, small enough at its end that a few steps stay finite."""
     with torch.device("meta"):
         network = make()
-    network = network.to(machine.dtype).to_empty(device=machine.device).eval().requires_grad_(False)
+    network = nn.Module.to(network, machine.dtype)  # diffusers' own warns of parts that checkpoints keep in float32
+    network = network.to_empty(device=machine.device).eval().requires_grad_(False)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if not tensor.is_floating_point():
             tensor.zero_()
