@@ -1,8 +1,8 @@
 """Run `w2sd arena` on the bundled beds and make its page: python scripts/score_arena.py [--beds pictures,videos]
 
-Beds: pictures (a gap of guidance), videos (two networks), still (a strong side that moves less; its weights are made by
-scripts/train_still.py) and digits (experts). Prints a table for each bed and draws all into OUTPUT/arena.png. Resumable
-at any moment; about three hours on one CPU core.
+Beds: pictures (a gap of guidance), lora (one of LoRA scales), videos (two networks), still (a strong side that moves
+less; its weights are made by scripts/train_still.py) and digits (experts). Prints a table for each bed and draws all
+into OUTPUT/arena.png. Resumable at any moment; about three hours on one CPU core.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2sd_video.demo import WEIGHTS
+from w2sd_video.demo import LORA_WEIGHTS, WEIGHTS
 from w2sd_video.demo.captions import CAPTIONS, MOTIONS
 from w2sd_video.demo.pictures import PICTURE_CAPTIONS
 from w2sd_video.errors import UserError
@@ -65,13 +65,21 @@ def still_pair(weights: Path, output: Path) -> Path:
 _TOY = ("--guidance", "1", "--height", "32", "--width", "32", "--num-frames", "8", "--fps", "8", "--dtype", "float32")
 BEDS: Mapping[str, Bed] = {
     "pictures": Bed(
-        "Pictures: a gap of guidance (1.5 over 0), at the rows of the stock call",
+        "Pictures: a gap of guidance (1 over 0)",
         ("--budgets", "56", "--tuned", "24", "--count", "96", "--entrants", f"{PROMPTED},{UNPROMPTED},{FORMS}"),
         ("--batch", "24", "--prompts", "{prompts}"),
         PICTURE_CAPTIONS,
     ),
+    "lora": Bed(
+        "Pictures: a gap of LoRA scales (0.8 over -1.5)",
+        ("--budgets", "28", "--tuned", "24", "--count", "96", "--entrants",
+         f"auto-guidance,limited auto-guidance,Re-Sampling,{FORMS}"),
+        ("--batch", "24", "--guidance", "1", "--weak-guidance", "1", "--lora", f"demo={LORA_WEIGHTS}:0.8",
+         "--weak-lora", "demo:-1.5", "--prompts", "{prompts}"),
+        PICTURE_CAPTIONS,
+    ),
     "videos": Bed(
-        "Videos: two networks, at 1.25 times the rows of the stock call",
+        "Videos: two networks",
         ("--videos", "--budgets", "25", "--tuned", "20", "--count", "72", "--entrants",
          f"{PROMPTED},{UNPROMPTED},{FORMS}"),
         ("--batch", "24", "--prompts", "{prompts}"),
@@ -87,7 +95,7 @@ BEDS: Mapping[str, Bed] = {
         still_pair,
     ),
     "digits": Bed(
-        "Digits: a gap of experts in a DiT-MoE, at the rows of unguided sampling",
+        "Digits: a gap of experts in a DiT-MoE",
         ("--family", "moe", "--reward", f"{HERE}/digits/reward.py:right", "--budgets", "50", "--tuned", "20",
          "--count", "100", "--entrants",
          f"CFG,limited CFG,CFG-Zero*,APG,auto-guidance,Z-Sampling,{FORMS}"),

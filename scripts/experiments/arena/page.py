@@ -11,7 +11,7 @@ from w2sd_video.commands.arena.results import HEAD, LOOKS, cells
 from w2sd_video.report.figures import GREY, style, subplots
 
 Found = Mapping[str, Any]
-SHOWN = ("pictures", "videos", "digits", "still")
+SHOWN = ("pictures", "videos", "digits", "lora", "still")
 
 
 def tables(beds: Mapping[str, Found]) -> str:
@@ -58,7 +58,7 @@ def draw(beds: Mapping[str, Found]) -> Any:
                 value, number, xerr=error, color=colour, marker=marker, markerfacecolor=face, linewidth=1, capsize=2
             )
         panel.set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=7)
-        panel.set_title(BEDS[name].title.replace(", at", ",\nat"), fontsize=8)
+        panel.set_title(BEDS[name].title, fontsize=8)
         panel.set_xlabel("motion, root mean square" if what == "motion" else f"right, at {rows[0]['budget']} rows")
     for panel in places[len(panels) :]:
         panel.remove()
