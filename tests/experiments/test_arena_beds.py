@@ -20,7 +20,8 @@ from w2sd_video.errors import UserError
 
 @pytest.mark.parametrize("name", BEDS)
 def test_a_bed_is_one_that_the_arena_takes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = BEDS[name].words(name, tmp_path, WEIGHTS)  # the strong side itself in place of the trained one
+    (tmp_path / "still-pair").symlink_to(WEIGHTS)  # in place of the trained one
+    words = BEDS[name].words(name, tmp_path, tmp_path)
     place = words.index("--entrants") + 1
     entrants = words[place].split(",")
     assert set(entrants) <= set(NAMES)

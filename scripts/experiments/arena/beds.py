@@ -10,7 +10,6 @@ from pathlib import Path
 from w2sd_video.demo import LORA_WEIGHTS, WEIGHTS
 from w2sd_video.demo.captions import CAPTIONS, MOTIONS
 from w2sd_video.demo.pictures import PICTURE_CAPTIONS
-from w2sd_video.errors import UserError
 
 HERE = Path("scripts/experiments")  # the repository's root is where programs run
 PROMPTED = "CFG,limited CFG,CFG-Zero*,APG,TCFG,Z-Sampling,cached zigzag"
@@ -51,14 +50,16 @@ class Bed:
 
 
 def still_pair(weights: Path, output: Path) -> Path:
-    """The bundled video pair with the strong UNet of `scripts/train_still.py`, as a folder for --strong."""
-    if not (weights / "unet").is_dir():
-        raise UserError(f"{weights / 'unet'} does not exist; make it with scripts/train_still.py, or give --weights")
+    """The bundled video pair with the strong network of `scripts/train_still.py`, as a folder for --strong."""
     folder = output / "still-pair"
     if not folder.is_dir():
-        shutil.copytree(WEIGHTS, folder)
-        for file in (weights / "unet").iterdir():
-            shutil.copy(file, folder / "unet" / file.name)
+        from experiments.demo.still import sides
+
+        network = sides(weights)["strong"].unet
+        part = folder.with_suffix(".part")
+        shutil.copytree(WEIGHTS, part, dirs_exist_ok=True)
+        network.half().save_pretrained(part / "unet")
+        part.rename(folder)
     return folder
 
 
