@@ -21,6 +21,9 @@ def main(words: list[str] | None = None) -> int:
         output="outputs/still-scores",
         weights="a folder made by train_still.py (default: outputs/still-weights)",
     )
+    parser.add_argument(
+        "--parts", action="store_true", help="also score parts of the reflections' moves: what takes the motion"
+    )
     return program(parser, words, run)
 
 

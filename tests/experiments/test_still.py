@@ -37,3 +37,16 @@ def test_motion_counts_where_it_is_asked_for_and_quality_knows_nothing_of_it() -
     assert found.moving(wanted).tolist() == [False, True], "another direction is motion; the last was to stand still"
     lines = still.table({"strong": found, "W2SD": still.Reading(wanted, 40)}, wanted).splitlines()
     assert lines[3].startswith("| W2SD | 40 | 1.000 [") and "| +0.333 [" in lines[3] and "| +0.500 [" in lines[3]
+
+
+def test_parts_of_a_move_are_its_mean_over_frames_and_the_rest() -> None:
+    move = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    mean = move.mean(2, keepdim=True)
+    made = {name: part(mean, move - mean) for name, part in still.PARTS.items()}
+    assert torch.allclose(made["all of it"], move) and all(each.shape == move.shape for each in made.values())
+    alike = made["noise of the mean's size, alike in all frames"]
+    assert torch.equal(alike, alike[:, :, :1].expand_as(alike))
+    assert torch.allclose(alike[:, :, 0].flatten(1).norm(dim=1), mean.flatten(1).norm(dim=1))
+    assert torch.allclose(
+        made["the mean, with the differences turned round"] + move, 2 * mean.expand_as(move), atol=1e-6
+    )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from experiments.demo.lora import load_pipeline
+from experiments.demo.time_gap import told_noisier
 from experiments.engine import (
     Curve,
     Progress,
@@ -42,13 +43,14 @@ HALVED = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 
 @dataclass(frozen=True)
 class Setting:
-    """What one side is: its guidance, the scale of the LoRA (0 is no LoRA), whether it is told the raw prompt, and the
-    blocks that its network leaves out."""
+    """What one side is: its guidance, the scale of the LoRA (0 is no LoRA), whether it is told the raw prompt, the
+    blocks that its network leaves out, and by how many timesteps the level that it is told is too noisy."""
 
     guidance: float = 1.0
     lora: float = 0.0
     raw: bool = False
     skip: tuple[str, ...] = ()
+    noisier: int = dataclasses.field(default=0, repr=False)
 
     def spec(self, caption: str, against: Setting) -> ModelSpec:
         """The setting as what differs from `against` for a picture of `caption`."""
@@ -65,10 +67,10 @@ class Setting:
 
 
 def _said(value: Any) -> Any:
-    """A side as its settings, of which the blocks left out are said only where there are some."""
+    """A side as its settings, of which those that came later are said only where there are some."""
     if not isinstance(value, Setting):
         return value
-    return dataclasses.astuple(value)[: None if value.skip else -1]
+    return dataclasses.astuple(value)[: None if value.noisier else -1 if value.skip else -2]
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,9 @@ def generate(pipe: Any, method: Sampling, captions: Sequence[str], seeds: Sequen
             options = {**ending, "callback_on_step_end_tensor_inputs": list(HALVED)}
     else:
         reflector = method.reflector.spec(caption, sampled)
-        weak = "zero-gap" if method.weak == method.reflector else method.weak.spec(caption, method.reflector)
+        weak: Any = "zero-gap" if method.weak == method.reflector else method.weak.spec(caption, method.reflector)
+        if method.weak.noisier:
+            weak = told_noisier(pipe.unet, method.weak.noisier), weak
         if method.mode == AUTOGUIDED:
             window = (0.0, (method.guided_steps or method.steps) / method.steps)
             config = ReflectionConfig(strength=method.strength, window=window)

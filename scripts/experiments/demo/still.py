@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
@@ -31,6 +32,7 @@ from experiments.engine import (
 )
 from experiments.training import Phase, train
 from vbench_eval.statistics import percentile_interval
+from w2sd_video.core import mean_over_frames
 from w2sd_video.demo import WEIGHTS, oracle
 from w2sd_video.demo.captions import CAPTIONS, MOTIONS, parse_caption
 from w2sd_video.errors import UserError
@@ -109,6 +111,60 @@ METHODS: Mapping[str, videos.Method] = {
 }
 
 
+def _shuffled(mean: Tensor) -> Tensor:
+    return mean.roll(1, 0)
+
+
+def _as_noise(mean: Tensor) -> Tensor:
+    """Noise of each mean's size, seeded by the mean itself."""
+    seed = int(mean.abs().sum().item() * 1e6) % 2**31
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
+    ratio = mean.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+    return noise * ratio[:, None, None, None, None]
+
+
+PARTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "none: the strong side alone": lambda mean, rest: 0 * rest,
+    "all of it": lambda mean, rest: mean + rest,
+    "the mean over frames (motion strength 0)": lambda mean, rest: mean.expand_as(rest),
+    "the differences between frames": lambda mean, rest: rest,
+    "the mean of another video's": lambda mean, rest: _shuffled(mean).expand_as(rest),
+    "noise of the mean's size, alike in all frames": lambda mean, rest: _as_noise(mean).expand_as(rest),
+    "the mean, turned round": lambda mean, rest: -mean.expand_as(rest),
+    "the mean, with the differences turned round": lambda mean, rest: mean - rest,
+}
+"""What a reflection's move is replaced by, from its mean over frames [B, C, 1, h, w] and the rest [B, C, F, h, w]."""
+
+
+def parts_table(pair: Mapping[str, Any], strong: Reading) -> str:
+    """Of the videos in which the strong side moves as asked to: which of them still move, by what each reflection of
+    fused mode at strength 2 moves by."""
+    prompts, wanted = _asked(len(strong.read))
+    moving = ((wanted[:, 2] != STANDING) & (strong.read[:, 2] != STANDING)).nonzero().flatten().tolist()
+    rows = []
+    for name, part in PARTS.items():
+
+        def moved(x: Tensor, tilde: Tensor, *rest: Any, part: Callable[[Tensor, Tensor], Tensor] = part) -> Tensor:
+            mean = mean_over_frames(tilde - x)
+            return x + part(mean, tilde - x - mean)
+
+        with patch("w2sd_video.core.algorithms.bounded", moved):
+            seeds = [videos.FIRST_SEED + i for i in moving]
+            frames, _ = videos.generate(pair, videos.fused(strength=2.0), [prompts[i] for i in moving], seeds)
+        found = Reading(oracle.read(frames), 40)
+        shares = (
+            measure(found, wanted[moving]).double().mean().item() for measure in (Reading.moving, Reading.quality)
+        )
+        rows.append([name, *(f"{share:.3f}" for share in shares)])
+    return markdown(["each reflection moves by", f"moving, of {len(moving)}", "colour and shape"], rows)
+
+
+def _asked(count: int) -> tuple[list[str], Tensor]:
+    """The captions of `count` videos, evenly mixed (7 and 120 share no factor), and their attributes [N, 3]."""
+    prompts = [CAPTIONS[(7 * i) % len(CAPTIONS)] for i in range(count)]
+    return prompts, torch.tensor([parse_caption(prompt) for prompt in prompts])
+
+
 def sides(weights: Path) -> dict[str, Any]:
     """The bundled pair, its strong side's network replaced by the one in `weights`."""
     if not (weights / "unet").is_dir():
@@ -123,8 +179,7 @@ def sides(weights: Path) -> dict[str, Any]:
 
 def reading(pair: Mapping[str, Any], method: videos.Method, count: int, first: int, progress: Progress) -> Reading:
     """What the oracle reads in `count` videos of a method, from the noise seeds from `first` on."""
-    prompts = [CAPTIONS[(7 * i) % len(CAPTIONS)] for i in range(count)]  # 7 and 120 share no factor: evenly mixed
-    found = []
+    prompts, found = _asked(count)[0], []
     for begin in range(0, count, videos.BATCH):
         part = slice(begin, begin + videos.BATCH)
         frames, run = videos.generate(pair, method, prompts[part], [first + i for i in range(count)][part])
@@ -163,7 +218,8 @@ def score_run(options: argparse.Namespace) -> int:
         count=options.count,
         quiet=options.quiet,
     )
-    wanted = torch.tensor([parse_caption(CAPTIONS[(7 * i) % len(CAPTIONS)]) for i in range(options.count)])
     done = kept.finished(grid)
-    print(table({name: done[method.key] for name, method in METHODS.items()}, wanted))
+    print(table({name: done[method.key] for name, method in METHODS.items()}, _asked(options.count)[1]))
+    if options.parts:
+        print(f"\nwhat takes the motion\n\n{parts_table(pair, done[METHODS['strong'].key])}")
     return 0

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from experiments.demo.time_gap import told_noisier
 from experiments.engine import (
     Bar,
     Progress,
@@ -48,7 +49,7 @@ from w2sd_video.pair import PRECISIONS, ModelSpec, ReflectionConfig, Selection
 from w2sd_video.runs.video_io import read_video
 
 STEPS, REFLECTIONS, BATCH = 20, 10, 24
-RANK = "rank-"
+RANK, NOISIER = "rank-", "noisier-"
 Reward = Callable[[NDArray[np.uint8], str | None], float]
 
 
@@ -60,7 +61,8 @@ class Method:
         sampled: "strong" or "weak", the side whose steps make the sample.
         partner: the side that inverts: "weak", "strong" (swapped roles) or "zero-gap"; a precision ("int4"), the strong
             network's own weights rounded to it; "rank-8", the weak one as its difference of that rank to the strong
-            one (`add_difference`). None without reflections.
+            one (`add_difference`); "noisier-100", the strong one told a timestep that much later. None without
+            reflections.
         algorithm: the `method` of `reflected`.
         settings: of `ReflectionConfig`, where not the paper's with lambda 10.
         steps: T.
@@ -191,6 +193,8 @@ def generate(
         weak = sides[weak].unet
     elif weak in PRECISIONS:
         weak = ModelSpec(precision=weak)
+    elif weak is not None and weak.startswith(NOISIER):
+        weak = told_noisier(pipe.unet, int(weak.removeprefix(NOISIER)))
     elif weak is not None and weak.startswith(RANK):
         weak = ModelSpec(loras=((weak, 1.0),))
     selection = None

@@ -16,6 +16,7 @@ from w2sd_video.demo import LORA_WEIGHTS, PICTURE_WEIGHTS, WEIGHTS
 
 STRENGTHS = (1.0, 2.0, 3.0)
 EVERY = {"1": 1, "2": 2, "3": 3, "5": 5, "once, at the start": 0}
+SHIFTS = (50, 100, 200)  # timesteps of a time gap
 EARLY = 20  # lambda of the digits and of the dataset gap, of 50 steps
 
 
@@ -63,6 +64,29 @@ def video_bed(weights: Path) -> Bed:
         "zero-gap, cached": (videos.zero_gap(mode="fused", gap_every=1, strength=3.0),),
     }
     return Bed("videos: two networks", methods, make, 100_000, 200_000, (fingerprint(weights),))
+
+
+def video_time_bed(weights: Path) -> Bed:
+    """The strong network told noisier levels as the weak side, of the video pair."""
+    bed = video_bed(weights)
+    methods = {name: bed.methods[name] for name in ("strong, T 20", "strong, T 40", "zero-gap, cached")}
+    methods["W2SD, fused, time gap"] = tuple(
+        videos.fused(f"{videos.NOISIER}{shift}", strength=s) for shift in SHIFTS for s in STRENGTHS[:2]
+    )
+    return dataclasses.replace(bed, title="videos: a time gap", methods=methods)
+
+
+def picture_time_bed(weights: Path, lora: Path) -> Bed:
+    """The same of the picture pair."""
+    strong = gaps.Setting()
+    bed = picture_bed(weights, lora, strong, strong, "pictures: a time gap")
+    methods = {name: bed.methods[name] for name in ("strong, T 28", "strong, T 48", "zero-gap, cached")}
+    methods["W2SD, fused, time gap"] = tuple(
+        gaps.Sampling(strong, strong, gaps.Setting(noisier=shift), "fused", strength=s)
+        for shift in SHIFTS
+        for s in STRENGTHS[:2]
+    )
+    return dataclasses.replace(bed, methods=methods)
 
 
 BLOCKS = {  # of the picture pair's SDXL, by where they are
@@ -196,6 +220,8 @@ def beds(weights: Path | None = None) -> dict[str, Callable[[], Bed]]:
         "video": lambda: video_bed(weights or WEIGHTS),
         "guidance": pictures(gaps.Setting(1.0), gaps.Setting(0.0), "guidance 1 over 0"),
         "guidance-1.5": pictures(gaps.Setting(1.5), gaps.Setting(0.0), "guidance 1.5 over 0"),
+        "video-time": lambda: video_time_bed(weights or WEIGHTS),
+        "time": lambda: picture_time_bed(*where),
         "depth": lambda: depth_bed(*where),
         "prompt": pictures(gaps.Setting(), gaps.Setting(raw=True), "refined over raw prompt"),
         "digits": lambda: digits_bed(weights or DIGITS),

@@ -140,7 +140,7 @@ def _narrowed(bed: Bed, labels: str | None, strengths: str | None = None) -> Bed
     if strengths is not None:
         tried = {*chosen(strengths, [f"{s:g}" for s in STRENGTHS], "strength")}
         methods = {
-            name: tuple(t for t in tries if f"{strength_of(t):g}" in tried) if len(tries) == len(STRENGTHS) else tries
+            name: tries if len(tries) == 1 else tuple(each for each in tries if f"{strength_of(each):g}" in tried)
             for name, tries in methods.items()
         }
     return dataclasses.replace(bed, methods=methods)
