@@ -119,7 +119,8 @@ def recommend(measured: Measured, failing: Sequence[str], *, steps: int) -> Reco
         why.append(
             f"motion: reflected videos keep {motion:.0%} of what the strong side's differ by from frame to frame: the "
             "gap points against motion; --motion-strength 0 leaves the gap's own motion out, which did not bring "
-            "motion back where that was measured: look at motion beside quality"
+            "motion back where that was measured, as the mean over frames stills a video too: look at motion beside "
+            "quality"
         )
     why += _cheaper(measured.cosine[:, 1:levels], reflections, steps, count)
     return Recommendation(steps, reflections, "fused" if fused else "paper", strength, tuple(why))
@@ -150,7 +151,8 @@ def _cheaper(cosine: NDArray[np.floating], reflections: int, steps: int, measure
         cost = ReflectionConfig(reflections, "fused", gap_every=schedule).evaluations(steps)
         found.append(
             f"cheaper, by level: --mode fused --gap-every {named} makes {cost} evaluations in place of {most}: dense "
-            f"where the gap turns, so that a cached one keeps a cosine of {ALIGNED:g} with a new one"
+            f"where the gap turns, so that a cached one keeps a cosine of {ALIGNED:g} with a new one (--gap-every auto "
+            "places as many as of K 2 by the moves of the run's own first prompts)"
         )
     return found
 

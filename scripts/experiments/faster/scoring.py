@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,41 +92,47 @@ def table(bed: Bed, found: Mapping[str, tuple[Any, Score]]) -> str:
     return markdown([*head, "of fused W2SD's gain"], rows)
 
 
+LOOKS = {
+    "plain steps": (GREY, "o"),
+    "cached gap": ("#0072B2", "s"),
+    "W2SD": ("#D55E00", "D"),
+    "guidance, auto-guidance": ("#009E73", "^"),
+}
+
+
 @style()
 def draw(found: Mapping[str, Mapping[str, tuple[Any, Score]]], titles: Mapping[str, str], path: Path) -> None:
     """Share right against rows, a panel for each bed; the points of cached gaps and of plain steps are joined."""
-    figure, (row,) = subplots(1, len(found), size=(4.2 * len(found), 3.9))
+    columns = min(3, len(found))
+    lines = math.ceil(len(found) / columns)
+    figure, panels = subplots(lines, columns, size=(4.2, 3.5))
     seen: dict[str, Any] = {}
-    looks = {"strong": (GREY, "o"), "cached": ("#0072B2", "s"), "W2SD": ("#D55E00", "D"), "other": ("#009E73", "^")}
-    for axes, (name, methods) in zip(row, found.items(), strict=True):
-        for kind, (colour, marker) in looks.items():
-            mine = {
-                label: score
-                for label, (_, score) in methods.items()
-                if not label.startswith("zero")
-                and (kind if kind != "other" else "")
-                == next((k for k in ("strong", "cached", "W2SD") if label.startswith(k)), "")
-            }
-            points = [(s.num_rows, percentile_interval(s.all, draws=2000)) for s in mine.values()]
+    places = [axes for row in panels for axes in row]
+    for axes in places[len(found) :]:
+        axes.set_visible(False)
+    for axes, (name, methods) in zip(places, found.items(), strict=False):
+        for kind, (colour, marker) in LOOKS.items():
+            mine = [score for label, (_, score) in methods.items() if _kind(label) == kind]
+            found_here = [(s.num_rows, percentile_interval(s.all, draws=2000)) for s in mine]
+            points = sorted(found_here, key=lambda point: (point[0], point[1].value))
             for rows, share in points:
-                axes.errorbar(
-                    rows,
-                    share.value,
-                    yerr=[[share.value - (share.low or 0)], [(share.high or 0) - share.value]],
-                    color=colour,
-                    marker=marker,
-                    linewidth=1,
-                    capsize=2,
+                spread = [[share.value - (share.low or 0)], [(share.high or 0) - share.value]]
+                axes.errorbar(rows, share.value, yerr=spread, color=colour, marker=marker, linewidth=1, capsize=2)
+            if kind in ("plain steps", "cached gap") and points:
+                axes.plot(
+                    *zip(*((rows, share.value) for rows, share in points), strict=True), color=colour, linewidth=1
                 )
-            if kind in ("strong", "cached"):
-                ordered = sorted((rows, share.value) for rows, share in points)
-                axes.plot(*zip(*ordered, strict=True), color=colour, linewidth=1)
-            label = {"other": "guidance", "strong": "plain steps", "cached": "cached gap"}.get(kind, kind)
             if points:
-                seen[label] = axes.plot([], [], color=colour, marker=marker)[0]
+                seen[kind] = axes.plot([], [], color=colour, marker=marker)[0]
         axes.set(title=titles[name], xlabel="network rows a sample", ylabel="share right")
-    row[0].legend(seen.values(), seen.keys(), loc="center right")
+    places[0].legend(seen.values(), seen.keys(), loc="lower right")
     save(figure, path)
+
+
+def _kind(label: str) -> str | None:
+    """What a method's points look like: a name of LOOKS, None for what is not drawn."""
+    begins = {"strong": "plain steps", "cached": "cached gap", "W2SD": "W2SD", "zero": None}
+    return next((kind for start, kind in begins.items() if label.startswith(start)), "guidance, auto-guidance")
 
 
 def _narrowed(bed: Bed, labels: str | None, strengths: str | None = None) -> Bed:
