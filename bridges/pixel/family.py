@@ -193,6 +193,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
         check_reflection(done.reflection, done.methods, done.steps)
         _check(request, done, own, found)
         done = replace(done, verdict=checks.verdict_on(found.ours, found.theirs))
+        done = checks.with_checked_tensors(done, found.ours, found.theirs)
         return checks.with_cut_texts(done, (found.ours, found.theirs))
 
     def cost(self, plan: Plan) -> Mapping[str, Cost]:

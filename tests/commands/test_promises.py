@@ -180,7 +180,7 @@ CASES = {
     "single file": Case(
         f"image --strong @one.safetensors --config @config --weak-guidance 0 --guidance 2 --prompt x {SMALL}",
         _single_file,
-        r"the unet of .* holds \d+ tensors and its config describes",
+        r"the unet of .* (lacks|holds) \d+ tensors",
     ),
     "lora": Case(
         f"{SDXL} --lora a=@lora.safetensors:1", _foreign_lora, "the LoRA .* does not fit UNet2DConditionModel"
@@ -359,6 +359,7 @@ SITES: dict[str, str] = {
     "w2sd_video/loading/pipelines.py": f"class; flow's scheduler; motion of Flux; {HUB}",
     "w2sd_video/loading/placement.py": "device",
     "w2sd_video/loading/rehearsal.py": "steps; motion of Flux",
+    "w2sd_video/loading/tensor_checks.py": "missing; surplus; shape; lora",
     "w2sd_video/loading/tokenizing.py": "vocabulary; tokenizer",
 }
 

@@ -15,6 +15,7 @@ from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import BLACK, check_size
 from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces, frames_of
 from w2sd_video.loading.pipeline_families import PipelineFamily, family_of_class, makes_videos
+from w2sd_video.loading.tensor_checks import check_names
 from w2sd_video.loading.tokenizing import cut_notes, read_alike, readers_of, readers_of_pipeline
 from w2sd_video.pair import ModelPair, check_pair, gap
 from w2sd_video.presets import PRESETS
@@ -111,6 +112,20 @@ def with_cut_texts(plan: Plan, sides: Iterable[Description | None]) -> Plan:
             for ours, theirs in alike[:10]
         ]
     return replace(plan, notes=(*plan.notes, *notes), texts_read=bool(known) and None not in found)
+
+
+def with_checked_tensors(plan: Plan, strong: Description, weak: Description | None) -> Plan:
+    """Returns the plan with what of its files' tensors is known to fit, by name and shape, without building anything.
+
+    Raises:
+        UserError: as `check_names` of loading.
+    """
+    given = {"strong": strong, **({} if weak is None else {"weak": weak})}
+    sides = {role: side for role, side in given.items() if not is_bundled(side.given)}
+    loras = {role: [(name, plan.lora_sources[name]) for name, _ in plan.loras_of(role)] for role in ("strong", "weak")}
+    if weak is None:
+        loras = {"strong": [*loras["strong"], *loras["weak"]]}
+    return replace(plan, checked=check_names(sides, loras))
 
 
 def note_cut_texts(pipes: Iterable[Any], plan: Plan, prompts: Iterable[str], note: Callable[[str], None]) -> None:

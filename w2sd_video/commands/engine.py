@@ -334,6 +334,7 @@ def describe(family: Family, plan: Plan, memory: Mapping[str, Any] | None = None
         "dtype": plan.dtype,
         "memory": plan.memory,
         **({"notes": list(plan.notes)} if plan.notes else {}),
+        **({"checked": list(plan.checked)} if plan.checked else {}),
         "methods": costs,
         f"{plan.noun}s": plan.per_method * len(plan.methods),
         "prompts": len(plan.prompts),
@@ -412,7 +413,8 @@ def plan_text(report: Mapping[str, Any]) -> str:
     if report["num_files"] > SHOWN_FILES:
         lines.append(f"  ... and {report['num_files'] - min(SHOWN_FILES, len(files))} more")
     if not report.get("rehearsed", True):
-        lines.append(NOT_REHEARSED)
+        names = ", ".join(report.get("checked", ()))
+        lines += [*([f"tensors' names and sizes fit: {names}"] if names else []), NOT_REHEARSED]
     return "\n".join(lines)
 
 

@@ -76,6 +76,7 @@ class Plan:
         notes: what the user should know before anything is made.
         verdict: whether the two sides share a latent space, a word of `w2sd diagnose` and why.
         texts_read: whether the notes say what text encoders cut off, which tokenizers' files tell.
+        checked: of which networks and LoRAs the tensors' names and sizes are known to fit.
         own: what only the family knows; `settings()` and `pair_record()` of it go into the record where it has them,
             `details()` into the dry run.
     """
@@ -123,6 +124,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     verdict: str = "share: one network is both sides"
     texts_read: bool = False
+    checked: tuple[str, ...] = ()
     own: Any = None
 
     def part(self, name: str) -> Any:

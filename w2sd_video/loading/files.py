@@ -228,8 +228,15 @@ def shards_of(index: Path) -> list[str]:
 def check_weights(folder: Path, place: str, allow_pickle: bool = False) -> None:
     """Raises `UserError` unless a part's folder has safetensors weights that are all there (or allowed pickles)."""
     files = weight_files(folder) if folder.is_dir() else []
-    for file in files:
-        read_safetensors_header(file)
+    headers = {file.name: read_safetensors_header(file) for file in files}
+    for index in folder.glob("*.safetensors.index*.json") if len(files) > 1 else ():
+        named = read_json(index).get("weight_map") or {}
+        lacking = sorted(name for name, file in named.items() if file in headers and name not in headers[file])
+        if lacking:
+            raise UserError(
+                f"{index} names {len(lacking)} tensors that its files do not hold: {', '.join(lacking[:10])}"
+                f"{', ...' if len(lacking) > 10 else ''}; download the folder again"
+            )
     pickles = folder.is_dir() and any(any(folder.glob(f"*{suffix}")) for suffix in PICKLES)
     if not files and not (pickles and allow_pickle):
         hint = "its weights are pickles, which can run code: convert them, or allow pickles" if pickles else ""

@@ -26,7 +26,8 @@ from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import networks_of
 from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id, read_json, read_safetensors_header
-from w2sd_video.loading.parts import first_of, progress_bars, reading
+from w2sd_video.loading.parts import progress_bars, reading
+from w2sd_video.loading.tensor_checks import first_of
 from w2sd_video.pair import ModelSpec
 
 PEFT, EMBEDDING = "base_model.model.", "bundle_emb."  # how the names of peft's files begin, and of bundled embeddings

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -44,6 +43,7 @@ from w2sd_video.loading.files import (
 )
 from w2sd_video.loading.original_layouts import Layout
 from w2sd_video.loading.streaming import Told, cut, fill, layout_of, read_tensors, trim, without_weights
+from w2sd_video.loading.tensor_checks import check_none_missing, check_tensors, first_of
 from w2sd_video.loading.tokenizing import check_vocabulary
 
 UNETS: dict[str, Any] = {"UNet2DConditionModel": UNet2DConditionModel, "UNetMotionModel": UNetMotionModel}
@@ -99,21 +99,6 @@ def check_complete(module: Any, name: str, part: str, info: dict[str, Any] | Non
     return module.eval()
 
 
-def check_none_missing(names: Collection[str], name: str, part: str) -> None:
-    """Raises `UserError` if there are names of tensors that a checkpoint lacks."""
-    if names:
-        raise UserError(
-            f"the {part} of {name} lacks {len(names)} tensors, which would be random: {first_of(names)}; download the "
-            "checkpoint again, or give the config made for it"
-        )
-
-
-def first_of(names: Iterable[str]) -> str:
-    """The first ten of some names, in their order."""
-    listed = sorted(names)
-    return ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")
-
-
 def without_values(kind: Any, config: dict[str, Any], name: str, part: str) -> nn.Module:
     """Returns a network of the class `kind` without values: its layers, and the names and shapes of its tensors."""
     with reading(name, part):
@@ -139,24 +124,7 @@ def check_header(kind: Any, config: dict[str, Any], header: Mapping[str, TensorI
     The network is built without values, to know the names and shapes.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in without_values(kind, config, name, part).state_dict().items()}
-    unused = kind._keys_to_ignore_on_load_unexpected or ()
-    extra = [key for key in header if key not in shapes and not any(re.search(pattern, key) for pattern in unused)]
-    other = [
-        f"{key} (of {header[key].shape}, the config describes {shape})"
-        for key, shape in shapes.items()
-        if key in header and header[key].shape != shape
-    ]
-    check_none_missing([key for key in shapes if key not in header], name, part)
-    for found, problem, remedy in (
-        (
-            extra,
-            "holds {} tensors that its config has no place for",
-            "they would be dropped: give the config made for it",
-        ),
-        (other, "holds {} tensors of another shape than its config describes", "give the config made for it"),
-    ):
-        if found:
-            raise UserError(f"the {part} of {name} {problem.format(len(found))}: {first_of(found)}; {remedy}")
+    check_tensors(shapes, header, name, part, kind._keys_to_ignore_on_load_unexpected or ())
 
 
 def check_device(config: Mapping[str, Any], name: str) -> None:

@@ -31,11 +31,11 @@ from w2sd_video.loading.parts import (
     check_all_used,
     check_device,
     check_header,
-    check_none_missing,
     reading,
     without_values,
 )
 from w2sd_video.loading.pipelines import chosen_scheduler, class_of, motion_scheduler, reflectable_scheduler
+from w2sd_video.loading.tensor_checks import check_none_missing
 
 OTHERS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 OLD_NAMES = (".query.weight", ".key.weight", ".value.weight", ".proj_attn.weight")

@@ -117,9 +117,12 @@ def fill(
         UserError: one of another shape.
     """
     wide, device = _wide(module, dtype), torch.device(device)
-    spare = torch.empty(0, dtype=torch.uint8, device=device)
     slots = dict(_slots(module))
-    ours = {} if other is None else dict(_slots(other))
+    ours = {name: holder[leaf] for name, (holder, leaf) in ({} if other is None else dict(_slots(other))).items()}
+    ours = {name: tensor for name, tensor in ours.items() if tensor.device.type == device.type}
+    # One place for all that is compared: many, made and dropped, leave holes.
+    largest = max((tensor.nbytes for name, tensor in ours.items() if name in slots), default=0)
+    spare = torch.empty(largest, dtype=torch.uint8, device=device)
     for name, tensor in tensors:
         holder, leaf = slots[name]
         told(tensor.nbytes)
@@ -133,13 +136,14 @@ def fill(
             kind = torch.float32 if wide & set(name.split(".")) else dtype
             if holder[leaf].is_floating_point() and holder[leaf].itemsize == 1:
                 tensor, kind = tensor.to(kind), holder[leaf].dtype
-        held = None if name not in ours else ours[name][0][ours[name][1]]
-        if held is not None and (held.shape, held.dtype, held.device.type) == (tensor.shape, kind, device.type):
-            if spare.numel() < held.nbytes:  # one place for all that is compared: many, made and dropped, leave holes
-                spare = torch.empty(held.nbytes, dtype=torch.uint8, device=device)
-            if _equal(held, spare[: held.nbytes].view(kind).view(held.shape).copy_(tensor)):
-                holder[leaf] = held
-                continue
+        held = ours.get(name)
+        if (
+            held is not None
+            and (held.shape, held.dtype) == (tensor.shape, kind)
+            and _equal(held, spare[: held.nbytes].view(kind).view(held.shape).copy_(tensor))
+        ):
+            holder[leaf] = held
+            continue
         made = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
         if isinstance(holder[leaf], nn.Parameter):
             holder[leaf] = nn.Parameter(made, requires_grad=holder[leaf].requires_grad)

@@ -280,6 +280,7 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     )  # after the rest: a function of the user's is imported
     sides = described.sides
     verdict = checks.verdict_on(sides.strong, sides.weak, own_levels=_own_levels(done.pair, sides))
+    done = checks.with_checked_tensors(done, sides.strong, sides.weak)
     return replace(checks.with_cut_texts(done, (sides.strong, sides.weak)), reward=reward, verdict=verdict)
 
 
