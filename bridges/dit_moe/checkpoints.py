@@ -21,6 +21,7 @@ from bridges.dit_moe.layout import config_of, layout_of
 from bridges.dit_moe.network import DiTMoE
 from w2sd_video.errors import UserError
 from w2sd_video.loading.files import read_json, read_safetensors_header, weight_files
+from w2sd_video.loading.streaming import fill, read_tensors, trim, without_weights
 from w2sd_video.runs.journal import held
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -148,16 +149,22 @@ def _from_folder(path: Path, torch_dtype: torch.dtype | None) -> DiTMoE:
         raise UserError(f"{folder} holds a {kind}; allowed: {DiTMoE.__name__}")
     held = {info.dtype for file in weight_files(folder) for info in read_safetensors_header(file).values()}
     torch_dtype = torch_dtype or (DTYPES.get(held.pop()) if len(held) == 1 else None) or torch.float32
+    files = weight_files(folder)
+    header = {name: info.shape for file in files for name, info in read_safetensors_header(file).items()}
     try:
-        network, report = DiTMoE.from_pretrained(
-            folder, torch_dtype=torch_dtype, output_loading_info=True, local_files_only=True, use_safetensors=True
-        )
+        network = without_weights(DiTMoE, read_json(folder / "config.json"), torch_dtype)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"cannot read the network in {folder}: {_first_line(error)}; convert it again") from error
-    # diffusers leaves what is missing at random values, with a warning.
-    wrong = {title: keys for title in ("missing_keys", "unexpected_keys", "mismatched_keys") if (keys := report[title])}
-    if wrong:
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {
+        "missing_keys": [name for name in shapes if name not in header],
+        "unexpected_keys": [name for name in header if name not in shapes],
+        "mismatched_keys": [name for name, shape in shapes.items() if header.get(name, shape) != shape],
+    }
+    if wrong := {title: keys for title, keys in found.items() if keys}:
         raise UserError(f"the weights in {folder} do not fit its config.json: {wrong}; convert it again")
+    fill(network, read_tensors(files, reused=True), torch_dtype)
+    trim()
     return network
 
 

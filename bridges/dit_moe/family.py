@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bridges.dit_moe.configurations import count_parameters
 from bridges.dit_moe.files import NetworkFiles, describe_checkpoint, vae_factor
 from bridges.dit_moe.labels import ids_of, read_labels
 from bridges.dit_moe.settings import MoeSettings, routing_text, sampling_guidance
@@ -34,6 +35,10 @@ from w2sd_video.commands.request import Request
 from w2sd_video.commands.rewards import plan_reward
 from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.errors import UserError
+from w2sd_video.loading.describe import Weights
+from w2sd_video.loading.files import read_json, weight_files
+from w2sd_video.loading.memory import Load, Sides
+from w2sd_video.loading.sizes import KNOWN, Sizes
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, Routing
 from w2sd_video.runs.file_names import video_stems
 from w2sd_video.runs.progress import Progress, calm_libraries
@@ -139,6 +144,26 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
             weak_visit=_rows(weak, plan.weak_guidance),
         )
         return plan.costs(sides)
+
+    memory_plans = MEMORY
+
+    def memory(self, plan: Plan) -> Sides:
+        """Returns the sizes of the network, which is both sides, and what it has to do."""
+        given = str(plan.pair.strong.checkpoint)
+        config = describe_checkpoint(given, allow_pickle=plan.allow_pickle).config
+        folder = Path(given).expanduser() / "vae" if plan.own.vae is None else Path(plan.own.vae).expanduser()
+        files = weight_files(folder) if folder.is_dir() else []
+        heads = config["num_attention_heads"]
+        width = {"num_attention_heads": heads, "attention_head_dim": config["hidden_size"] // heads}
+        sizes = Sizes(
+            {"transformer": count_parameters(config).total},
+            vae=Weights(tuple(files)).numel if files else KNOWN["SD 1.5"].vae,
+            vae_config=read_json(folder / "config.json") if files else KNOWN["SD 1.5"].vae_config,
+            config={"_class_name": "DiTMoE", "patch_size": config["patch_size"], **width},
+        )
+        rows = max(_rows(plan.strong_guidance), _rows(plan.weak_guidance), _rows(sampling_guidance(plan, "strong")))
+        count = min(plan.batch, plan.per_method)
+        return Sides(sizes, None, (Load(rows * count, plan.height, plan.width), None))
 
     def rehearse(self, plan: Plan) -> None:
         if not is_bundled(str(plan.pair.strong.checkpoint)):

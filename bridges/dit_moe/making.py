@@ -110,8 +110,9 @@ def _loaded(plan: Plan, dtype: torch.dtype) -> DiTMoEPipeline:
     vae = None if own.vae is None else _vae(own.vae, dtype)
     if own.kind == "pipeline":
         more = {} if vae is None else {"vae": vae}
+        network = from_checkpoint(path, torch_dtype=dtype)
         with reading(given, "pipeline"):
-            return DiTMoEPipeline.from_pretrained(path, dtype=dtype, local_files_only=True, **more)
+            return DiTMoEPipeline.from_pretrained(path, dtype=dtype, local_files_only=True, transformer=network, **more)
     network = from_checkpoint(path, torch_dtype=dtype, allow_pickle=plan.allow_pickle)
     assert own.path is not None
     return DiTMoEPipeline(network, vae, build_scheduler(own.path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import weakref
@@ -15,6 +16,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers import WanTransformer3DModel as Wan
+from safetensors.torch import load_file, save_file
 
 from tests.support import tiny
 from tests.support.disk_pairs import loaded_pair, write_checkpoints
@@ -22,11 +24,13 @@ from tests.support.family_programs import image_request, planned, video_request
 from tests.support.live import activations
 from w2sd_video.commands.app import family_named
 from w2sd_video.commands.engine import memory_of, plan_of
+from w2sd_video.commands.families.pair_memory import CODES
 from w2sd_video.commands.machines import choose_memory
 from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
+from w2sd_video.gaps.precision import rounded
 from w2sd_video.loading.memory import GIB, MEMORY_PLANS, Estimate, Machine, memory_size
-from w2sd_video.loading.placement import place
+from w2sd_video.loading.placement import kept_in_fp8, place
 from w2sd_video.loading.sharing import unique_bytes
 from w2sd_video.loading.sizes import KNOWN
 from w2sd_video.loading.turns import Turns
@@ -185,6 +189,41 @@ def test_the_estimate_of_the_weights_is_what_loading_takes(tmp_path: Path, dtype
     encoders = (pair.pipe.text_encoder, pair.pipe.text_encoder_2)
     assert found.weights["text_encoders"] == sum(tensor.nbytes for part in encoders for tensor in part.parameters())
     assert of(given[0], given[0], given[2]).networks == unique_bytes(pair.pipe.unet)
+
+
+def test_what_two_sides_have_alike_is_estimated_once(tmp_path: Path) -> None:
+    tiny.sdxl(1).save_pretrained(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    settings = {"strong": str(tmp_path / "one"), "weak": str(tmp_path / "two"), "prompts": ("x",), "height": 16}
+
+    def of() -> Estimate:
+        return estimate(image_request(**settings, width=16, guidance=2, weak_guidance=1), "cpu", "float32")
+
+    equal = of().weights
+    assert (equal["strong"], equal["weak"]) == (0, 0)
+    assert equal["shared"] == unique_bytes(tiny.sdxl(1).unet) and equal["vae"] == unique_bytes(tiny.sdxl(1).vae)
+    file = tmp_path / "two/unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, file)
+    differing = of().weights
+    assert (differing["strong"], differing["weak"], differing["shared"]) == (equal["shared"], equal["shared"], 0)
+    assert differing["vae"] == equal["vae"] and differing["text_encoders"] == equal["text_encoders"]
+
+
+def test_weights_at_other_precisions_are_estimated_by_their_bytes() -> None:
+    half = paper().weights
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SDXL_UNET, transformer_layers_per_block=[1, 2, 10]).to(BF16)
+    kept_in_fp8([unet])
+    numbers = sum(parameter.numel() for parameter in unet.parameters())
+    small = sum(parameter.nbytes for parameter in unet.parameters()) / numbers
+    assert paper(fp8=True).weights["strong"] == pytest.approx(half["strong"] * small / 2, rel=0.02)
+    assert paper(fp8=True).weights["text_encoders"] == half["text_encoders"]
+    weight = torch.randn(640, 640)
+    for precision, size in CODES.items():
+        held = rounded(weight, precision)
+        scales = 0 if held.scales is None else held.scales.nbytes
+        assert size == pytest.approx((held.codes.nbytes + scales) / weight.numel(), rel=0.02), precision
 
 
 # -- the plan that fits -----------------------------------------------------------------------------------------------

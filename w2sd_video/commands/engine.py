@@ -38,7 +38,7 @@ from w2sd_video.commands.rewards import identity_of, reward_record
 from w2sd_video.commands.suites import SuiteScores, with_suite
 from w2sd_video.demo.bundled import is_bundled, said_of
 from w2sd_video.errors import UserError
-from w2sd_video.loading.memory import AUTO, Estimate, Machine, estimate_memory, memory_plan
+from w2sd_video.loading.memory import AUTO, MEMORY_PLANS, Estimate, Machine, estimate_memory, memory_plan
 from w2sd_video.presets import preset_table
 from w2sd_video.report.page import counted
 from w2sd_video.runs.fellows import Worker
@@ -200,7 +200,8 @@ def on_device(plan: Any, family: Family | None = None) -> tuple[Any, str]:
 def memory_of(family: Family | None, plan: Plan) -> Estimate | None:
     """Returns what a plan whose device is settled takes by each memory plan; None where sizes are not known."""
     sides = getattr(family, "memory", lambda plan: None)(plan)
-    return None if sides is None else estimate_memory(sides, dtype=plan.dtype, device=plan.device)
+    plans = getattr(family, "memory_plans", MEMORY_PLANS)
+    return None if sides is None else estimate_memory(sides, dtype=plan.dtype, device=plan.device, plans=plans)
 
 
 def settled(family: Family, plan: Plan) -> tuple[Plan, str]:
