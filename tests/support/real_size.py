@@ -26,21 +26,21 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results" / "real-size.md"
 MOST, UNIQUE, PLANNED = 14.0, 1.15, 0.1  # GB in memory; peak / unique bytes; what plan and peak may differ by
 LARGE = 4.0  # GB of unique bytes from where on their ratio to the peak is held to `UNIQUE`: below, the program counts
-PHASES = ("start", "load", "encode", "networks", "sample", "decode")
+PHASES = ("start", "check", "load", "LoRA", "encode", "networks", "sample", "decode")
 
 COLUMNS = (
-    *("in place", "peak", "peak / in place", "plan", "plan / peak"),
+    *("needed", "peak", "peak / needed", "plan", "plan / peak"),
     *("dry run, s", "first line, s", "all, s", "loop", "bars"),
 )
 INTRODUCTION = """\
 Networks of true size with random weights in bfloat16, {pixels} x {pixels} pixels (DiT-MoE: 256), T {steps}, on
 {machine}. Written by `make real-size`, which builds the
-checkpoints, runs the commands one after another and measures each process. GB are 10^9 bytes. `in place` is what
-networks and VAEs take once loaded, each address counted once; `peak` the most that was in memory (VmHWM), the program
-and pages of files included; `plan` what `--dry-run` says without loading anything, in so many seconds; `loop` what the
-loop adds to the seconds in networks and VAEs.
-Bars: a peak of at most {most:g} GB, of at most {unique} times what is in place (where that is {large:g} GB or more),
-and a plan within 10 percent of the peak."""
+checkpoints, runs the commands one after another and measures each process. GB are 10^9 bytes. `needed` is what
+networks, text encoders and VAEs take, each address counted once, the most at one time (before the prompts are encoded,
+or after); `peak` the most that was in memory (VmHWM), the program and pages of files included; `plan` what `--dry-run`
+says without loading anything, in so many seconds; `loop` what the loop adds to the seconds in networks and VAEs.
+Bars: a peak of at most {most:g} GB, of at most {unique} times what is needed (where that is {large:g} GB or more), and
+a plan within 10 percent of the peak."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Measured:
 
     @property
     def unique(self) -> float | None:
-        """GB of networks and VAEs once they are in their places, each address counted once."""
+        """GB of networks, text encoders and VAEs, each address counted once: the most at one time."""
         return self.inside.get("unique") or None
 
     @property

@@ -19,7 +19,8 @@ from typing import Any
 from w2sd_video.commands import engine
 
 TEXT, VAE = ("text_encoder", "text_encoder_2"), "vae"
-START, LOADED, ENCODED, NETWORKS, SAMPLED, DECODED = "start", "load", "encode", "networks", "sample", "decode"
+START, CHECKED, LOADED, ADAPTED = "start", "check", "load", "LoRA"
+ENCODED, NETWORKS, SAMPLED, DECODED = "encode", "networks", "sample", "decode"
 
 
 def resident() -> float:
@@ -37,7 +38,7 @@ class Watch:
         self.inside: dict[str, float] = defaultdict(float)  # seconds in networks and VAEs while sampling
         self.calls: Counter[str] = Counter()
         self.loop = 0.0
-        self.unique = 0
+        self.unique = 0  # bytes of networks, text encoders and VAEs, each address once: the most at one time
         self.names = [START]
         self.since = time.perf_counter()
 
@@ -91,7 +92,7 @@ def install(watch: Watch) -> None:
     from bridges.dit_moe.network import DiTMoE
     from bridges.pixel import making as bridge
     from w2sd_video.commands import making
-    from w2sd_video.loading import parts
+    from w2sd_video.loading import loras, parts
     from w2sd_video.loading.sharing import modules_of, unique_bytes
 
     def phase(name: str) -> Callable[..., Any]:
@@ -105,16 +106,24 @@ def install(watch: Watch) -> None:
         with watch.phase(LOADED if part in TEXT or part == VAE else NETWORKS):
             return own(name, part, *args)
 
+    def count(*sides: Any) -> None:
+        there = unique_bytes(*(part for side in sides if side is not None for part in modules_of(side)))
+        watch.unique = max(watch.unique, there)
+
+    def about_to_encode(own: Any, loaded: Any, *args: Any) -> Any:
+        count(loaded.strong, loaded.weak)
+        return own(loaded, *args)
+
     def placed(own: Any, strong: Any, weak: Any, *args: Any) -> Any:
         with watch.phase(NETWORKS):
             found = own(strong, weak, *args)
-        watch.unique = unique_bytes(*(part for side in (strong, weak) if side is not None for part in modules_of(side)))
+        count(strong, weak)
         return found
 
     def moe_loaded(own: Any, *args: Any, **settings: Any) -> Any:
         with watch.phase(NETWORKS):
             pipe = own(*args, **settings)
-        watch.unique = unique_bytes(*modules_of(pipe))
+        count(pipe)
         return pipe
 
     def sampled(own: Any, *args: Any, **settings: Any) -> Any:
@@ -126,12 +135,14 @@ def install(watch: Watch) -> None:
                 watch.loop += time.perf_counter() - begin
 
     wrap(making, "load_pair", phase(LOADED))
+    wrap(loras, "load_loras", phase(ADAPTED))
     wrap(bridge, "_pipeline", phase(LOADED))
     wrap(parts, "_fill", filled)
     wrap(moe, "load_pipeline", moe_loaded)
     for module in (making, bridge):
         wrap(module, "encoded_prompts", phase(ENCODED))
         wrap(module, "place", placed)
+        wrap(module, "_place", about_to_encode)
         wrap(module, "measured", sampled)
     wrap(moe.Sampler, "call", sampled)
     for kind, name, called in (
@@ -166,8 +177,9 @@ def main(argv: list[str]) -> int:
     watch = Watch()
 
     def settled(own: Any, *args: Any) -> Any:
-        install(watch)
-        return own(*args)
+        with watch.phase(CHECKED):
+            install(watch)
+            return own(*args)
 
     wrap(engine, "settled", settled)  # the last step before torch is wanted
     from w2sd_video.commands.app import main as program

@@ -47,6 +47,14 @@ VAE = {
 MOTION = {"block_out_channels": [320, 640, 1280], "use_motion_mid_block": False}
 FLUX = {"guidance_embeds": True, "num_layers": 2, "num_single_layers": 4}
 
+FLUX_VAE = {
+    "latent_channels": 16,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
@@ -145,9 +153,12 @@ def build_alone(folder: Path, numbers: Numbers, module: Any) -> None:
 
 
 def build_flux(folder: Path, numbers: Numbers) -> None:
-    """Writes Flux.1 of true width as one file in its original layout; what it needs beside is as small as in tests."""
+    """Writes Flux.1 of true width as one file in its original layout, and its VAE; text encoders are those of tests."""
     tiny.flux(1).save_pretrained(folder)
     shutil.rmtree(folder / "transformer")
+    shutil.rmtree(folder / "vae")
+    with torch.device("meta"):
+        build_alone(folder / "vae", numbers, AutoencoderKL(**{**VAE, **FLUX_VAE}))
     config = json.loads((folder / "text_encoder_2" / "config.json").read_text())
     clip = json.loads((folder / "text_encoder" / "config.json").read_text())
     with torch.device("meta"):
