@@ -56,7 +56,7 @@ test-slow: .venv/ready
 pipelines: .venv/ready
 	$(BIN)/python -m tests.support.pipelines_page
 
-# docs/results/real-size.md: SDXL and Flux at true size with random weights, their memory and seconds (17 GB of disk)
+# docs/results/real-size.md: SDXL, Flux and DiT-MoE at true size with random weights, their memory and seconds (27 GB of disk)
 real-size: .venv/ready
 	$(BIN)/python -m tests.support.real_size
 
