@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -216,23 +216,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "real-size")
     parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--only", type=int, nargs="+", help="of the runs, from 0 on")
+    parser.add_argument("--only", type=int, nargs="+", help="of the runs, from 0 on; the others as they were measured")
     parser.add_argument("--pixels", type=int, default=128, help="of a side")
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--keep", action="store_true", help="leave the checkpoints there")
+    parser.add_argument("--keep", action="store_true", help="leave the checkpoints there, and what was measured")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     build_all(options.work)
     runs, left_out = [], []
     for number, (name, words) in enumerate(commands(options.work, options.pixels, options.steps).items()):
-        if options.only is not None and number not in options.only:
+        kept = options.work / f"measured-{number}.json"
+        if options.only is None or number in options.only:
+            print(f"running: {name}", file=sys.stderr, flush=True)
+            made = run(name, words, options.work / "run")
+            kept.write_text(json.dumps(asdict(made)), encoding="utf-8")
+            print(f"  peak {made.peak:.2f} GB; {'; '.join(made.failures()) or 'bars met'}", file=sys.stderr, flush=True)
+        if kept.exists():
+            runs.append(Measured(**json.loads(kept.read_text(encoding="utf-8"))))
+        else:
             left_out.append(name)
-            continue
-        print(f"running: {name}", file=sys.stderr, flush=True)
-        made = run(name, words, options.work / "run")
-        runs.append(made)
-        print(f"  peak {made.peak:.2f} GB; {'; '.join(made.failures()) or 'bars met'}", file=sys.stderr, flush=True)
-        options.page.write_text(page(runs, options.pixels, options.steps, left_out), encoding="utf-8")
+    options.page.write_text(page(runs, options.pixels, options.steps, left_out), encoding="utf-8")
     if not options.keep:
         shutil.rmtree(options.work)
     return 1 if any(each.failures() for each in runs) else 0
