@@ -29,7 +29,16 @@ from w2sd_video.commands.machines import choose_memory
 from w2sd_video.commands.request import Request
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.precision import rounded
-from w2sd_video.loading.memory import GIB, MEMORY_PLANS, Estimate, Machine, memory_size
+from w2sd_video.loading.memory import (
+    GIB,
+    MEMORY_PLANS,
+    Estimate,
+    Load,
+    Machine,
+    Sides,
+    estimate_memory,
+    memory_size,
+)
 from w2sd_video.loading.placement import kept_in_fp8, place
 from w2sd_video.loading.sharing import unique_bytes
 from w2sd_video.loading.sizes import KNOWN
@@ -219,6 +228,10 @@ def test_weights_at_other_precisions_are_estimated_by_their_bytes() -> None:
     small = sum(parameter.nbytes for parameter in unet.parameters()) / numbers
     assert paper(fp8=True).weights["strong"] == pytest.approx(half["strong"] * small / 2, rel=0.02)
     assert paper(fp8=True).weights["text_encoders"] == half["text_encoders"]
+    packed = replace(KNOWN["SDXL"], packed=GIB)
+    sides = Sides(packed, KNOWN["SDXL"], (Load(2, 64, 64), Load(2, 64, 64)))
+    weights = estimate_memory(sides, dtype="bfloat16", device="cuda").weights
+    assert (weights["strong"], weights["weak"]) == (GIB, 2 * KNOWN["SDXL"].networks["unet"])
     weight = torch.randn(640, 640)
     for precision, size in CODES.items():
         held = rounded(weight, precision)

@@ -27,6 +27,7 @@ from w2sd_video.loading.describe import describe
 from w2sd_video.loading.parts import Source, check_device
 from w2sd_video.loading.pipelines import load_pipeline
 from w2sd_video.loading.quantised_files import check_package, read_gguf_header
+from w2sd_video.loading.sizes import sizes_of
 
 Q8_0 = 8
 
@@ -116,6 +117,7 @@ def test_a_gguf_file_is_described_as_its_family_and_loaded_by_its_own_config(
     assert (found.family, found.class_name) == ("flux", "FluxPipeline")
     assert found.lacking == ("vae", "text_encoder", "text_encoder_2")
     assert found.sizes["transformer"] == sum(p.numel() for p in tiny.flux(1).transformer.parameters())
+    assert sizes_of(found).packed == (disk / "flux.gguf").stat().st_size  # it stays as it is in memory
     given: dict[str, Any] = {}
 
     def load(path: str, **settings: Any) -> Any:
