@@ -160,6 +160,16 @@ def test_the_sentence_says_who_is_ahead_where_the_interval_does(
     assert said in sentence(rows, 40, "video") and "auto" not in sentence(rows, 40, "video")
 
 
+def test_the_sentence_tells_of_another_method_that_scores_higher_than_the_one_that_was_picked(videos: Arena) -> None:
+    picked = replace(row("CFG", GUIDANCE, WORSE, videos), tuned=1.0)
+    lucky = replace(row("APG", GUIDANCE, BETTER, videos), tuned=0.5)
+    rows = [row("plain", "plain", [0.0] * 20, videos), picked, lucky, row("W2SD", REFLECTED, WORSE, videos)]
+    said = sentence(rows, 40, "video")
+    assert "W2SD and CFG are not told apart" in said
+    assert "the highest of the others on these seeds: APG (T 40; 1.000" in said and "W2SD minus it -0.500" in said
+    assert "the highest" not in sentence([each for each in rows if each is not lucky], 40, "video")
+
+
 def test_a_second_sentence_is_of_those_that_are_not_guided_by_the_prompt(videos: Arena) -> None:
     rows = [
         row("plain", "plain", [0.0] * 20, videos),

@@ -133,6 +133,10 @@ def sentence(rows: Sequence[Row], budget: int, noun: str) -> str:
     one, other = picked
     apart = _difference(one.scores, other.scores)
     against = f"{_named(one)} minus {_named(other)} is {apart.text(signed=True)}"
+    top = max(others, key=lambda row: row.mean.value)
+    if top.mean.value > other.mean.value:  # told because it speaks against the sentence
+        behind = _difference(one.scores, top.scores).text(signed=True)
+        against += f" (the highest of the others on these seeds: {_named(top)}, {one.name} minus it {behind})"
     if apart.low is not None and apart.low > 0:
         return f"At {budget} rows a {noun} use {one.name}: {against}."
     if apart.high is not None and apart.high < 0:
