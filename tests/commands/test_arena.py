@@ -166,7 +166,7 @@ def test_the_sentence_tells_of_another_method_that_scores_higher_than_the_one_th
     rows = [row("plain", "plain", [0.0] * 20, videos), picked, lucky, row("W2SD", REFLECTED, WORSE, videos)]
     said = sentence(rows, 40, "video")
     assert "W2SD and CFG are not told apart" in said
-    assert "the highest of the others on these seeds: APG (T 40; 1.000" in said and "W2SD minus it -0.500" in said
+    assert "the highest of the others on these seeds: APG (T 20; 1.000" in said and "W2SD minus it -0.500" in said
     assert "the highest" not in sentence([each for each in rows if each is not lucky], 40, "video")
 
 
