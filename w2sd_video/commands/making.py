@@ -100,7 +100,8 @@ class LoadedSides:
     def _together(self, tasks: Sequence[Task]) -> bool:
         """Whether one call can make several: their texts are encoded, and nothing else is of one of them alone."""
         plan = self.plan
-        alone = plan.raw_prompts or plan.start or any(plan.parts.values()) or plan.cache or tasks[0].method == SELECTING
+        steered = plan.part("controlnet") or plan.part("ip_adapter")
+        alone = plan.raw_prompts or plan.start or steered or plan.cache or tasks[0].method == SELECTING
         return not alone and all(texts is not None for texts in self.texts.values())
 
     def _made(self, tasks: Sequence[Task], report: Report) -> Sequence[Made | NotMadeError]:
