@@ -44,8 +44,8 @@ class Stub:
 
 
 def plan_of(**settings: Any) -> Plan:
-    named = {"gap_every": "auto", "methods": ("strong", "w2sd"), "prompts": PROMPTS}
-    return planned(image_request(steps=T, reflections=5, **{**named, **settings}))
+    named = {"steps": T, "reflections": 5, "gap_every": "auto", "methods": ("strong", "w2sd"), "prompts": PROMPTS}
+    return planned(image_request(**{**named, **settings}))
 
 
 def loaded(stub: Any, plan: Plan, record: dict[str, Any], pending: Sequence[Task] | None = None) -> Any:
@@ -88,7 +88,11 @@ def test_what_it_costs_is_said_before_and_costs_are_those_of_every_second_step()
     assert placing_notes(plan_of(gap_every=2)) == []
 
 
-def test_nothing_is_sampled_where_no_pending_method_has_a_cached_gap_and_failures_are_said() -> None:
+def test_nothing_is_sampled_where_there_is_no_choice_or_no_cached_gap_and_failures_are_said() -> None:
+    for lam, steps in ((2, (0,)), (3, (0,))):
+        few, record = plan_of(reflections=lam), {}  # type: ignore[var-annotated]
+        assert placing_notes(few) == [] and loaded(Stub(), few, record).plan.reflection.gap_every == steps
+        assert record == {}, "there is one place alone"
     stub, plan = Stub(), plan_of()
     alone = [task for group in plan.groups() for task in group if task.method == "strong"]
     loaded(stub, plan, {}, alone)

@@ -29,9 +29,15 @@ def to_place(plan: Plan, methods: Sequence[str] | set[str]) -> bool:
     return plan.reflection.gap_every == AUTO and bool({*methods} & {*users_of("gap_every")})
 
 
+def _no_choice(plan: Plan) -> bool:
+    """Whether few reflections leave but one place: the step before the first, or all there are."""
+    config = _config(plan)
+    return len(config.gap_steps(plan.steps)) in (1, len(config.steps(plan.steps)))
+
+
 def placing_notes(plan: Plan) -> list[str]:
     """What a plan says of it: the measurements that there will be, and what finding their places costs."""
-    if not to_place(plan, plan.methods):
+    if not to_place(plan, plan.methods) or _no_choice(plan):
         return []
     first, count = counted(len(_first_tasks(plan)), plan.noun), len(_config(plan).gap_steps(plan.steps))
     return [
@@ -51,7 +57,8 @@ def load_placed(family: Family, plan: Plan, loading: Loading, agree: Callable[[s
     """
     if not to_place(plan, loading.methods):
         return family.load(plan, loading)
-    if (known := loading.record.get(FACT)) is not None:
+    known = _config(plan).gap_steps(plan.steps) if _no_choice(plan) else loading.record.get(FACT)
+    if known is not None:
         return family.load(_with(plan, gap_every=tuple(known)), loading)
     from w2sd_video.core.placing import GapTurns
 
