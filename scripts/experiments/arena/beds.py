@@ -82,14 +82,14 @@ BEDS: Mapping[str, Bed] = {
     "videos": Bed(
         "Videos: two networks",
         ("--videos", "--budgets", "25", "--tuned", "20", "--count", "72", "--entrants",
-         f"{PROMPTED},{UNPROMPTED},{FORMS}"),
+         f"CFG,APG,Z-Sampling,auto-guidance,limited auto-guidance,{FORMS}"),
         ("--batch", "24", "--prompts", "{prompts}"),
         CAPTIONS,
     ),
     "still": Bed(
         "Videos whose strong side moves less",
         ("--videos", "--reward", f"{HERE}/arena/rewards.py:colour_and_shape", "--budgets", "25", "--tuned", "12",
-         "--count", "72", "--entrants", f"auto-guidance,{FORMS}"),
+         "--count", "72", "--entrants", "auto-guidance,W2SD fused,W2SD cached"),
         ("--strong", "{pair}", "--weak", str(WEIGHTS / "weak"), "--motion-adapter", str(WEIGHTS / "motion_adapter"),
          "--batch", "24", "--steps", "20", "--lambda", "10", *_TOY, "--prompts", "{prompts}"),
         [caption for i, caption in enumerate(CAPTIONS) if i % len(MOTIONS) != STILL],
