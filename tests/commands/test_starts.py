@@ -22,13 +22,14 @@ from tests.support import tiny, tiny_conditioned, tiny_loops
 from tests.support.family_programs import image as image_program
 from tests.support.family_programs import video as video_program
 from w2sd_video.commands.app import family_named
+from w2sd_video.commands.checks import check_one_space
 from w2sd_video.commands.engine import check_words
 from w2sd_video.commands.measuring import frames_of
 from w2sd_video.commands.rehearsing import rehearse_pair
 from w2sd_video.commands.starts import Start
 from w2sd_video.errors import UserError
 from w2sd_video.hosting.calls import call_signature
-from w2sd_video.loading.pipeline_families import FAMILIES
+from w2sd_video.loading.pipeline_families import FAMILIES, LAYOUTS, layouts_apart
 from w2sd_video.loading.pipelines import begun_from, chosen_scheduler, reflectable_scheduler
 from w2sd_video.presets import PRESETS
 from w2sd_video.runs.picture_io import read_picture
@@ -194,6 +195,16 @@ def test_pictures_are_found_in_what_each_family_returns() -> None:
     picture = np.zeros((1, 8, 8, 3))
     for output in (diffusers.ImagePipelineOutput(picture), kandinsky(picture)):
         assert frames_of(output).shape == (1, 8, 8, 3)
+
+
+def test_latents_of_one_vae_that_are_kept_otherwise_are_refused_by_name_before_loading() -> None:
+    kinds = {name: f"{name}Pipeline" for name in ("Flux", "Chroma", "ZImage", "HiDreamImage", "Krea2", "QwenImage")}
+    assert layouts_apart(kinds["Flux"], kinds["Chroma"]) is layouts_apart(kinds["Krea2"], kinds["QwenImage"]) is None
+    for weak, kept in (("ZImage", "Z-Image as a list"), ("HiDreamImage", r"HiDream as \[B, C, h, w\]")):
+        sides = [SimpleNamespace(part=lambda _: None, network=None, class_name=kinds[n]) for n in ("Flux", weak)]
+        with pytest.raises(UserError, match=rf"latents are kept by Flux as tokens .* and {kept}.*w2sd bridge"):
+            check_one_space(*sides)  # type: ignore[arg-type]
+    assert {family.layout for family in FAMILIES} == set(LAYOUTS)
 
 
 def test_the_size_of_a_picture_is_that_of_the_output(disk: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support import tiny
+from tests.support import tiny, tiny_families, tiny_loops
 from w2sd_video import ModelSpec, ReflectionConfig, reflected
 from w2sd_video.errors import UserError
 
@@ -240,3 +240,18 @@ def test_compiled_networks_are_reflected_like_those_inside():
         compiled = frames()
     assert torch.equal(plain, compiled) and run.num_reflections == 2
     assert isinstance(pipe.transformer, torch._dynamo.eval_frame.OptimizedModule)
+
+
+def test_a_weak_pipeline_of_another_family_has_guidance_of_its_own_kind():
+    """Chroma has Flux's latents: its guidance is no input of its network, and it has no pooled prompt."""
+    flux, chroma = tiny.flux(), tiny_families.chroma()
+    settings = {**tiny.FLUX_CALL, "guidance_scale": 3.0, "pooled_prompt_embeds": torch.ones(1, 16)}
+    settings |= {"prompt": None, "prompt_embeds": tiny_loops._text(1, 16, 32)}
+    rows, made = [], []
+    for guidance in (1.0, 2.0):
+        inputs = {f"{half}prompt_attention_mask": torch.ones(1, 16) for half in ("", "negative_")}
+        inputs["negative_prompt_embeds"] = tiny_loops._text(1, 16, 32, seed=4)
+        with reflected(flux, (chroma, ModelSpec(guidance=guidance)), num_reflections=2, weak_inputs=inputs) as run:
+            made.append(call(flux, **settings))
+        rows.append(run.num_rows)
+    assert rows == [4 + 2 * 2, 4 + 2 * 3] and not torch.equal(*made)

@@ -43,6 +43,7 @@ LORA_SCALES = {
     "lora-personal": (0.8, 0.0),  # Table 3: the base model is the weak one
     "lora-flux": (0.3, 0.0),  # App. E.6
     "dpo-sdxl": (1.0, 0.0),  # not in the paper
+    "wan21-lightning": (0.0, 1.0),  # not in the paper
 }
 # Table number: (preset, weak or base model, strong model, W2SD), as the paper prints them; "-" for no value.
 TABLES = {

@@ -1,4 +1,4 @@
-"""More of the tiny pipelines: Stable Diffusion 3.5, AnimateDiff on Stable Diffusion 1.5."""
+"""More of the tiny pipelines: Stable Diffusion 3.5, AnimateDiff on Stable Diffusion 1.5, Chroma."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from diffusers import (
     AnimateDiffPipeline,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -69,5 +71,34 @@ def animatediff_sd15(seed: int = 1, *, scheduler: Any = None) -> AnimateDiffPipe
             unet=sd15_motion_unet(seed),
             motion_adapter=tiny.motion_adapter(),
             scheduler=scheduler or tiny.ddim(),
+        )
+    )
+
+
+def chroma(seed: int = 1) -> ChromaPipeline:
+    """Latents packed as Flux's, guided by two halves."""
+    network = tiny.seeded(
+        seed,
+        lambda: ChromaTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=[4, 4, 8],
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+            approximator_num_channels=64,
+        ),
+    )
+    return tiny._quiet(
+        ChromaPipeline(
+            vae=tiny.flux().vae,
+            text_encoder=tiny.t5_encoder(),
+            tokenizer=tiny.t5_tokenizer(),
+            transformer=network.eval(),
+            scheduler=tiny.flux().scheduler,
         )
     )

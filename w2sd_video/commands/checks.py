@@ -14,7 +14,7 @@ from w2sd_video.demo.bundled import check_captions, check_toy_size, is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.gaps.control_images import BLACK, check_size
 from w2sd_video.latents.spaces import REMEDIES, LatentSpace, compare_spaces, frames_of
-from w2sd_video.loading.pipeline_families import PipelineFamily, family_of_class, makes_videos
+from w2sd_video.loading.pipeline_families import PipelineFamily, family_of_class, layouts_apart, makes_videos
 from w2sd_video.loading.tensor_checks import check_names
 from w2sd_video.loading.tokenizing import cut_notes, read_alike, readers_of, readers_of_pipeline
 from w2sd_video.pair import ModelPair, check_pair, gap
@@ -308,6 +308,8 @@ def check_one_space(ours: Description, theirs: Description, *, own_levels: bool 
         ]
         found = compare_spaces(*own)
         apart, reason = found.name != "share", None if found.name == "share" else found.message
+    if reason is None and (kept := layouts_apart(ours.class_name, theirs.class_name)) is not None:
+        reason = f"{kept}; {REMEDIES['bridge']}"
     if reason is None and apart:
         reason = f"their networks are a {networks[0]} and a {networks[1]}; {REMEDIES['bridge']}"
     if reason is not None:

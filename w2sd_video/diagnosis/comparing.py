@@ -11,7 +11,7 @@ from w2sd_video.latents import noise_levels
 from w2sd_video.latents.spaces import Relation, compare_spaces, scale_words, shape_words
 from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.fingerprints import difference, same_weights
-from w2sd_video.loading.pipeline_families import family_of_class
+from w2sd_video.loading.pipeline_families import family_of_class, layouts_apart
 
 UNKNOWN = "unknown"
 DIMENSIONS = {
@@ -71,6 +71,9 @@ def compare(strong: Side, weak: Side) -> Comparison:
     """Returns everything that the files of two sides tell about each other."""
     vaes, networks, schedulers = (_both(strong, weak, part) for part in ("vae", "network", "scheduler"))
     space = compare_spaces(strong.space, weak.space)
+    kept = layouts_apart(strong.class_name, weak.class_name)
+    if kept is not None and space.name in ("share", "undecided"):
+        space = replace(space, name="bridge", reason=kept)
     network_class = None
     predictions = _words(schedulers, noise_levels.prediction_of)
     prediction = _equal(*predictions)

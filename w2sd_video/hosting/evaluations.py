@@ -24,6 +24,7 @@ from w2sd_video.hosting.refusals import DIFFERS_IN_NOTHING, GAP_EVERY, LAG, chec
 from w2sd_video.hosting.sampling import Sampler
 from w2sd_video.hosting.sides import Side
 from w2sd_video.latents.schedules import Schedule, at_all_steps
+from w2sd_video.latents.spaces import THROUGH_PIXELS
 
 
 class Evaluations:
@@ -103,6 +104,13 @@ class Evaluations:
         self._compared = True
         sides, network = self._sampler.sides, self._networks[0]
         pair = sides.reflector, sides.weak
+        for side in pair:
+            for call, told in zip(getattr(side.conditioning, "calls", ()), self._first, strict=False):
+                if type(call.network) is not type(network) and call.arguments.keys() != told.keys():
+                    raise UserError(
+                        f"the {type(call.network).__name__} of a side is told other things than the loop of "
+                        f"{self._kind.__name__} tells its {type(network).__name__}; {THROUGH_PIXELS}"
+                    )
         own = [s.conditioning.compared(self._first) if isinstance(s.conditioning, Exchange) else [] for s in pair]
         filled = [changes or [{} for _ in self._first] for changes in own]
         if pair[0] is not pair[1] and any(own) and equal(*filled) and self._alike(*pair, network):

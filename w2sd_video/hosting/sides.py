@@ -30,6 +30,8 @@ from w2sd_video.latents.schedules import prediction_of, trained_levels
 from w2sd_video.latents.spaces import LatentSpace, compare_spaces
 from w2sd_video.pair import ModelSpec
 
+POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+
 
 @dataclass(frozen=True)
 class Side:
@@ -159,7 +161,11 @@ class SideMaker:
         if alike and not _lacks_guidance(side):
             return side
         pipe = self.pipe if weak.pipe is None else weak.pipe
-        arguments = self._accepted(with_prompts(reflector_spec, self.arguments), pipe)
+        given = with_prompts(reflector_spec, self.arguments)
+        if weak.pipe is not None:  # of an encoder that its family does not have (Chroma beside Flux)
+            taken = call_signature(self._kind_of(pipe)).parameters
+            given = {name: value for name, value in given.items() if name in taken or name not in POOLED}
+        arguments = self._accepted(given, pipe)
         unknown = set(weak.inputs) - set(call_signature(self._kind_of(pipe)).parameters)
         if unknown:
             raise UserError(
@@ -169,6 +175,8 @@ class SideMaker:
         scale = spec.guidance if spec.guidance is not None else reflector_spec.guidance
         if weak.pipe is not None:
             side = replace(side, prediction=prediction_of(pipe.scheduler))
+        if side.embedded is not None and call_guidance(self._kind_of(pipe), pipe, arguments).embedded is None:
+            side = replace(side, embedded=None, guidance=scale)  # Flux over Chroma: no input of the weak network
         if weak.pipe is not None or any(name in ARGUMENTS for name in weak.inputs):
             side = replace(side, control=self._control(pipe, arguments))
             inherits = control_of(self.pipe) is not None and "controlnet_conditioning_scale" not in weak.inputs

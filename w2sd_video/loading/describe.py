@@ -40,7 +40,8 @@ from w2sd_video.loading.quantised_files import check_installed, check_package, r
 # The parts of a pipeline that hold weights; whatever else a model_index.json names is settings, or left out.
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 SOUND = ("audio_vae", "connectors", "vocoder")  # LTX-2's
-WEIGHTED = ("unet", "transformer", "transformer_2", "vae", "motion_adapter", *TEXT_ENCODERS, "image_encoder", *SOUND)
+SECOND = ("transformer_2", "unconditional_transformer")  # Wan 2.2's and Ideogram 4's
+WEIGHTED = ("unet", "transformer", *SECOND, "vae", "motion_adapter", *TEXT_ENCODERS, "image_encoder", *SOUND)
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # not asked for when text makes a picture
 NOT_FROM_TEXT = (  # of pipelines that are not in the table of families
     *("Img2Img", "Inpaint", "ControlNet", "Control", "Upscale", "Fill", "Redux", "Kontext", "Edit", "Pix2Pix"),

@@ -10,6 +10,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+LAYOUTS = {
+    "grid": "[B, C, h, w]",
+    "list": "a list of [C, 1, h, w]",
+    "last": "[B, F, h, w, C]",
+    "tokens": "tokens [B, h / 2 * w / 2, 4 C], channels outermost",
+    "patches": "tokens [B, h / 2 * w / 2, 4 C], channels innermost",
+}
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 FROM_TEXT, FROM_IMAGE, FROM_MASK, FROM_VIDEO = "text", "image", "mask", "video"
 STARTS = (FROM_TEXT, FROM_IMAGE, FROM_MASK, FROM_VIDEO)  # what sampling starts from, beside noise and a prompt
@@ -43,6 +50,7 @@ class PipelineFamily:
         extra: call arguments beside those, which keep guidance plain.
         sees: whether an image encoder is part of it.
         vae: whose latents they are, as people say it.
+        layout: how these latents are kept, one of `LAYOUTS`; families of one VAE can differ in it.
     """
 
     name: str
@@ -72,6 +80,7 @@ class PipelineFamily:
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     sees: bool = False
     vae: str = ""
+    layout: str = "grid"
 
     @property
     def makes_videos(self) -> bool:
@@ -112,23 +121,25 @@ FAMILIES: tuple[PipelineFamily, ...] = (
     _pictures("SDXL", "StableDiffusionXL", noised=BOTH, rounds_up=False, size=None, patch=1, vae="SDXL's"),
     _pictures("SD 1.5", "StableDiffusion", noised=BOTH, rounds_up=False, size=None, patch=1, vae="SD 1.5's"),
     _pictures("SD 3.5", "StableDiffusion3", noised=BOTH, guidance=4.5, vae="SD 3's"),
-    _pictures("Flux", "Flux", noised=BOTH, guidance=3.5, embedded=True, vae=FLUX_VAE),
-    _pictures("Chroma", "Chroma", noised=BOTH, guidance=5.0, vae=FLUX_VAE),
+    _pictures("Flux", "Flux", noised=BOTH, guidance=3.5, embedded=True, vae=FLUX_VAE, layout="tokens"),
+    _pictures("Chroma", "Chroma", noised=BOTH, guidance=5.0, vae=FLUX_VAE, layout="tokens"),
     _pictures("HiDream", "HiDreamImage", guidance=5.0, vae=FLUX_VAE),
-    _pictures("Z-Image", "ZImage", noised=BOTH, guidance=5.0, excess=True, vae=FLUX_VAE),
+    _pictures("Z-Image", "ZImage", noised=BOTH, guidance=5.0, excess=True, vae=FLUX_VAE, layout="list"),
     _pictures("Lumina 2", "Lumina2", guidance=4.0, vae=FLUX_VAE),
     _pictures("Qwen-Image", "QwenImage", noised=BOTH, size=(1328, 1328), guidance=4.0, scale="true_cfg_scale",
-              vae="Qwen-Image's"),
-    _pictures("Krea 2", "Krea2", guidance=5.5, excess=True, vae="Qwen-Image's"),
-    _pictures("Flux.2 klein", "Flux2Klein", noised="mask", guidance=4.0, vae="Flux.2's"),
-    _pictures("Flux.2", "Flux2", guidance=4.0, embedded=True, vae="Flux.2's"),
-    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, extra={"guidance_schedule": None}, vae="Flux.2's"),
+              vae="Qwen-Image's", layout="tokens"),
+    _pictures("Krea 2", "Krea2", guidance=5.5, excess=True, vae="Qwen-Image's", layout="tokens"),
+    _pictures("Flux.2 klein", "Flux2Klein", noised="mask", guidance=4.0, vae="Flux.2's", layout="tokens"),
+    _pictures("Flux.2", "Flux2", guidance=4.0, embedded=True, vae="Flux.2's", layout="tokens"),
+    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, extra={"guidance_schedule": None}, vae="Flux.2's",
+              layout="patches"),
     _pictures("Sana", "Sana", guidance=4.5, patch=1, vae="DC-AE f32"),
     _pictures("PixArt", "PixArtSigma", guidance=4.5, vae="SDXL's"),
     _pictures("AuraFlow", "AuraFlow", guidance=3.5, vae="SDXL's"),
     _pictures("CogView 4", "CogView4", guidance=5.0, vae="CogView 4's"),
     PipelineFamily("Kandinsky 5 image", "Kandinsky5T2IPipeline", "Kandinsky5I2IPipeline", own_weights=(FROM_IMAGE,),
-                   noised=(), size=(1024, 1024), sizes=KANDINSKY_SIZES, patch=2, guidance=3.5, vae=FLUX_VAE),
+                   noised=(), size=(1024, 1024), sizes=KANDINSKY_SIZES, patch=2, guidance=3.5, vae=FLUX_VAE,
+                   layout="last"),
     PipelineFamily("AnimateDiff SDXL", "AnimateDiffSDXLPipeline", num_frames=16, fps=8, vae="SDXL's"),
     PipelineFamily("AnimateDiff SD 1.5", "AnimateDiffPipeline", video="AnimateDiffVideoToVideoPipeline",
                    num_frames=16, fps=8, vae="SD 1.5's"),
@@ -137,7 +148,7 @@ FAMILIES: tuple[PipelineFamily, ...] = (
     _videos("SkyReels V2", "SkyReelsV2Pipeline", (544, 960), 97, 24, image="SkyReelsV2ImageToVideoPipeline",
             last_image=True, own_weights=(FROM_IMAGE,), guidance=6.0, sees=True, vae=WAN_VAE),
     _videos("Kandinsky 5", "Kandinsky5T2VPipeline", (512, 768), 121, 24, image="Kandinsky5I2VPipeline",
-            own_weights=(FROM_IMAGE,), fewest_frames=17, guidance=5.0, vae=HUNYUAN_VAE),
+            own_weights=(FROM_IMAGE,), fewest_frames=17, guidance=5.0, vae=HUNYUAN_VAE, layout="last"),
     _videos("HunyuanVideo 1.5", "HunyuanVideo15Pipeline", (480, 832), 121, 24, patch=1, guidance=6.0, scale="guider",
             image="HunyuanVideo15ImageToVideoPipeline", own_weights=(FROM_IMAGE,), sees=True, vae="HunyuanVideo 1.5's"),
     _videos("HunyuanVideo", "HunyuanVideoPipeline", (720, 1280), 129, 15, guidance=6.0, embedded=True,
@@ -173,6 +184,15 @@ def family_of_class(name: str | None) -> PipelineFamily | None:
 def family_called(name: str | None) -> PipelineFamily | None:
     """Returns the family of that name, None for one that is not in the table."""
     return _BY_NAME.get(name or "")
+
+
+def layouts_apart(one: str | None, other: str | None) -> str | None:
+    """Returns how latents of two classes of pipelines are kept, where that is known to differ."""
+    families = [family for name in (one, other) if (family := family_of_class(name)) is not None]
+    if len({family.layout for family in families}) < 2:
+        return None
+    kept = " and ".join(f"{family.name} as {LAYOUTS[family.layout]}" for family in families)
+    return f"the VAEs may be one, but latents are kept by {kept}"
 
 
 def start_of_class(name: str | None) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 from w2sd_video.loading.describe import TEXT_ENCODERS, Description, Weights
 from w2sd_video.loading.files import GGUF
 
-NETWORKS = ("unet", "transformer", "transformer_2")
+NETWORKS = ("unet", "transformer", "transformer_2", "unconditional_transformer")
 # Numbers alive at the peak of an evaluation, per row, latent position (or token) and channel of the first layer.
 UNET_VALUES = 15.8  # whose first level has no attention (SDXL)
 ATTENDED_VALUES = 26.05  # whose first level has (SD 1.5, all with motion modules): the widest feed-forward is there

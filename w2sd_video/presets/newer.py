@@ -14,7 +14,12 @@ from w2sd_video.presets.pictures import FLUX, FLUX_REFLECTIONS, FLUX_STEPS, SDXL
 from w2sd_video.presets.preset import Preset, made
 
 NOT_MEASURED = "chosen, not measured: not in the paper; T and lambda as its Flux, the rest as the family's own examples"
-UNKNOWN_LEVELS = "the few levels of the distilled side are not set here: --weak-levels, such as turbo-8:3"
+UNKNOWN_LEVELS = (
+    "the distilled side's 16 levels have the shift of its own scheduler, not known before it is fetched: at all levels "
+    "unless --weak-levels turbo-16:SHIFT is given"
+)
+KLEIN_LEVELS = "turbo-4:9.89"  # exp(mu) of the pipeline's own shift for 4 steps at 1024 x 1024
+LTX_LEVELS = (1000.0, 993.75, 987.5, 981.25, 975.0, 909.375, 725.0, 421.875)  # diffusers' for LTX-2's distilled models
 KANDINSKY = "kandinskylab/Kandinsky-5.0-T2V-Lite-{}-5s-Diffusers"
 HUNYUAN = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v"
 SIZE, TUNED, FEW = "weight: size", "weight: full fine-tune", "weight: distillation"
@@ -33,6 +38,7 @@ def _pair(
     scheduler: str,
     *,
     guidance: float | None = None,
+    inside: float | None = None,
     weak_guidance: float | None = None,
     weak_levels: Any = None,
     scales: tuple[float, float] = (0.0, 0.0),
@@ -40,7 +46,7 @@ def _pair(
     **rest: Any,
 ) -> Preset:
     """A pair of its family's defaults; `gigabytes` are of each side's networks in 16 bits, `scheduler` their own,
-    `scales` of LoRAs on both.
+    `inside` the strong side's guidance in reflections where it is another one, `scales` of LoRAs on both.
     """
     row = family_called(family)
     assert isinstance(row, PipelineFamily)
@@ -48,7 +54,7 @@ def _pair(
     assert scale is not None
     sizes = {"num_frames": row.num_frames, "fps": row.fps} if row.makes_videos else {}
     loras = [tuple((each, by) for each in rest.get("loras", {})) for by in scales]
-    side = ModelSpec(checkpoint=strong, guidance=scale, loras=loras[0])
+    side = ModelSpec(checkpoint=strong, guidance=scale if inside is None else inside, loras=loras[0])
     other = ModelSpec(
         checkpoint=weak,
         guidance=scale if weak_guidance is None else weak_guidance,
@@ -67,7 +73,18 @@ def _pair(
 PICTURES_2026 = (
     _pair("flux2-klein", "Flux.2 klein base over its distilled version", FEW, "Flux.2 klein",
           "black-forest-labs/FLUX.2-klein-base-4B", "black-forest-labs/FLUX.2-klein-4B", (8, 8),
-          "flow Euler, shift by size", weak_guidance=1.0, said=UNKNOWN_LEVELS),
+          "flow Euler, shift by size", weak_guidance=1.0, weak_levels=KLEIN_LEVELS,
+          said="the distilled side's levels are those of 1024 x 1024"),
+    _pair("ideogram4-networks", "Ideogram 4's conditional network over its unconditional one", "weight: no prompt",
+          "Ideogram 4", "ideogram-ai/ideogram-v4", None, (37,), "flow Euler, its own levels", inside=1.0,
+          weak_guidance=0.0, said="inside the reflection each network alone, guidance 1 over 0"),
+    _pair("flux-vs-chroma", "FLUX.1-dev over Chroma, unguided", "weight: architecture", "Flux", FLUX,
+          "lodestones/Chroma1-HD", (24, 18), "flow Euler, shift by size", weak_guidance=1.0,
+          said="one latent space if the VAEs' hashes agree; Z-Image, HiDream and Lumina 2 have that VAE too, and keep "
+          "its latents otherwise: w2sd bridge"),
+    _pair("flux-srpo", "FLUX.1-dev fine-tuned by SRPO over FLUX.1-dev", TUNED, "Flux",
+          "tencent/SRPO/diffusion_pytorch_model.safetensors", FLUX, (24, 24), "flow Euler, shift by size",
+          needs=("--strong FILE",), said="SRPO's repository is one transformer's file, here in 16 bits: fetch that"),
     _pair("qwen-image-2512", "Qwen-Image 2512 over Qwen-Image", TUNED, "Qwen-Image", "Qwen/Qwen-Image-2512",
           "Qwen/Qwen-Image", (41, 41), "flow Euler, shift by size"),
     _pair("z-image", "Z-Image over Z-Image Turbo", FEW, "Z-Image", "Tongyi-MAI/Z-Image", "Tongyi-MAI/Z-Image-Turbo",
@@ -95,6 +112,9 @@ VIDEOS_2026 = (
           said=UNKNOWN_LEVELS),
     _pair("wan22-vs-wan21", "Wan 2.2 A14B, two networks, over Wan 2.1 14B", "weight: version", "Wan", WAN_22, WAN_LARGE,
           (56, 28), "UniPC flow", said="2.2's second network makes the last steps, where its first is not asked"),
+    _pair("wan21-lightning", "Wan 2.1 14B over itself with a 4-step Lightning LoRA", FEW, "Wan", WAN_LARGE, None, (28,),
+          "UniPC flow", weak_guidance=1.0, weak_levels="lightning-4:5", loras={"lightning": None}, scales=(0.0, 1.0),
+          needs=("--lora lightning=FILE",), said="levels of LoRAs distilled at shift 5: --weak-levels for others"),
     _pair("skyreels-vs-wan", "SkyReels V2 14B over Wan 2.1 14B", TUNED, "SkyReels V2",
           "Skywork/SkyReels-V2-T2V-14B-540P-Diffusers", WAN_LARGE, (28, 28), "UniPC flow",
           said="the VAEs' hashes decide whether they share their latents: w2sd diagnose"),
@@ -102,7 +122,7 @@ VIDEOS_2026 = (
           HUNYUAN, f"{HUNYUAN}_distilled", (17, 17), "flow Euler, shift 5", weak_guidance=1.0),
     _pair("ltx23-distilled", "LTX-2.3 over its distilled version", FEW, "LTX-2", "diffusers/LTX-2.3-Diffusers",
           "diffusers/LTX-2.3-Distilled-Diffusers", (44, 44), "flow Euler, shift by size", weak_guidance=1.0,
-          said=UNKNOWN_LEVELS),
+          weak_levels=LTX_LEVELS),
     _pair("cogvideox-guidance", "CogVideoX 5B at guidance 6 over 1", "condition: guidance", "CogVideoX",
           "THUDM/CogVideoX-5b", None, (11,), "DDIM, v-predictions", weak_guidance=1.0),
     _pair("svd-versions", "SVD-XT 1.1 over SVD-XT", TUNED, "SVD", "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
