@@ -244,6 +244,13 @@ def refusals() -> dict[str, str]:
     return said
 
 
+PROMPTS = {
+    "w2sd-image": ("--prompt", "a red ring"),
+    "w2sd-bridge": ("--prompt", "a red ring"),
+    "w2sd-video": ("--prompt", "a red ring moving left"),
+}
+
+
 def by_command(name: str) -> dict[str, Any]:
     """{"pipeline", "files", "difference"}: of the bundled pair's pixels, of 255, made by the command on each device."""
     import imageio.v3 as iio
@@ -255,7 +262,16 @@ def by_command(name: str) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         for device in ("cpu", NAME):
             output = Path(folder, device)
-            argv = [name.removeprefix("w2sd-"), "--steps", "8", "--device", device, "--dtype", "float32"]
+            argv = [
+                name.removeprefix("w2sd-"),
+                *PROMPTS.get(name, ()),
+                "--steps",
+                "8",
+                "--device",
+                device,
+                "--dtype",
+                "float32",
+            ]
             assert app.main([*argv, "--quiet", "--output", str(output)]) == 0
             files = [path for path in output.rglob("*") if path.suffix in (".png", ".mp4") and path.parent != output]
             made[device] = {str(path.relative_to(output)): iio.imread(path).astype(int) for path in files}
