@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -272,7 +272,8 @@ def by_command(name: str) -> dict[str, Any]:
                 "--dtype",
                 "float32",
             ]
-            assert app.main([*argv, "--quiet", "--output", str(output)]) == 0
+            with redirect_stdout(sys.stderr):
+                assert app.main([*argv, "--quiet", "--output", str(output)]) == 0
             files = [path for path in output.rglob("*") if path.suffix in (".png", ".mp4") and path.parent != output]
             made[device] = {str(path.relative_to(output)): iio.imread(path).astype(int) for path in files}
     assert made["cpu"].keys() == made[NAME].keys()
