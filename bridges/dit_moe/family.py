@@ -153,13 +153,13 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
         config = describe_checkpoint(given, allow_pickle=plan.allow_pickle).config
         folder = Path(given).expanduser() / "vae" if plan.own.vae is None else Path(plan.own.vae).expanduser()
         files = weight_files(folder) if folder.is_dir() else []
-        heads = config["num_attention_heads"]
-        width = {"num_attention_heads": heads, "attention_head_dim": config["hidden_size"] // heads}
+        experts = {name: config[name] for name in ("num_experts", "expert_hidden_size", "patch_size")}
         sizes = Sizes(
             {"transformer": count_parameters(config).total},
             vae=Weights(tuple(files)).numel if files else KNOWN["SD 1.5"].vae,
             vae_config=read_json(folder / "config.json") if files else KNOWN["SD 1.5"].vae_config,
-            config={"_class_name": "DiTMoE", "patch_size": config["patch_size"], **width},
+            largest=2 * config["num_experts"] * config["expert_hidden_size"] * config["hidden_size"],
+            config={"_class_name": "DiTMoE", **experts},
         )
         rows = max(_rows(plan.strong_guidance), _rows(plan.weak_guidance), _rows(sampling_guidance(plan, "strong")))
         count = min(plan.batch, plan.per_method)

@@ -34,6 +34,7 @@ from w2sd_video.loading.parts import check_header, progress_bars, reading
 from w2sd_video.loading.pipelines import class_of
 from w2sd_video.loading.placement import DTYPES, peak_memory
 from w2sd_video.loading.rehearsal import check_schedule, check_vae
+from w2sd_video.loading.streaming import trim
 from w2sd_video.pair import ModelSpec
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, SELECTING, Task, as_text
@@ -99,6 +100,7 @@ def load_pipeline(plan: Plan, *, bars: bool = False) -> DiTMoEPipeline:
         pipe.enable_sequential_cpu_offload(device=plan.device)
     else:
         pipe.to(plan.device)
+    trim()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +99,10 @@ def statuses(pid: int) -> Iterator[float]:
 
 
 def run(name: str, words: list[str], output: Path) -> Measured:
-    """Runs a command, dry and for good, and measures it from outside and inside."""
+    """Runs a command, and measures it from outside and inside."""
     found = Measured(name)
     shutil.rmtree(output, ignore_errors=True)
-    converts = words[:2] == ["moe", "convert"]
-    if not converts:
-        dry = [sys.executable, "-m", "w2sd_video", *words, "--dry-run", "--format", "json"]
-        begin = time.monotonic()
-        found.planned = json.loads(subprocess.run(dry, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
-        found.dry_seconds = time.monotonic() - begin
+    if words[:2] != ["moe", "convert"]:
         words = [*words, "--output", str(output)]
     log, report = output.with_suffix(".log"), output.with_suffix(".json")
     begin = time.monotonic()
@@ -128,6 +123,16 @@ def run(name: str, words: list[str], output: Path) -> Measured:
     found.inside = json.loads(report.read_text())
     found.peak = max(found.peak, *found.inside["peaks"].values())
     return found
+
+
+def with_plan(found: Measured, words: list[str]) -> Measured:
+    """Returns what was measured with what a dry run says of it."""
+    if words[:2] == ["moe", "convert"]:
+        return found
+    begin = time.monotonic()
+    dry = [sys.executable, "-m", "w2sd_video", *words, "--dry-run", "--format", "json"]
+    planned = json.loads(subprocess.run(dry, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    return replace(found, planned=planned, dry_seconds=time.monotonic() - begin)
 
 
 def commands(work: Path, pixels: int, steps: int) -> dict[str, list[str]]:
@@ -228,11 +233,11 @@ def main() -> int:
         kept = options.work / f"measured-{number}.json"
         if options.only is None or number in options.only:
             print(f"running: {name}", file=sys.stderr, flush=True)
-            made = run(name, words, options.work / "run")
+            made = with_plan(run(name, words, options.work / "run"), words)
             kept.write_text(json.dumps(asdict(made)), encoding="utf-8")
             print(f"  peak {made.peak:.2f} GB; {'; '.join(made.failures()) or 'bars met'}", file=sys.stderr, flush=True)
         if kept.exists():
-            runs.append(Measured(**json.loads(kept.read_text(encoding="utf-8"))))
+            runs.append(with_plan(Measured(**json.loads(kept.read_text(encoding="utf-8"))), words))
         else:
             left_out.append(name)
     options.page.write_text(page(runs, options.pixels, options.steps, left_out), encoding="utf-8")

@@ -29,6 +29,7 @@ GIB = 2**30
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 RESERVED = 3 * GIB // 4  # on an accelerator, for its context, workspaces and what is left between blocks of memory
 PROCESS = 450 * 2**20  # the program itself, its libraries loaded; beside an accelerator's more
+COMPUTING = 100 * 2**20  # more of it on a CPU once it computes: kernels made for the sizes at hand
 ACCELERATED_PROCESS = 2 * GIB
 
 
@@ -275,8 +276,8 @@ def _on_cpu(found: _Bytes) -> PlanMemory:
     host = _phases(
         found,
         encode=PROCESS + found.before,
-        sample=PROCESS + found.all + found.sampling,
-        decode=PROCESS + found.all + found.decoding,
+        sample=PROCESS + COMPUTING + found.all + found.sampling + found.largest,  # a weight in another order
+        decode=PROCESS + COMPUTING + found.all + found.decoding,
     )
     return PlanMemory({}, host)
 

@@ -80,6 +80,8 @@ class Sizes:
             return int(FLUX_VALUES * (positions / 4 + 512) * inner)  # latents are packed two by two
         if name.startswith("SD3"):
             return int(SD3_VALUES * (positions / patch**2 + 333) * inner)
+        if name == "DiTMoE":  # the products of all experts, at most
+            return int(4 * config["num_experts"] * config["expert_hidden_size"] * positions / patch**2)
         return int(TRANSFORMER_VALUES * (positions / patch**2 + 512) * inner * (num_frames or 1))
 
     def decoded(self, height: int, width: int, num_frames: int | None) -> int:
@@ -133,7 +135,7 @@ KNOWN: Mapping[str, Sizes] = {
         {"unet": 2_567_463_684},
         text=(_CLIP_L, _CLIP_G),
         vae=83_653_863,
-        largest=13_107_200,
+        largest=29_491_200,
         largest_text=49408 * 1280,
         config=_SDXL_UNET,
         vae_config=_SDXL_VAE,
@@ -142,7 +144,7 @@ KNOWN: Mapping[str, Sizes] = {
         {"unet": 859_520_964},
         text=(_CLIP_L,),
         vae=83_653_863,
-        largest=13_107_200,
+        largest=29_491_200,
         largest_text=49408 * 768,
         config=_SD15_UNET,
         vae_config={**_SDXL_VAE, "force_upcast": False},
