@@ -7,10 +7,11 @@ of a tensor that the other side of a pair has already.
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ DTYPES = {
     "I8": torch.int8,
 }
 Told = Callable[[int], None]
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def read_tensors(
@@ -144,13 +146,42 @@ def fill(
         ):
             holder[leaf] = held
             continue
-        made = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
+        with _apart():
+            made = torch.empty(tensor.shape, dtype=kind, device=device)
+        made.copy_(tensor)
         if isinstance(holder[leaf], nn.Parameter):
             holder[leaf] = nn.Parameter(made, requires_grad=holder[leaf].requires_grad)
         else:
             holder[leaf] = made
     if isinstance(module, PreTrainedModel):
         module.tie_weights()
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Inside, glibc takes what is a MiB or more from the system, each by itself, so that it goes back to it whole when
+    it is freed: among others in one heap it would leave holes.
+    """
+    libc = _libc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    try:
+        yield
+    finally:  # as glibc has it once large pieces were freed
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+
+
+@functools.cache
+def _libc() -> Any:
+    """The C library, where it is glibc; None elsewhere."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return libc if libc.mallopt and libc.malloc_trim else None
+    except (OSError, AttributeError):
+        return None
 
 
 def _wide(module: Any, dtype: torch.dtype) -> set[str]:
@@ -221,5 +252,5 @@ def trim() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):  # glibc keeps what was freed, unless asked to give it back
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    if (libc := _libc()) is not None:  # glibc keeps what was freed, unless asked to give it back
+        libc.malloc_trim(0)
