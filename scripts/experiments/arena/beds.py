@@ -89,7 +89,7 @@ BEDS: Mapping[str, Bed] = {
     "still": Bed(
         "Videos whose strong side moves less",
         ("--videos", "--reward", f"{HERE}/arena/rewards.py:colour_and_shape", "--budgets", "25", "--tuned", "12",
-         "--count", "72", "--entrants", "auto-guidance,W2SD fused,W2SD cached"),
+         "--count", "72", "--entrants", "auto-guidance,W2SD fused"),
         ("--strong", "{pair}", "--weak", str(WEIGHTS / "weak"), "--motion-adapter", str(WEIGHTS / "motion_adapter"),
          "--batch", "24", "--steps", "20", "--lambda", "10", *_TOY, "--prompts", "{prompts}"),
         [caption for i, caption in enumerate(CAPTIONS) if i % len(MOTIONS) != STILL],
