@@ -26,10 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "results" / "real-size.md"
 MOST, UNIQUE, PLANNED = 14.0, 1.15, 0.1  # GB in memory; peak / unique bytes; what plan and peak may differ by
 LARGE = 4.0  # GB of unique bytes from where on their ratio to the peak is held to `UNIQUE`: below, the program counts
+LOADING = ("check", "load", "LoRA", "encode", "networks")
 PHASES = ("start", "check", "load", "LoRA", "encode", "networks", "sample", "decode")
 
 COLUMNS = (
-    *("needed", "peak", "peak / needed", "plan", "plan / peak"),
+    *("needed", "loading", "loading / needed", "peak", "peak / needed", "plan", "plan / peak"),
     *("dry run, s", "first line, s", "all, s", "loop", "bars"),
 )
 INTRODUCTION = """\
@@ -37,10 +38,11 @@ Networks of true size with random weights in bfloat16, {pixels} x {pixels} pixel
 {machine}. Written by `make real-size`, which builds the
 checkpoints, runs the commands one after another and measures each process. GB are 10^9 bytes. `needed` is what
 networks, text encoders and VAEs take, each address counted once, the most at one time (before the prompts are encoded,
-or after); `peak` the most that was in memory (VmHWM), the program and pages of files included; `plan` what `--dry-run`
+or after); `loading` the most that was in memory (VmHWM) before anything is sampled, the program (0.5 GB) and pages of
+files included; `peak` the most in all; `plan` what `--dry-run`
 says without loading anything, in so many seconds; `loop` what the loop adds to the seconds in networks and VAEs.
-Bars: a peak of at most {most:g} GB, of at most {unique} times what is needed (where that is {large:g} GB or more), and
-a plan within 10 percent of the peak."""
+Bars: a peak of at most {most:g} GB, {unique} times what is needed while loading (where that is {large:g} GB or more),
+and a plan within 10 percent of the peak."""
 
 
 @dataclass
@@ -64,6 +66,11 @@ class Measured:
     def unique(self) -> float | None:
         """GB of networks, text encoders and VAEs, each address counted once: the most at one time."""
         return self.inside.get("unique") or None
+
+    @property
+    def loading(self) -> float:
+        """GB in memory at most before anything is sampled."""
+        return max(peak for name, peak in self.inside["peaks"].items() if name in LOADING)
 
     @property
     def overhead(self) -> float | None:
@@ -181,6 +188,8 @@ def page(runs: Iterable[Measured], pixels: int, steps: int, left_out: Iterable[s
         cells = [
             each.name,
             "" if each.unique is None else f"{each.unique:.2f}",
+            "" if each.unique is None else f"{each.loading:.2f}",
+            "" if each.unique is None else f"{each.loading / each.unique:.3f}",
             f"{each.peak:.2f}",
             "" if each.unique is None else f"{each.peak / each.unique:.3f}",
             "" if each.plan is None else f"{each.plan:.2f}",
