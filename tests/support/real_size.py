@@ -39,8 +39,8 @@ Networks of true size with random weights in bfloat16, {pixels} x {pixels} pixel
 checkpoints, runs the commands one after another and measures each process. GB are 10^9 bytes. `needed` is what
 networks, text encoders and VAEs take, each address counted once, the most at one time (before the prompts are encoded,
 or after); `loading` the most that was in memory (VmHWM) before anything is sampled, the program (0.5 GB) and pages of
-files included; `peak` the most in all; `plan` what `--dry-run`
-says without loading anything, in so many seconds; `loop` what the loop adds to the seconds in networks and VAEs.
+files included; `peak` the most in all, sampling's own included; `plan` what `--dry-run` says without loading anything,
+in so many seconds; `loop` what the loop adds to the seconds in networks and VAEs.
 Bars: a peak of at most {most:g} GB, {unique} times what is needed while loading (where that is {large:g} GB or more),
 and a plan within 10 percent of the peak."""
 
@@ -83,10 +83,8 @@ class Measured:
         found = []
         if self.peak > MOST:
             found.append(f"{self.peak:.2f} GB in memory, more than {MOST:g}")
-        if self.unique is not None and self.unique > LARGE and self.peak > UNIQUE * self.unique:
-            found.append(
-                f"{self.peak / self.unique:.3f} of the {self.unique:.2f} GB that have to be there, not {UNIQUE}"
-            )
+        if self.unique is not None and self.unique > LARGE and self.loading > UNIQUE * self.unique:
+            found.append(f"loading takes {self.loading / self.unique:.3f} of the {self.unique:.2f} GB, not {UNIQUE}")
         if self.plan is not None and abs(self.plan / self.peak - 1) > PLANNED:
             found.append(f"planned {self.plan:.2f} GB, took {self.peak:.2f}")
         return found
