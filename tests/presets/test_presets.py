@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.family_programs import video as main
+from w2sd_video.commands.app import family_named
+from w2sd_video.commands.engine import check_words
 from w2sd_video.core.trained_timesteps import trained_timesteps
 from w2sd_video.errors import UserError
 from w2sd_video.loading.pipeline_families import family_called
@@ -211,3 +213,8 @@ def test_a_pair_of_2026_says_what_it_takes_and_that_nothing_of_it_was_measured(n
     assert len(re.findall(r"\d[\d.]*", preset.memory)) == (2 if preset.pair.weak.checkpoint else 1) + 1  # "16 bits"
     if preset.pair.weak.levels is not None:  # a flow's levels need its shift
         assert trained_timesteps(preset.pair.weak.levels, flow=True)
+
+
+def test_a_preset_of_a_file_that_is_no_pipeline_asks_for_it() -> None:
+    with pytest.raises(UserError, match=r"flux-srpo is one file, tencent/SRPO/\S+ of the hub: .*--strong FILE"):
+        check_words(family_named("image"), ["--preset", "flux-srpo", "--prompt", "a"])

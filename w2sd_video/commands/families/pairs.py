@@ -145,6 +145,10 @@ def describe_pipelines(
     strong = request.strong or preset.pair.strong.checkpoint
     weak = request.weak or (None if own else preset.pair.weak.checkpoint)
     assert strong is not None
+    if "--strong FILE" in preset.needs and request.strong is None:
+        raise UserError(
+            f"the strong side of {preset.name} is one file, {strong} of the hub: fetch it, give --strong FILE"
+        )
     adapter = request.get("motion_adapter")
     # Local checkpoints without a preset bring their own motion modules or are refused: nothing is fetched unless a hub
     # id is given.
