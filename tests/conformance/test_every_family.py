@@ -121,10 +121,11 @@ def test_a_run_does_what_its_dry_run_says(family: Family, disk: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("gap_every", ["1", "auto"])
 def test_a_cached_gap_costs_what_its_dry_run_says(family: Family, disk: Path, tmp_path: Path, gap_every: str) -> None:
+    if (family.name, gap_every) == ("bridge", "auto"):
+        pytest.skip("so few reflections leave one place alone, at a level that its weak side does not know")
     methods = [method for method in ("strong", "w2sd", "zero-gap", "swapped") if method in family.methods]
     measured = 2 if family.name == "bridge" else 1  # whose weak side knows no level as noisy as the first
     more = ("--gap-every", gap_every, "--reflections", str(measured + 1))
-    measured = measured if gap_every == "1" else 1  # as many as at every second step
     words = ("--methods", ",".join(methods), *more, "--output", str(tmp_path / "out"))
     plan = told(family, disk, *words, "--dry-run")
     report, run = told(family, disk, *words, "--quiet"), Run(tmp_path / "out")
