@@ -234,7 +234,8 @@ harness outside of this repository (docs/results/pipelines.json); where a pipeli
 reflected, the one named is used. Of {} pipelines {reflected} are reflected within 1e-5 (lambda 0 and zero gap, shares
 of the largest value) and 1e-4 (against the reference), {rounding} only as far as their decoder enlarges rounding (1),
 {refused} are refused before the first evaluation, and {open} are not decided. "-" is no reference: calls of a black box
-do not carry on a guider's momentum, and one (HiDream) was too slow.
+do not carry on a guider's momentum, and one (HiDream) was too slow; VisualClozePipeline has two loops, of which the
+second makes 2 steps here, so that 1 step of each is reflected.
 """
 SCHEDULERS = """
 ## Schedulers
