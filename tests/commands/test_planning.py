@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.support import tiny
 from tests.support.family_programs import costs, planned, video_request
 from tests.support.family_programs import image as main
 from tests.support.family_programs import video as videos
+from tests.support.layouts import save_flux_file
 from w2sd_video.commands.lora_flags import LoraFlag, parse_lora, plan_loras
 from w2sd_video.commands.method_settings import match_evaluations
 from w2sd_video.commands.options import check_methods, words
@@ -110,7 +112,8 @@ def test_no_arguments_are_the_bundled_demo_with_its_prompts_and_its_control() ->
 @pytest.mark.parametrize("name", VIDEO_PRESETS)
 def test_every_video_preset_builds_a_plan(name: str) -> None:
     preset = VIDEO_PRESETS[name]
-    done = planned(video_request(preset=name, prompts=("a red ring moving up",)))
+    loras = tuple(LoraFlag(lora, "x/y") for lora, source in preset.loras.items() if source is None)
+    done = planned(video_request(preset=name, prompts=("a red ring moving up",), loras=loras))
     assert (done.steps, done.num_reflections) == (preset.steps, preset.num_reflections)
     assert (done.num_frames, done.fps) == (preset.num_frames, preset.fps)
     assert costs(done)["w2sd"].evaluations == preset.steps + 2 * preset.num_reflections
@@ -125,6 +128,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("asked")
     save_file({"unet.to_q.lora_A.weight": torch.zeros(1, 1)}, root / "lora.safetensors")
     Image.new("RGB", (1024, 1024)).save(root / "picture1024.png")
+    save_flux_file(tiny.flux_transformer(), root / "flux.safetensors")
     (root / "pairs.tsv").write_text("a refined prompt\traw\n")
     return root
 
@@ -134,7 +138,7 @@ def test_every_preset_builds_a_plan_once_it_has_what_it_asks_for(
     name: str, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     preset = PICTURE_PRESETS[name]
-    files = {"--lora": "lora.safetensors", "--prompt-pairs": "pairs.tsv"}
+    files = {"--lora": "lora.safetensors", "--prompt-pairs": "pairs.tsv", "--strong": "flux.safetensors"}
     words, prompt = [], ASK[:2]
     for need in preset.needs:
         flag, value = need.split()
@@ -148,7 +152,8 @@ def test_every_preset_builds_a_plan_once_it_has_what_it_asks_for(
     inside = (settings["strong_guidance"], settings["weak_guidance"])
     assert inside == (preset.pair.strong.guidance, preset.pair.weak.guidance)
     assert report["methods"]["w2sd"]["evaluations"] == preset.steps + 2 * lam
-    assert (report["pair"]["strong"], report["preset"]) == (preset.pair.strong.checkpoint, name)
+    strong = str(disk / files["--strong"]) if "--strong" in words else preset.pair.strong.checkpoint
+    assert (report["pair"]["strong"], report["preset"]) == (strong, name)
     assert bool(report.get("paper")) == bool(preset.paper)
 
 
