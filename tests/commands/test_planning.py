@@ -235,3 +235,16 @@ def test_the_command_says_what_it_chose_and_makes_it(tmp_path: Path, capsys: pyt
     assert {record["method"]: record["num_evaluations"] for record in records} == {"strong": 7, "w2sd": 5}
     assert videos([*words, "--quiet", "--dry-run"]) == 0
     assert "matched cost: 7 steps without reflections" in capsys.readouterr().out
+
+
+def test_a_network_distilled_without_guidance_is_told_none(capsys: pytest.CaptureFixture[str]) -> None:
+    from w2sd_video import demo
+
+    strong = Path(demo.__file__).parent / "picture_weights" / "strong"  # a Flux without guidance as an input
+    words = ["--strong", str(strong), "--weak-precision", "int2", "--prompt", "a red ring", "--dry-run"]
+    assert main([*words, "--format", "json"]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert (settings["guidance"], settings["weak_guidance"]) == (1.0, 1.0)
+    for flag in ("--guidance", "--weak-guidance"):
+        assert main([*words, flag, "3"]) == 2
+        assert f"{flag} is 3, and {strong} has no guidance to set" in capsys.readouterr().err

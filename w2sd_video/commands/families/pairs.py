@@ -306,6 +306,8 @@ def pair_costs(plan: Plan) -> dict[str, Cost]:
 def _guidances(request: Request, described: Described) -> tuple[float, float, float]:
     """Of sampling, and of the strong and the weak side inside the reflection."""
     preset = described.preset
+    if _distilled(described):
+        return _no_guidance(request, described)
     guidance = preset.guidance if request.guidance is None else request.guidance
     ours, theirs = preset.pair.strong.guidance, preset.pair.weak.guidance
     if described.own:  # one guidance for all unless it is the gap; of SDXL's videos it is part of the paper's
@@ -320,6 +322,25 @@ def _guidances(request: Request, described: Described) -> tuple[float, float, fl
     if outer is None:
         outer = inside if theirs is None else theirs
     return guidance, inside, outer
+
+
+def _distilled(described: Described) -> bool:
+    """Whether guidance is an input of this family's networks, and this one was distilled without it (schnell)."""
+    files = described.sides.strong
+    embedded = files.is_flux if described.pipelines is None else described.pipelines.embedded
+    return bool(embedded) and files.network is not None and files.network.get("guidance_embeds") is False
+
+
+def _no_guidance(request: Request, described: Described) -> tuple[float, float, float]:
+    """Those of a network that was distilled without one."""
+    for name in ("guidance", "strong_guidance", "weak_guidance"):
+        given = getattr(request, name)
+        if given not in (None, 1):
+            raise UserError(
+                f"--{name.replace('_', '-')} is {given:g}, and {described.strong} has no guidance to set "
+                "(guidance_embeds is false in its network's config), so it would change nothing; leave it out"
+            )
+    return 1.0, 1.0, 1.0
 
 
 def _parts(request: Request, described: Described) -> Mapping[str, Any]:
