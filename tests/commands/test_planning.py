@@ -248,3 +248,24 @@ def test_a_network_distilled_without_guidance_is_told_none(capsys: pytest.Captur
     for flag in ("--guidance", "--weak-guidance"):
         assert main([*words, flag, "3"]) == 2
         assert f"{flag} is 3, and {strong} has no guidance to set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--preset ideogram4-networks --methods weak,w2sd", "Ideogram 4 takes none; leave the method weak out"),
+        ("--preset ideogram4-networks --methods w2sd --negative-prompt x", "Ideogram 4 takes none"),
+        (
+            "--strong {flux} --weak-precision int2 --negative-prompt x",
+            "--negative-prompt is given, and guidance that is",
+        ),
+    ],
+)
+def test_a_negative_prompt_that_nobody_is_told_is_refused(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from w2sd_video import demo
+
+    flux = Path(demo.__file__).parent / "picture_weights" / "strong"
+    assert main([*words.format(flux=flux).split(), "--prompt", "a red ring", "--dry-run"]) == 2
+    assert message in capsys.readouterr().err

@@ -24,6 +24,7 @@ from tests.support.family_programs import video as video_program
 from w2sd_video.commands.app import family_named
 from w2sd_video.commands.checks import check_one_space
 from w2sd_video.commands.engine import check_words
+from w2sd_video.commands.families.pair_memory import rows_of
 from w2sd_video.commands.measuring import frames_of
 from w2sd_video.commands.rehearsing import rehearse_pair
 from w2sd_video.commands.starts import Start
@@ -188,6 +189,24 @@ def test_every_family_has_classes_of_diffusers_that_take_what_it_says() -> None:
                 wanted.append(family.scale)
             wanted += [family.rate_name] if family.rate_name else []
             assert [each for each in wanted if each not in taken] == [], name
+            assert ("negative_prompt" in taken) is family.negative, name
+
+
+def test_rows_are_counted_as_each_side_guides() -> None:
+    flux, chroma, ideogram = (next(f for f in FAMILIES if f.name == n) for n in ("Flux", "Chroma", "Ideogram 4"))
+
+    def rows(role: str, strong: Any, weak: Any, *scales: float) -> int:
+        files = SimpleNamespace(weak=SimpleNamespace(pipelines=weak))
+        plan: Any = SimpleNamespace(embedded=strong.embedded, pipelines=strong, files=files)
+        return rows_of(plan, role, *scales)
+
+    assert [rows("strong", flux, chroma, 3.5), rows("weak", flux, chroma, 1), rows("weak", flux, chroma, 3)] == [
+        1,
+        1,
+        2,
+    ]
+    assert [rows("strong", chroma, flux, 3.5), rows("weak", chroma, flux, 3.5)] == [2, 1]
+    assert [rows("strong", ideogram, None, 1), rows("weak", ideogram, None, 0)] == [2, 2]
 
 
 def test_pictures_are_found_in_what_each_family_returns() -> None:

@@ -251,11 +251,19 @@ def check_cached(plan: Plan) -> None:
 
 def check_sampling(plan: Plan) -> None:
     """Raises `UserError` for guidance that diffusers would not do as it is asked for."""
+    family, negative = plan.pipelines, plan.pair.weak.negative_prompt
+    for flag, given in (("--negative-prompt", plan.negative_prompt), ("--weak-negative-prompt", negative)):
+        if given is not None and family is not None and not family.negative:
+            raise UserError(f"{flag} is given, and {family.name} takes none; leave it out")
     if plan.embedded:
-        if plan.pair.weak.negative_prompt is not None:
+        theirs = plan.files and plan.files.weak and plan.files.weak.pipelines
+        flag = "" if negative is None else "--weak-negative-prompt"
+        if plan.negative_prompt and not (theirs and not theirs.embedded):
+            flag = "--negative-prompt"
+        if flag:
             raise UserError(
-                "--weak-negative-prompt is given, and guidance that is the network's input has no negative half to "
-                "tell it; leave it out"
+                f"{flag} is given, and guidance that is the network's input has no negative half to tell it; leave it "
+                "out"
             )
         return
     if plan.pair.weak.negative_prompt is not None and plan.weak_guidance == 1:
@@ -272,6 +280,11 @@ def check_sampling(plan: Plan) -> None:
                 f"weak guidance is {alone:g} and all that differs; inside the reflection it may be any number, but by "
                 "itself the weak side samples with 1 (unguided) or more, or without an IP-Adapter with 0 or less: "
                 f"leave the method {method} out, or give another --weak-guidance"
+            )
+        if alone <= 0 and family is not None and not family.negative:
+            raise UserError(
+                f"weak guidance is {alone:g}, so that by itself the weak side samples with the prompt and a negative "
+                f"one in each other's place, and {family.name} takes none; leave the method {method} out"
             )
 
 

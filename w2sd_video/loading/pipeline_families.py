@@ -45,6 +45,8 @@ class PipelineFamily:
         excess: whether that argument is what the guidance is above 1: cond + scale * (cond - uncond).
         by_frame: whether each frame has a scale of its own, so that sides cannot differ in guidance.
         embedded: whether guidance is an input of the network.
+        both: whether both halves of guidance are evaluated at any scale, 1 too.
+        negative: whether its calls take a negative prompt.
         frames_name, rate_name: the call arguments of how many frames there are, and of their rate ("": none).
         mode: of reflections where none is given: "fused" where sampling begins at pure noise, of which no inversion is.
         extra: call arguments beside those, which keep guidance plain.
@@ -74,6 +76,8 @@ class PipelineFamily:
     excess: bool = False
     by_frame: bool = False
     embedded: bool = False
+    both: bool = False
+    negative: bool = True
     frames_name: str = "num_frames"
     rate_name: str = ""
     mode: str = "paper"
@@ -129,10 +133,11 @@ FAMILIES: tuple[PipelineFamily, ...] = (
     _pictures("Qwen-Image", "QwenImage", noised=BOTH, size=(1328, 1328), guidance=4.0, scale="true_cfg_scale",
               vae="Qwen-Image's", layout="tokens"),
     _pictures("Krea 2", "Krea2", guidance=5.5, excess=True, vae="Qwen-Image's", layout="tokens"),
-    _pictures("Flux.2 klein", "Flux2Klein", noised="mask", guidance=4.0, vae="Flux.2's", layout="tokens"),
-    _pictures("Flux.2", "Flux2", guidance=4.0, embedded=True, vae="Flux.2's", layout="tokens"),
-    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, extra={"guidance_schedule": None}, vae="Flux.2's",
-              layout="patches"),
+    _pictures("Flux.2 klein", "Flux2Klein", noised="mask", guidance=4.0, negative=False, vae="Flux.2's",
+              layout="tokens"),
+    _pictures("Flux.2", "Flux2", guidance=4.0, embedded=True, negative=False, vae="Flux.2's", layout="tokens"),
+    _pictures("Ideogram 4", "Ideogram4", guidance=7.0, both=True, negative=False, extra={"guidance_schedule": None},
+              vae="Flux.2's", layout="patches"),
     _pictures("Sana", "Sana", guidance=4.5, patch=1, vae="DC-AE f32"),
     _pictures("PixArt", "PixArtSigma", guidance=4.5, vae="SDXL's"),
     _pictures("AuraFlow", "AuraFlow", guidance=3.5, vae="SDXL's"),
@@ -161,7 +166,8 @@ FAMILIES: tuple[PipelineFamily, ...] = (
             video="CogVideoXVideoToVideoPipeline", own_weights=(FROM_IMAGE,), guidance=6.0, mode="fused",
             vae="CogVideoX's"),
     _videos("SVD", "", (576, 1024), 25, 7, image="StableVideoDiffusionPipeline", own_weights=(FROM_IMAGE,), group=1,
-            patch=1, guidance=3.0, scale="max_guidance_scale", by_frame=True, rate_name="fps", sees=True, vae="SVD's"),
+            patch=1, guidance=3.0, negative=False, scale="max_guidance_scale", by_frame=True, rate_name="fps",
+            sees=True, vae="SVD's"),
     _videos("Sana Video", "SanaVideoPipeline", (480, 832), 81, 16, image="SanaImageToVideoPipeline", guidance=6.0,
             frames_name="frames", vae=WAN_VAE),
     _videos("Mochi", "MochiPipeline", (480, 848), 85, 30, group=6, guidance=4.5, vae="Mochi's"),

@@ -16,9 +16,13 @@ from w2sd_video.presets import PRESETS
 CODES = {"fp8": 1.0, "int8": 1.0, "int4": 0.5 + 4 / 64, "nf4": 0.5 + 4 / 64, "int2": 0.25 + 4 / 64}
 
 
-def rows_of(plan: Plan, *guidances: float) -> int:
+def rows_of(plan: Plan, role: str, *guidances: float) -> int:
     """Returns the batch rows of a side's evaluation that serves these scales."""
-    return 1 if plan.embedded or set(guidances) in ({0}, {1}) else 2
+    theirs = None if role == "strong" or plan.files is None or plan.files.weak is None else plan.files.weak.pipelines
+    family = theirs or plan.pipelines
+    if plan.embedded if family is None else family.embedded:
+        return 1
+    return 1 if set(guidances) in ({0}, {1}) and not (family and family.both) else 2
 
 
 def memory_of(plan: Plan) -> Sides | None:
@@ -43,7 +47,9 @@ def memory_of(plan: Plan) -> Sides | None:
     strong = replace(strong, vae=whole.vae, vae_config=whole.vae_config, config=strong.config or whole.config)
     twice = frozenset() if weak is None or pair.weak is None else held_twice(pair.strong, pair.weak)
     rows = {
-        role: max(rows_of(plan, plan.sampling_guidance(role)), rows_of(plan, plan.side(role).guidance or 1.0))
+        role: max(
+            rows_of(plan, role, plan.sampling_guidance(role)), rows_of(plan, role, plan.side(role).guidance or 1.0)
+        )
         for role in ("strong", "weak")
     }
     if weak is None:  # both sides may be rows of one call

@@ -291,14 +291,14 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
 def pair_costs(plan: Plan) -> dict[str, Cost]:
     """Returns what one video or picture costs by each method."""
     sides = SideRows(
-        strong=rows_of(plan, plan.sampling_guidance("strong")),
-        weak=rows_of(plan, plan.sampling_guidance("weak")),
-        strong_inside=rows_of(plan, plan.strong_guidance),
-        weak_inside=rows_of(plan, plan.weak_guidance),
+        strong=rows_of(plan, "strong", plan.sampling_guidance("strong")),
+        weak=rows_of(plan, "weak", plan.sampling_guidance("weak")),
+        strong_inside=rows_of(plan, "strong", plan.strong_guidance),
+        weak_inside=rows_of(plan, "weak", plan.weak_guidance),
         # Both sides of a gap that is in guidance alone come from the two rows of one call.
         together=plan.only_guidance_differs and not plan.embedded and plan.pair.weak.checkpoint is None,
-        strong_visit=rows_of(plan, plan.sampling_guidance("strong"), plan.strong_guidance),
-        weak_visit=rows_of(plan, plan.sampling_guidance("weak"), plan.weak_guidance),
+        strong_visit=rows_of(plan, "strong", plan.sampling_guidance("strong"), plan.strong_guidance),
+        weak_visit=rows_of(plan, "weak", plan.sampling_guidance("weak"), plan.weak_guidance),
     )
     return plan.costs(sides)
 
