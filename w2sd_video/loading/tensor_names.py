@@ -42,10 +42,18 @@ DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBl
 
 
 def expected_tensors(config: Mapping[str, Any], *, original: bool = False) -> Shapes | None:
-    """Returns the shapes of a network's tensors by name; None for a network that is not written down here.
+    """Returns the shapes of a network's tensors by name; None for a network that is not written down here, and for a
+    config with values of other kinds than its class takes, which that class refuses.
 
     `original` gives the tensors of single files, by their names without what stands before all of them.
     """
+    try:
+        return _expected(config, original)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _expected(config: Mapping[str, Any], original: bool) -> Shapes | None:
     kind = config.get("_class_name")
     if kind == "UNet2DConditionModel" and _is_plain(config):
         found = dict(_unet(config))
