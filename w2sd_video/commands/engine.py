@@ -22,11 +22,11 @@ from w2sd_video.commands.machines import (
     check_device,
     choose_memory,
     cpu_build,
-    few_threads,
     machine_of,
     memory_lines,
     memory_report,
     planned_device,
+    prepared,
     to_load,
 )
 from w2sd_video.commands.method_settings import REFINEMENTS, match_evaluations, reflected_steps
@@ -272,7 +272,7 @@ def make(
             kept.append(makers[0])
         return makers[0].make
 
-    with few_threads(plan):
+    with prepared(plan, first=not kept):
         between = None if scores is None else scores.between
         summary = perform(run, load, batch=plan.batch, worker=worker, progress=progress, between=between)
         last = worker.first if shard is None else summary.all_there
