@@ -197,7 +197,7 @@ def test_rows_are_counted_as_each_side_guides() -> None:
 
     def rows(role: str, strong: Any, weak: Any, *scales: float) -> int:
         files = SimpleNamespace(weak=SimpleNamespace(pipelines=weak))
-        plan: Any = SimpleNamespace(embedded=strong.embedded, pipelines=strong, files=files)
+        plan: Any = SimpleNamespace(embedded=strong.embedded, pipelines=strong, files=files, preset=None)
         return rows_of(plan, role, *scales)
 
     assert [rows("strong", flux, chroma, 3.5), rows("weak", flux, chroma, 1), rows("weak", flux, chroma, 3)] == [

@@ -80,6 +80,7 @@ PICTURES_2026 = (
           weak_guidance=0.0, said="inside the reflection each network alone, guidance 1 over 0"),
     _pair("flux-vs-chroma", "FLUX.1-dev over Chroma, unguided", "weight: architecture", "Flux", FLUX,
           "lodestones/Chroma1-HD", (24, 18), "flow Euler, shift by size", weak_guidance=1.0,
+          weak_family="Chroma",
           said="one latent space if the VAEs' hashes agree; Z-Image, HiDream and Lumina 2 have that VAE too, and keep "
           "its latents otherwise: w2sd bridge"),
     _pair("flux-srpo", "FLUX.1-dev fine-tuned by SRPO over FLUX.1-dev", TUNED, "Flux",

@@ -19,7 +19,7 @@ class Preset:
 
     Attributes:
         gap: what differs, in the words of the paper's Table 1.
-        family: of the models ("SDXL"), as people say it.
+        family: of the models ("SDXL"), as people say it; `weak_family` where the weak side's is another one.
         pair: both sides as they are inside the reflection. What a side leaves out (None) is as on the strong side; a
             weak side without a checkpoint is the strong one's network.
         guidance: the scale that the strong side samples with.
@@ -60,6 +60,7 @@ class Preset:
     needs: tuple[str, ...] = ()
     source: str = ""
     chosen: str = ""
+    weak_family: str | None = None
     paper: tuple[PaperTable, ...] = ()
 
     @property

@@ -9,6 +9,7 @@ from w2sd_video.commands.plan import Plan
 from w2sd_video.loading.describe import TEXT_ENCODERS, Weights
 from w2sd_video.loading.files import found_lora, weight_files
 from w2sd_video.loading.memory import Load, Sides
+from w2sd_video.loading.pipeline_families import PipelineFamily, family_called
 from w2sd_video.loading.sizes import MOTION, held_twice, sizes_of
 from w2sd_video.presets import PRESETS
 
@@ -16,10 +17,16 @@ from w2sd_video.presets import PRESETS
 CODES = {"fp8": 1.0, "int8": 1.0, "int4": 0.5 + 4 / 64, "nf4": 0.5 + 4 / 64, "int2": 0.25 + 4 / 64}
 
 
+def _weak_family(plan: Plan) -> PipelineFamily | None:
+    """The family of a weak side of its own: of its files, or as the preset says before they are here."""
+    files, preset = plan.files and plan.files.weak, PRESETS.get(plan.preset or "")
+    named = preset is not None and plan.pair.name == plan.preset
+    return (files and files.pipelines) or (family_called(preset.weak_family) if named and preset else None)
+
+
 def rows_of(plan: Plan, role: str, *guidances: float) -> int:
     """Returns the batch rows of a side's evaluation that serves these scales."""
-    theirs = None if role == "strong" or plan.files is None or plan.files.weak is None else plan.files.weak.pipelines
-    family = theirs or plan.pipelines
+    family = plan.pipelines if role == "strong" else _weak_family(plan) or plan.pipelines
     if plan.embedded if family is None else family.embedded:
         return 1
     return 1 if set(guidances) in ({0}, {1}) and not (family and family.both) else 2
