@@ -175,6 +175,7 @@ def prepared(plan: Plan, *, first: bool = True) -> Iterator[None]:
     """
     apart = first and not gc.get_freeze_count()
     if apart:
+        gc.collect()  # what checking left
         gc.freeze()
     try:
         with few_threads(plan):

@@ -27,6 +27,7 @@ from w2sd_video.hosting.calls import networks_of
 from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id, read_json, read_safetensors_header
 from w2sd_video.loading.parts import progress_bars, reading
+from w2sd_video.loading.streaming import trim
 from w2sd_video.loading.tensor_checks import first_of
 from w2sd_video.pair import ModelSpec
 
@@ -111,6 +112,7 @@ def load_loras(pipe: Any, files: Files) -> LoadedLoras:
     notes: list[str] = []
     for file in found:
         layers[file.name] = _check_fits(pipe, networks[0], file, notes)
+    trim()  # the files are read again below
     active = {id(part): _active(part) for part in _parts(pipe)}
     try:
         with _text_where_it_is(pipe):
