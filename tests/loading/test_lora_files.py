@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -157,6 +159,41 @@ def text_lora(path: Path, pipe: Any) -> Path:
             tensors[f"{key}.alpha"] = torch.tensor(4.0)
     save_file(tensors, path)
     return path
+
+
+def test_each_layer_has_the_alpha_that_the_file_gives_it_attention_and_text_encoders_too(tmp_path):
+    pipe, path = tiny.sdxl(), tmp_path / "style.safetensors"
+    text_lora(path, pipe)
+    tensors = load_file(path) | load_file(kohya_file(tmp_path / "unet.safetensors", pipe.unet, KOHYA))
+    alphas = {name: 1.0 + number for number, name in enumerate(sorted(tensors)) if name.endswith(".alpha")}
+    save_file(tensors | {name: torch.tensor(alpha) for name, alpha in alphas.items()}, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of peft, where an alpha is of no layer
+        load_loras(pipe, {"style": path})
+    found = {}
+    for start, part in (("unet", pipe.unet), ("te1", pipe.text_encoder), ("te2", pipe.text_encoder_2)):
+        for name, layer in part.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                middle = "text_model." if start != "unet" and not name.startswith("text_model.") else ""
+                key = f"lora_{start}_{middle}{name}".replace(".", "_")
+                found[f"{key}.alpha"] = layer.scaling["style"] * layer.r["style"]
+    assert found == alphas
+    again = pipe.unet.peft_config["style"].alpha_pattern
+    assert again["mid_block.attentions.0.proj_in"] == alphas["lora_unet_mid_block_attentions_0_proj_in.alpha"]
+
+
+def test_a_lora_is_in_memory_once_and_of_its_networks_type(tmp_path):
+    pipe = tiny.sdxl().to(torch.bfloat16)
+    path = kohya_file(tmp_path / "style.safetensors", pipe.unet, KOHYA)
+    load_loras(pipe, {"style": path})
+    factors = [each for name, each in pipe.unet.named_parameters() if "lora_" in name]
+    assert len(factors) == 2 * len(KOHYA) and {each.dtype for each in factors} == {torch.bfloat16}
+    assert "lora_state_dict" not in vars(pipe), "the pipeline's own loader is as it was"
+    stock = tiny.sdxl().to(torch.bfloat16)
+    stock.load_lora_weights(str(path), adapter_name="style")
+    named = dict(stock.unet.named_parameters())
+    for name, each in pipe.unet.named_parameters():
+        assert torch.equal(each, named[name])
 
 
 def test_text_encoders_get_their_part_where_there_are_any_and_only_the_network_switches(tmp_path, capfd):

@@ -67,7 +67,10 @@ class Numbers:
         self.buffer = (0.01 * numbers).half().numpy().tobytes()
 
     def of(self, name: str, shape: tuple[int, ...], seed: int) -> Iterator[bytes]:
-        """Yields float16 numbers of a shape in pieces: weights of scale 0.01, norms about 1, biases about 0."""
+        """Yields float16 numbers of a shape in pieces: scale 0.01, norms about 1, biases about 0; alphas of 32."""
+        if name.endswith(".alpha"):
+            yield torch.tensor(32.0).half().numpy().tobytes()
+            return
         left = 2 * math.prod(shape)
         start = 2 * (int(hashlib.md5(f"{seed}{name}".encode()).hexdigest()[:6], 16) % 2**23)
         if len(shape) == 1 and name.endswith("weight"):

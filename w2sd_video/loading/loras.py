@@ -4,10 +4,11 @@ motion LoRAs, by the pipeline's own loader.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 
 import torch
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
@@ -27,7 +30,7 @@ from w2sd_video.hosting.calls import networks_of
 from w2sd_video.loading.describe import TEXT_ENCODERS
 from w2sd_video.loading.files import HUB_ID, found_lora, is_hub_id, read_json, read_safetensors_header
 from w2sd_video.loading.parts import progress_bars, reading
-from w2sd_video.loading.streaming import trim
+from w2sd_video.loading.streaming import kept_wide, read_tensors, trim
 from w2sd_video.loading.tensor_checks import first_of
 from w2sd_video.pair import ModelSpec
 
@@ -115,14 +118,14 @@ def load_loras(pipe: Any, files: Files) -> LoadedLoras:
     trim()  # the files are read again below
     active = {id(part): _active(part) for part in _parts(pipe)}
     try:
-        with _text_where_it_is(pipe):
-            for file in found:
-                with reading(file.given, "LoRA"):
-                    for number, network in enumerate(networks):
-                        source, options = _content(network, file)
-                        second = {"load_into_transformer_2": True} if number else {}
-                        pipe.load_lora_weights(source, adapter_name=file.name, **options, **second)
-                        _fill_biases(network, file.name)
+        for file in found:
+            with reading(file.given, "LoRA"):
+                for number, network in enumerate(networks):
+                    second = {"load_into_transformer_2": True} if number else {}
+                    with _loader(pipe, network, file) as alphas:
+                        pipe.load_lora_weights(file.source, adapter_name=file.name, **second)
+                    _set_alphas(pipe, file.name, alphas)
+                    _fill_biases(network, file.name)
     except BaseException:
         pipe.delete_adapters([name for name in layers if any(name in _adapters(part) for part in _parts(pipe))])
         raise
@@ -204,10 +207,10 @@ def _find(name: str, given: str) -> _File:
     )
 
 
-def _content(network: nn.Module, file: _File, notes: list[str] | None = None) -> tuple[Any, dict[str, Any]]:
-    """What the pipeline's loader is given: the file itself and its name, or tensors under names that the loader knows;
-    `notes` is told what of the file is left.
-    """
+def _content(
+    network: nn.Module, file: _File, read: Callable[[Path], dict[str, Tensor]], notes: list[str] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a file under names that the pipeline's loader knows; `notes` is told what of the file is left."""
     path = file.fetched(None)
     names = list(read_safetensors_header(path))
     embeddings = [name for name in names if name.startswith(EMBEDDING)]
@@ -221,20 +224,29 @@ def _content(network: nn.Module, file: _File, notes: list[str] | None = None) ->
             "it to an AnimateDiff pipeline"
         )
     motion = any(".temporal_transformer" in name or "_lora." in name for name in moving)
-    if not embeddings and not peft and not motion:
-        return str(path.parent), {"use_safetensors": True, "weight_name": path.name}
-    tensors = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(EMBEDDING)}
     if embeddings and notes is not None:
         words = ", ".join(sorted({name.split(".")[1] for name in embeddings}))
         notes.append(f"the LoRA {file.given} bundles textual-inversion embeddings ({words}), which are not used")
+    tensors = {name: tensor for name, tensor in read(path).items() if not name.startswith(EMBEDDING)}
+    if not peft and not motion:
+        return tensors
     if peft:
         tensors = _unwrapped(tensors, file.fetched("adapter_config.json"))
     part = "unet" if "UNet" in type(getattr(network, "_orig_mod", network)).__name__ else "transformer"
     if motion:
         tensors = {_motion_name(name): tensor for name, tensor in tensors.items() if "pos_encoder" not in name}
-    if peft or motion:
-        tensors = {name if name.startswith(part + ".") else f"{part}.{name}": each for name, each in tensors.items()}
-    return tensors, {}
+    return {name if name.startswith(part + ".") else f"{part}.{name}": each for name, each in tensors.items()}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return dict(read_tensors([path]))
+
+
+def _metadata(path: Path) -> Any:
+    """What diffusers wrote into a file of its adapter; None where it did not."""
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
+    return None if text is None else json.loads(text)
 
 
 def _motion_name(name: str) -> str:
@@ -277,6 +289,37 @@ def _fill_biases(network: nn.Module, adapter: str) -> None:
             module.bias = nn.Parameter(torch.zeros(tensor.shape, dtype=weight.dtype, device=weight.device), False)
 
 
+def _set_alphas(pipe: Any, adapter: str, alphas: Mapping[str, float]) -> None:
+    """Layers of an adapter act with alpha / rank; `alphas` are called as diffusers' conversions do.
+
+    Raises:
+        UserError: an alpha of no layer.
+    """
+    for part in ("unet", "transformer", *TEXT_ENCODERS):
+        owner: Any = getattr(pipe, part, None)
+        own = {name: alpha for name, alpha in alphas.items() if name.startswith(f"{part}.")}
+        if not own or not isinstance(owner, nn.Module):
+            continue
+        layers = {name: layer for name, layer in owner.named_modules() if isinstance(layer, BaseTunerLayer)}
+        for name, alpha in own.items():
+            inner = _module_of(name.removeprefix(f"{part}.").removesuffix(".alpha"), text=part in TEXT_ENCODERS)
+            layer: Any = layers.get(inner, layers.get(inner.removeprefix("text_model.")))
+            if layer is None or adapter not in layer.r:
+                raise UserError(f"the LoRA has an alpha for {inner} of the {part}, which has no layer of it")
+            layer.lora_alpha[adapter] = alpha
+            layer.set_scale(adapter, 1)
+            owner.peft_config[adapter].alpha_pattern[inner] = alpha
+
+
+def _module_of(name: str, *, text: bool) -> str:
+    """The module whose alpha has this name in diffusers' conversions, which differ from module to module."""
+    if text:  # ...self_attn.to_q_lora.down.weight, ...mlp.fc1.lora_linear_layer.down.weight
+        name = re.sub(r"\.to_(\w+)_lora\..*", r".\1_proj", name)
+    elif ".weight" in name:
+        name = next(iter(convert_unet_state_dict_to_peft({name: None})))
+    return name.partition(".lora_")[0]
+
+
 def check_lora(pipe: Any, network: nn.Module, name: str, given: str) -> None:
     """Raises `UserError` for a LoRA on this machine that does not fit a network, which needs no values; `pipe` is the
     pipeline or its class.
@@ -297,8 +340,7 @@ def _check_fits(pipe: Any, network: nn.Module, file: _File, notes: list[str]) ->
     large = issubclass(pipe if isinstance(pipe, type) else type(pipe), StableDiffusionXLLoraLoaderMixin)
     maps = {"unet_config": inner.config} if large else {}
     with reading(file.given, "LoRA"):
-        source, options = _content(network, file, notes)
-        result = pipe.lora_state_dict(source, return_lora_metadata=True, **options, **maps)
+        result = pipe.lora_state_dict(_content(network, file, load_file, notes), return_lora_metadata=True, **maps)
         tensors: dict[str, Tensor] = result[0]
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if own and not any("lora_A" in key for key in own):
@@ -335,28 +377,47 @@ def _misfit(key: str, value: Tensor, modules: Mapping[str, nn.Module]) -> str | 
 
 
 @contextmanager
-def _text_where_it_is(pipe: Any) -> Iterator[None]:
-    """Inside, the pipeline's loader leaves out the part of a file for a text encoder that the pipeline lacks.
+def _loader(pipe: Any, network: Any, file: _File) -> Iterator[dict[str, float]]:
+    """Inside, the pipeline's loader loads this file, whatever it is given; yields what the alphas of its layers are.
 
-    transformers is silent meanwhile: it reports every weight of the encoder as missing and newly initialized, though
-    only the adapter's are set.
+    The file is read, not mapped, and its numbers are cast here as each is let go of, so that a LoRA is in memory once.
+    Alphas are not left to diffusers: where they differ from layer to layer, those of attention and of text encoders
+    would be that of most layers. The part for a text encoder that the pipeline lacks, or the file, is left out.
+    transformers is silent: it reports every weight of an encoder as missing, though only the adapter's are set.
     """
-    own = getattr(pipe, "load_lora_into_text_encoder", None)
-    if own is None:
-        yield
-        return
+    read: Any = pipe.lora_state_dict
+    text: Any = getattr(pipe, "load_lora_into_text_encoder", None)
+    dtype = network.dtype if network.dtype in (torch.float16, torch.bfloat16, torch.float32) else None
+    wide = kept_wide(network, torch.float32 if dtype is None else dtype)
+    alphas: dict[str, float] = {}
 
-    def load(*args: Any, text_encoder: Any, **options: Any) -> None:
-        if text_encoder is not None:
-            own(*args, text_encoder=text_encoder, **options)
+    def state_dict(_: Any, **options: Any) -> Any:
+        tensors, *rest = read(_content(network, file, _read), **options)  # under a name of ours all would stay
+        for name in tensors:
+            if dtype is not None and not wide & {*name.split(".")}:
+                tensors[name] = tensors[name].to(dtype)
+        if (metadata := _metadata(file.fetched(None))) is not None:
+            rest[-1] = metadata
+        elif len(rest) == 2 and rest[0]:
+            alphas.update(rest[0])
+            rest[0] = None
+        return tensors, *rest
 
-    vars(pipe)["load_lora_into_text_encoder"] = load
+    def load(tensors: Any, *args: Any, text_encoder: Any, prefix: str | None = None, **options: Any) -> None:
+        start = f"{prefix or pipe.text_encoder_name}."
+        if text_encoder is not None and any(name.startswith(start) for name in tensors):
+            text(tensors, *args, text_encoder=text_encoder, prefix=prefix, **options)
+
+    vars(pipe)["lora_state_dict"] = state_dict
+    if text is not None:
+        vars(pipe)["load_lora_into_text_encoder"] = load
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         with progress_bars(shown=False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*lora_bias=True", category=UserWarning)  # nothing is merged
-            yield
+            yield alphas
     finally:
         transformers_logging.set_verbosity(level)
-        del vars(pipe)["load_lora_into_text_encoder"]
+        for name in ("lora_state_dict", "load_lora_into_text_encoder"):
+            vars(pipe).pop(name, None)

@@ -118,7 +118,7 @@ def fill(
         KeyError: a tensor that the network has no place for.
         UserError: one of another shape.
     """
-    wide, device = _wide(module, dtype), torch.device(device)
+    wide, device = kept_wide(module, dtype), torch.device(device)
     slots = dict(_slots(module))
     ours = {name: holder[leaf] for name, (holder, leaf) in ({} if other is None else dict(_slots(other))).items()}
     ours = {name: tensor for name, tensor in ours.items() if tensor.device.type == device.type}
@@ -184,8 +184,8 @@ def _libc() -> Any:
         return None
 
 
-def _wide(module: Any, dtype: torch.dtype) -> set[str]:
-    """The modules that a class keeps in float32; transformers does so with most of them in float16 alone."""
+def kept_wide(module: Any, dtype: torch.dtype) -> set[str]:
+    """Returns the modules that a class keeps in float32; transformers does so with most of them in float16 alone."""
     names = [getattr(module, "_keep_in_fp32_modules", None), getattr(module, "_keep_in_fp32_modules_strict", None)]
     if isinstance(module, PreTrainedModel) and dtype != torch.float16:
         names[0] = None
