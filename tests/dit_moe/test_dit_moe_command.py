@@ -211,6 +211,17 @@ def test_every_method_costs_what_its_plan_says_whatever_the_batch(disk: Path, tm
 SHARED = ("--classes", "3,7,0", "--num-images", "7", "--batch", "2", "--methods", "strong,w2sd")
 
 
+@pytest.mark.parametrize("theirs", [None, "7"])
+def test_few_of_onednns_kernels_are_kept_unless_the_environment_says_how_many(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str | None
+) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", theirs or "")  # set back when the test ends
+    if theirs is None:
+        monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    run(disk, tmp_path / "run", "--classes", "3", "--methods", "strong")
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == (theirs or making.KERNELS)
+
+
 def test_a_stopped_run_is_finished_without_remaking_and_byte_for_byte(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

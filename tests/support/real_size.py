@@ -42,8 +42,7 @@ or after); `loading` the most that was in memory (VmHWM) before anything is samp
 files included; `peak` the most in all, sampling's own included; `plan` what `--dry-run` says without loading anything,
 in so many seconds; `loop` what the loop adds to the seconds in networks and VAEs.
 Bars: a peak of at most {most:g} GB, {unique} times what is needed while loading (where that is {large:g} GB or more),
-and a plan within 10 percent of the peak. The
-peak of the DiT-MoE differs from run to run: 2.65 to 3.19 GB were seen, the larger ones more often with two threads."""
+and a plan within 10 percent of the peak."""
 
 
 @dataclass
