@@ -8,7 +8,7 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def from_checkpoint(
     num_attention_heads: int | None = None,
     num_experts_per_tok: int = 2,
     allow_pickle: bool = False,
+    told: Callable[[int], None] = lambda size: None,
 ) -> DiTMoE:
     """The network in a published file (a state dict, or one under "ema" or "model") or in a folder of ours.
 
@@ -47,6 +48,7 @@ def from_checkpoint(
         weights: "ema" or "model", where the file has both; None takes "ema" first.
         num_attention_heads: for widths that are no named configuration's.
         allow_pickle: open a file that holds more than tensors, which can run code.
+        told: hears of bytes as they are read.
 
     Raises:
         UserError: no such file, damaged, a pickle that was not allowed, no DiT-MoE, or keys, shapes or expert counts
@@ -54,7 +56,7 @@ def from_checkpoint(
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _from_folder(path, torch_dtype)
+        return _from_folder(path, torch_dtype, told)
     state = read_state(path, weights=weights, allow_pickle=allow_pickle)
     return network_of(
         state,
@@ -62,6 +64,7 @@ def from_checkpoint(
         torch_dtype=torch_dtype,
         num_attention_heads=num_attention_heads,
         num_experts_per_tok=num_experts_per_tok,
+        told=told,
     )
 
 
@@ -72,6 +75,7 @@ def network_of(
     torch_dtype: torch.dtype | None = None,
     num_attention_heads: int | None = None,
     num_experts_per_tok: int = 2,
+    told: Callable[[int], None] = lambda size: None,
 ) -> DiTMoE:
     """The network of a state dict with the published keys, on its device (meta too). Arguments as `from_checkpoint`."""
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
@@ -89,6 +93,7 @@ def network_of(
     }
     for key, place in layout.items():
         ours[place.ours][place.index].copy_(state[key])
+        told(state[key].nbytes)
     network.load_state_dict(ours, strict=True, assign=True)
     return network.eval()
 
@@ -140,7 +145,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def _from_folder(path: Path, torch_dtype: torch.dtype | None) -> DiTMoE:
+def _from_folder(path: Path, torch_dtype: torch.dtype | None, told: Callable[[int], None]) -> DiTMoE:
     folder = path / "transformer" if (path / "model_index.json").is_file() else path
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no config.json; give a folder written by the conversion, or a checkpoint file")
@@ -163,7 +168,7 @@ def _from_folder(path: Path, torch_dtype: torch.dtype | None) -> DiTMoE:
     }
     if wrong := {title: keys for title, keys in found.items() if keys}:
         raise UserError(f"the weights in {folder} do not fit its config.json: {wrong}; convert it again")
-    fill(network, read_tensors(files, reused=True), torch_dtype)
+    fill(network, read_tensors(files, reused=True), torch_dtype, told=told)
     trim()
     return network
 

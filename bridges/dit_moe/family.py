@@ -124,6 +124,7 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
             batch=own.batch,
             shown=SHOWN,
             allow_pickle=request.allow_pickle,
+            weights=files.weights(request.vae),
             own=own,
         )
         check_used(request, done.methods)

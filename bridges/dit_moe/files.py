@@ -11,7 +11,7 @@ from bridges.dit_moe.configurations import count_parameters
 from bridges.dit_moe.demo import WEIGHTS
 from bridges.dit_moe.layout import config_of
 from w2sd_video.errors import UserError, malformed
-from w2sd_video.loading.describe import read_index
+from w2sd_video.loading.describe import Weights, read_index
 from w2sd_video.loading.files import (
     HUB_ID,
     PICKLES,
@@ -19,6 +19,7 @@ from w2sd_video.loading.files import (
     check_weights,
     read_json,
     read_safetensors_header,
+    weight_files,
 )
 
 EXPERTS_PER_TOKEN = 2  # of every published network; no shape tells it
@@ -41,6 +42,16 @@ class NetworkFiles:
     @property
     def experts_per_token(self) -> int:
         return self.config.get("num_experts_per_tok", EXPERTS_PER_TOKEN)
+
+    def weights(self, vae: str | None) -> tuple[Weights, ...]:
+        """Returns what is read of it, as far as headers tell, with `vae` in place of its own VAE."""
+        path = Path(self.given).expanduser()
+        if self.kind == "file":
+            network = (Weights((path,)),) if path.suffix == ".safetensors" else ()
+        else:
+            network = (Weights(tuple(weight_files(path / "transformer" if self.kind == "pipeline" else path))),)
+        folder = path / "vae" if vae is None else Path(vae).expanduser()
+        return *network, *((Weights(tuple(weight_files(folder))),) if folder.is_dir() else ())
 
 
 def describe_checkpoint(given: str | None, *, allow_pickle: bool) -> NetworkFiles:

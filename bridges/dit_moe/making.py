@@ -31,7 +31,7 @@ from w2sd_video.hosting import NonFiniteLatentError, reflected
 from w2sd_video.latents.vaes import cause_of_nan
 from w2sd_video.loading.describe import Weights
 from w2sd_video.loading.files import local_only, read_json, weight_files
-from w2sd_video.loading.parts import check_header, progress_bars, reading
+from w2sd_video.loading.parts import Told, check_header, progress_bars, reading
 from w2sd_video.loading.pipelines import class_of
 from w2sd_video.loading.placement import DTYPES, peak_memory
 from w2sd_video.loading.rehearsal import check_schedule, check_vae
@@ -59,7 +59,7 @@ def load_sampler(plan: Plan, run: Loading) -> Sampler:
     reward = None
     if plan.reward is not None and SELECTING in run.methods:
         reward = load_reward(plan.reward, device=plan.device, allow_pickle=plan.allow_pickle)
-    return Sampler(plan, load_pipeline(plan, bars=run.bars), reward)
+    return Sampler(plan, load_pipeline(plan, bars=run.bars, told=run.read), reward)
 
 
 def _noted(plan: Plan, run: Loading) -> None:
@@ -95,12 +95,12 @@ def rehearse(plan: Plan) -> None:
     check_schedule(scheduler, plan.steps, methods_of(plan, ("strong", "weak")))
 
 
-def load_pipeline(plan: Plan, *, bars: bool = False) -> DiTMoEPipeline:
-    """Returns the pipeline, placed; `bars` shows those of loading."""
+def load_pipeline(plan: Plan, *, bars: bool = False, told: Told = lambda size, part: None) -> DiTMoEPipeline:
+    """Returns the pipeline, placed; `bars` shows those of loading, `told` hears of bytes read, and of which part."""
     if plan.device == "cpu":
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)  # oneDNN looks when it makes its first kernel
     with progress_bars(shown=bars):
-        pipe = _loaded(plan, DTYPES[plan.dtype])
+        pipe = _loaded(plan, DTYPES[plan.dtype], told)
     if plan.memory == "model-offload":
         pipe.enable_model_cpu_offload(device=plan.device)
     elif plan.memory == "sequential":
@@ -112,26 +112,37 @@ def load_pipeline(plan: Plan, *, bars: bool = False) -> DiTMoEPipeline:
     return pipe
 
 
-def _loaded(plan: Plan, dtype: torch.dtype) -> DiTMoEPipeline:
+def _loaded(plan: Plan, dtype: torch.dtype, told: Told) -> DiTMoEPipeline:
     own, given = plan.own, plan.pair.strong.checkpoint
     assert given is not None
     path = Path(given).expanduser()
-    vae = None if own.vae is None else _vae(own.vae, dtype)
+    vae = None if own.vae is None else _vae(own.vae, dtype, told)
+    network = from_checkpoint(
+        path, torch_dtype=dtype, allow_pickle=plan.allow_pickle, told=lambda size: told(size, "transformer")
+    )
     if own.kind == "pipeline":
         more = {} if vae is None else {"vae": vae}
-        network = from_checkpoint(path, torch_dtype=dtype)
         with reading(given, "pipeline"):
-            return DiTMoEPipeline.from_pretrained(path, dtype=dtype, local_files_only=True, transformer=network, **more)
-    network = from_checkpoint(path, torch_dtype=dtype, allow_pickle=plan.allow_pickle)
+            pipe = DiTMoEPipeline.from_pretrained(path, dtype=dtype, local_files_only=True, transformer=network, **more)
+        if vae is None:
+            _tell_vae(path / "vae", told)
+        return pipe
     assert own.path is not None
     return DiTMoEPipeline(network, vae, build_scheduler(own.path))
 
 
-def _vae(given: str, dtype: torch.dtype) -> AutoencoderKL:
+def _vae(given: str, dtype: torch.dtype, told: Told) -> AutoencoderKL:
     local = Path(given).expanduser()
     source = local if local.is_dir() else given
     with reading(given, "VAE"):
-        return AutoencoderKL.from_pretrained(source, dtype=dtype, local_files_only=local_only(given))
+        vae = AutoencoderKL.from_pretrained(source, dtype=dtype, local_files_only=local_only(given))
+    _tell_vae(local, told)
+    return vae
+
+
+def _tell_vae(folder: Path, told: Told) -> None:
+    if folder.is_dir():
+        told(Weights(tuple(weight_files(folder))).nbytes, "vae")
 
 
 @dataclass

@@ -35,6 +35,7 @@ from w2sd_video.latents.spaces import compare_spaces
 from w2sd_video.loading.describe import Description, describe, describe_motion_adapter
 from w2sd_video.loading.files import check_vae_folder, read_safetensors_header
 from w2sd_video.loading.memory import Load, Machine, Sides
+from w2sd_video.loading.pair_description import weights_of
 from w2sd_video.loading.sizes import MOTION, Sizes, sizes_of
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig
 from w2sd_video.runs.file_names import video_stems
@@ -192,6 +193,10 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
         check_used(request, done.methods)
         check_reflection(done.reflection, done.methods, done.steps)
         _check(request, done, own, found)
+        motion = _motion(request.motion_adapter, request.allow_pickle)
+        strong, weak = done.methods != ("weak",), done.methods != ("strong",)
+        used = (found.ours, motion) * strong + (found.theirs,) * weak
+        done = replace(done, weights=weights_of(*used))
         done = replace(done, verdict=checks.verdict_on(found.ours, found.theirs))
         done = checks.with_checked_tensors(done, found.ours, found.theirs)
         return checks.with_cut_texts(done, (found.ours, found.theirs))
@@ -216,7 +221,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
         if strong is None or weak is None:
             return None
         motion = plan.part("motion_adapter")
-        weights = None if motion is None else describe_motion_adapter(motion, allow_pickle=plan.allow_pickle)
+        weights = _motion(motion, plan.allow_pickle)
         here = None if weights is None else weights.weights("motion_adapter")
         own, weak_rows = plan.own, 1 if plan.pair.weak.guidance in (0, 1) else 2
         return Sides(
@@ -257,6 +262,10 @@ FAMILY = BridgeFamily()
 
 def _is_flux(side: Sizes) -> bool:
     return str(side.config.get("_class_name")).startswith("Flux")
+
+
+def _motion(given: str | None, allow_pickle: bool) -> Description | None:
+    return None if given is None else describe_motion_adapter(given, allow_pickle=allow_pickle)
 
 
 def _preset(request: Request) -> BridgePreset:

@@ -19,6 +19,7 @@ import pytest
 from tests.conformance import families
 from tests.conformance.families import FAMILIES, Family, Run
 from tests.support import programs
+from w2sd_video.runs.progress import TerminalProgress
 
 TIMES = ("seconds", "peak_memory_mb")
 
@@ -116,6 +117,17 @@ def test_a_run_does_what_its_dry_run_says(family: Family, disk: Path, tmp_path: 
     # The others may choose, by a reward or by chance, what one of these does.
     different = [method for method in family.methods if method in families.PAIRS]
     assert len({run.frames(method).tobytes() for method in different}) == len(different)
+
+
+def test_as_many_bytes_are_read_as_were_told_before(
+    family: Family, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, read = [], []  # type: ignore[var-annotated]
+    monkeypatch.setattr(TerminalProgress, "loading", lambda self, title, size: told.append(size))
+    monkeypatch.setattr(TerminalProgress, "read", lambda self, size, part: read.append((size, part)))
+    families.make(family, disk, tmp_path / "out", ("--methods", "weak,strong"))
+    assert [sum(size for size, _ in read)] == told != [0]
+    assert all(part for _, part in read)
 
 
 @pytest.mark.slow

@@ -102,7 +102,9 @@ def test_prompts_are_encoded_while_the_networks_wait_for_their_weights(tmp_path:
         tiny.sdxl(seed).save_pretrained(tmp_path / str(seed))
     sides = [Description(str(tmp_path / name), "folder", tmp_path / name) for name in "12"]
     pair, waiting, read = PairDescription(*sides, None), [], []  # type: ignore[var-annotated]
-    pipes = load_pair(pair, dtype=torch.float32, video=False, waiting=waiting, told=read.append)
+    pipes = load_pair(
+        pair, dtype=torch.float32, video=False, waiting=waiting, told=lambda size, part: read.append(size)
+    )
     networks = [pipe.unet for pipe in pipes.values()]
     assert all(parameter.is_meta for network in networks for parameter in network.parameters())
     assert [pipe.encode_prompt("x", device="cpu")[0].isfinite().all() for pipe in pipes.values()]
@@ -198,6 +200,6 @@ def test_loading_says_how_far_it_is_without_a_terminal(capsys: pytest.CaptureFix
     monkeypatch.setattr("w2sd_video.runs.progress.time.monotonic", iter([0.0, 1.0, 10.0, 11.0]).__next__)
     progress.loading("a over b", int(4e9))
     for _ in range(3):
-        progress.read(int(1e9))
+        progress.read(int(1e9), "unet")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["loading 4 GB of weights: a over b", "loaded 2.0 of 4.0 GB, 18 s left"]
+    assert lines == ["loading 4 GB of weights: a over b", "loaded 2.0 of 4.0 GB (unet), 18 s left"]

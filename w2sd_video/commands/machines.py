@@ -18,7 +18,6 @@ from typing import Any
 from w2sd_video.commands.plan import Plan
 from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.errors import UserError
-from w2sd_video.loading.describe import WEIGHTED
 from w2sd_video.loading.memory import AUTO, RESERVED, Estimate, Machine, memory_plan
 
 DEVICES = re.compile(r"(cpu|mps|(cuda|xpu)(:\d+)?)")
@@ -132,11 +131,8 @@ def memory_lines(report: Mapping[str, Any]) -> list[str]:
 
 def to_load(plan: Plan) -> tuple[str, int]:
     """What will be loaded, and the bytes of it that are files here."""
-    pair = plan.files
-    sides = [] if pair is None else [each for each in (pair.strong, pair.weak, pair.motion_adapter) if each is not None]
-    parts = [side.weights(part) for side in sides for part in WEIGHTED]
     names = [Path(side.checkpoint).name for side in (plan.pair.strong, plan.pair.weak) if side.checkpoint is not None]
-    return " over ".join(names), sum(weights.nbytes for weights in parts if weights is not None)
+    return " over ".join(dict.fromkeys(names)), sum(weights.nbytes for weights in plan.weights)
 
 
 def _gib(size: int | None) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from w2sd_video.commands.checks import check_fetched, note_cut_texts, read_control_frames
 from w2sd_video.commands.families.base import Loading
 from w2sd_video.commands.measuring import frames_of, measured, part_of, sound_of
-from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name
+from w2sd_video.commands.method_settings import AS_THEY_SAMPLE, GAPPED, config_of, hosted_name, roles_of
 from w2sd_video.commands.plan import Plan
 from w2sd_video.commands.rewards import Reward, RewardFailedError, load_reward
 from w2sd_video.commands.starts import start_arguments
@@ -358,9 +358,7 @@ def load_pipelines(plan: Plan, run: Loading) -> LoadedSides:
 
 def wanted_sides(plan: Plan, run: Loading) -> list[str]:
     """Returns which sides have to be in memory for what a run has still to make."""
-    one = plan.pair.weak.checkpoint is None
-    wanted = ["strong"] if one or run.methods != {"weak"} else []
-    return wanted + (["weak"] if not one and run.methods - {"strong", "zero-gap", "resample"} else [])
+    return roles_of(run.methods) if plan.pair.weak.checkpoint is not None else ["strong"]
 
 
 def _equipped(plan: Plan, role: str, pipe: Any, run: Loading) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,6 +187,12 @@ def config_of(method: str, reflection: ReflectionConfig, reflector: ModelSpec | 
         return ReflectionConfig(num_reflections=0)
     settings = replace(reflection, reflector=None if reflection.lag else reflector)
     return settings.for_method(hosted_name(method))
+
+
+def roles_of(methods: Collection[str]) -> list[str]:
+    """Returns which sides' networks methods call, of a pair of two."""
+    wanted = ["strong"] if set(methods) != {"weak"} else []
+    return wanted + (["weak"] if set(methods) - {"strong", "zero-gap", "resample"} else [])
 
 
 def hosted_name(method: str) -> str:

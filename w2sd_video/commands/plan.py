@@ -11,6 +11,7 @@ from w2sd_video.commands.method_settings import SideRows, num_evaluations, num_r
 from w2sd_video.commands.rewards import RewardSettings
 from w2sd_video.commands.starts import FILES, Start
 from w2sd_video.hosting.caches import StepCache
+from w2sd_video.loading.describe import Weights
 from w2sd_video.loading.memory import Machine
 from w2sd_video.loading.pair_description import PairDescription
 from w2sd_video.loading.pipeline_families import PipelineFamily
@@ -67,6 +68,7 @@ class Plan:
         video_format: of videos ("mp4", "gif", "webp", "png").
         embedded: guidance is an input of the network, so that it costs no rows.
         files: what the files of a pair of pipelines are, for `loading.pairs`.
+        weights: what is read, as far as it is files here.
         lora_sources: where each LoRA of `pair` comes from.
         pipelines: the family of both sides' pipelines; None for one that is not in the table.
         start: what sampling starts from beside noise and prompts; None for nothing.
@@ -117,6 +119,7 @@ class Plan:
     allow_pickle: bool = False
     embedded: bool = False
     files: PairDescription | None = None
+    weights: tuple[Weights, ...] = ()
     lora_sources: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     pipelines: PipelineFamily | None = None
     start: Start | None = None

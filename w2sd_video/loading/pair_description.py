@@ -13,7 +13,15 @@ from typing import Any
 from w2sd_video.errors import UserError
 from w2sd_video.latents import noise_levels
 from w2sd_video.latents.spaces import LatentSpace, compare_spaces
-from w2sd_video.loading.describe import Description, check_frames, describe, describe_file, describe_motion_adapter
+from w2sd_video.loading.describe import (
+    WEIGHTED,
+    Description,
+    Weights,
+    check_frames,
+    describe,
+    describe_file,
+    describe_motion_adapter,
+)
 from w2sd_video.loading.files import is_hub_id
 
 SAME_IN_UNETS = (
@@ -52,6 +60,16 @@ class PairDescription:
             return None if self.motion_adapter is None else self.motion_adapter.part(name)
         side: Description = getattr(self, role)
         return None if name in side.lacking else side.part(name)
+
+
+def weights_of(*sides: Description | None) -> tuple[Weights, ...]:
+    """Returns what is read of models, as far as it is files on this machine."""
+    found: list[Weights] = []
+    for side in (side for side in sides if side is not None):
+        moving = (side.part("unet") or {}).get("_class_name") == "UNetMotionModel"  # has its motion modules
+        parts = (side.weights(part) for part in WEIGHTED if part != "motion_adapter" or not moving)
+        found += dict.fromkeys(weights for weights in parts if weights is not None)
+    return tuple(found)
 
 
 def describe_pair(

@@ -11,10 +11,9 @@ from diffusers import MotionAdapter
 from w2sd_video.loading.animatediff import motion_adapter_of
 from w2sd_video.loading.describe import WEIGHTED, Description, is_lent
 from w2sd_video.loading.pair_description import PairDescription, check_pair_configs
-from w2sd_video.loading.parts import ON_HOST, Places, Source, progress_bars
+from w2sd_video.loading.parts import ON_HOST, Places, Source, Told, progress_bars
 from w2sd_video.loading.pipelines import load_described, reflectable
 from w2sd_video.loading.sharing import unique_bytes
-from w2sd_video.loading.streaming import Told
 
 ROLES = ("strong", "weak")
 NOWHERE_ELSE: Mapping[str, Places] = {}
@@ -31,7 +30,7 @@ def load_pair(
     quiet: bool = False,
     waiting: list[Callable[[], None]] | None = None,
     places: Mapping[str, Places] = NOWHERE_ELSE,
-    told: Told = lambda size: None,
+    told: Told = lambda size, part: None,
 ) -> dict[str, Any]:
     """Returns the pipelines of the `wanted` sides by role ("strong", "weak"), in evaluation mode on the host, or where
     `places` has a side's tensors read to.

@@ -42,7 +42,7 @@ from w2sd_video.loading.files import (
     weight_files,
 )
 from w2sd_video.loading.original_layouts import Layout
-from w2sd_video.loading.streaming import Told, cut, fill, layout_of, read_tensors, trim, without_weights
+from w2sd_video.loading.streaming import cut, fill, layout_of, read_tensors, trim, without_weights
 from w2sd_video.loading.tensor_checks import check_none_missing, check_tensors, first_of
 from w2sd_video.loading.tokenizing import check_vocabulary
 
@@ -159,6 +159,7 @@ def check_all_used(files: Description, module: nn.Module, part: str) -> None:
         )
 
 
+Told = Callable[[int, str], None]
 Waiting = list[tuple[str, Callable[[Any, Any], None]]]
 """Parts of a pipeline that have no weights yet, and what gives them theirs: told the part, and the other side's."""
 WAITING = ("unet", "transformer", "transformer_2")
@@ -192,7 +193,14 @@ def _fill(
     names = {weights.prefix + short: short for short in layout}
     with reading(name, part):
         tensors = read_tensors(weights.files, names, reused=True)
-        fill(module, cut(tensors, layout), dtype, other=other, device=device, told=told)
+        fill(
+            module,
+            cut(tensors, layout),
+            dtype,
+            other=other,
+            device=device,
+            told=lambda size: told(size, part),
+        )
     check_complete(module, name, part)
     trim()
 
@@ -208,9 +216,11 @@ class Source:
         *,
         waiting: Waiting | None = None,
         places: Places = ON_HOST,
-        told: Told = lambda size: None,
+        told: Told = lambda size, part: None,
     ) -> None:
-        """`waiting` takes the networks that get their weights later (None: at once); `told` hears of bytes read."""
+        """`waiting` takes the networks that get their weights later (None: at once); `told` hears of bytes read, and of
+        which part they are.
+        """
         self.description, self.dtype, self.allow_pickle = description, dtype, allow_pickle
         self.waiting, self.places, self.told = waiting, places, told
 
@@ -324,7 +334,7 @@ class Source:
     def _tell(self, part: str) -> None:
         """Says that a part was read as a whole."""
         weights = self.description.weights(part)
-        self.told(0 if weights is None else weights.nbytes)
+        self.told(0 if weights is None else weights.nbytes, part)
 
     def _from_folder(self, kind: Any, part: str, dtype: torch.dtype, settings: dict[str, Any], other: Any) -> Any:
         folder = self.description.part_folder(part)

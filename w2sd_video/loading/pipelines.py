@@ -45,11 +45,10 @@ from w2sd_video.loading.describe import (
     named,
 )
 from w2sd_video.loading.files import FAMILIES, local_only
-from w2sd_video.loading.parts import ON_HOST, Places, Source, Waiting, check_tokenizers, progress_bars, reading
+from w2sd_video.loading.parts import ON_HOST, Places, Source, Told, Waiting, check_tokenizers, progress_bars, reading
 from w2sd_video.loading.pipeline_families import family_of_class, makes_videos, start_of_class
 from w2sd_video.loading.placement import install_chunked_decode
 from w2sd_video.loading.sharing import share_equal_tensors, share_pipelines
-from w2sd_video.loading.streaming import Told
 
 # The recipe of diffusers' documentation for AnimateDiff on SDXL, but for the spacing: with its "linspace" DDIM misses
 # its own grid. "trailing" starts from the same level, 999, and chains when the number of steps divides 1000.
@@ -93,7 +92,7 @@ def load_pipeline(
     sharing: Any = None,
     waiting: list[Callable[[], None]] | None = None,
     places: Places = ON_HOST,
-    told: Told = lambda size: None,
+    told: Told = lambda size, part: None,
 ) -> Any:
     """Returns a diffusers pipeline of its own class, in evaluation mode, on the host or in `places`.
 
@@ -110,7 +109,7 @@ def load_pipeline(
             a folder with one network alone it also lends everything else.
         waiting: takes what gives the networks their weights, which they do not have before it is called; None: at once.
         places: where tensors go that are read one by one; what the libraries load is on the host.
-        told: hears of bytes as they are read.
+        told: hears of bytes as they are read, and of which part they are.
 
     Raises:
         UserError: what was given does not exist, is damaged, incomplete, or no such pipeline.

@@ -41,7 +41,6 @@ DTYPES = {
     "I16": torch.int16,
     "I8": torch.int8,
 }
-Told = Callable[[int], None]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -106,7 +105,7 @@ def fill(
     *,
     other: nn.Module | None = None,
     device: torch.device | str = "cpu",
-    told: Told = lambda size: None,
+    told: Callable[[int], None] = lambda size: None,
 ) -> None:
     """Gives a network copies of its tensors, by name, on a device; one that `other` has equal, under that name, is that
     very one.

@@ -23,8 +23,8 @@ class Progress:
     def loading(self, title: str, size: int) -> None:
         """Weights of `size` bytes (0: not known) are about to be read, of what `title` says."""
 
-    def read(self, size: int) -> None:
-        """`size` more bytes of weights are in memory."""
+    def read(self, size: int, part: str = "") -> None:
+        """`size` more bytes of weights are in memory, of this part ("unet", "vae")."""
 
     def started(self, evaluations: int, videos: int) -> None:
         """The run is about to make `videos` videos with `evaluations` evaluations in all."""
@@ -54,8 +54,8 @@ class _Weights:
         self.size, self.done, self.said = size, 0, time.monotonic()
         self.first: tuple[float, int] | None = None  # when the first were there, and how many
 
-    def read(self, size: int) -> str:
-        """Returns a line if it is time for one, with the time left; else ""."""
+    def read(self, size: int, part: str) -> str:
+        """Returns a line if it is time for one, with what is being read and the time left; else ""."""
         self.done += size
         now = time.monotonic()
         if size and self.first is None:  # what comes before, such as importing, says nothing of what is left
@@ -66,7 +66,7 @@ class _Weights:
         assert self.first is not None
         begin, read = self.first
         left = max(0, self.size - self.done) * (now - begin) / max(1, self.done - read)
-        said = f"loaded {self.done / 1e9:.1f} of {self.size / 1e9:.1f} GB"
+        said = f"loaded {self.done / 1e9:.1f} of {self.size / 1e9:.1f} GB{f' ({part})' if part else ''}"
         return said if self.done == read else f"{said}, {left:.0f} s left"
 
 
@@ -97,11 +97,12 @@ class TerminalProgress(Progress):
         else:
             self._say(f"loading {f'{size / 1e9:.3g} GB of weights: ' if size else ''}{title}")
 
-    def read(self, size: int) -> None:
-        line = self._weights.read(size)
+    def read(self, size: int, part: str = "") -> None:
+        line = self._weights.read(size, part)
         if self._quiet:
             return
         if self._bar is not None:
+            self._bar.set_postfix_str(part, refresh=False)
             self._bar.update(size)
         elif line:
             self._say(line)

@@ -27,8 +27,9 @@ progress, files, resuming, batches, processes, summaries and exit codes. A famil
 6. `load(plan, run)` loads. `plan.device` and `plan.dtype` are settled. `run.pending` are
    the tasks still to be made; load no more than they need. Tell `run.note` what a reader of the files should know (it
    goes to the screen and, once each, into run.json), `run.say` what is going on, `run.amend` further facts for run.json
-   (a noise map), `run.read` bytes of weights as they are read. It returns a `Maker`: of `run.kept`, where an arena or a
-   sweep leaves the maker of the run before, take that (and take it out) if its models are those of this plan.
+   (a noise map), `run.read` bytes of weights as they are read, and of which part; their sum is that of `plan.weights`.
+   It returns a `Maker`: of `run.kept`, where an arena or a sweep leaves the maker of the run before, take that (and
+   take it out) if its models are those of this plan.
 
    `Maker.make(tasks, report)` makes tasks of one method together, at most `plan.batch` of them, and returns for each a
    `Made` (frames uint8 [F, H, W, 3] and what they cost) or a `NotMadeError` that says why there is none. Call
@@ -81,7 +82,7 @@ class Loading:
     record: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     bars: bool = False
-    read: Callable[[int], None] = lambda size: None
+    read: Callable[[int, str], None] = lambda size, part: None
     kept: list[Maker] = field(default_factory=list)
 
     @property

@@ -21,6 +21,7 @@ from w2sd_video.commands.method_settings import (
     check_used,
     chosen_mode,
     plan_reflection,
+    roles_of,
     settled_steps,
 )
 from w2sd_video.commands.option import unknown
@@ -36,7 +37,7 @@ from w2sd_video.loading.attachments import check_controlnet, check_ip_adapter
 from w2sd_video.loading.describe import Description, check_frames, describe, describe_motion_adapter
 from w2sd_video.loading.files import FAMILIES, class_on_hub
 from w2sd_video.loading.memory import Machine, Sides
-from w2sd_video.loading.pair_description import PairDescription, describe_pair
+from w2sd_video.loading.pair_description import PairDescription, describe_pair, weights_of
 from w2sd_video.loading.pipeline_families import PipelineFamily, family_called, family_of_class
 from w2sd_video.pair import ModelPair, ModelSpec, gap
 from w2sd_video.presets import PICTURE_PRESETS, PRESETS, VIDEO_PRESETS, Preset, get_preset
@@ -278,6 +279,9 @@ def complete_pair(request: Request, described: Described, bundled: Sequence[str]
     )
     done = replace(done, methods=_methods(request, done))
     check_used(request, done.methods)
+    pair = described.sides
+    used = [getattr(pair, role) for role in (roles_of(done.methods) if pair.weak is not None else ["strong"])]
+    done = replace(done, weights=weights_of(*used, pair.motion_adapter))
     _check(request, done, described)
     reward = plan_reward(
         request, done.methods, preset=preset.name, prompts=prompts, size=(height, width), video=video
