@@ -37,7 +37,7 @@ from w2sd_video.demo.bundled import is_bundled
 from w2sd_video.errors import UserError
 from w2sd_video.loading.describe import Weights
 from w2sd_video.loading.files import read_json, weight_files
-from w2sd_video.loading.memory import Load, Sides
+from w2sd_video.loading.memory import AUTO, Load, Sides
 from w2sd_video.loading.sizes import KNOWN, Sizes
 from w2sd_video.pair import ModelPair, ModelSpec, ReflectionConfig, Routing
 from w2sd_video.runs.file_names import video_stems
@@ -246,7 +246,7 @@ def _check(done: Plan, own: MoeSettings, files: NetworkFiles) -> None:
     assert done.guidance is not None and done.total is not None
     if done.guidance < 1:
         raise UserError(f"guidance is {done.guidance:g}; sampling takes 1 (unguided) or more")
-    if done.memory not in MEMORY:
+    if done.memory not in (AUTO, *MEMORY):
         raise UserError(f"--memory {done.memory}: the network is one, so choose from {', '.join(MEMORY)}")
     alike = own.routing == own.weak_routing
     if alike and done.weak_guidance == done.strong_guidance and {"weak", *GAPPED} & set(done.methods):

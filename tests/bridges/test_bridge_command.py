@@ -464,7 +464,7 @@ def planned_of(**settings: Any) -> Plan:
 
 def planned(disk: Path, **settings: Any) -> Plan:
     given = {"strong": str(disk / "flux"), "weak": str(disk / "sdxl"), "prompts": ("a cat",), "height": 16, "width": 16}
-    return planned_of(**{**given, "device": "cpu", "dtype": "float32", **settings})
+    return planned_of(**{**given, "device": "cpu", "dtype": "float32", "memory": "resident", **settings})
 
 
 def quiet(*pending: Task) -> Loading:

@@ -23,7 +23,7 @@ from tests.support.disk_pairs import loaded_pair, write_checkpoints
 from tests.support.family_programs import image_request, planned, video_request
 from tests.support.live import activations
 from w2sd_video.commands.app import family_named
-from w2sd_video.commands.engine import memory_of, plan_of
+from w2sd_video.commands.engine import memory_of, on_device, plan_of
 from w2sd_video.commands.families.pair_memory import CODES
 from w2sd_video.commands.machines import choose_memory
 from w2sd_video.commands.request import Request
@@ -252,6 +252,22 @@ def test_auto_is_the_fastest_plan_that_fits_and_refused_where_none_does() -> Non
         choose_memory(done, found, Machine(4 * GIB))
 
 
+def test_auto_is_the_default_and_counts_what_the_process_itself_holds_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models of the run before are used again, or let go of before others are loaded."""
+    free, held = 2 * GIB, 20 * GIB
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: held)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "card")
+    monkeypatch.setattr("w2sd_video.loading.placement.choose_device", lambda given: given)
+    monkeypatch.setattr("w2sd_video.loading.placement.choose_dtype", lambda given, device: torch.float16)
+    done = replace(planned(video_request(preset="juggernaut-vs-sdxl", prompts=("x",))), device="cuda")
+    assert done.memory == "auto"
+    assert on_device(done, family_named("video"))[0].memory == "resident"
+    held = 14 * GIB
+    assert on_device(done, family_named("video"))[0].memory == "weak-offload"
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("12GB", 12 * GIB), ("12", 12 * GIB), ("11.5 gib", int(11.5 * GIB)), ("8000MB", 8000 * 2**20)]
 )
@@ -315,13 +331,13 @@ def test_in_turns_one_network_is_on_the_device_and_what_both_share_stays(monkeyp
 
     assert there() == [False] * 3
     places = []
-    for module, on_device in (
+    for module, moved in (
         (first, [True, False, True]),
         (second, [False, True, True]),
         (first, [True, False, True]),
     ):
         module(torch.zeros(1, 8))
-        assert there() == on_device
+        assert there() == moved
         places.append(first.bias.data_ptr())
     assert len(set(places)) == 1, "the bias of both stays where it is"
     turns.take(None)

@@ -22,6 +22,7 @@ from w2sd_video.commands.machines import (
     check_device,
     choose_memory,
     cpu_build,
+    machine_as_it_is,
     machine_of,
     memory_lines,
     memory_report,
@@ -191,8 +192,7 @@ def on_device(plan: Any, family: Family | None = None) -> tuple[Any, str]:
     plan = replace(plan, device=device, dtype=dtype)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     if plan.memory == AUTO and device.startswith("cuda"):
-        free, machine = torch.cuda.mem_get_info(device)[0], machine_of(plan)
-        plan = choose_memory(plan, memory_of(family, plan), Machine(plan.machine.gpu or free, machine.host))
+        plan = choose_memory(plan, memory_of(family, plan), machine_as_it_is(plan, device))
     memory_plan("resident" if plan.memory == AUTO else plan.memory, device)
     return choose_memory(plan, None, Machine()), name
 

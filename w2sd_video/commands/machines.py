@@ -67,6 +67,16 @@ def machine_of(plan: Plan) -> Machine:
     return Machine(plan.machine.gpu or here.gpu, plan.machine.host or here.host)
 
 
+def machine_as_it_is(plan: Plan, device: str) -> Machine:
+    """Returns the machine that a run finds, whose `device` has what is free, and what this process holds: models of a
+    run before are used again, or let go of.
+    """
+    import torch
+
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return Machine(plan.machine.gpu or free, machine_of(plan).host)
+
+
 def choose_memory(plan: Plan, estimate: Estimate | None, machine: Machine) -> Plan:
     """Returns the plan with the memory plan "auto" resolved: the fastest that fits; "resident" where nothing is known.
 
@@ -84,7 +94,7 @@ def choose_memory(plan: Plan, estimate: Estimate | None, machine: Machine) -> Pl
         raise UserError(
             f"no memory plan fits: {least}, the least, takes {_gib(needs.peak + RESERVED)} GB of the device and "
             f"{_gib(needs.host_peak)} GB of the host, and there are {_gib(machine.gpu)} and {_gib(machine.host)}; "
-            "choose a smaller --height and --width"
+            "choose a smaller --height and --width, or name a --memory plan to try it all the same"
         )
     return replace(plan, memory=taken)
 

@@ -326,10 +326,9 @@ OPTIONS: tuple[Option, ...] = (
         ("dtype", str, f"{', '.join(DTYPES)} (default: auto: float32 on a CPU, else 16 bits)",
          {"metavar": "DTYPE", "choices": DTYPES, "default": "auto",
           "families": (*ALL, "diagnose", *FIT)}),
-        ("memory", str, f"auto (the fastest that fits), {', '.join(MEMORY_PLANS)}: where networks wait (default: "
-         "resident)",
+        ("memory", str, f"auto (the fastest that fits), {', '.join(MEMORY_PLANS)}: where networks wait (default: auto)",
          {"flags": ("--memory", "--offload"), "metavar": "PLAN", "everyday": True, "choices": (AUTO, *MEMORY_PLANS),
-          "aliases": ALIASES, "default": "resident", "said": "memory plan", "families": (*ALL, "diagnose")}),
+          "aliases": ALIASES, "default": AUTO, "said": "memory plan", "families": (*ALL, "diagnose")}),
         ("gpu_memory", memory_size, "of the GPU to plan for, such as 12GB (default: this machine's)",
          {"families": SAMPLED, "metavar": "SIZE"}),
         ("host_memory", memory_size, "likewise, beside the GPU", {"families": SAMPLED, "metavar": "SIZE"}),
