@@ -118,6 +118,8 @@ def test_a_gguf_file_is_described_as_its_family_and_loaded_by_its_own_config(
     assert found.lacking == ("vae", "text_encoder", "text_encoder_2")
     assert found.sizes["transformer"] == sum(p.numel() for p in tiny.flux(1).transformer.parameters())
     assert sizes_of(found).packed == (disk / "flux.gguf").stat().st_size  # it stays as it is in memory
+    weights = found.weights("transformer")
+    assert weights is not None and weights.nbytes == sizes_of(found).packed  # what a bar of loading counts to
     given: dict[str, Any] = {}
 
     def load(path: str, **settings: Any) -> Any:

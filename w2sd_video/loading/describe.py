@@ -74,6 +74,8 @@ class Weights:
     @property
     def nbytes(self) -> int:
         """How many bytes they take in the files."""
+        if any(file.suffix == GGUF for file in self.files):  # packed in blocks, of which headers tell the numbers
+            return sum(file.stat().st_size for file in self.files)
         return sum(tensor.nbytes for tensor in self.header.values())
 
     @property

@@ -215,9 +215,7 @@ def _packed(side: Description, held: Mapping[str, Weights | None]) -> int | None
         weights = held[part]
         if weights is None:
             continue
-        if weights.files[0].suffix == GGUF:
-            sizes.append(sum(file.stat().st_size for file in weights.files))
-        elif (side.part(part) or {}).get("quantization_config"):
+        if weights.files[0].suffix == GGUF or (side.part(part) or {}).get("quantization_config"):
             sizes.append(weights.nbytes)
     return sum(sizes) if sizes else None
 
