@@ -42,6 +42,7 @@ from w2sd_video.loading.placement import (
     place_encoders,
     read_to,
 )
+from w2sd_video.loading.streaming import keep_apart
 from w2sd_video.pair import ModelSpec, gap
 from w2sd_video.runs.runs import Made, NotMadeError, Report
 from w2sd_video.runs.tasks import ALONE, SELECTING, Task, as_text
@@ -418,6 +419,8 @@ def _place(loaded: LoadedSides, prompts: list[str], waiting: list[Callable[[], N
     for read in waiting:
         read()
     place(loaded.strong, loaded.weak, plan.device, plan.memory)
+    if plan.fp8 and plan.device == "cpu":
+        keep_apart()
 
 
 def _encode(loaded: LoadedSides, prompts: list[str]) -> None:
