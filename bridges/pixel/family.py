@@ -194,9 +194,8 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
         check_reflection(done.reflection, done.methods, done.steps)
         _check(request, done, own, found)
         motion = _motion(request.motion_adapter, request.allow_pickle)
-        strong, weak = done.methods != ("weak",), done.methods != ("strong",)
-        used = (found.ours, motion) * strong + (found.theirs,) * weak
-        done = replace(done, weights=weights_of(*used))
+        used = {"strong": (found.ours, motion), "weak": (found.theirs,)}
+        done = replace(done, weights=weights_of(*(each for role in _roles(done) for each in used[role])))
         done = replace(done, verdict=checks.verdict_on(found.ours, found.theirs))
         done = checks.with_checked_tensors(done, found.ours, found.theirs)
         return checks.with_cut_texts(done, (found.ours, found.theirs))
@@ -234,7 +233,7 @@ The text encoders of Flux, SDXL and SD 1.5 encode every prompt first and are dro
             one_vae=False,
             motion=strong.motion or (here.numel if here is not None else MOTION["SDXL"] if motion else 0),
             fits_map=own.noise_map == "auto" and not _comes_with_a_map(own),
-        )
+        ).only(_roles(plan))
 
     def described(self, plan: Plan, role: str) -> Description:
         """Returns what the files of a plan's side are."""
@@ -262,6 +261,11 @@ FAMILY = BridgeFamily()
 
 def _is_flux(side: Sizes) -> bool:
     return str(side.config.get("_class_name")).startswith("Flux")
+
+
+def _roles(plan: Plan) -> list[str]:
+    """The sides that are loaded."""
+    return [role for role, other in (("strong", "weak"), ("weak", "strong")) if plan.methods != (other,)]
 
 
 def _motion(given: str | None, allow_pickle: bool) -> Description | None:

@@ -239,6 +239,29 @@ def test_weights_at_other_precisions_are_estimated_by_their_bytes() -> None:
         assert size == pytest.approx((held.codes.nbytes + scales) / weight.numel(), rel=0.02), precision
 
 
+@pytest.mark.parametrize("role", ["strong", "weak"])
+def test_a_side_that_no_method_asks_is_not_counted(role: str, tmp_path: Path) -> None:
+    both, one = paper(), paper(methods=(role,))
+    assert one.weights["weak"] == 0 and one.weights["shared"] == both.weights["shared"]
+    assert one.weights["strong"] == both.weights[role]
+    assert one.plans["resident"].peak == both.plans["resident"].peak - both.weights["weak"]
+    tiny.flux(1).save_pretrained(tmp_path / "flux")
+    tiny.sdxl(1).save_pretrained(tmp_path / "sdxl")
+    words = {
+        "strong": str(tmp_path / "flux"),
+        "weak": str(tmp_path / "sdxl"),
+        "prompts": ("x",),
+        "height": 64,
+        "width": 64,
+    }
+    request = Request("bridge", **words, methods=(role,))
+    found = memory_of(family_named("bridge"), replace(plan_of(family_named("bridge"), request), dtype="float32"))
+    kept = {"strong": "transformer", "weak": "unet"}[role]
+    network = getattr(tiny.flux(1) if role == "strong" else tiny.sdxl(1), kept)
+    assert found is not None and found.weights["strong"] == 4 * sum(each.numel() for each in network.parameters())
+    assert (found.weights["weak"], "fit" in found.plans["resident"].host) == (0, False)
+
+
 # -- the plan that fits -----------------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,8 @@ device and on the host in each phase.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from w2sd_video.errors import UserError
@@ -171,6 +171,17 @@ class Sides:
     one_text: bool = False
     stored: int | None = None
     codes: float = 0.0
+
+    def only(self, roles: Collection[str]) -> Sides:
+        """Returns the sides in these roles, of a pair of two."""
+        if len(roles) == 2 or self.weak is None:
+            return self
+        alone: dict[str, Any] = {"weak": None, "one_vae": True, "shared": 0, "one_text": False, "fits_map": False}
+        if "strong" in roles:
+            return replace(self, loads=(self.loads[0], None), **alone)
+        lent: dict[str, Any] = {} if self.weak.vae else {"vae": self.strong.vae, "vae_config": self.strong.vae_config}
+        assert self.loads[1] is not None
+        return replace(self, strong=replace(self.weak, **lent), loads=(self.loads[1], None), **alone)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from w2sd_video.commands.method_settings import roles_of
 from w2sd_video.commands.plan import Plan
 from w2sd_video.loading.describe import TEXT_ENCODERS, Weights
 from w2sd_video.loading.files import found_lora, weight_files
@@ -68,7 +69,7 @@ def memory_of(plan: Plan) -> Sides | None:
     texts = {part for part in TEXT_ENCODERS if pair.weak is not None and pair.weak.weights(part) is not None}
     steered = bool(plan.lora_sources or plan.part("controlnet") or plan.part("ip_adapter"))
     precision = plan.pair.weak.precision
-    return Sides(
+    found = Sides(
         strong,
         weak,
         loads,
@@ -81,6 +82,7 @@ def memory_of(plan: Plan) -> Sides | None:
         stored=1 if plan.fp8 else None,
         codes=CODES[precision] if precision in CODES and plan.pair.weak.checkpoint is None else 0.0,
     )
+    return found if weak is None else found.only(roles_of(plan.methods))
 
 
 def _more(plan: Plan) -> int:
