@@ -164,7 +164,7 @@ grid-METHOD.png; comparisons and page are of the first pictures. Any number of p
         )
         rows = max(_rows(plan.strong_guidance), _rows(plan.weak_guidance), _rows(sampling_guidance(plan, "strong")))
         count = min(plan.batch, plan.per_method)
-        return Sides(sizes, None, (Load(rows * count, plan.height, plan.width), None))
+        return Sides(sizes, None, (Load(rows, plan.height, plan.width, batch=count), None))
 
     def rehearse(self, plan: Plan) -> None:
         if not is_bundled(str(plan.pair.strong.checkpoint)):

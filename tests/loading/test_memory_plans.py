@@ -154,10 +154,10 @@ def _wan() -> int:
     )
 
 
-def _decode() -> int:
+def _decode(batch: int) -> int:
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
     vae = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, **blocks}
-    return activations(lambda: AutoencoderKL(**vae), lambda vae: vae.decode(zeros(1, 4, 64, 64)), BF16)
+    return activations(lambda: AutoencoderKL(**vae), lambda vae: vae.decode(zeros(batch, 4, 32, 32)), BF16)
 
 
 COUNTED = {
@@ -166,7 +166,8 @@ COUNTED = {
     "motion modules": (_motion, lambda: KNOWN["SDXL"].alive(256, 256, 2, moving=True)),
     "Flux": (_flux, lambda: KNOWN["Flux"].alive(512, 512, None)),
     "Wan": (_wan, lambda: KNOWN["Wan 1.3B"].alive(480, 832, 33)),
-    "a VAE": (_decode, lambda: KNOWN["SDXL"].decoded(512, 512, None)),
+    "a VAE": (lambda: _decode(1), lambda: KNOWN["SDXL"].decoded(256, 256, None)),
+    "a batch of pictures in it": (lambda: _decode(3), lambda: KNOWN["SDXL"].decoded(256, 256, None, 3)),
 }
 
 
@@ -174,6 +175,15 @@ COUNTED = {
 def test_activations_are_within_a_tenth_of_what_is_counted(name: str) -> None:
     counted, estimated = COUNTED[name]
     assert 2 * estimated() == pytest.approx(counted(), rel=0.1)
+
+
+def test_what_is_made_together_is_counted_together() -> None:
+    def of(**settings: Any) -> Estimate:
+        return estimate(image_request(preset="finetune-sdxl", prompts=("x",), num=8, **settings))
+
+    one, four, few = of(), of(batch=4), estimate(image_request(preset="finetune-sdxl", prompts=("x",), num=2, batch=4))
+    assert four.activations == {name: 4 * size for name, size in one.activations.items()}
+    assert few.activations == {name: 2 * size for name, size in one.activations.items()}, "no more than there are"
 
 
 # -- weights, against what loading takes -------------------------------------------------------------------------------

@@ -133,12 +133,15 @@ def _mib(parts: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Load:
-    """What a side has to do at once: `rows` of its widest evaluation, sizes in pixels, frames (None: a picture)."""
+    """What a side has to do at once: `rows` of its widest evaluation of one output, sizes in pixels, frames (None: a
+    picture), and how many outputs are made together.
+    """
 
     rows: int
     height: int
     width: int
     num_frames: int | None = None
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,7 @@ def _in_bytes(sides: Sides, item: int, dtype: str) -> _Bytes:
         return 4 if side.vae_config.get("force_upcast", True) and dtype == "float16" else item
 
     decoding = [
-        side.decoded(load.height, load.width, load.num_frames) * vae_item(side)
+        side.decoded(load.height, load.width, load.num_frames, load.batch) * vae_item(side)
         for side, load in both[: 1 if sides.one_vae else 2]
         if load is not None
     ]
@@ -268,6 +271,7 @@ def _in_bytes(sides: Sides, item: int, dtype: str) -> _Bytes:
         sampling=max(
             side.alive(load.height, load.width, load.num_frames, moving=moving and load.num_frames is not None)
             * load.rows
+            * load.batch
             for side, load in both
             if load is not None
         )
@@ -288,7 +292,7 @@ def _on_cpu(found: _Bytes) -> PlanMemory:
         found,
         encode=PROCESS + found.before,
         sample=PROCESS + COMPUTING + found.all + found.sampling + found.largest,  # a weight in another order
-        decode=PROCESS + COMPUTING + found.all + found.decoding,
+        decode=PROCESS + COMPUTING + found.all + found.decoding * 4 // 3,  # likewise what goes into a convolution
     )
     return PlanMemory({}, host)
 

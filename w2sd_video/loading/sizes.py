@@ -84,12 +84,12 @@ class Sizes:
             return int(4 * config["num_experts"] * config["expert_hidden_size"] * positions / patch**2)
         return int(TRANSFORMER_VALUES * (positions / patch**2 + 512) * inner * (num_frames or 1))
 
-    def decoded(self, height: int, width: int, num_frames: int | None) -> int:
-        """Returns the numbers alive at the peak of decoding one picture, or a video in chunks."""
+    def decoded(self, height: int, width: int, num_frames: int | None, batch: int = 1) -> int:
+        """Returns the numbers alive at the peak of decoding a batch of pictures, or of videos in chunks."""
         if "dim_mult" in self.vae_config:
             alive = WAN_VAE_VALUES * height * width * (self.vae_config.get("base_dim") or 96)
-            return int(alive + 6 * height * width * (num_frames or 1))
-        chunk = max(1, min(num_frames or 1, CHUNK_PIXELS // (height * width)))
+            return int(alive + 6 * height * width * (num_frames or 1)) * batch
+        chunk = batch if num_frames is None else max(1, min(num_frames * batch, CHUNK_PIXELS // (height * width)))
         channels = (self.vae_config.get("block_out_channels") or [128])[0]
         return int(VAE_VALUES * channels * height * width * chunk)
 

@@ -63,7 +63,7 @@ def memory_of(plan: Plan) -> Sides | None:
     if weak is None:  # both sides may be rows of one call
         joint = plan.reflection.mode == "fused" and plan.loras_of("strong") != plan.loras_of("weak")
         rows["strong"] = sum(rows.values()) if joint else max(rows.values())
-    size = (plan.height, plan.width, plan.num_frames)
+    size = (plan.height, plan.width, plan.num_frames, min(plan.batch, plan.per_method))
     loads = (Load(rows["strong"], *size), None if weak is None else Load(rows["weak"], *size))
     one_vae = weak is None or not weak.vae or pair.put_together or "vae" in twice
     texts = {part for part in TEXT_ENCODERS if pair.weak is not None and pair.weak.weights(part) is not None}
