@@ -34,7 +34,8 @@ COLUMNS = (
     *("dry run, s", "first line, s", "all, s", "loop", "bars"),
 )
 INTRODUCTION = """\
-Networks of true size with random weights in bfloat16, {pixels} x {pixels} pixels (DiT-MoE: 256), T {steps}, on
+Networks of true size with random weights in bfloat16, {pixels} x {pixels} pixels, T {steps} where not said (DiT-MoE:
+256 pixels; 512 pixels: T 1), on
 {machine}. Written by `make real-size`, which builds the
 checkpoints, runs the commands one after another and measures each process. GB are 10^9 bytes. `needed` is what
 networks, text encoders and VAEs take, each address counted once, the most at one time (before the prompts are encoded,
@@ -164,6 +165,11 @@ def commands(work: Path, pixels: int, steps: int) -> dict[str, list[str]]:
         "DiT-MoE B/2": [
             *("moe", *short, "--strong", str(work / "moe"), "--vae", str(work / "vae"), "--weak-experts", "0,1"),
             *("--classes", "207", "--num-images", "1"),
+        ],
+        "SDXL, two pictures of 512 px at once, one side": [
+            *("image", "--prompt", "a", "--strong", base, "--guidance", "5", "--num", "2", "--batch", "2"),
+            *("--height", "512", "--width", "512", "--steps", "1", "--reflections", "0", "--methods", "strong"),
+            *("--device", "cpu", "--dtype", "bfloat16"),
         ],
     }
 
