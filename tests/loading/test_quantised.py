@@ -26,6 +26,7 @@ from w2sd_video.loading import quantised_files
 from w2sd_video.loading.describe import describe
 from w2sd_video.loading.parts import Source, check_device
 from w2sd_video.loading.pipelines import load_pipeline
+from w2sd_video.loading.placement import place
 from w2sd_video.loading.quantised_files import check_package, read_gguf_header
 from w2sd_video.loading.sizes import sizes_of
 
@@ -160,7 +161,10 @@ def test_a_quantised_folder_is_either_side_of_a_pair(package: str, disk: Path) -
     made = diffusers.UNet2DConditionModel.from_pretrained(plain / "unet", quantization_config=config)
     made.save_pretrained(folder / "unet")
     pipe = disk_pairs.sdxl(1)
-    reflects_with(pipe, load_pipeline(str(folder), role="weak", dtype=torch.float32, quiet=True), tiny.IMAGE_CALL)
+    weak = load_pipeline(str(folder), role="weak", dtype=torch.float32, quiet=True)
+    place(pipe, weak, "cpu")
+    assert weak.vae.decoder.conv_in.weight is pipe.vae.decoder.conv_in.weight, "what is not quantised is shared"
+    reflects_with(pipe, weak, tiny.IMAGE_CALL)
 
 
 @pytest.mark.slow

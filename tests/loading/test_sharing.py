@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
 from tests.support import disk_pairs, tiny, tiny_families
 from w2sd_video import ModelSpec, reflected
 from w2sd_video.loading.pipelines import load_pipeline
 from w2sd_video.loading.placement import can_encode, encoded_prompts, free_text_encoders, place
-from w2sd_video.loading.sharing import modules_of, separate, share_pipelines, unique_bytes
+from w2sd_video.loading.sharing import modules_of, separate, share_equal_tensors, share_pipelines, unique_bytes
 
 MAKERS = {"sdxl": disk_pairs.sdxl, "flux": tiny.flux}
 CALLS: dict[str, dict[str, Any]] = {"sdxl": tiny.IMAGE_CALL, "flux": tiny.FLUX_CALL}
@@ -88,6 +89,25 @@ def test_sharing_says_how_much_it_saves_and_separating_undoes_it(disk: Path) -> 
     separate(strong, weak)
     assert unique_bytes(*modules_of(strong), *modules_of(weak)) == before
     assert torch.equal(picture(strong, weak, "sdxl"), wanted)
+
+
+def test_quantised_tensors_are_never_compared() -> None:
+    """Those of torchao and quanto are made of several, and most operators refuse them."""
+
+    class Packed(TwoTensor):
+        @classmethod
+        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert "equal" not in str(func)
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def layer() -> torch.nn.Linear:
+        made = tiny.seeded(1, lambda: torch.nn.Linear(2, 2))
+        made.weight = torch.nn.Parameter(Packed(made.weight.detach(), made.weight.detach()))
+        return made
+
+    ours, theirs = layer(), layer()
+    assert share_equal_tensors(ours, theirs) == theirs.bias.nbytes
+    assert theirs.weight is not ours.weight and theirs.bias is ours.bias
 
 
 def test_a_folder_with_one_network_takes_everything_else_from_the_other_side(disk: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def share_pipelines(strong: Any, weak: Any) -> int:
@@ -55,7 +56,8 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 def share_equal_tensors(first: nn.Module, second: nn.Module) -> int:
     """Make `second` hold the tensors of `first` wherever both have an equal one under the same name.
 
-    Equal means same shape, dtype and device and every element equal. Parameter objects themselves are shared, so that
+    Equal means same shape, dtype and device and every element equal; quantised ones, made of several tensors, are left.
+    Parameter objects themselves are shared, so that
     moving either module moves both. Returns the bytes of `second` that live in `first`'s storage afterwards.
     """
     ours = dict(_slots(first))
@@ -66,6 +68,8 @@ def share_equal_tensors(first: nn.Module, second: nn.Module) -> int:
         source_holder, source_leaf = ours[name]
         source, tensor = source_holder[source_leaf], holder[leaf]
         if (source.shape, source.dtype, source.device) != (tensor.shape, tensor.dtype, tensor.device):
+            continue
+        if source is not tensor and (is_traceable_wrapper_subclass(source) or is_traceable_wrapper_subclass(tensor)):
             continue
         if source is tensor or source.data_ptr() == tensor.data_ptr() or torch.equal(source, tensor):
             holder[leaf] = source
