@@ -192,7 +192,7 @@ def run(options: argparse.Namespace) -> int:
 def _one_network(options: argparse.Namespace, weights: Path) -> None:
     bed = one_network.bed(weights)
     folder = options.output / ONE_NETWORK
-    found = compared(bed, folder, tuned=one_network.TUNED, count=options.count, quiet=options.quiet)
+    found = compared(bed, folder, tuned=min(one_network.TUNED, options.count), count=options.count, quiet=options.quiet)
     print(one_network.table(found), "", one_network.exact(found), "", sep="\n")
 
 
