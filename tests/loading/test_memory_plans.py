@@ -279,7 +279,9 @@ def test_auto_is_the_fastest_plan_that_fits_and_refused_where_none_does() -> Non
     done = replace(planned(video_request(preset="juggernaut-vs-sdxl", prompts=("x",), memory="auto")), device="cuda")
     found = paper()
     assert choose_memory(done, found, Machine(80 * GIB)).memory == "resident"
-    assert choose_memory(done, found, Machine(16 * GIB)).memory == "weak-offload"
+    taken = choose_memory(done, found, Machine(16 * GIB))
+    told = "memory plan weak-offload: the fastest that fits 16.0 GB; resident, the fastest, takes 19.1 GB"
+    assert (taken.memory, taken.notes[-1]) == ("weak-offload", told)
     assert choose_memory(done, None, Machine(GIB)).memory == "resident", "nothing is known"
     with pytest.raises(UserError, match=r"sequential, the least, takes 8\.9 GB .* there are 4\.0 and \?; choose"):
         choose_memory(done, found, Machine(4 * GIB))

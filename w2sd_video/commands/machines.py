@@ -96,7 +96,11 @@ def choose_memory(plan: Plan, estimate: Estimate | None, machine: Machine) -> Pl
             f"{_gib(needs.host_peak)} GB of the host, and there are {_gib(machine.gpu)} and {_gib(machine.host)}; "
             "choose a smaller --height and --width, or name a --memory plan to try it all the same"
         )
-    return replace(plan, memory=taken)
+    if taken == "resident":
+        return replace(plan, memory=taken)
+    needs, there = estimate.plans["resident"].peak + RESERVED, machine.gpu
+    said = f"memory plan {taken}: the fastest that fits {_gib(there)} GB; resident, the fastest, takes {_gib(needs)} GB"
+    return replace(plan, memory=taken, notes=(*plan.notes, said))
 
 
 def memory_report(plan: Plan, estimate: Estimate | None, machine: Machine) -> dict[str, Any]:
