@@ -247,7 +247,7 @@ def _check(done: Plan, own: MoeSettings, files: NetworkFiles) -> None:
     if done.guidance < 1:
         raise UserError(f"guidance is {done.guidance:g}; sampling takes 1 (unguided) or more")
     if done.memory not in (AUTO, *MEMORY):
-        raise UserError(f"--memory {done.memory}: the network is one, so choose from {', '.join(MEMORY)}")
+        raise UserError(f"--memory {done.memory}: the network is one, so choose from {', '.join((AUTO, *MEMORY))}")
     alike = own.routing == own.weak_routing
     if alike and done.weak_guidance == done.strong_guidance and {"weak", *GAPPED} & set(done.methods):
         raise UserError(

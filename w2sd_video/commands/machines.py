@@ -98,8 +98,8 @@ def choose_memory(plan: Plan, estimate: Estimate | None, machine: Machine) -> Pl
         )
     if taken == "resident":
         return replace(plan, memory=taken)
-    needs, there = estimate.plans["resident"].peak + RESERVED, machine.gpu
-    said = f"memory plan {taken}: the fastest that fits {_gib(there)} GB; resident, the fastest, takes {_gib(needs)} GB"
+    there, whole = _gib(machine.gpu), _gib(estimate.plans["resident"].peak + RESERVED)
+    said = f"memory plan {taken}: the fastest that fits {there} GB; resident, the fastest, takes {whole} GB"
     return replace(plan, memory=taken, notes=(*plan.notes, said))
 
 
