@@ -182,6 +182,26 @@ def test_each_layer_has_the_alpha_that_the_file_gives_it_attention_and_text_enco
     assert again["mid_block.attentions.0.proj_in"] == alphas["lora_unet_mid_block_attentions_0_proj_in.alpha"]
 
 
+def test_a_flux_file_with_alphas_beside_diffusers_names_has_them_as_numbers(tmp_path):
+    pipe, reference, tensors = tiny.flux(), tiny.flux(), {}
+    generator, width = tiny.generator(3), pipe.transformer.inner_dim
+    alphas = {"transformer_blocks.0.attn.to_q": 2.0, "single_transformer_blocks.0.attn.to_v": 8.0}
+    for name, alpha in alphas.items():
+        down, up = (torch.randn(shape, generator=generator) * 0.4 for shape in ((4, width), (width, 4)))
+        tensors |= {f"transformer.{name}.lora_A.weight": down, f"transformer.{name}.lora_B.weight": up}
+        tensors[f"transformer.{name}.alpha"] = torch.tensor(alpha)
+        with torch.no_grad():
+            reference.transformer.get_submodule(name).weight += 0.3 * alpha / 4 * up @ down
+    save_file(tensors, tmp_path / "flux.safetensors")
+    load_loras(pipe, {"f": tmp_path / "flux.safetensors"})
+    use_loras(pipe, (("f", 0.3),))
+    ours, theirs = (call(each, FAMILIES["flux"][1]) for each in (pipe, reference))
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    assert json.loads(json.dumps(pipe.transformer.peft_config["f"].alpha_pattern)) == alphas
+    scales = [each.scaling["f"] for each in pipe.transformer.modules() if isinstance(each, BaseTunerLayer)]
+    assert {type(scale) for scale in scales} == {float}
+
+
 def test_a_lora_is_in_memory_once_and_of_its_networks_type(tmp_path):
     pipe = tiny.sdxl().to(torch.bfloat16)
     path = kohya_file(tmp_path / "style.safetensors", pipe.unet, KOHYA)

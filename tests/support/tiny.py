@@ -260,21 +260,22 @@ def sd15(seed: int = 1, *, prediction_type: str = "epsilon", scheduler: Any = No
 # -- transformers ---------------------------------------------------------------------------------------------------
 
 
+FLUX_SIZES: dict[str, Any] = {  # of Flux, and of Chroma, which is made of its blocks
+    "patch_size": 1,
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "axes_dims_rope": [4, 4, 8],
+}
+
+
 def flux_transformer(seed: int = 1, *, guidance_embeds: bool = True) -> FluxTransformer2DModel:
     return seeded(
         seed,
-        lambda: FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            pooled_projection_dim=16,
-            axes_dims_rope=[4, 4, 8],
-            guidance_embeds=guidance_embeds,
-        ),
+        lambda: FluxTransformer2DModel(**FLUX_SIZES, pooled_projection_dim=16, guidance_embeds=guidance_embeds),
     ).eval()
 
 

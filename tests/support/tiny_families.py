@@ -80,17 +80,7 @@ def chroma(seed: int = 1) -> ChromaPipeline:
     network = tiny.seeded(
         seed,
         lambda: ChromaTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            axes_dims_rope=[4, 4, 8],
-            approximator_hidden_dim=32,
-            approximator_layers=1,
-            approximator_num_channels=64,
+            **tiny.FLUX_SIZES, approximator_hidden_dim=32, approximator_layers=1, approximator_num_channels=64
         ),
     )
     return tiny._quiet(

@@ -297,7 +297,7 @@ def _set_alphas(pipe: Any, adapter: str, alphas: Mapping[str, float]) -> None:
     """
     for part in ("unet", "transformer", *TEXT_ENCODERS):
         owner: Any = getattr(pipe, part, None)
-        own = {name: alpha for name, alpha in alphas.items() if name.startswith(f"{part}.")}
+        own = {name: float(alpha) for name, alpha in alphas.items() if name.startswith(f"{part}.")}
         if not own or not isinstance(owner, nn.Module):
             continue
         layers = {name: layer for name, layer in owner.named_modules() if isinstance(layer, BaseTunerLayer)}
