@@ -193,14 +193,7 @@ def _fill(
     names = {weights.prefix + short: short for short in layout}
     with reading(name, part):
         tensors = read_tensors(weights.files, names, reused=True)
-        fill(
-            module,
-            cut(tensors, layout),
-            dtype,
-            other=other,
-            device=device,
-            told=lambda size: told(size, part),
-        )
+        fill(module, cut(tensors, layout), dtype, other=other, device=device, told=lambda size: told(size, part))
     check_complete(module, name, part)
     trim()
 
