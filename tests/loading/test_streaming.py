@@ -195,11 +195,14 @@ def test_a_memory_plan_says_where_tensors_are_read_to(
     assert len(seen) == 8
 
 
-def test_loading_says_how_far_it_is_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+@pytest.mark.parametrize(("scale", "said"), [(10**9, ["loaded 2.0 of 4.0 GB (unet), 18 s left"]), (10**7, [])])
+def test_loading_says_how_far_it_is_without_a_terminal(
+    scale: int, said: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     progress = TerminalProgress()
     monkeypatch.setattr("w2sd_video.runs.progress.time.monotonic", iter([0.0, 1.0, 10.0, 11.0]).__next__)
-    progress.loading("a over b", int(4e9))
+    progress.loading("a over b", 4 * scale)
     for _ in range(3):
-        progress.read(int(1e9), "unet")
+        progress.read(scale, "unet")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["loading 4 GB of weights: a over b", "loaded 2.0 of 4.0 GB (unet), 18 s left"]
+    assert lines == [f"loading {4 * scale / 1e9:g} GB of weights: a over b", *said]

@@ -46,9 +46,11 @@ class Progress:
 
 
 class _Weights:
-    """How far the weights of a run are, in lines for where there is no bar: one each time that took `EVERY` seconds."""
+    """How far the weights of a run are, in lines for where there is no bar: one each time that took `EVERY` seconds,
+    none for small ones.
+    """
 
-    EVERY = 5.0
+    EVERY, SMALL = 5.0, 10**8  # seconds; bytes
 
     def __init__(self, size: int) -> None:
         self.size, self.done, self.said = size, 0, time.monotonic()
@@ -60,7 +62,7 @@ class _Weights:
         now = time.monotonic()
         if size and self.first is None:  # what comes before, such as importing, says nothing of what is left
             self.first = now, self.done
-        if not size or not self.size or now - self.said < self.EVERY:
+        if not size or self.size < self.SMALL or now - self.said < self.EVERY:
             return ""
         self.said = now
         assert self.first is not None
